@@ -1,0 +1,36 @@
+# `make demo` and `make test` each set up everything from nothing; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+INSTALLED := $(VENV)/installed
+
+.PHONY: help install demo test lint constraints clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+install: $(INSTALLED)  ## make .venv with the package, its extras and the pinned constraints
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## run the extract and price-list DAGs in real Airflow against a local mail server
+	@$(BIN)/r7mail demo
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## everything: ruff, mypy (strict) and pytest
+	$(BIN)/python -m pytest
+
+constraints:  ## renew constraints.txt: the newest versions of everything that work together
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev --output-file constraints.txt pyproject.toml
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) .demo
