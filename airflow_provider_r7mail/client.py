@@ -1,0 +1,490 @@
+"""Carry a `Call` to the server and bring its answer back: log in, retry, time out, stream.
+
+`Client` and `AsyncClient` share every decision, made by the functions at the top; the two classes
+only wait differently. No Airflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+import tenacity
+
+from airflow_provider_r7mail.api import AnswerError, Call, failure, log_in
+from airflow_provider_r7mail.exceptions import (
+    R7MailConfigError,
+    R7MailConnectionError,
+    R7MailProxyError,
+    R7MailRequestError,
+    R7MailResponseError,
+    R7MailSendUnclearError,
+    R7MailServerError,
+    R7MailTimeoutError,
+)
+from airflow_provider_r7mail.models import Stats
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+MAX_BACKOFF_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """How to reach a server.
+
+    :param url: the server's base URL, like `https://mail.example.org`
+    :param login: the account's login
+    :param password: its password
+    :param verify: True checks the server's certificate against the system's authorities, a path
+        against that CA bundle (a file or folder); False checks nothing
+    :param cert: a client certificate: a PEM file with its key, or (certificate, key) files
+    :param proxy: URL of an HTTP proxy; None takes what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say
+    :param timeout: seconds without a byte after which a request has failed
+    :param connect_timeout: seconds for making a connection
+    :param max_concurrency: requests in flight at once, of the async client
+    :param max_retries: how often a failed request is repeated
+    :param backoff: seconds before the first repetition; doubled each time, with jitter
+    """
+
+    url: str
+    login: str
+    password: str = field(repr=False)
+    verify: bool | str = True
+    cert: str | tuple[str, str] | None = None
+    proxy: str | None = field(default=None, repr=False)
+    timeout: float = 60.0
+    connect_timeout: float = 10.0
+    max_concurrency: int = 4
+    max_retries: int = 5
+    backoff: float = 0.5
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Make the TLS context.
+
+        :raises R7MailConfigError: a file that is not there or holds no certificate
+        """
+        try:
+            if isinstance(self.verify, str):
+                path = Path(self.verify)
+                context = ssl.create_default_context(
+                    cafile=None if path.is_dir() else self.verify,
+                    capath=self.verify if path.is_dir() else None,
+                )
+            else:
+                context = httpx.create_ssl_context(verify=self.verify)
+            if self.cert is not None:
+                context.load_cert_chain(*([self.cert] if isinstance(self.cert, str) else self.cert))
+        except OSError as error:
+            raise R7MailConfigError(
+                f"verify or cert of the connection: no certificate could be read ({error})."
+            ) from error
+        return context
+
+    def effective_proxy(self) -> str | None:
+        """The proxy for the server: the connection's, else the environment's."""
+        if self.proxy is not None:
+            return self.proxy
+        parts = urlsplit(self.url)
+        if not parts.hostname or proxy_bypass(parts.hostname):
+            return None
+        return getproxies().get(parts.scheme)
+
+    def http_options(self) -> dict[str, Any]:
+        """The options that both httpx clients take."""
+        return {
+            "base_url": self.url,
+            "timeout": httpx.Timeout(self.timeout, connect=self.connect_timeout, pool=None),
+            "follow_redirects": False,
+            # The environment's proxy is in effective_proxy; .netrc must not override the token.
+            "trust_env": False,
+        }
+
+
+def request_options(call: Call[Any], token: str | None) -> dict[str, Any]:
+    """What httpx sends for a call."""
+    headers = {"Content-Type": "application/json"}
+    if call.authorized and token is not None:
+        headers["Authorization"] = token
+    if call.body is None:
+        # A file is checked against its Content-Length, so it must come as it is (R22).
+        headers["Accept-Encoding"] = "identity"
+    return {
+        "method": call.method,
+        "url": f"{call.path}?{call.query}" if call.query else call.path,
+        "headers": headers,
+        # Escaped to ASCII: a lone surrogate in a filter's text has no UTF-8 form.
+        "content": None if call.body is None else json.dumps(call.body).encode("ascii"),
+    }
+
+
+def interpret(call: Call[T], status: int, headers: httpx.Headers, body: bytes, attempt: int) -> T:
+    """Read an answer.
+
+    :raises R7MailRequestError: the status is not 200, or the body is not as agreed
+    """
+    error = failure(call, status, headers, attempt)
+    if error is not None:
+        raise error
+    try:
+        return call.parse(body)
+    except AnswerError as answer:
+        raise answer.error(
+            answer.reason, method=call.method, path=call.path, status=status, attempt=attempt
+        ) from answer
+
+
+def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7MailConnectionError:
+    """Say what a failed exchange means."""
+    cause = error.__cause__
+    # httpx-aiohttp reports a hang-up as ConnectTimeout: only the cause tells them apart.
+    by_aiohttp = type(cause).__module__.startswith("aiohttp")
+    timed_out = (
+        isinstance(cause, TimeoutError)
+        if by_aiohttp
+        else isinstance(error, (httpx.TimeoutException, TimeoutError))
+    )
+    never_sent = not by_aiohttp and isinstance(
+        error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+    )
+    if timed_out:
+        return R7MailTimeoutError(
+            "the server did not answer in time",
+            method=call.method,
+            path=call.path,
+            attempt=attempt,
+            hint="Raise timeout in the connection if the server is known to be slow.",
+            never_sent=never_sent,
+        )
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = "the server's TLS certificate could not be verified"
+        hint = "Set verify in the connection to the path of your authority's CA bundle."
+    elif never_sent or "onnect" in text:
+        reason = f"the server could not be reached: {text}"
+        hint = "Check Host, Port, Schema and proxy of the connection."
+    else:
+        reason, hint = "the connection broke off", ""
+    return R7MailConnectionError(
+        reason,
+        method=call.method,
+        path=call.path,
+        attempt=attempt,
+        hint=hint,
+        never_sent=never_sent,
+    )
+
+
+def may_repeat(call: Call[Any], error: BaseException) -> bool:
+    """Whether a failed call is repeated (R23)."""
+    if not isinstance(error, R7MailRequestError) or error.path != call.path:
+        return False  # a login that failed on the way has had its own repetitions
+    if not call.repeatable:
+        # 429 is the proxy's refusal to pass the request on; after all else the server may have
+        # acted.
+        return error.never_sent or error.status == 429
+    if isinstance(error, R7MailServerError):
+        return error.status is not None and error.status >= 500
+    if isinstance(error, R7MailProxyError):
+        return error.status in {429, 502, 503, 504}
+    return isinstance(error, (R7MailConnectionError, R7MailResponseError))
+
+
+def unclear(call: Call[Any], error: R7MailRequestError) -> bool:
+    """Whether the server may have acted on a call that must not be repeated (R23)."""
+    if call.repeatable or error.path != call.path or error.never_sent:
+        return False
+    return error.status is None or error.status == 200 or error.status in {500, 502, 503, 504}
+
+
+def _retry_options(call: Call[Any], config: ClientConfig, stats: Stats) -> dict[str, Any]:
+    backoff = tenacity.wait_exponential_jitter(
+        initial=config.backoff, max=MAX_BACKOFF_SECONDS, jitter=config.backoff
+    )
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return max(backoff(state), getattr(error, "retry_after", None) or 0.0)
+
+    def note(state: tenacity.RetryCallState) -> None:
+        stats.retries += 1
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("%s Trying again in %.1f s.", error, state.upcoming_sleep)
+
+    return {
+        "retry": tenacity.retry_if_exception(lambda error: may_repeat(call, error)),
+        "stop": tenacity.stop_after_attempt(config.max_retries + 1),
+        "wait": wait,
+        "before_sleep": note,
+        "reraise": True,
+    }
+
+
+def _unclear_error(error: R7MailRequestError) -> R7MailSendUnclearError:
+    return R7MailSendUnclearError(
+        f"it is unclear whether the message was sent: {error.reason}",
+        method=error.method,
+        path=error.path,
+        status=error.status,
+        attempt=error.attempt,
+        hint="It was not repeated. Look into the Sent folder before sending it again.",
+    )
+
+
+@dataclass(slots=True)
+class Download:
+    """An attachment on its way.
+
+    :param length: its length in bytes as the server announced it, None if it did not (R22)
+    :param chunks: the bytes, in pieces
+    """
+
+    length: int | None
+    chunks: Iterator[bytes]
+
+
+@dataclass(slots=True)
+class AsyncDownload:
+    """An attachment on its way; see `Download`."""
+
+    length: int | None
+    chunks: AsyncIterator[bytes]
+
+
+def _length(headers: httpx.Headers) -> int | None:
+    if headers.get("content-encoding", "identity") != "identity":
+        return None
+    text = headers.get("content-length", "")
+    return int(text) if text.isdigit() else None
+
+
+class _Base:
+    """What the two clients share: configuration, token and numbers."""
+
+    def __init__(
+        self, config: ClientConfig, *, on_token: Callable[[str], None] | None = None
+    ) -> None:
+        self.config = config
+        self.stats = Stats()
+        self._on_token = on_token
+        self._token: str | None = None
+
+    def _log_in(self) -> Call[str]:
+        config = self.config
+        return log_in(config.login, config.password, proven=self.stats.logins > 0)
+
+    def _accept_token(self, token: str) -> str:
+        self.stats.logins += 1
+        if self._on_token is not None:
+            self._on_token(token)
+        self._token = token
+        return token
+
+
+class Client(_Base):
+    """The sync client; a context manager.
+
+    :param config: how to reach the server
+    :param on_token: told each token before it is used, to mask it in logs
+    """
+
+    def __enter__(self) -> Self:
+        options = self.config.http_options()
+        context = self.config.ssl_context()
+        proxy = self.config.effective_proxy()
+        self._http = httpx.Client(verify=context, proxy=proxy, **options)
+        # A kept connection may have died unseen, and a request lost on it may have been acted on.
+        # What must not be repeated goes over a new connection each time (R23).
+        self._fresh = httpx.Client(
+            verify=context,
+            proxy=proxy,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            **options,
+        )
+        self._lock = threading.Lock()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+        self._fresh.close()
+
+    def send(self, call: Call[T]) -> T:
+        """Carry one call; log in and retry where that is due.
+
+        :raises R7MailRequestError: it failed for good
+        """
+        try:
+            for attempt in self.attempts(call):
+                with attempt:
+                    number = attempt.retry_state.attempt_number
+                    with self._exchange(call, number) as response:
+                        body = response.read()
+                        self.stats.bytes_read += len(body)
+                    return interpret(call, response.status_code, response.headers, body, number)
+        except R7MailRequestError as error:
+            if unclear(call, error):
+                raise _unclear_error(error) from error
+            raise
+        raise AssertionError("tenacity ended without a result")
+
+    def attempts(self, call: Call[Any]) -> tenacity.Retrying:
+        """The attempts a call may take: `for attempt in client.attempts(call): with attempt:`."""
+        return tenacity.Retrying(**_retry_options(call, self.config, self.stats))
+
+    @contextmanager
+    def stream(self, call: Call[bytes], attempt: int = 1) -> Iterator[Download]:
+        """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
+        with self._exchange(call, attempt) as response:
+            error = failure(call, response.status_code, response.headers, attempt)
+            if error is not None:
+                raise error
+            yield Download(_length(response.headers), response.iter_bytes(1 << 16))
+
+    @contextmanager
+    def _exchange(self, call: Call[Any], attempt: int) -> Iterator[httpx.Response]:
+        http = self._http if call.repeatable else self._fresh
+        try:
+            for refused in (False, True):
+                token = self._get_token(call)
+                self.stats.requests += 1
+                with http.stream(**request_options(call, token)) as response:
+                    if response.status_code == 401 and call.authorized and not refused:
+                        self._drop_token(token)  # R12: log in once more and repeat
+                        continue
+                    yield response
+                    return
+        except httpx.HTTPError as error:
+            raise transport_failure(call, error, attempt) from error
+
+    def _get_token(self, call: Call[Any]) -> str | None:
+        if not call.authorized:
+            return None
+        with self._lock:
+            return self._token or self._accept_token(self.send(self._log_in()))
+
+    def _drop_token(self, token: str | None) -> None:
+        with self._lock:
+            if self._token == token:
+                self._token = None
+
+
+class AsyncClient(_Base):
+    """The async client; an async context manager. Same parameters and errors as `Client`."""
+
+    async def __aenter__(self) -> Self:
+        from httpx_aiohttp import AiohttpTransport
+
+        options = self.config.http_options()
+        # Loading the authorities takes tens of milliseconds: not on a triggerer's event loop.
+        context = await asyncio.to_thread(self.config.ssl_context)
+        proxy = self.config.effective_proxy()
+        self._http = httpx.AsyncClient(
+            transport=AiohttpTransport(
+                verify=context, proxy=None if proxy is None else httpx.Proxy(proxy)
+            ),
+            **options,
+        )
+        self._fresh = httpx.AsyncClient(
+            verify=context,
+            proxy=proxy,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            **options,
+        )
+        self._lock = asyncio.Lock()
+        self._slots = asyncio.Semaphore(self.config.max_concurrency)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+        await self._fresh.aclose()
+
+    async def send(self, call: Call[T], *, in_thread: bool = False) -> T:
+        """Carry one call; log in and retry where that is due.
+
+        :param in_thread: read the answer in a worker thread: for answers that take long to read
+        :raises R7MailRequestError: it failed for good
+        """
+        try:
+            async for attempt in self.attempts(call):
+                with attempt:
+                    number = attempt.retry_state.attempt_number
+                    async with self._exchange(call, number) as response:
+                        body = await response.aread()
+                        self.stats.bytes_read += len(body)
+                    read = partial(
+                        interpret, call, response.status_code, response.headers, body, number
+                    )
+                    return await asyncio.to_thread(read) if in_thread else read()
+        except R7MailRequestError as error:
+            if unclear(call, error):
+                raise _unclear_error(error) from error
+            raise
+        raise AssertionError("tenacity ended without a result")
+
+    def attempts(self, call: Call[Any]) -> tenacity.AsyncRetrying:
+        """The attempts a call may take: `async for attempt in ...: with attempt:`."""
+        return tenacity.AsyncRetrying(**_retry_options(call, self.config, self.stats))
+
+    @asynccontextmanager
+    async def stream(self, call: Call[bytes], attempt: int = 1) -> AsyncIterator[AsyncDownload]:
+        """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
+        async with self._exchange(call, attempt) as response:
+            error = failure(call, response.status_code, response.headers, attempt)
+            if error is not None:
+                raise error
+            yield AsyncDownload(_length(response.headers), response.aiter_bytes(1 << 16))
+
+    @asynccontextmanager
+    async def _exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
+        import aiohttp
+
+        http = self._http if call.repeatable else self._fresh
+        try:
+            for refused in (False, True):
+                token = await self._get_token(call)
+                async with self._slots:
+                    self.stats.requests += 1
+                    async with http.stream(**request_options(call, token)) as response:
+                        if response.status_code == 401 and call.authorized and not refused:
+                            self._drop_token(token)  # R12: log in once more and repeat
+                            continue
+                        yield response
+                        return
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
+            # aiohttp's own errors come through where httpx-aiohttp knows no match.
+            raise transport_failure(call, error, attempt) from error
+
+    async def _get_token(self, call: Call[Any]) -> str | None:
+        if not call.authorized:
+            return None
+        async with self._lock:
+            return self._token or self._accept_token(await self.send(self._log_in()))
+
+    def _drop_token(self, token: str | None) -> None:
+        if self._token == token:
+            self._token = None

@@ -1,0 +1,458 @@
+"""What the API talks about, as typed values. No I/O, no Airflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+
+JsonObject = Mapping[str, Any]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_api_date(text: object) -> datetime | None:
+    """Read a date as the API writes it.
+
+    :param text: `2025-06-27T04:21:50Z`, with up to 9 fractional digits or an offset, or with no
+        zone (taken as UTC); `0001-01-01T00:00:00`, .NET's "no date"; None
+    :return: the date in UTC to the microsecond (further digits are cut), None for "no date"
+    :raises ValueError: anything else
+    """
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"a date must be text, not {type(text).__name__}")  # noqa: TRY004
+    value = datetime.fromisoformat(text.strip())
+    if value.year == 1:
+        return None
+    return _to_utc(value)
+
+
+def _to_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the date is out of range") from error
+
+
+def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
+    """Read a caller's point in time: a datetime or ISO 8601 text, UTC where it has no zone.
+
+    :param value: the value; None and empty text mean "no bound"
+    :param name: the parameter's name, for the error
+    :raises R7MailConfigError: not a point in time
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError as error:
+            raise R7MailConfigError(
+                f"{name}: {value!r} is not a date. Give ISO 8601, like 2025-06-01T00:00:00Z."
+            ) from error
+    if not isinstance(value, datetime):
+        raise R7MailConfigError(f"{name}: expected a datetime or ISO 8601 text, got {value!r}.")
+    return _to_utc(value)
+
+
+def format_api_date(value: datetime) -> str:
+    """Write a UTC date as the manual's examples do: to the millisecond, with `Z`."""
+    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open span of time in UTC, `[start, end)`; None is "no bound"."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise R7MailConfigError(
+                f"The window ends at {self.end.isoformat()}, which is not after its start "
+                f"{self.start.isoformat()}. Windows are half-open: [start, end)."
+            )
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether the moment lies in the window."""
+        return (self.start is None or moment >= self.start) and (
+            self.end is None or moment < self.end
+        )
+
+    def label(self) -> str:
+        """The window as it stands in paths: `20250601T000000Z_20250602T000000Z`."""
+
+        def stamp(moment: datetime | None) -> str:
+            if moment is None:
+                return "open"
+            fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
+            return f"{moment:%Y%m%dT%H%M%S}{fraction}Z"
+
+        return f"{stamp(self.start)}_{stamp(self.end)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFilter:
+    """What to look for in a folder: the API's `SearchContext`, with the window in `window`.
+
+    :param query: text anywhere in the message
+    :param body: text in the body
+    :param sender: the sender's address
+    :param recipient: a recipient's address
+    :param subject: text in the subject
+    :param labels: ids of labels (R7: sent as an array)
+    :param was_read: only read (True) or unread (False) messages; None for both
+    :param window: the messages' dates
+    """
+
+    query: str = ""
+    body: str = ""
+    sender: str = ""
+    recipient: str = ""
+    subject: str = ""
+    labels: tuple[int, ...] = ()
+    was_read: bool | None = None
+    window: Window = field(default_factory=Window)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        query: str | None = None,
+        body: str | None = None,
+        sender: str | None = None,
+        recipient: str | None = None,
+        subject: str | None = None,
+        labels: Iterable[int | str] | str | None = None,
+        was_read: bool | str | None = None,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+    ) -> Self:
+        """Make a filter from the keyword parameters of the hook, operators and sensor.
+
+        Values may be templated text: labels as JSON, was_read as "True", dates as ISO 8601.
+
+        :raises R7MailConfigError: a value that can't be read, or a window that ends before it
+            starts
+        """
+        return cls(
+            query=query or "",
+            body=body or "",
+            sender=sender or "",
+            recipient=recipient or "",
+            subject=subject or "",
+            labels=parse_ids(labels, "labels"),
+            was_read=_parse_flag(was_read, "was_read"),
+            window=Window(parse_moment(start, "start"), parse_moment(end, "end")),
+        )
+
+    def search_context(self, start: datetime | None, end: datetime | None) -> dict[str, Any]:
+        """The request's `SearchContext`, with the date bounds given (the empty text is none)."""
+        context: dict[str, Any] = {
+            "Query": self.query,
+            "Body": self.body,
+            "From": self.sender,
+            "To": self.recipient,
+            "StartDate": format_api_date(start) if start else "",
+            "EndDate": format_api_date(end) if end else "",
+            "Labels": list(self.labels),
+            "Subject": self.subject,
+        }
+        if self.was_read is not None:
+            context["WasRead"] = self.was_read
+        return context
+
+
+def _parse_flag(value: bool | str | None, name: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    known = {"true": True, "false": False, "none": None, "": None}
+    try:
+        return known[value.strip().lower()]
+    except (AttributeError, KeyError):
+        raise R7MailConfigError(f"{name}: expected true, false or None, got {value!r}.") from None
+
+
+def parse_ids(value: Iterable[int | str] | str | int | None, name: str) -> tuple[int, ...]:
+    """Read ids: a list, one id, or JSON text of either, as templates and XCom give them.
+
+    :param value: the ids; None and empty text are no ids
+    :param name: the parameter's name, for the error
+    :return: the ids, each once, in their order
+    :raises R7MailConfigError: something that is no whole number
+    """
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            try:
+                # A template renders a list from XCom as Python writes it; for ids of text
+                # that differs from JSON only in the quotes.
+                value = json.loads(value.replace("'", '"'))  # type: ignore[union-attr]
+            except ValueError as error:
+                raise R7MailConfigError(
+                    f"{name}: expected a list of ids, or its JSON text such as [711, 710]."
+                ) from error
+    if value is None:
+        return ()
+    if isinstance(value, (int, str)):
+        value = [value]
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise R7MailConfigError(f"{name}: expected a list of ids, got {type(value).__name__}.")
+    ids: dict[int, None] = {}
+    for position, item in enumerate(value):
+        if isinstance(item, bool) or not isinstance(item, (int, str)):
+            number = None
+        else:
+            try:
+                number = int(item)
+            except ValueError:
+                number = None
+        if number is None:
+            raise R7MailConfigError(
+                f"{name}: item {position} is {type(item).__name__} {item!r}, not a whole number. "
+                "Ids are the server's own numbers (Id in the API), not MIME Message-IDs."
+            )
+        ids[number] = None
+    return tuple(ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A file of a message, or a file in the server's Storage, in the API's own terms."""
+
+    id: int | None = None
+    file_id: int | None = None
+    file_name: str | None = None
+    size: int | None = None
+    mime_type: str | None = None
+
+    @classmethod
+    def from_json(cls, raw: JsonObject) -> Self:
+        """Read the API's object; missing fields are None (R20)."""
+        return cls(
+            id=raw.get("Id"),
+            file_id=raw.get("FileId"),
+            file_name=raw.get("FileName"),
+            size=raw.get("Size"),
+            mime_type=raw.get("MimeType"),
+        )
+
+    @classmethod
+    def for_send(cls, raw: object, position: int) -> Self:
+        """Read one of the caller's attachments for Send.
+
+        :param raw: an object with `Id`, `FileId`, `FileName`, `Size`, `MimeType`, all required
+        :param position: its place in the list, for the error
+        :raises R7MailConfigError: a path or URL (the API has no upload), or a field is missing
+        """
+        if isinstance(raw, cls):
+            attachment = raw
+        elif isinstance(raw, Mapping):
+            attachment = cls.from_json(raw)
+        else:
+            raise R7MailConfigError(
+                f"attachments[{position}]: the R7 API can only attach files that are in the "
+                "server's own Storage, by their ids; it has no upload. Give "
+                '{"Id", "FileId", "FileName", "Size", "MimeType"}, or write the file to object '
+                "storage and send a link to it in the message."
+            )
+        missing = [
+            name
+            for name, value in attachment.to_json().items()
+            if value is None or (name == "FileName" and not value)
+        ]
+        if missing:
+            raise R7MailConfigError(
+                f"attachments[{position}] lacks {', '.join(missing)}: Send requires them all."
+            )
+        return attachment
+
+    def to_json(self) -> dict[str, Any]:
+        """The API's object."""
+        return {
+            "Id": self.id,
+            "FileId": self.file_id,
+            "FileName": self.file_name,
+            "Size": self.size,
+            "MimeType": self.mime_type,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message as the API lists it: the 44 fields in snake_case, `extra` for unknown ones (R20).
+
+    Every field but `id` may be None: the server may leave any of them out (R20). Dates are
+    datetimes in UTC; a date that can't be read is None and stays as text in `extra`.
+    """
+
+    id: int
+    subject: str | None = None
+    body: str | None = None
+    from_name: str | None = None
+    from_address: str | None = None
+    html_body: str | None = None
+    owner_id: int | None = None
+    parent_id: int | None = None
+    has_children: bool | None = None
+    folder_id: int | None = None
+    to_addresses: tuple[str, ...] = ()
+    cc_addresses: tuple[str, ...] = ()
+    bcc_addresses: tuple[str, ...] = ()
+    to_name: str | None = None
+    has_attachments: bool | None = None
+    was_read: bool | None = None
+    was_sent: bool | None = None
+    is_auto_submitted: bool | None = None
+    is_autogenerated: bool | None = None
+    is_return_receipt_to: bool | None = None
+    is_disposition_notification_to: bool | None = None
+    important: bool | None = None
+    mime_reply_to_id: str | None = None
+    is_deleted: bool | None = None
+    was_replied: bool | None = None
+    mime_message_id: str | None = None
+    thread_id: str | None = None
+    has_thread_attachments: bool | None = None
+    thread_count: int | None = None
+    attachments: tuple[Attachment, ...] | None = None
+    children: tuple[JsonObject, ...] | None = None
+    reply_to_id: int | None = None
+    labels: tuple[int, ...] = ()
+    date: datetime | None = None
+    timestamp: datetime | None = None
+    size: int | None = None
+    cs_md5: str | None = None
+    cs_uid: str | None = None
+    uid: int | None = None
+    task_id: Any = None
+    event_invite_status: int | None = None
+    external_id: str | None = None
+    extra: JsonObject = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, raw: JsonObject) -> Self:
+        """Read the API's object.
+
+        :raises KeyError, TypeError, ValueError: not an object, or `Id` is not a whole number
+        """
+        if isinstance(raw["Id"], bool):
+            raise TypeError("Id is not a whole number")
+        values: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for name, value in raw.items():
+            column = SIMPLE_FIELDS.get(name)
+            if column is not None:
+                values[column] = value
+            elif name in DATE_FIELDS:
+                try:
+                    values[DATE_FIELDS[name]] = parse_api_date(value)
+                except ValueError:
+                    extra[name] = value
+            elif name in LIST_FIELDS:
+                items = [value] if isinstance(value, (str, int)) else value
+                values[LIST_FIELDS[name]] = tuple(items or ())
+            elif name not in {"From", "Attachments", "Children"}:
+                extra[name] = value
+        sender = raw.get("From")
+        if not isinstance(sender, Mapping):
+            sender = {"Address": sender}
+        attachments = raw.get("Attachments")
+        children = raw.get("Children")
+        values["id"] = int(raw["Id"])
+        return cls(
+            **values,
+            from_name=sender.get("Name"),
+            from_address=sender.get("Address"),
+            attachments=None
+            if attachments is None
+            else tuple(Attachment.from_json(item) for item in attachments),
+            children=None if children is None else tuple(children),
+            extra=extra,
+        )
+
+
+# The API's field -> ours. The API's MessageId is the MIME one: `message_id` is kept for the
+# server's Id, which every call takes.
+SIMPLE_FIELDS: dict[str, str] = {
+    "Id": "id",
+    "Subject": "subject",
+    "Body": "body",
+    "HtmlBody": "html_body",
+    "OwnerId": "owner_id",
+    "ParentId": "parent_id",
+    "HasChildren": "has_children",
+    "FolderId": "folder_id",
+    "ToName": "to_name",
+    "HasAttachments": "has_attachments",
+    "WasRead": "was_read",
+    "WasSent": "was_sent",
+    "IsAutoSubmitted": "is_auto_submitted",
+    "IsAutogenerated": "is_autogenerated",
+    "IsReturnReceiptTo": "is_return_receipt_to",
+    "IsDispositionNotificationTo": "is_disposition_notification_to",
+    "Important": "important",
+    "MimeReplyToId": "mime_reply_to_id",
+    "IsDeleted": "is_deleted",
+    "WasReplied": "was_replied",
+    "MessageId": "mime_message_id",
+    "ThreadId": "thread_id",
+    "HasThreadAttachments": "has_thread_attachments",
+    "ThreadCount": "thread_count",
+    "ReplyToId": "reply_to_id",
+    "Size": "size",
+    "CsMd5": "cs_md5",
+    "CsUid": "cs_uid",
+    "Uid": "uid",
+    "TaskId": "task_id",
+    "EventInviteStatus": "event_invite_status",
+    "ExternalId": "external_id",
+}
+DATE_FIELDS: dict[str, str] = {"Date": "date", "Timestamp": "timestamp"}
+LIST_FIELDS: dict[str, str] = {
+    "To": "to_addresses",
+    "Cc": "cc_addresses",
+    "Bcc": "bcc_addresses",
+    "Labels": "labels",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One answer of Messages.
+
+    :param items: the messages
+    :param count: the server's `Count` (R2: of all that match, or of this page), None if missing
+    """
+
+    items: tuple[Message, ...]
+    count: int | None
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a client did, for manifests and logs."""
+
+    requests: int = 0
+    logins: int = 0
+    retries: int = 0
+    bytes_read: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The numbers by name."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+SECOND = timedelta(seconds=1)
