@@ -1,0 +1,195 @@
+"""Which messages a Messages call finds, and in what order: the open points R1 to R5."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    import random
+
+    from airflow_provider_r7mail.emulator.mailbox import Folder, Stored
+    from airflow_provider_r7mail.emulator.readings import Readings
+
+_UNITS = {"second": TICKS_PER_SECOND, "millisecond": 10_000, "microsecond": 10}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a Messages call asks for. Empty texts and None do not filter; bounds are in ticks."""
+
+    query: str = ""
+    body: str = ""
+    sender: str = ""
+    recipient: str = ""
+    subject: str = ""
+    labels: tuple[int, ...] = ()
+    was_read: bool | None = None
+    start: int | None = None
+    end: int | None = None
+    offset: int = 0
+    size: int = 50
+    sort_order: int = 1
+    order_field: str = "Date"
+
+    @property
+    def by_date_only(self) -> bool:
+        """Whether no message need be looked at to know that it is found."""
+        texts = (self.query, self.body, self.sender, self.recipient, self.subject)
+        return not any(texts) and not self.labels and self.was_read is None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a listing, with the numbers of its answer."""
+
+    records: list[Stored]
+    count: int
+    unread_count: int
+
+
+def find(
+    folder: Folder, search: Search, readings: Readings, *, shuffle: random.Random, turn: int
+) -> Page:
+    """The page that a call asks for.
+
+    :param shuffle: gives the order of ties under ``ties="random"``.
+    :param turn: which listing this is; every other one turns ties under ``ties="reversed"``.
+    """
+    places = _dated_places(folder, search, readings)
+    if not search.by_date_only:
+        places = [place for place in places if _matches(folder.records[place], search)]
+    size = search.size if readings.page_cap is None else min(search.size, readings.page_cap)
+    offset = 0 if readings.ignore_offset else search.offset
+    ascending = (search.sort_order == 1) == (readings.sort_one == "ascending")
+    if search.order_field != "Date":
+        ordered = sorted(places, key=_key_of(folder, search.order_field), reverse=not ascending)
+        page: Sequence[int] = ordered[offset : offset + size]
+    else:
+        ties = _Ties(readings.ties, shuffle, turn)
+        page = _cut(folder, places, range(offset, offset + size), ascending, ties)
+    records = [folder.records[place] for place in page]
+    count = len(places) if readings.count == "all" else len(records)
+    return Page(records, count, folder.unread)
+
+
+def _dated_places(folder: Folder, search: Search, readings: Readings) -> Sequence[int]:
+    """Places in the folder whose dates are within the bounds (R4)."""
+    whole = range(len(folder.records))
+    if readings.ignore_dates or (search.start is None and search.end is None):
+        return whole
+    unit = _UNITS[readings.precision]
+    undated = bisect_left(folder.ticks, 0)
+    first, last = undated, len(whole)
+    if search.start is not None:
+        bound = search.start // unit * unit + (0 if readings.start_inclusive else unit)
+        first = max(undated, bisect_left(folder.ticks, bound))
+    if search.end is not None:
+        bound = search.end // unit * unit + (unit if readings.end_inclusive else 0)
+        last = max(first, bisect_left(folder.ticks, bound))
+    as_earliest = readings.undated == "as_min" and search.start is None
+    if undated and (as_earliest or readings.undated == "always"):
+        return [*range(undated), *range(first, last)]
+    return range(first, last)
+
+
+@dataclass(frozen=True)
+class _Ties:
+    """The order of messages with the same Date in one answer (R5)."""
+
+    kind: str
+    shuffle: random.Random
+    turn: int
+
+    def arrange(self, folder: Folder, places: Iterable[int]) -> list[int]:
+        arranged: list[int] = []
+        for _, group in groupby(places, key=folder.ticks.__getitem__):
+            tied = list(group)
+            if self.kind == "random":
+                self.shuffle.shuffle(tied)
+            elif self.turn % 2:
+                tied.reverse()
+            arranged += tied
+        return arranged
+
+
+def _cut(
+    folder: Folder, places: Sequence[int], wanted: range, ascending: bool, ties: _Ties
+) -> Sequence[int]:
+    """The wanted stretch of the found places, once these are in the answer's order.
+
+    Only the ties that reach into the page are arranged: the others cannot show on it.
+    """
+    total = len(places)
+    low, high = min(wanted.start, total), min(wanted.stop, total)
+    if low >= high:
+        return ()
+    if not ascending:
+        low, high = total - high, total - low
+    if ties.kind == "stable":
+        page = places[low:high]
+        return page if ascending else page[::-1]
+    key = folder.ticks.__getitem__
+    first = bisect_left(places, key(places[low]), key=key)
+    last = bisect_right(places, key(places[high - 1]), key=key)
+    stretch = places[first:last]
+    arranged = ties.arrange(folder, stretch if ascending else stretch[::-1])
+    skipped = low - first if ascending else last - high
+    return arranged[skipped : skipped + high - low]
+
+
+def _matches(record: Stored, search: Search) -> bool:
+    """Whether a message passes the filters other than dates. Texts match without regard to case."""
+    if search.was_read is not None and bool(record.value("WasRead")) != search.was_read:
+        return False
+    if search.labels and not set(search.labels) <= set(record.value("Labels") or ()):
+        return False
+    return (
+        _has(search.subject, record.value("Subject"))
+        and _has(search.sender, *_sender(record)[1:])
+        and _has(search.recipient, *_texts(record.value("To")))
+        and (not search.body or _has(search.body, record.value("Body"), record.value("HtmlBody")))
+        and (not search.query or _has(search.query, *_queried(record)))
+    )
+
+
+def _queried(record: Stored) -> list[Any]:
+    recipients = [text for name in ("To", "Cc", "Bcc") for text in _texts(record.value(name))]
+    return [record.value("Subject"), record.value("Body"), *_sender(record), *recipients]
+
+
+def _sender(record: Stored) -> tuple[Any, Any]:
+    sender = record.value("From")
+    return (sender.get("Name"), sender.get("Address")) if isinstance(sender, dict) else (None, None)
+
+
+def _texts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _has(wanted: str, *texts: Any) -> bool:
+    if not wanted:
+        return True
+    folded = wanted.casefold()
+    return any(isinstance(text, str) and folded in text.casefold() for text in texts)
+
+
+def _key_of(folder: Folder, name: str) -> Any:
+    """A sorting key by any field: no value first, then numbers, then texts."""
+
+    def key(place: int) -> tuple[int, Any]:
+        value = folder.records[place].value(name)
+        if name == "From":
+            value = _sender(folder.records[place])[1]
+        if value is None:
+            return 0, 0
+        if isinstance(value, int | float):
+            return 1, value
+        return 2, str(value).casefold()
+
+    return key

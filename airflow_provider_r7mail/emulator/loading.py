@@ -1,0 +1,348 @@
+"""Real mail for the mailbox: an mbox, a Maildir, a folder of ``.eml`` files, or one ``.eml``.
+
+Nothing in a message stops it from being read: unknown charsets are read as Latin-1, broken headers
+as they stand. A message without a readable ``Date`` gets the time of its newest ``Received``, else
+of its mbox ``From`` line, else of its file. A part is an attachment if it has a file name, is
+marked as one, or is no text; an attached message is a file ``.eml``.
+"""
+
+from __future__ import annotations
+
+import mailbox as mail_formats
+import mimetypes
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email import message_from_bytes, policy
+from email.errors import MessageError
+from email.header import decode_header, make_header
+from email.message import Message
+from email.utils import getaddresses, parsedate_to_datetime
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_r7mail.emulator.dates import ticks_of
+from airflow_provider_r7mail.emulator.mailbox import Attachment, MailMessage
+
+# What the email package is known to raise on headers that break its grammar.
+_BROKEN = (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError)
+# Attached messages keep their headers as they came, folded as they were.
+_UNTOUCHED = policy.default.clone(refold_source="none")
+_MIME_ID = re.compile(r"<([^<>]+)>")
+_EARLIEST_YEAR = 1970
+_THREADS = uuid.UUID("7f0dd3a4-6c3f-4b0e-9a40-0f2f3c1d7a11")
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    message: MailMessage
+    references: tuple[str, ...]
+
+
+def read(path: Path) -> list[MailMessage]:
+    """The messages at a path, earliest first, those of a thread with the same ``thread_id``.
+
+    :param path: an mbox file, an ``.eml`` file, a Maildir, or a folder with ``.eml`` files in it
+        or below it.
+    :raises FileNotFoundError: there is no such path.
+    :raises ValueError: there is no mail at it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no mail at {path}: no such file or folder")
+    parsed = list(_parsed(path))
+    if not parsed:
+        raise ValueError(f"no mail at {path}: it is no mbox, no Maildir and has no .eml files")
+    return sorted(_threaded(parsed), key=lambda message: _moment(message.date))
+
+
+def parse(content: bytes, *, fallback: datetime | None = None) -> MailMessage:
+    """A message as it travels (RFC 5322) as one that can be delivered.
+
+    :param content: the bytes of an ``.eml``.
+    :param fallback: its date if it names none that can be read; now when None.
+    """
+    return _parse(content, fallback or datetime.now(UTC)).message
+
+
+def _parsed(path: Path) -> Iterator[_Parsed]:
+    if path.is_dir():
+        if (path / "cur").is_dir() or (path / "new").is_dir():
+            yield from _maildir(path)
+        else:
+            for file in sorted(path.rglob("*.eml")):
+                yield _parse(file.read_bytes(), _changed(file))
+    elif path.suffix.lower() == ".eml":
+        yield _parse(path.read_bytes(), _changed(path))
+    else:
+        yield from _mbox(path)
+
+
+def _mbox(path: Path) -> Iterator[_Parsed]:
+    box = mail_formats.mbox(path, create=False)
+    try:
+        for key in box.iterkeys():
+            content = box.get_bytes(key, from_=True)
+            envelope, _, rest = content.partition(b"\n")
+            # "From someone@somewhere Thu Jan  1 00:00:00 1970"
+            words = envelope.decode("latin-1").split(maxsplit=2)
+            arrived = _date_of_text(words[2]) if len(words) > 2 else None
+            parsed = _parse(rest, arrived or _changed(path))
+            status = _header(message_from_bytes(rest), "Status")
+            yield replace(parsed, message=replace(parsed.message, was_read="R" in status))
+    finally:
+        box.close()
+
+
+def _maildir(path: Path) -> Iterator[_Parsed]:
+    files = [file for part in ("new", "cur") for file in sorted((path / part).glob("*"))]
+    for file in files:
+        parsed = _parse(file.read_bytes(), _changed(file))
+        flags = file.name.rpartition(":2,")[2] if ":2," in file.name else ""
+        message = replace(
+            parsed.message,
+            was_read="S" in flags,
+            important=parsed.message.important or "F" in flags,
+        )
+        yield replace(parsed, message=message)
+
+
+def _changed(file: Path) -> datetime:
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)
+
+
+def _parse(content: bytes, fallback: datetime) -> _Parsed:
+    mail = message_from_bytes(content, policy=policy.default)
+    parts = _Parts()
+    parts.collect(mail)
+    senders = _addresses(mail, "From") or _addresses(mail, "Sender")
+    name, address = senders[0] if senders else ("", "")
+    answered = _MIME_ID.findall(_header(mail, "In-Reply-To"))
+    own = _MIME_ID.findall(_header(mail, "Message-ID"))
+    text = "\n".join(parts.texts)
+    html = "\n".join(parts.pages)
+    message = MailMessage(
+        subject=_header(mail, "Subject"),
+        body=text or _text_of_html(html),
+        html_body=html or None,
+        sender=address,
+        sender_name=name or None,
+        to=[found for _, found in _addresses(mail, "To")],
+        cc=[found for _, found in _addresses(mail, "Cc")] or None,
+        bcc=[found for _, found in _addresses(mail, "Bcc")] or None,
+        date=_date(mail, fallback),
+        attachments=parts.attachments,
+        important=_is_important(mail),
+        mime_message_id=own[0] if own else None,
+        in_reply_to=answered[0] if answered else None,
+        fields=_flags(mail),
+    )
+    return _Parsed(message, (*_MIME_ID.findall(_header(mail, "References")), *answered))
+
+
+def _header(mail: Message[Any, Any], name: str) -> str:
+    """A header's text; as it stands if it cannot be decoded, empty if there is none."""
+    try:
+        value = mail[name]
+        text = "" if value is None else str(value)
+    except _BROKEN:
+        text = _raw_header(mail, name)
+    # A header's value has no line breaks; broken ones keep theirs from folding.
+    return _decoded(" ".join(text.splitlines()).strip())
+
+
+def _raw_header(mail: Message[Any, Any], name: str) -> str:
+    for found, value in mail.raw_items():
+        if found.lower() == name.lower():
+            return str(value)
+    return ""
+
+
+def _decoded(text: str) -> str:
+    """Encoded words (RFC 2047) that stand where the grammar does not have them."""
+    if "=?" not in text:
+        return text
+    try:
+        return str(make_header(decode_header(text)))
+    except _BROKEN:
+        return text
+
+
+def _addresses(mail: Message[Any, Any], name: str) -> list[tuple[str, str]]:
+    """Names and addresses of a header."""
+    try:
+        header = mail[name]
+        found = [(item.display_name, item.addr_spec) for item in header.addresses]
+    except _BROKEN:
+        found = getaddresses([_raw_header(mail, name)])
+    usable = [(_decoded(shown), address) for shown, address in found if address.strip("<>")]
+    if usable:
+        return usable
+    # "nobody at example dot org": no address by any grammar, yet all there is.
+    text = _header(mail, name)
+    return [("", text)] if text else []
+
+
+def _date(mail: Message[Any, Any], fallback: datetime) -> datetime:
+    received = _raw_header(mail, "Received").rpartition(";")[2]
+    for text in (_header(mail, "Date"), received):
+        found = _date_of_text(" ".join(text.split()))
+        if found is not None:
+            return found
+    return fallback
+
+
+def _date_of_text(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        found = aware.astimezone(UTC)
+    except (*_BROKEN, OverflowError):
+        return None
+    return found if found.year >= _EARLIEST_YEAR else None
+
+
+def _moment(date: datetime | str | None) -> int:
+    return ticks_of(date) if isinstance(date, datetime) else 0
+
+
+def _is_important(mail: Message[Any, Any]) -> bool:
+    priority = _header(mail, "X-Priority")[:1]
+    return priority in {"1", "2"} or _header(mail, "Importance").lower() == "high"
+
+
+def _flags(mail: Message[Any, Any]) -> dict[str, bool]:
+    automatic = _header(mail, "Auto-Submitted").lower() not in {"", "no"}
+    given = {
+        "IsAutoSubmitted": automatic,
+        "IsReturnReceiptTo": bool(_header(mail, "Return-Receipt-To")),
+        "IsDispositionNotificationTo": bool(_header(mail, "Disposition-Notification-To")),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+@dataclass
+class _Parts:
+    """What a message is made of: texts, HTML pages, files."""
+
+    texts: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    attachments: list[Attachment] = field(default_factory=list)
+
+    def collect(self, part: Message[Any, Any]) -> None:
+        """Sort a part, and the parts in it, to where they belong."""
+        payload = part.get_payload()
+        kind = _content_type(part)
+        if kind.startswith("multipart/") and isinstance(payload, list):
+            for inner in payload:
+                if isinstance(inner, Message):
+                    self.collect(inner)
+            return
+        name = _file_name(part)
+        attached = _disposition(part) == "attachment"
+        # A "multipart" without parts is text with a wrong label.
+        is_text = kind in {"text/plain", "text/html"} or kind.startswith("multipart/")
+        if name is None and not attached and is_text:
+            target = self.pages if kind == "text/html" else self.texts
+            target.append(_text(part))
+            return
+        number = len(self.attachments) + 1
+        self.attachments.append(Attachment(name or _made_name(kind, number), _data(part), kind))
+
+
+def _content_type(part: Message[Any, Any]) -> str:
+    try:
+        return part.get_content_type()
+    except _BROKEN:
+        return "text/plain"
+
+
+def _disposition(part: Message[Any, Any]) -> str | None:
+    try:
+        return part.get_content_disposition()
+    except _BROKEN:
+        return None
+
+
+def _file_name(part: Message[Any, Any]) -> str | None:
+    try:
+        name = part.get_filename()
+    except _BROKEN:
+        return None
+    return _decoded(name) if name else None
+
+
+def _made_name(kind: str, number: int) -> str:
+    if kind == "message/rfc822":
+        return f"message-{number}.eml"
+    return f"part-{number}{mimetypes.guess_extension(kind) or '.bin'}"
+
+
+def _data(part: Message[Any, Any]) -> bytes:
+    """The exact bytes of a file."""
+    payload = part.get_payload()
+    if isinstance(payload, list):
+        return b"\n".join(_flattened(inner) for inner in payload if isinstance(inner, Message))
+    try:
+        data = part.get_payload(decode=True)
+    except _BROKEN:
+        data = None
+    if isinstance(data, bytes):
+        return data
+    return str(payload or "").encode("utf-8", "surrogateescape")
+
+
+def _flattened(mail: Message[Any, Any]) -> bytes:
+    try:
+        return mail.as_bytes(policy=_UNTOUCHED)
+    except _BROKEN:
+        return str(mail.get_payload()).encode("utf-8", "surrogateescape")
+
+
+def _text(part: Message[Any, Any]) -> str:
+    data = _data(part)
+    try:
+        charset = part.get_content_charset() or "utf-8"
+    except _BROKEN:
+        charset = "utf-8"
+    for candidate in (charset, "utf-8"):
+        try:
+            return data.decode(candidate)
+        except (LookupError, UnicodeError, ValueError):
+            continue
+    return data.decode("latin-1")
+
+
+def _text_of_html(page: str) -> str:
+    """The words of an HTML body, roughly: what a server lists when there is no plain text."""
+    visible = re.sub(r"(?is)<(script|style).*?</\1>", "", page)
+    broken = re.sub(r"(?i)<(br|/p|/div|/tr)\b[^>]*>", "\n", visible)
+    return unescape(re.sub(r"(?s)<[^>]*>", "", broken)).strip()
+
+
+def _threaded(parsed: Sequence[_Parsed]) -> Iterator[MailMessage]:
+    """The messages, with one thread id for all that refer to each other, however remotely."""
+    roots: dict[str, str] = {}
+
+    def root(mime_id: str) -> str:
+        while roots.setdefault(mime_id, mime_id) != mime_id:
+            roots[mime_id] = roots[roots[mime_id]]
+            mime_id = roots[mime_id]
+        return mime_id
+
+    for item in parsed:
+        family = [item.message.mime_message_id, *item.references]
+        known = [mime_id for mime_id in family if mime_id]
+        for mime_id in known[1:]:
+            # The eldest of the references, the first in the header, gives the thread its name.
+            roots[root(known[0])] = root(mime_id)
+    linked = {mime_id for item in parsed for mime_id in item.references}
+    for item in parsed:
+        own = item.message.mime_message_id
+        if item.references or own in linked:
+            name = root(own or item.references[0])
+            yield replace(item.message, thread_id=str(uuid.uuid5(_THREADS, name)))
+        else:
+            yield item.message
