@@ -12,6 +12,7 @@ TICKS_PER_SECOND = 10_000_000
 UNDATED = -1
 
 _EPOCH = datetime(1, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = datetime(1, 1, 1)  # noqa: DTZ001 - to write dates whose zone is known
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)"
     r"(?:[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?)?"
@@ -68,7 +69,9 @@ def text_of_ticks(ticks: int, digits: int | None = None) -> str:
     ``digits`` is the number of fractional digits, 0 to 7; None writes as many as needed of 0, 6, 7.
     """
     seconds, fraction = divmod(ticks, TICKS_PER_SECOND)
-    whole = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
+    whole = (_NAIVE_EPOCH + timedelta(seconds=seconds)).isoformat()
     if digits is None:
         digits = 0 if not fraction else 6 if fraction % 10 == 0 else 7
-    return f"{whole}.{fraction:07d}"[: len(whole) + 1 + digits].rstrip(".") + "Z"
+    if digits == 0:
+        return whole + "Z"
+    return f"{whole}.{fraction // 10 ** (7 - digits):0{digits}d}Z"

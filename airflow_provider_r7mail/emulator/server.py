@@ -203,6 +203,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # Now: Linux lets two sockets share an address until one listens.
+        listener.listen()
         listener.setblocking(False)
     except OSError:
         listener.close()
