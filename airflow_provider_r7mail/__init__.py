@@ -3,3 +3,104 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
+
+# TYPE_CHECKING is no import of ours: Airflow reads this file in every one of its processes.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_INTEGRATION = "R7-Office Mail"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Tell Airflow what this provider has (entry point `apache_airflow_provider`)."""
+    return {
+        "package-name": "airflow-provider-r7mail",
+        "name": _INTEGRATION,
+        "description": "Extract mail of an R7-Office mail server to Parquet, react to mail, and "
+        "send mail safely.",
+        "versions": [__version__],
+        "integrations": [{"integration-name": _INTEGRATION, "tags": ["service"]}],
+        "hooks": [_modules("hooks")],
+        "operators": [_modules("operators")],
+        "sensors": [_modules("sensors")],
+        "triggers": [_modules("triggers")],
+        "transfers": [
+            {
+                "source-integration-name": _INTEGRATION,
+                "target-integration-name": "Common IO",
+                "python-module": "airflow_provider_r7mail.transfers",
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "r7mail",
+                "hook-class-name": "airflow_provider_r7mail.hooks.R7MailHook",
+                "hook-name": _INTEGRATION,
+                "ui-field-behaviour": {
+                    "hidden-fields": [],
+                    "relabeling": {"host": "Host or URL"},
+                    "placeholders": {
+                        "host": "mail.example.org or https://mail.example.org/path",
+                        "port": "443",
+                        "schema": "https",
+                        "login": "the account's login",
+                    },
+                },
+                "conn-fields": _connection_fields(),
+            }
+        ],
+    }
+
+
+def _modules(name: str) -> dict[str, Any]:
+    return {
+        "integration-name": _INTEGRATION,
+        "python-modules": [f"airflow_provider_r7mail.{name}"],
+    }
+
+
+def _connection_fields() -> dict[str, dict[str, Any]]:
+    # Every type has null: a field that allows none is a required one in Airflow's form.
+    return {
+        "verify": {
+            "label": "Verify TLS",
+            "description": "true checks the server's certificate, false checks nothing, a path "
+            "checks it against that CA bundle.",
+            "schema": {"type": ["string", "null"], "default": "true"},
+        },
+        "cert": {
+            "label": "Client certificate",
+            "description": "Path of a PEM file with certificate and key, or two paths: cert,key.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "proxy": {
+            "label": "Proxy",
+            "description": "URL of an HTTP proxy, like http://proxy.example.org:3128. Empty: what "
+            "HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the worker say.",
+            # A proxy's URL may hold a password. Airflow also masks it by the field's name.
+            "schema": {"type": ["string", "null"], "format": "password"},
+        },
+        "timeout": {
+            "label": "Timeout (seconds)",
+            "description": "Seconds without a byte after which a request has failed.",
+            "schema": {"type": ["number", "null"], "default": 60, "minimum": 1},
+        },
+        "max_concurrency": {
+            "label": "Requests at once",
+            "description": "The most requests in flight at once.",
+            "schema": {"type": ["integer", "null"], "default": 4, "minimum": 1},
+        },
+        "max_retries": {
+            "label": "Repetitions",
+            "description": "How often a failed request is repeated; 0 for never. Sending a "
+            "message is not repeated where it is unclear whether it was sent.",
+            "schema": {"type": ["integer", "null"], "default": 5, "minimum": 0},
+        },
+        "folders": {
+            "label": "Folders",
+            "description": 'Names for folder ids, like {"inbox": 24, "processed": 15}: the API '
+            "has no listing of folders. Test connection reads the first one.",
+            "schema": {"type": ["object", "null"]},
+        },
+    }

@@ -1,0 +1,865 @@
+"""Airflow's connection turned into a client, and the mail server's actions as methods.
+
+Everything else that faces Airflow goes through `R7MailHook`.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from email.utils import getaddresses
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from urllib.parse import quote, unquote, urlsplit
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    BaseHook,
+    mask_secret,
+)
+from html2text import HTML2Text
+
+from airflow_provider_r7mail import api, get_provider_info
+from airflow_provider_r7mail.client import AsyncClient, Client, ClientConfig
+from airflow_provider_r7mail.exceptions import (
+    R7MailActionError,
+    R7MailAuthError,
+    R7MailConfigError,
+    R7MailError,
+    R7MailMessageNotFoundError,
+    R7MailRequestError,
+    R7MailSendUnclearError,
+    R7MailServerError,
+)
+from airflow_provider_r7mail.extract import iter_messages
+from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, parse_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from airflow.providers.common.compat.sdk import Connection
+    from upath import UPath
+
+    from airflow_provider_r7mail.attachments import StoredFile
+
+BATCH_SIZE = 500
+"""Ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage."""
+
+PROGRESS_SECONDS = 5.0
+TEST_CONNECT_SECONDS = 3.0
+TEST_SECONDS = 4.0
+
+UNMENDABLE = (
+    R7MailConfigError,
+    R7MailAuthError,
+    R7MailSendUnclearError,
+    R7MailMessageNotFoundError,
+)
+"""Errors that a later try of the task meets again, or must not try: it fails at once."""
+
+
+class Filters(TypedDict, total=False):
+    """The filters that everything which reads a folder takes; see `MessageFilter.build`."""
+
+    query: str | None
+    body: str | None
+    sender: str | None
+    recipient: str | None
+    subject: str | None
+    labels: Iterable[int | str] | str | None
+    was_read: bool | str | None
+    start: datetime | str | None
+    end: datetime | str | None
+
+
+FILTER_FIELDS: tuple[str, ...] = ("folder", *Filters.__annotations__)
+"""The names of a folder and its filters, for `template_fields`."""
+
+
+class Accepted(TypedDict):
+    """What is known of a sent message: the server's id, and that it was accepted (R11)."""
+
+    id: int | None
+    accepted: bool
+
+
+@contextmanager
+def fail_at_once() -> Iterator[None]:
+    """Fail the task without further tries for errors that trying again can't mend.
+
+    Also a decorator: `@fail_at_once()`.
+
+    :raises AirflowFailException: in place of an error in `UNMENDABLE`, with its message
+    """
+    try:
+        yield
+    except UNMENDABLE as error:
+        raise AirflowFailException(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a connection says.
+
+    :param client: how to reach the server
+    :param folders: ids of folders by name
+    :param conn_id: the connection's id, for errors
+    """
+
+    client: ClientConfig
+    folders: Mapping[str, int] = field(default_factory=dict)
+    conn_id: str
+
+    def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
+        """Tell a folder's id.
+
+        :param folder: an id (24 or "24"), or a name from the connection's `folders`
+        :param name: the parameter's name, for the error
+        :raises R7MailConfigError: neither an id nor a known name
+        """
+        number = _folder_id(folder)
+        if number is not None:
+            return number
+        if isinstance(folder, str) and folder in self.folders:
+            return self.folders[folder]
+        known = ", ".join(map(repr, self.folders)) or "none"
+        raise R7MailConfigError(
+            f"{name}: there is no folder {folder!r} in `folders` of connection {self.conn_id!r}; "
+            f"known are: {known}. Give one of these, or the folder's id, a whole number."
+        )
+
+
+def _folder_id(folder: object) -> int | None:
+    if isinstance(folder, int) and not isinstance(folder, bool):
+        return folder
+    if isinstance(folder, str) and re.fullmatch(r"\s*-?[0-9]+\s*", folder):
+        return int(folder)
+    return None
+
+
+class _Fields:
+    """The fields of one connection, read with errors that name connection and field."""
+
+    def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
+        self.conn_id = conn_id
+        # Airflow 3.3's form saves null, and text fields may be left empty: both mean "not set".
+        self.extra = {name: value for name, value in extra.items() if value not in (None, "")}
+
+    def wrong(self, name: str, what: str) -> R7MailConfigError:
+        return R7MailConfigError(f"Connection {self.conn_id!r}: {name}: {what}")
+
+    def number(self, name: str, minimum: float, default: float, *, whole: bool = False) -> float:
+        value = self.extra.get(name, default)
+        kind = "a whole number" if whole else "a number"
+        try:
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ValueError  # noqa: TRY004
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (whole and not number.is_integer()) or number < minimum:
+            raise self.wrong(name, f"got {value!r}. Give {kind}, {minimum:g} or more.")
+        return number
+
+    def text(self, name: str, example: str) -> str | None:
+        value = self.extra.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self.wrong(name, f"got {type(value).__name__}. Give text: {example}.")
+        return value
+
+    def verify(self) -> bool | str:
+        value = self.extra.get("verify", True)
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, str):
+            raise self.wrong("verify", f"got {value!r}. Give true, false or a CA bundle's path.")
+        return {"true": True, "false": False}.get(value.strip().lower(), value)
+
+    def cert(self) -> str | tuple[str, str] | None:
+        value = self.extra.get("cert")
+        if value is None:
+            return None
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)) or not all(
+            isinstance(part, str) and part.strip() for part in parts
+        ):
+            parts = ()
+        match [part.strip() for part in parts]:
+            case [one]:
+                return str(one)
+            case [cert, key]:
+                return cert, key
+        raise self.wrong(
+            "cert",
+            "expected the path of a PEM file with certificate and key, or the two paths as "
+            '"cert,key" or ["cert", "key"].',
+        )
+
+    def proxy(self) -> str | None:
+        value = self.text("proxy", "http://proxy.example.org:3128")
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value.strip())
+            right = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            right = False
+        if not right:
+            # The value is not shown: it may hold a password.
+            raise self.wrong("proxy", "not an HTTP URL. Give http://proxy.example.org:3128.")
+        return value.strip()
+
+    def folders(self) -> dict[str, int]:
+        value = self.extra.get("folders", {})
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        example = 'Give an object of names and ids, like {"inbox": 24, "processed": 15}.'
+        if not isinstance(value, Mapping):
+            raise self.wrong("folders", f"not an object. {example}")
+        folders: dict[str, int] = {}
+        for name, raw in value.items():
+            number = _folder_id(raw)
+            if number is None:
+                raise self.wrong("folders", f"{name!r} is {raw!r}, not a whole number. {example}")
+            if _folder_id(name) is not None:
+                raise self.wrong("folders", f"the name {name!r} would be taken for an id.")
+            folders[name] = number
+        return folders
+
+
+def config_from_connection(connection: Connection) -> Settings:
+    """Read an Airflow connection of type `r7mail`. Pure: no I/O.
+
+    :param connection: the connection; its Extra is read from the JSON text
+    :raises R7MailConfigError: a field is missing or wrong; names it, what is wrong, what to give
+    """
+    conn_id = connection.conn_id or ""
+    try:
+        extra = json.loads(connection.extra) if connection.extra else {}
+    except ValueError:
+        extra = None
+    if extra is None or not isinstance(extra, Mapping):
+        raise R7MailConfigError(
+            f'Connection {conn_id!r}: extra: not a JSON object. Give one, like {{"timeout": 30}}.'
+        )
+    source = _Fields(conn_id, extra)
+    if not connection.login:
+        raise source.wrong("login", "missing. Give the mail account's login.")
+    if not connection.password:
+        raise source.wrong("password", "missing. Give the mail account's password.")
+    defaults = {item.name: item.default for item in fields(ClientConfig)}
+
+    def number(name: str, minimum: float, *, whole: bool = False) -> float:
+        return source.number(name, minimum, defaults[name], whole=whole)  # type: ignore[arg-type]
+
+    return Settings(
+        conn_id=conn_id,
+        folders=source.folders(),
+        client=ClientConfig(
+            url=_base_url(source, connection.host, connection.schema, connection.port),
+            login=connection.login,
+            password=connection.password,
+            verify=source.verify(),
+            cert=source.cert(),
+            proxy=source.proxy(),
+            timeout=number("timeout", 0.1),
+            max_concurrency=int(number("max_concurrency", 1, whole=True)),
+            max_retries=int(number("max_retries", 0, whole=True)),
+        ),
+    )
+
+
+def _base_url(source: _Fields, host: str | None, schema: str | None, port: int | None) -> str:
+    """The server's URL. What a full URL in Host says goes before Schema and Port."""
+    text = (host or "").strip()
+    if not text:
+        raise source.wrong("host", "missing. Give the mail server's name, like mail.example.org.")
+    if "://" not in text:
+        scheme = (schema or "").strip().lower() or "https"
+        if scheme not in {"http", "https"}:
+            raise source.wrong("schema", f"got {schema!r}. Give https or http.")
+        if text.count(":") > 1 and not text.startswith("["):
+            text = f"[{text}]"  # IPv6
+        text = f"{scheme}://{text}"
+    wrong = source.wrong(
+        "host", "not a host or URL. Give mail.example.org or https://mail.example.org:8443/path."
+    )
+    try:
+        parts = urlsplit(text)
+        name, its_port = parts.hostname, parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.username is not None or parts.password is not None:
+        raise source.wrong("host", "holds a login. Give it in Login and Password instead.")
+    if parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
+        raise wrong
+    if not name or re.search(r"[\s\x00-\x1f\x7f%<>\"'\\^`{|}]", name):
+        raise wrong
+    if ":" in name:
+        name = f"[{name}]"
+    # Airflow 3.3's form posts port 0 for none.
+    number = its_port or port
+    authority = f"{name}:{number}" if number else name
+    return f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
+
+
+def _secrets(secret: str | None) -> set[str]:
+    """A secret in the forms it takes: as it is, and quoted for URLs and for JSON."""
+    if not secret:
+        return set()
+    return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1]}
+
+
+def _secrets_of(config: ClientConfig) -> set[str]:
+    proxy = urlsplit(config.proxy).password if config.proxy else None
+    return _secrets(config.password) | _secrets(proxy) | _secrets(unquote(proxy or ""))
+
+
+def _mask(secrets: Iterable[str]) -> None:
+    for secret in secrets:
+        mask_secret(secret)
+
+
+async def _amask(secrets: Iterable[str]) -> None:
+    try:
+        from airflow.sdk.log import amask_secret  # noqa: PLC0415 - Airflow 3.3 only
+    except ImportError:
+        await asyncio.to_thread(_mask, secrets)
+    else:
+        for secret in secrets:
+            await amask_secret(secret)
+
+
+class R7MailHook(BaseHook):
+    """Reads and acts on an R7-Office mailbox, through its REST API.
+
+    Each method opens one session of the server (one log-in), and closes it. For several calls
+    in one session use `get_conn`.
+
+    :param r7mail_conn_id: the Airflow connection, of type `r7mail`
+    """
+
+    conn_name_attr = "r7mail_conn_id"
+    default_conn_name = "r7mail_default"
+    conn_type = "r7mail"
+    hook_name = "R7-Office Mail"
+
+    def __init__(self, r7mail_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.r7mail_conn_id = r7mail_conn_id
+        self._masking: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Fields of the connection's form, for Airflow before 3.2 (later: `conn-fields`)."""
+        # Only the web server of Airflow 2 has these.
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget  # noqa: PLC0415
+        from wtforms import StringField  # noqa: PLC0415
+
+        return {
+            name: StringField(
+                described["label"],
+                description=described["description"],
+                widget=BS3TextFieldWidget(),
+            )
+            for name, described in _form()["conn-fields"].items()
+        }
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Labels of the connection's form, for Airflow before 3.2."""
+        return {
+            name.replace("-", "_"): value for name, value in _form()["ui-field-behaviour"].items()
+        }
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the connection says; its secrets are masked in logs from now on.
+
+        :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
+        """
+        try:
+            connection = self.get_connection(self.r7mail_conn_id)
+        except AirflowNotFoundException as error:
+            raise self._no_connection() from error
+        settings = config_from_connection(connection)
+        _mask(_secrets_of(settings.client))
+        return settings
+
+    async def _asettings(self) -> Settings:
+        if "settings" not in self.__dict__:
+            try:
+                connection = await get_async_connection(self.r7mail_conn_id, hook=self)
+            except AirflowNotFoundException as error:
+                raise self._no_connection() from error
+            settings = config_from_connection(connection)
+            await _amask(_secrets_of(settings.client))
+            self.__dict__["settings"] = settings  # where cached_property keeps it
+        return self.settings
+
+    def _no_connection(self) -> R7MailConfigError:
+        return R7MailConfigError(
+            f"There is no Airflow connection {self.r7mail_conn_id!r}. Add one of type "
+            f"{self.conn_type!r} with Host, Login and Password, or give another r7mail_conn_id."
+        )
+
+    def get_conn(self) -> Client:
+        """Make a client, to be used as a context manager: `with hook.get_conn() as client:`.
+
+        :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
+        """
+        return Client(self.settings.client, on_token=lambda token: _mask(_secrets(token)))
+
+    async def aget_conn(self) -> AsyncClient:
+        """Make an async client: `async with await hook.aget_conn() as client:`.
+
+        :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
+        """
+        settings = await self._asettings()
+        return AsyncClient(settings.client, on_token=self._mask_later)
+
+    def _mask_later(self, token: str) -> None:
+        # On the event loop masking must be awaited, which the client's callback cannot do.
+        task = asyncio.get_running_loop().create_task(_amask(_secrets(token)))
+        self._masking.add(task)
+        task.add_done_callback(self._masking.discard)
+
+    def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
+        """Tell a folder's id.
+
+        :param folder: an id (24 or "24"), or a name from the connection's `folders`
+        :param name: the parameter's name, for the error
+        :raises R7MailConfigError: neither an id nor a known name; the error lists the known ones
+        """
+        number = _folder_id(folder)
+        return self.settings.resolve_folder(folder, name) if number is None else number
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Log in and read one message of the first of `folders`: Airflow's Test button.
+
+        Tries once and gives up after a few seconds.
+
+        :return: whether it worked, and in words what did or did not
+        """
+        try:
+            settings = self.settings
+            config = replace(
+                settings.client,
+                max_retries=0,
+                timeout=min(settings.client.timeout, TEST_SECONDS),
+                connect_timeout=min(settings.client.connect_timeout, TEST_CONNECT_SECONDS),
+            )
+            with Client(config, on_token=lambda token: _mask(_secrets(token))) as client:
+                if not settings.folders:
+                    client.send(api.log_in(config.login, config.password))
+                    return True, "Logged in. No folder was read: `folders` has none."
+                name, folder = next(iter(settings.folders.items()))
+                client.send(
+                    api.list_messages(
+                        folder,
+                        MessageFilter(),
+                        start=None,
+                        end=None,
+                        offset=0,
+                        size=1,
+                        parse=api.parse_page,
+                    )
+                )
+                return True, f"Logged in, and read folder {name!r} ({folder})."
+        except R7MailError as error:
+            return False, str(error)
+
+    def send_message(
+        self,
+        to: str | Iterable[str],
+        subject: str,
+        html_content: str,
+        *,
+        text_content: str | None = None,
+        cc: str | Iterable[str] | None = None,
+        bcc: str | Iterable[str] | None = None,
+        attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
+        draft_id: int | str = 0,
+    ) -> Accepted:
+        """Send a message, once: it is never repeated where that might send it twice (R23).
+
+        :param to: addresses, as text with commas or a list; `Name <name@example.org>` is taken
+        :param subject: the subject, one line
+        :param html_content: the body in HTML
+        :param text_content: the plain body; made from the HTML if None
+        :param cc: addresses, likewise
+        :param bcc: addresses, likewise
+        :param attachments: files in the server's Storage, as
+            `{"Id", "FileId", "FileName", "Size", "MimeType"}`
+        :param draft_id: id of a draft that this message is made of; 0 for none (R10)
+        :return: the server's id, and `accepted`: taken by the server, not yet delivered (R11)
+        :raises R7MailConfigError: a parameter is wrong; nothing was sent
+        :raises R7MailSendUnclearError: it is unclear whether it was sent
+        :raises R7MailRequestError: it was not sent
+        """
+        call = self.message_call(
+            to,
+            subject,
+            html_content,
+            text_content=text_content,
+            cc=cc,
+            bcc=bcc,
+            attachments=attachments,
+            draft_id=draft_id,
+        )
+        with self.get_conn() as client:
+            message = client.send(call)
+        return {"id": message.id, "accepted": True}
+
+    @staticmethod
+    def message_call(
+        to: str | Iterable[str],
+        subject: str,
+        html_content: str,
+        *,
+        text_content: str | None = None,
+        cc: str | Iterable[str] | None = None,
+        bcc: str | Iterable[str] | None = None,
+        attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
+        draft_id: int | str = 0,
+    ) -> api.Call[Message]:
+        """Check a message, and make the call that sends it. No I/O; see `send_message`.
+
+        :raises R7MailConfigError: a parameter is wrong
+        """
+        recipients = parse_addresses(to, "to")
+        if not recipients:
+            raise R7MailConfigError("to: no address. Give one, several with commas, or a list.")
+        if not isinstance(subject, str) or re.search(r"[\r\n\x00]", subject):
+            raise R7MailConfigError("subject: expected one line of text, without line breaks.")
+        if not isinstance(html_content, str):
+            raise R7MailConfigError(
+                f"html_content: expected text, got {type(html_content).__name__}."
+            )
+        number = _folder_id(draft_id)
+        if number is None or number < 0:
+            raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
+        if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
+            attachments = [attachments]
+        return api.send_message(
+            subject=subject,
+            text=_text_of(html_content) if text_content is None else text_content,
+            html=html_content,
+            to=recipients,
+            cc=parse_addresses(cc, "cc"),
+            bcc=parse_addresses(bcc, "bcc"),
+            attachments=[
+                Attachment.for_send(item, position)
+                for position, item in enumerate(attachments or ())
+            ],
+            draft_id=number,
+        )
+
+    def iter_messages(
+        self, folder: int | str, *, page_size: int = 100, **filters: Unpack[Filters]
+    ) -> Iterator[Message]:
+        """Read a folder's messages, each once, however many there are.
+
+        :param folder: the folder's id, or its name in the connection's `folders`
+        :param page_size: messages asked for in one request
+        :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
+            `start`, `end`
+        :return: the messages, while they are read; the session ends with the iterator
+        :raises R7MailConfigError: the folder or a filter is wrong
+        :raises R7MailRequestError: the server failed, or could not be reached
+        """
+        number = self.resolve_folder(folder)
+        criteria = MessageFilter.build(**filters)
+        client = self.get_conn()
+
+        def read() -> Iterator[Message]:
+            with client:
+                yield from iter_messages(client, number, criteria, page_size=page_size)
+
+        return read()
+
+    def get_messages_df(self, folder: int | str, **filters: Unpack[Filters]) -> pd.DataFrame:
+        """Read a folder's messages into a pandas DataFrame.
+
+        :param folder: the folder's id, or its name in the connection's `folders`
+        :param filters: as in `iter_messages`
+        :return: a row a message; the columns are the fields of `models.Message`
+        :raises R7MailConfigError: the folder or a filter is wrong
+        :raises R7MailRequestError: the server failed, or could not be reached
+        """
+        import pandas as pd
+
+        names = [item.name for item in fields(Message)]
+        messages = self.iter_messages(folder, **filters)
+        return pd.DataFrame([_row(message, names) for message in messages], columns=names)
+
+    def mark_as_read(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        read: bool = True,
+    ) -> int:
+        """Mark messages read or unread.
+
+        :param folder: the folder's id, or its name in the connection's `folders`
+        :param message_ids: the messages' ids: a list, or its JSON text
+        :param read: False marks them unread
+        :return: how many messages
+        :raises R7MailConfigError: the folder or an id is wrong
+        :raises R7MailActionError: the server did not do it (R15)
+        :raises R7MailRequestError: the server failed, or could not be reached
+        """
+        return self._act(
+            folder,
+            message_ids,
+            lambda number, ids: api.mark_as_read(number, ids, read=read),
+        )
+
+    def mark_as_important(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        important: bool = True,
+    ) -> int:
+        """Mark messages important or not.
+
+        :param important: False takes the mark away; the rest, the result and the errors are as
+            in `mark_as_read`
+        """
+        return self._act(
+            folder,
+            message_ids,
+            lambda number, ids: api.mark_as_important(number, ids, important=important),
+        )
+
+    def move_messages(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        to_folder: int | str,
+        *,
+        tried_before: bool = False,
+    ) -> int:
+        """Move messages to another folder.
+
+        Where the server refuses a call that had been made before, which may be because it had
+        worked, the folder is listed: it is done if none of the messages is left in it (R23).
+
+        :param to_folder: the target's id or name; the rest and the errors are as in
+            `mark_as_read`
+        :param tried_before: the messages may have been moved before, by an earlier try
+        :return: how many messages
+        """
+        target: list[int] = []  # looked up only if there is something to move
+
+        def call(number: int, ids: Sequence[int]) -> api.Call[bool]:
+            if not target:
+                target.append(self.resolve_folder(to_folder, "to_folder"))
+            return api.move_messages(number, ids, target[0])
+
+        return self._act(folder, message_ids, call, takes_away=True, tried_before=tried_before)
+
+    def delete_messages(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        *,
+        tried_before: bool = False,
+    ) -> int:
+        """Delete messages. A call made before is checked as in `move_messages`.
+
+        :param tried_before: the messages may have been deleted before, by an earlier try; the
+            rest, the result and the errors are as in `mark_as_read`
+        """
+        return self._act(
+            folder,
+            message_ids,
+            api.delete_messages,
+            takes_away=True,
+            tried_before=tried_before,
+        )
+
+    def download_attachment(
+        self,
+        folder: int | str,
+        message_id: int,
+        file_name: str,
+        destination: UPath | Path | str,
+    ) -> StoredFile:
+        """Download a file of a message, streamed in bounded memory.
+
+        :param folder: the folder's id, or its name in the connection's `folders`
+        :param message_id: the message's id
+        :param file_name: the file's name, exactly as it is listed
+        :param destination: where to put it; it is there only when it is whole (R22)
+        :return: what was stored
+        :raises R7MailConfigError: the folder is wrong
+        :raises R7MailRequestError: the server failed, has no such file, or broke off
+        """
+        from airflow_provider_r7mail.attachments import download  # noqa: PLC0415
+
+        number = self.resolve_folder(folder)
+        with self.get_conn() as client:
+            return download(client, number, message_id, file_name, destination)
+
+    def _act(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        call: Callable[[int, Sequence[int]], api.Call[bool]],
+        *,
+        takes_away: bool = False,
+        tried_before: bool = False,
+    ) -> int:
+        ids = parse_ids(message_ids, "message_ids")
+        if not ids:
+            return 0
+        number = self.resolve_folder(folder)
+        batches = [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]
+        calls = [call(number, batch) for batch in batches]  # wrong parameters fail before a login
+        progress = Progress(self.log.info, len(ids))
+        with self.get_conn() as client:
+            for place, batch in enumerate(batches):
+                try:
+                    client.send(calls[place])
+                except (R7MailActionError, R7MailServerError) as error:
+                    if not (
+                        takes_away
+                        and (tried_before or error.attempt > 1)
+                        and _refused(error)
+                        and _all_gone(client, number, batch)
+                    ):
+                        raise _in_batch(error, place, len(batches), progress.done) from error
+                    self.log.warning(
+                        "The server refused a repeated call; none of its %d messages is left in "
+                        "folder %d, so an earlier attempt had worked.",
+                        len(batch),
+                        number,
+                    )
+                except R7MailRequestError as error:
+                    raise _in_batch(error, place, len(batches), progress.done) from error
+                progress.add(len(batch))
+        return len(ids)
+
+
+class Progress:
+    """Logs how far long work has got, every few seconds at most, as numbers only."""
+
+    def __init__(self, say: Callable[..., None], total: int) -> None:
+        self._say = say
+        self._total = total
+        self._last = time.monotonic()
+        self.done = 0
+
+    def add(self, count: int = 1) -> None:
+        """Count messages that are done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_SECONDS and self.done < self._total:
+            self._last = now
+            self._say("%d of %d messages done.", self.done, self._total)
+
+
+def _form() -> dict[str, Any]:
+    form: dict[str, Any] = get_provider_info()["connection-types"][0]
+    return form
+
+
+def _refused(error: R7MailRequestError) -> bool:
+    return isinstance(error, R7MailActionError) or error.status == 500
+
+
+def _all_gone(client: Client, folder: int, ids: Sequence[int]) -> bool:
+    wanted = set(ids)
+    return not any(
+        message.id in wanted for message in iter_messages(client, folder, MessageFilter())
+    )
+
+
+def _in_batch(error: R7MailRequestError, place: int, total: int, done: int) -> R7MailRequestError:
+    if total == 1:
+        return error
+    return with_reason(
+        error, f"{error.reason}; in batch {place + 1} of {total}, after {done} messages were done"
+    )
+
+
+def with_reason(error: R7MailRequestError, reason: str) -> R7MailRequestError:
+    """The same error, with another reason."""
+    return type(error)(
+        reason,
+        method=error.method,
+        path=error.path,
+        status=error.status,
+        attempt=error.attempt,
+        hint=error.hint,
+        retry_after=error.retry_after,
+        never_sent=error.never_sent,
+    )
+
+
+def _row(message: Message, names: Sequence[str]) -> dict[str, Any]:
+    row = {name: getattr(message, name) for name in names}
+    if message.attachments is not None:
+        row["attachments"] = [asdict(attachment) for attachment in message.attachments]
+    return row
+
+
+def _text_of(html: str) -> str:
+    converter = HTML2Text()
+    converter.body_width = 0  # lines are the reader's to wrap
+    return converter.handle(html).strip()
+
+
+# One @, and around it nothing that would need quoting: a quoted local part is not worth the risk.
+_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]\"\\\x00-\x1f\x7f]+@[^\s@,;:<>()\"\\\x00-\x1f\x7f]+")
+
+
+def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
+    """Read addresses: text with commas, a list, or a list's text as a template renders it.
+
+    :param value: the addresses, bare or as `Name <name@example.org>`; None and "" are none
+    :param name: the parameter's name, for the error
+    :return: the bare addresses, each once, in their order
+    :raises R7MailConfigError: something that is no address; it is not shown, but its place is
+    """
+    if isinstance(value, str):
+        text = value.strip().strip(",").strip()
+        value = [text] if text else []
+        if text.startswith("["):
+            try:
+                value = ast.literal_eval(text)
+            except (SyntaxError, ValueError):
+                value = None
+    elif value is None:
+        value = []
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
+        raise R7MailConfigError(f"{name}: expected addresses: text with commas, or a list.")
+    found: dict[str, None] = {}
+    for position, item in enumerate(value):
+        # Control characters are refused before parsing, which would take them for blanks.
+        if isinstance(item, str) and not re.search(r"[\x00-\x1f\x7f]", item):
+            pairs = getaddresses([item])
+        else:
+            pairs = []
+        if not pairs or not all(_ADDRESS.fullmatch(address) for _, address in pairs):
+            raise R7MailConfigError(
+                f"{name}: item {position + 1} holds something that is no mail address. Give "
+                "name@example.org, several with commas, or a list."
+            )
+        found.update(dict.fromkeys(address for _, address in pairs))
+    return tuple(found)
