@@ -213,9 +213,10 @@ def unclear(call: Call[Any], error: R7MailRequestError) -> bool:
 
 
 def _retry_options(call: Call[Any], config: ClientConfig, stats: Stats) -> dict[str, Any]:
-    backoff = tenacity.wait_exponential_jitter(
-        initial=config.backoff, max=MAX_BACKOFF_SECONDS, jitter=config.backoff
-    )
+    # wait_exponential_jitter renamed its `initial`; this is the same in all versions.
+    backoff = tenacity.wait_exponential(
+        multiplier=config.backoff, max=MAX_BACKOFF_SECONDS
+    ) + tenacity.wait_random(0, config.backoff)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
