@@ -11,7 +11,7 @@ R7MailError
 │   ├── R7MailResponseError              an answer that is not as agreed
 │   ├── R7MailActionError                the server answered an action with anything but `true`
 │   └── R7MailSendUnclearError           unclear whether a message was sent: look first
-├── R7MailMessageNotFoundError           a message id is not in the folder
+├── R7MailMessageNotFoundError (LookupError)  a message id is not in the folder
 ├── R7MailAttachmentError                attachments could not be copied
 └── R7MailExtractError                   the window could not be read, whole and once
     ├── R7MailBadMessageError            messages that no table can hold
@@ -22,6 +22,10 @@ an address or a subject: they end up in logs that more people read than the mail
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
 
 
 class R7MailError(Exception):
@@ -68,6 +72,19 @@ class R7MailRequestError(R7MailError):
         answer = "no answer" if status is None else f"status {status}"
         text = f"{method} {path}: {reason} ({answer}, attempt {attempt})"
         super().__init__(f"{text}. {hint}" if hint else text)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[()]]:
+        # Exceptions are pickled by their positional arguments, of which there is one only.
+        named: dict[str, Any] = {
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "attempt": self.attempt,
+            "hint": self.hint,
+            "retry_after": self.retry_after,
+            "never_sent": self.never_sent,
+        }
+        return partial(type(self), self.reason, **named), ()
 
 
 class R7MailConnectionError(R7MailRequestError):
