@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -60,22 +62,31 @@ def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
             ) from error
     if not isinstance(value, datetime):
         raise R7MailConfigError(f"{name}: expected a datetime or ISO 8601 text, got {value!r}.")
-    return _to_utc(value)
+    try:
+        return _to_utc(value)
+    except ValueError as error:
+        raise R7MailConfigError(f"{name}: {value.isoformat()} is out of range in UTC.") from error
 
 
 def format_api_date(value: datetime) -> str:
     """Write a UTC date as the manual's examples do: to the millisecond, with `Z`."""
-    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+    # Not strftime, which writes years before 1000 with fewer digits.
+    return value.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A half-open span of time in UTC, `[start, end)`; None is "no bound"."""
+    """A half-open span of time, `[start, end)`; None is "no bound".
+
+    The bounds are kept in UTC, whatever zone they come in; UTC where they have none.
+    """
 
     start: datetime | None = None
     end: datetime | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "start", parse_moment(self.start, "start"))
+        object.__setattr__(self, "end", parse_moment(self.end, "end"))
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise R7MailConfigError(
                 f"The window ends at {self.end.isoformat()}, which is not after its start "
@@ -193,39 +204,47 @@ def parse_ids(value: Iterable[int | str] | str | int | None, name: str) -> tuple
     if value is None or value == "":
         return ()
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            try:
-                # A template renders a list from XCom as Python writes it; for ids of text
-                # that differs from JSON only in the quotes.
-                value = json.loads(value.replace("'", '"'))  # type: ignore[union-attr]
-            except ValueError as error:
-                raise R7MailConfigError(
-                    f"{name}: expected a list of ids, or its JSON text such as [711, 710]."
-                ) from error
+        value = _ids_of_text(value, name)
     if value is None:
         return ()
     if isinstance(value, (int, str)):
         value = [value]
-    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+    if not isinstance(value, Iterable) or isinstance(value, (Mapping, bytes, bytearray)):
         raise R7MailConfigError(f"{name}: expected a list of ids, got {type(value).__name__}.")
     ids: dict[int, None] = {}
     for position, item in enumerate(value):
-        if isinstance(item, bool) or not isinstance(item, (int, str)):
-            number = None
-        else:
-            try:
-                number = int(item)
-            except ValueError:
-                number = None
-        if number is None:
+        try:
+            ids[_whole_number(item)] = None
+        except (TypeError, ValueError):
             raise R7MailConfigError(
                 f"{name}: item {position} is {type(item).__name__} {item!r}, not a whole number. "
                 "Ids are the server's own numbers (Id in the API), not MIME Message-IDs."
-            )
-        ids[number] = None
+            ) from None
     return tuple(ids)
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError("not a number")
+    # operator.index also takes NumPy's whole numbers, as DataFrames have them.
+    return int(value) if isinstance(value, str) else operator.index(value)
+
+
+def _ids_of_text(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # A template renders a list or tuple from XCom as Python writes it.
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, (list, tuple)):
+        raise R7MailConfigError(
+            f"{name}: expected a list of ids, or its JSON text such as [711, 710]."
+        )
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +296,15 @@ class Attachment:
             raise R7MailConfigError(
                 f"attachments[{position}] lacks {', '.join(missing)}: Send requires them all."
             )
-        return attachment
+        numbers = (attachment.id, attachment.file_id, attachment.size)
+        try:
+            # Templates render numbers as text; the API takes numbers.
+            number, file_id, size = map(_whole_number, numbers)
+        except (TypeError, ValueError):
+            raise R7MailConfigError(
+                f"attachments[{position}]: Id, FileId and Size must be whole numbers."
+            ) from None
+        return replace(attachment, id=number, file_id=file_id, size=size)
 
     def to_json(self) -> dict[str, Any]:
         """The API's object."""
@@ -292,10 +319,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message as the API lists it: the 44 fields in snake_case, `extra` for unknown ones (R20).
+    """A message as the API lists it: its fields in snake_case, `extra` for unknown ones (R20).
 
     Every field but `id` may be None: the server may leave any of them out (R20). Dates are
-    datetimes in UTC; a date that can't be read is None and stays as text in `extra`.
+    datetimes in UTC. What can't be read (a date, a list that is none), or holds more than is
+    known (a sender or file with unknown fields), is in `extra` as it came.
     """
 
     id: int
@@ -348,40 +376,68 @@ class Message:
 
         :raises KeyError, TypeError, ValueError: not an object, or `Id` is not a whole number
         """
-        if isinstance(raw["Id"], bool):
-            raise TypeError("Id is not a whole number")
+        number = _whole_number(raw["Id"])
         values: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for name, value in raw.items():
             column = SIMPLE_FIELDS.get(name)
             if column is not None:
                 values[column] = value
-            elif name in DATE_FIELDS:
-                try:
+                continue
+            try:
+                if name in DATE_FIELDS:
                     values[DATE_FIELDS[name]] = parse_api_date(value)
-                except ValueError:
+                elif name in LIST_FIELDS:
+                    values[LIST_FIELDS[name]] = _read_list(value)
+                elif name == "From":
+                    values["from_name"], values["from_address"] = _read_sender(value)
+                elif name == "Attachments":
+                    values["attachments"] = _read_attachments(value)
+                elif name == "Children":
+                    values["children"] = None if value is None else _read_list(value)
+                else:
                     extra[name] = value
-            elif name in LIST_FIELDS:
-                items = [value] if isinstance(value, (str, int)) else value
-                values[LIST_FIELDS[name]] = tuple(items or ())
-            elif name not in {"From", "Attachments", "Children"}:
+            except ValueError:
                 extra[name] = value
-        sender = raw.get("From")
-        if not isinstance(sender, Mapping):
-            sender = {"Address": sender}
-        attachments = raw.get("Attachments")
-        children = raw.get("Children")
-        values["id"] = int(raw["Id"])
-        return cls(
-            **values,
-            from_name=sender.get("Name"),
-            from_address=sender.get("Address"),
-            attachments=None
-            if attachments is None
-            else tuple(Attachment.from_json(item) for item in attachments),
-            children=None if children is None else tuple(children),
-            extra=extra,
-        )
+            if _holds_unknown(name, value):
+                extra[name] = value
+        values["id"] = number
+        return cls(**values, extra=extra)
+
+
+def _read_list(value: Any) -> tuple[Any, ...]:
+    if value is None or value == "":
+        return ()
+    if isinstance(value, list):
+        return tuple(item for item in value if item is not None)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("not a list")  # noqa: TRY004
+    return (value,)
+
+
+def _read_sender(value: Any) -> tuple[str | None, str | None]:
+    if value is None or isinstance(value, str):
+        return None, value
+    if not isinstance(value, Mapping):
+        raise ValueError("not a sender")  # noqa: TRY004
+    return value.get("Name"), value.get("Address")
+
+
+def _read_attachments(value: Any) -> tuple[Attachment, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise ValueError("not a list of files")
+    return tuple(Attachment.from_json(item) for item in value)
+
+
+def _holds_unknown(name: str, value: Any) -> bool:
+    """Whether a sender or a file has fields that there is no place for (R20)."""
+    known = NESTED_FIELDS.get(name)
+    if known is None:
+        return False
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, Mapping) and not item.keys() <= known for item in items)
 
 
 # The API's field -> ours. The API's MessageId is the MIME one: `message_id` is kept for the
@@ -427,6 +483,10 @@ LIST_FIELDS: dict[str, str] = {
     "Bcc": "bcc_addresses",
     "Labels": "labels",
 }
+NESTED_FIELDS: dict[str, set[str]] = {
+    "From": {"Name", "Address"},
+    "Attachments": {"Id", "FileId", "FileName", "Size", "MimeType"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -453,6 +513,3 @@ class Stats:
     def as_dict(self) -> dict[str, int]:
         """The numbers by name."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
-
-
-SECOND = timedelta(seconds=1)
