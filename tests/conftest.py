@@ -1,0 +1,106 @@
+"""Airflow in a folder of its own, the mail server's stand-in on a real socket, DAGs run for real.
+
+What Airflow reads when it is imported is set here, before anything imports it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOME = Path(tempfile.mkdtemp(prefix="r7mail-airflow-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+DAGS = HOME / "dags"
+DAGS.mkdir()
+
+for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
+    del os.environ[name]
+os.environ.update(
+    {
+        "AIRFLOW_HOME": str(HOME),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+        # A proxy of the machine's must not come between the tests and their own server.
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
+)
+
+from airflow_provider_r7mail.emulator import Emulator, Mailbox
+
+CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """An empty mailbox on a mail server, which the connection `r7mail_default` leads to."""
+    with Emulator(Mailbox()) as emulator:
+        # One repetition: tests of failures need not wait long.
+        monkeypatch.setenv(CONNECTION, emulator.connection(max_retries=1))
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> None:
+    """Airflow's metadata database, made when the first test needs it."""
+    from airflow.utils.db import initdb  # noqa: PLC0415 - reads the configuration above
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Airflow's own migrations warn
+        initdb()
+
+
+class DagResult:
+    """What a DAG run did."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self.state = str(run.state)
+        self.states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+
+    def xcom(self, task_id: str) -> Any:
+        """What a task returned."""
+        instances = {ti.task_id: ti for ti in self._run.get_task_instances()}
+        return instances[task_id].xcom_pull(task_ids=task_id)
+
+
+@pytest.fixture
+def run_dag(
+    airflow_database: None, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], DagResult]]:
+    """Run DAG code in Airflow; the code must make a `dag`."""
+    written: list[Path] = []
+
+    def run(code: str) -> DagResult:
+        # Airflow runs only what is in a file of its DAG folder, and knows it by its dag_id.
+        name = f"dag_{len(list(DAGS.iterdir()))}_{request.node.name.split('[')[0]}"
+        path = DAGS / f"{name}.py"
+        path.write_text(textwrap.dedent(code))
+        written.append(path)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dag.test() and the API server it starts warn
+            spec.loader.exec_module(module)
+            return DagResult(module.dag.test())
+
+    yield run
+    for path in written:
+        sys.modules.pop(path.stem, None)
+        path.unlink()
