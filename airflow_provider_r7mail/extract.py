@@ -1,0 +1,747 @@
+"""Read a window of a folder: each message once and only once, whatever the server's manners.
+
+The API pages by offset over a folder that changes (R6), in an order it does not name (R1), with
+ties in any order (R5), a Count that may count only the page (R2), pages shorter than asked (R3)
+and bounds that may or may not include themselves (R4). Counting offsets over such a thing loses
+and doubles mail. What holds instead, and all that `Seek` rests on:
+
+1. One answer is one moment's truth. A page at offset 0 holds the first messages of its span of
+   time, with no gap up to its last Date. So everything *before the second* of that last Date has
+   been read, and the next request starts there: seek by Date, at offset 0. No arrival, deletion
+   or move can open a gap, since no position is carried from one answer to the next.
+2. Bounds are asked for wider than meant: a second below and two above serve every reading of R4.
+   What is outside the window, or before the place already reached, is dropped here; what comes
+   again at the very second of that place is known by its id.
+3. A short page is not the end (R3). The end is when a request at the *last row's own offset*
+   brings that row and nothing after it. The same overlap of one row links pages where seeking
+   does not help, inside one second that fills a page: if the row is not there, the folder changed
+   in between (R6) or ties are unstable (R5), and nothing is concluded from that page.
+4. Where the links keep breaking, the second is swept by offsets again and again. A calm sweep
+   brings as many rows as there are messages, however ties fall, so the ids are complete when
+   there are as many as rows; sweeps that then bring nothing new confirm it.
+
+Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
+there is no silent gap and no endless loop. No Airflow here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+from airflow_provider_r7mail.api import Call, list_messages, parse_page
+from airflow_provider_r7mail.client import AsyncClient, Client
+from airflow_provider_r7mail.exceptions import (
+    R7MailConnectionError,
+    R7MailExtractError,
+    R7MailProxyError,
+    R7MailResponseError,
+    R7MailServerError,
+)
+from airflow_provider_r7mail.models import EPOCH, Message, MessageFilter, Page, Window
+
+log = logging.getLogger(__name__)
+
+MICROSECOND = timedelta(microseconds=1)
+MICROSECONDS = 1_000_000  # in a second
+
+# R4: a bound that excludes itself, compared to the second, needs one second more; an upper bound
+# compared after rounding needs two.
+BELOW_SECONDS = 1
+ABOVE_SECONDS = 2
+
+# Links between pages that may break at one second before it is swept instead.
+MAX_BREAKS = 4
+# A sweep of n pages in random order (R5) misses a message with a chance of 1/e: forty in a row
+# miss it once in 10^17.
+MAX_SWEEPS = 40
+QUIET_SWEEPS = 3
+MAX_SWEEP_PAGE = 10_000
+# Pages of a sweep without a new id after which the server is held to ignore the offset. In random
+# order with one message a page, the chance of this many is below 10^-9.
+MAX_STALE_PAGES = 50
+# A span is worth sharing with an idle reader when about this many pages are left in it: a span of
+# its own costs two requests more.
+MIN_PAGES_TO_SHARE = 4
+
+Key = int | str
+"""What tells messages apart: the server's Id; text for one whose Id can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """What to ask Messages for."""
+
+    start: datetime | None
+    end: datetime | None
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the reading of a window must know of a page.
+
+    :param keys: the messages' keys, in the page's order
+    :param dates: their dates in microseconds since 1970, None where there is none
+    :param count: the answer's Count (R2), None if missing
+    """
+
+    keys: Sequence[Key]
+    dates: Sequence[int | None]
+    count: int | None
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Microseconds since 1970."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def _open(low: int | None, high: int | None) -> tuple[float, float]:
+    return -inf if low is None else low, inf if high is None else high
+
+
+def _moment(second: int) -> datetime | None:
+    try:
+        return EPOCH + timedelta(seconds=second)
+    except OverflowError:  # a bound before year 1 or after 9999 bounds nothing
+        return None
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """One pass over a second by offsets."""
+
+    rows: int = 0
+    keys: set[Key] = field(default_factory=set)
+    stale_pages: int = 0
+    skip: bool = False
+
+
+class Seek:
+    """The reading of one span of time: says what to ask next, and what of a page is new.
+
+    Performs no I/O. Positions are seconds since 1970, negated if the server sorts the newest
+    first, so that they always rise.
+
+    :param window: the span; bounds may be None
+    :param size: messages to ask for at once
+    :param like: another reading of the same folder, whose findings (order, cap) are taken over
+    """
+
+    def __init__(self, window: Window, size: int, like: Seek | None = None) -> None:
+        self.low = None if window.start is None else to_microseconds(window.start)
+        self.high = None if window.end is None else to_microseconds(window.end)
+        # The window that this span is a part of; beyond it are the margins of the bounds (R4).
+        self.edges: tuple[int | None, int | None] = (
+            (self.low, self.high) if like is None else like.edges
+        )
+        # Pages of one message can't overlap.
+        self.size: int = max(size, 2) if like is None else like.size
+        self.sign: int | None = None if like is None else like.sign
+        self.largest_page: int = 0 if like is None else like.largest_page
+        self.finished = False
+        self.first_count: int | None = None
+        self.in_margins: set[Key] = set()
+        self.margins_whole = True
+        self.rows = 0
+        # Everything before this position has been read; None is nowhere yet.
+        self._cursor: int | None = None
+        self._origin: int | None = None
+        self._furthest: int | None = None
+        self._first_second: int | None = None
+        self._page_rows = 0
+        # Delivered at the cursor or after it, with their positions: these can come again.
+        self._delivered: dict[Key, int | None] = {}
+        self._span = self._remaining()
+        self._offset = 0
+        self._asked = self.size
+        # The chain of linked pages from offset 0 of the span.
+        self._chain: dict[Key, None] = {}
+        self._unconfirmed: tuple[Sequence[Key], int | None] | None = None
+        self._breaks = 0
+        self._sweeps: list[_Sweep] = []
+        self._sweeping: _Sweep | None = None
+
+    # -- what to ask ------------------------------------------------------------------------
+
+    def request(self) -> PageRequest | None:
+        """The next request; None when the span has been read."""
+        if self.finished:
+            return None
+        low, high = self._span
+        return PageRequest(
+            None if low is None else _moment(low - BELOW_SECONDS),
+            None if high is None else _moment(high + ABOVE_SECONDS),
+            self._offset,
+            self._asked,
+        )
+
+    def _remaining(self) -> tuple[int | None, int | None]:
+        """First and last second still to be read."""
+        low = None if self.low is None else self.low // MICROSECONDS
+        high = None if self.high is None else (self.high - 1) // MICROSECONDS
+        if self._cursor is not None:
+            if self.sign == 1:
+                low = self._cursor
+            else:
+                high = -self._cursor
+        return low, high
+
+    def _seek(self) -> None:
+        self._span = self._remaining()
+        self._offset = 0
+        self._asked = self.size
+        self._chain = {}
+        self._unconfirmed = None
+        low, high = self._span
+        if low is not None and high is not None and low > high:
+            self.finished = True
+            self._passed_end(self._cursor)
+
+    # -- what came --------------------------------------------------------------------------
+
+    def accept(self, page: Listing) -> list[int]:
+        """Take the answer to `request()`.
+
+        :return: the indexes of rows that are new and dated within the span, or have no date
+        :raises R7MailExtractError: the answer contradicts what was asked
+        """
+        if self.first_count is None:
+            self.first_count = page.count
+        seconds = [None if date is None else date // MICROSECONDS for date in page.dates]
+        self._check_bounds(seconds)
+        if self._first_second is None and self._offset == 0:
+            self._first_second = next((second for second in seconds if second is not None), None)
+        self._check_order(seconds)
+        fresh = self._deliver(page, seconds)
+        # Whether the page before may have been cut by the server's cap (R3).
+        cap_met = self._page_rows >= self.largest_page
+        self._page_rows = len(page.keys)
+        self.largest_page = max(self.largest_page, self._page_rows)
+        last = next((second for second in reversed(seconds) if second is not None), None)
+        position = None if last is None or self.sign is None else last * self.sign
+        if self._sweeping and self._cursor is None and (beginning := self._beginning()):
+            # Now that the order is known, there is a place to seek from.
+            self._sweeping = None
+            self._advance(beginning)
+            self._seek()
+        elif self._sweeping is not None:
+            self._accept_sweep(self._sweeping, page)
+        elif not self._chain:
+            self._accept_first(page, position)
+        else:
+            self._accept_linked(page, position, cap_met=cap_met)
+        return fresh
+
+    def _check_bounds(self, seconds: Sequence[int | None]) -> None:
+        low, high = self._span
+        for second in seconds:
+            if second is None:
+                continue
+            # One second more than asked for, for a server that rounds.
+            if (low is not None and second < low - BELOW_SECONDS - 1) or (
+                high is not None and second > high + ABOVE_SECONDS + 1
+            ):
+                raise R7MailExtractError(
+                    "The server ignores StartDate or EndDate: it listed a message dated "
+                    f"{_moment(second)}, outside of what was asked for. A window can't be read "
+                    "from it; see whether a proxy changes requests."
+                )
+
+    def _check_order(self, seconds: Sequence[int | None]) -> None:
+        """Find out, or confirm, what sortOrder 1 means (R1)."""
+        dated = [second for second in seconds if second is not None]
+        signs = {1 if b > a else -1 for a, b in pairwise(dated) if a != b}
+        if not signs:
+            return
+        if len(signs) == 2 or (self.sign is not None and self.sign not in signs):
+            raise R7MailExtractError(
+                "The server does not sort messages by Date as asked: a page held dates that rise "
+                "and fall. A window can't be read from it whole."
+            )
+        self.sign = signs.pop()
+
+    def _deliver(self, page: Listing, seconds: Sequence[int | None]) -> list[int]:
+        fresh: list[int] = []
+        delivered, cursor, sign = self._delivered, self._cursor, self.sign or 1
+        low, high = _open(self.low, self.high)
+        lowest, highest = _open(*self.edges)
+        for index, (key, date, second) in enumerate(
+            zip(page.keys, page.dates, seconds, strict=True)
+        ):
+            if date is not None and second is not None:
+                if not low <= date < high:
+                    if not lowest <= date < highest:
+                        self.in_margins.add(key)
+                    continue
+                position = second * sign
+                if cursor is not None and position < cursor:
+                    continue
+                if self._furthest is None or position > self._furthest:
+                    self._furthest = position
+            else:
+                position = None
+            if key not in delivered:
+                delivered[key] = position
+                fresh.append(index)
+        self.rows += len(fresh)
+        return fresh
+
+    def _beginning(self) -> int | None:
+        """The position before which there is nothing to read; None if it is not known."""
+        if self.sign is None:
+            return None
+        low, high = self._remaining()
+        bound = low if self.sign == 1 else high
+        second = bound if self._first_second is None else self._first_second
+        return None if second is None else second * self.sign
+
+    def _advance(self, position: int | None) -> bool:
+        """Move the cursor: everything before the position has been read."""
+        if position is None or (self._cursor is not None and position <= self._cursor):
+            return False
+        if self._origin is None:
+            self._origin = self._beginning()
+        self._cursor = position
+        self._breaks = 0
+        self._delivered = {
+            key: at for key, at in self._delivered.items() if at is None or at >= position
+        }
+        return True
+
+    def _passed_end(self, position: int | None) -> bool:
+        """Whether a row beyond the span has been seen, so that the span is read."""
+        if position is None:
+            return False
+        if self.sign == 1:
+            passed = self.high is not None and position * MICROSECONDS >= self.high
+            outermost = self.high == self.edges[1]
+        else:
+            passed = self.low is not None and (1 - position) * MICROSECONDS <= self.low
+            outermost = self.low == self.edges[0]
+        if passed and outermost:
+            self.margins_whole = False
+        return passed
+
+    def _accept_first(self, page: Listing, position: int | None) -> None:
+        """A page at offset 0: nothing is missing before its last second."""
+        if not page.keys or self._passed_end(position):
+            self.finished = True
+            return
+        moved = self._advance(position)
+        if moved and len(page.keys) >= self._asked:
+            self._seek()
+        else:
+            self._chain = dict.fromkeys(page.keys)
+            self._link()
+
+    def _link(self) -> None:
+        """Ask from the last row's own offset, to see that row again and what follows it."""
+        if len(self._chain) > 1 or self.largest_page > 1:
+            self._offset = len(self._chain) - 1
+        if self._offset == 0:
+            # Pages of one message (R3) can't overlap; nor does a single row need to.
+            self._offset = len(self._chain)
+        self._asked = self.size
+
+    def _accept_linked(self, page: Listing, position: int | None, *, cap_met: bool) -> None:
+        """A page that should begin with the last row of the chain."""
+        last = next(reversed(self._chain))
+        if self._offset == len(self._chain):
+            # Asked for without an overlap; whether the last row still stands before it is asked
+            # next.
+            self._unconfirmed = (page.keys, position)
+            self._offset -= 1
+            self._asked = 1
+            return
+        first = page.keys[0] if page.keys else None
+        following = page.keys[1:]
+        if self._unconfirmed is not None:
+            (following, position), self._unconfirmed = self._unconfirmed, None
+            cap_met = True
+        elif not following and self.largest_page == 1:
+            self._offset = len(self._chain)
+            return
+        if not following and self._is_end(first, last, cap_met):
+            self.finished = True
+        elif first != last or any(key in self._chain for key in following):
+            self._break()
+        else:
+            self._extend(following, position)
+
+    def _extend(self, following: Sequence[Key], position: int | None) -> None:
+        self._chain.update(dict.fromkeys(following))
+        # More rows came although the page before was short: that was the server's cap (R3).
+        self.size = min(self.size, max(self.largest_page, 2))
+        if self._passed_end(position):
+            self.finished = True
+        elif self._advance(position) and self._page_rows >= self.size:
+            self._seek()
+        else:
+            self._link()
+
+    def _is_end(self, key: Key | None, last: Key, cap_met: bool) -> bool:
+        """Whether a single row at the last row's offset proves that nothing follows.
+
+        It does if it is the last row. If ties are unstable (R5) another row of the chain may
+        stand there; that proves it too, unless the chain is as long as the longest page and may
+        have been cut by the cap.
+        """
+        return key == last or (key in self._chain and not cap_met)
+
+    def _break(self) -> None:
+        self._breaks += 1
+        if self._breaks <= MAX_BREAKS:
+            self._seek()
+            return
+        low, high = self._remaining()
+        if self._cursor is not None and self.sign is not None:
+            low = high = self._cursor * self.sign
+        self._span = (low, high)
+        self._sweeps = []
+        self._start_sweep()
+
+    def _start_sweep(self) -> None:
+        self._sweeping = _Sweep()
+        self._offset = 0
+        number = len(self._sweeps)
+        self._asked = min(self.size << (number // 2), MAX_SWEEP_PAGE)
+        # Ties that alternate from request to request (R5) must not hide the same message in each
+        # sweep: every other one spends a request beforehand.
+        self._sweeping.skip = number % 2 == 1
+
+    def _accept_sweep(self, sweep: _Sweep, page: Listing) -> None:
+        if sweep.skip:
+            sweep.skip = False
+        elif page.keys:
+            known = len(sweep.keys)
+            sweep.keys.update(page.keys)
+            sweep.rows += len(page.keys)
+            sweep.stale_pages = 0 if len(sweep.keys) > known else sweep.stale_pages + 1
+            if sweep.stale_pages > MAX_STALE_PAGES:
+                raise R7MailExtractError(
+                    f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
+                    f"brought nothing new (now at offset {self._offset}). It seems to ignore "
+                    "offset, and more messages share one second than it lists at once."
+                )
+            self._offset += len(page.keys)
+        else:
+            self._sweeps.append(sweep)
+            self._end_sweep()
+
+    def _end_sweep(self) -> None:
+        if not self._settled():
+            self._start_sweep()
+            return
+        self._sweeping = None
+        self._sweeps = []
+        if self._cursor is None:
+            self.finished = True
+            return
+        self._advance(self._cursor + 1)
+        self._seek()
+
+    def _settled(self) -> bool:
+        """Whether the sweeps have brought every message of the second."""
+        newest = self._sweeps[-1]
+        calm: list[_Sweep] = []
+        for sweep in reversed(self._sweeps):
+            if sweep.rows != newest.rows:
+                break
+            calm.append(sweep)
+        everything: set[Key] = set()
+        quiet = 0
+        for sweep in reversed(calm):
+            quiet = quiet + 1 if everything >= sweep.keys else 0
+            everything |= sweep.keys
+        if len(everything) == newest.rows:
+            whole = [sweep.keys for sweep in calm[:2] if len(sweep.keys) == sweep.rows]
+            if (len(whole) == 2 and whole[0] == whole[1]) or quiet >= QUIET_SWEEPS:
+                return True
+        if len(self._sweeps) < MAX_SWEEPS:
+            return False
+        # The second changes all the time. What was there all along has been met, unless there
+        # are fewer ids than rows: then something hides.
+        union = set().union(*(sweep.keys for sweep in self._sweeps))
+        if len(union) < max(sweep.rows for sweep in self._sweeps):
+            raise R7MailExtractError(
+                f"After {MAX_SWEEPS} sweeps over one second the server still shows fewer "
+                f"messages ({len(union)}) than rows ({newest.rows}). Try again, or with a larger "
+                "page_size."
+            )
+        return True
+
+    # -- sharing the work -------------------------------------------------------------------
+
+    def pages_left(self) -> float:
+        """About how many pages are left, judging by what has been read; 0 if not known."""
+        low, high = self._remaining()
+        if self._cursor is None or self._origin is None or self._sweeping or self.finished:
+            return 0.0
+        if low is None or high is None or self.largest_page == 0:
+            return 0.0
+        done = max(self._cursor - self._origin, 1)
+        return self.rows / done * (high - low) / self.largest_page
+
+    def share(self) -> Seek | None:
+        """Give the later half of what is left to another reader; None if it is too little."""
+        if self.pages_left() < MIN_PAGES_TO_SHARE or self.sign is None or self._furthest is None:
+            return None
+        low, high = self._remaining()
+        if low is None or high is None:
+            return None
+        middle = (low + high) // 2
+        if not low < middle < high or middle * self.sign <= self._furthest + 1:
+            return None
+        cut = middle * MICROSECONDS
+        other = Seek(Window(), self.size, like=self)
+        if self.sign == 1:
+            other.low, other.high, self.high = cut, self.high, cut
+        else:
+            other.low, other.high, self.low = self.low, cut, cut
+        # Its density is not known yet; it is taken to be like here.
+        other._start_like(self)
+        return other
+
+    def _start_like(self, other: Seek) -> None:
+        self._span = self._remaining()
+        if self.sign == 1 and self.low is not None:
+            self._cursor = self.low // MICROSECONDS
+        elif self.high is not None:
+            self._cursor = -((self.high - 1) // MICROSECONDS)
+        if self._cursor is not None and other._cursor is not None and other._origin is not None:
+            self._origin = self._cursor - (other._cursor - other._origin)
+            self.rows = other.rows
+
+
+# -- one after another, for the hook --------------------------------------------------------
+
+
+def _page_listing(page: Page) -> Listing:
+    return Listing(
+        [message.id for message in page.items],
+        [None if m.date is None else to_microseconds(m.date) for m in page.items],
+        page.count,
+    )
+
+
+def _call(
+    folder: int, criteria: MessageFilter, request: PageRequest, parse: Callable[[bytes], P]
+) -> Call[P]:
+    return list_messages(
+        folder,
+        criteria,
+        start=request.start,
+        end=request.end,
+        offset=request.offset,
+        size=request.size,
+        parse=parse,
+    )
+
+
+def _messages(page: Page, indexes: Sequence[int], window: Window) -> Iterator[Message]:
+    bounded = window.start is not None or window.end is not None
+    for index in indexes:
+        message = page.items[index]
+        if message.date is None and bounded:
+            log.warning(
+                "Message %s has no readable Date: whether it is in the window is not known; "
+                "left out.",
+                message.id,
+            )
+        else:
+            yield message
+
+
+def iter_messages(
+    client: Client, folder: int, criteria: MessageFilter, *, page_size: int = 100
+) -> Iterator[Message]:
+    """Read the messages of a folder that match, each once, in the server's order of dates.
+
+    :param folder: the folder's id
+    :param criteria: what to look for, window included
+    :param page_size: messages to ask for at once
+    :raises R7MailRequestError: a page could not be read
+    :raises R7MailExtractError: the server's answers contradict what was asked
+    """
+    seek = Seek(criteria.window, page_size)
+    while (request := seek.request()) is not None:
+        page = client.send(_call(folder, criteria, request, parse_page))
+        yield from _messages(page, seek.accept(_page_listing(page)), criteria.window)
+
+
+async def aiter_messages(
+    client: AsyncClient, folder: int, criteria: MessageFilter, *, page_size: int = 100
+) -> AsyncIterator[Message]:
+    """Read the messages of a folder that match; see `iter_messages`."""
+    seek = Seek(criteria.window, page_size)
+    while (request := seek.request()) is not None:
+        page = await client.send(_call(folder, criteria, request, parse_page))
+        for message in _messages(page, seek.accept(_page_listing(page)), criteria.window):
+            yield message
+
+
+# -- several at once, for the tables --------------------------------------------------------
+
+
+class HasListing(Protocol):
+    """A page in whatever form the caller wants it."""
+
+    @property
+    def listing(self) -> Listing:
+        """Its keys and dates."""
+
+
+P = TypeVar("P")
+L = TypeVar("L", bound=HasListing)
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """What the server counted, and what was read (R2).
+
+    :param counted_before: the window's Count at the start, None where it can't be trusted
+    :param counted_after: the same at the end
+    :param read: messages read, those in the margins of the bounds included
+    """
+
+    counted_before: int | None
+    counted_after: int | None
+    read: int
+
+    @property
+    def explained(self) -> bool:
+        """Whether mail that came or went can explain the difference.
+
+        What was there all along was counted both times. So fewer read than either count is
+        explained only by as many messages that left unread as came after they were passed.
+        """
+        if self.counted_before is None or self.counted_after is None:
+            return True
+        return self.read >= min(self.counted_before, self.counted_after)
+
+
+class WindowReader(Generic[L]):
+    """Reads a window with several requests in flight: spans of time, shared between readers.
+
+    :param client: `max_concurrency` of its configuration is the number of readers
+    :param folder: the folder's id
+    :param criteria: what to look for; its window must have both bounds
+    :param page_size: messages to ask for at once
+    :param decode: reads a page's bytes; runs in a worker thread, raises AnswerError
+    :param deliver: takes a page and the indexes of its rows that are new
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        folder: int,
+        criteria: MessageFilter,
+        *,
+        page_size: int,
+        decode: Callable[[bytes], L],
+        deliver: Callable[[L, Sequence[int]], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._criteria = criteria
+        self._decode = decode
+        self._deliver = deliver
+        self._whole = Seek(criteria.window, page_size)
+        self._spans: list[Seek] = [self._whole]
+        self._waiting: list[Seek] = [self._whole]
+        self._undated: set[Key] = set()
+        self._count_is_total = False
+        self._read = 0
+        self._changed = asyncio.Condition()
+
+    async def run(self) -> Reconciliation:
+        """Read it all.
+
+        :return: the counts to reconcile
+        :raises R7MailExtractError: a page could not be read, or the answers contradict what was
+            asked
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._client.config.max_concurrency):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors.exceptions[0].__cause__
+        return await self._reconcile()
+
+    async def _work(self) -> None:
+        while (seek := await self._next_span()) is not None:
+            while (request := seek.request()) is not None:
+                page = await self._fetch(request)
+                await self._take(seek, page)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _next_span(self) -> Seek | None:
+        """A span to read: one that waits, or the later half of the one with most left."""
+        async with self._changed:
+            while True:
+                if self._waiting:
+                    return self._waiting.pop()
+                if all(span.finished for span in self._spans):
+                    self._changed.notify_all()
+                    return None
+                shared = max(self._spans, key=Seek.pages_left).share()
+                if shared is not None:
+                    self._spans.append(shared)
+                    return shared
+                await self._changed.wait()
+
+    async def _take(self, seek: Seek, page: L) -> None:
+        listing = page.listing
+        fresh = seek.accept(listing)
+        if listing.count is not None and listing.count > len(listing.keys):
+            self._count_is_total = True
+        undated = [index for index in fresh if listing.dates[index] is None]
+        if undated:  # these belong to no span, so that each reader may meet them
+            known = {index for index in undated if listing.keys[index] in self._undated}
+            self._undated.update(listing.keys[index] for index in undated)
+            fresh = [index for index in fresh if index not in known]
+        self._read += len(fresh)
+        async with self._changed:
+            self._changed.notify_all()
+        if fresh:
+            await self._deliver(page, fresh)
+
+    async def _fetch(self, request: PageRequest) -> L:
+        try:
+            return await self._client.send(
+                _call(self._folder, self._criteria, request, self._decode), in_thread=True
+            )
+        except (
+            R7MailConnectionError,
+            R7MailProxyError,
+            R7MailResponseError,
+            R7MailServerError,
+        ) as error:
+            raise R7MailExtractError(
+                f"Folder {self._folder}, window {self._criteria.window.label()}: the page of "
+                f"{request.size} at offset {request.offset} from {request.start} to "
+                f"{request.end} could not be read. {error}"
+            ) from error
+
+    async def _reconcile(self) -> Reconciliation:
+        in_margins = set().union(*(span.in_margins for span in self._spans))
+        read = self._read + len(in_margins)
+        before, after = self._whole.first_count, None
+        if before is not None and not self._count_is_total and before < read:
+            before = None  # it counts the page
+        if self._count_is_total and all(span.margins_whole for span in self._spans):
+            request = Seek(self._criteria.window, 1).request()
+            assert request is not None  # noqa: S101 - a new Seek always asks
+            page = await self._fetch(request)
+            after = page.listing.count
+        return Reconciliation(before, after, read)
