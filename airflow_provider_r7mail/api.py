@@ -7,8 +7,9 @@ points R1..R23) and on the sections of the R7 manual named at each endpoint.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from urllib.parse import quote
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAuthError,
+    R7MailConfigError,
     R7MailProxyError,
     R7MailRequestError,
     R7MailResponseError,
@@ -27,6 +29,7 @@ from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, P
 T = TypeVar("T")
 
 LOGIN_PATH = "/api/v2/auth/Login"
+# A proxy that asks for hours is not waited for: the task fails, and Airflow's retry comes.
 MAX_RETRY_AFTER_SECONDS = 300.0
 
 
@@ -43,6 +46,8 @@ class AnswerError(Exception):
 class Call(Generic[T]):
     """One request to the server, and how to read its answer.
 
+    Its `repr` has neither body nor query string: they hold the password, mail, file names.
+
     :param method: the HTTP method
     :param path: the endpoint's path
     :param parse: reads the body of a 200; pure; raises AnswerError
@@ -56,8 +61,8 @@ class Call(Generic[T]):
     method: str
     path: str
     parse: Callable[[bytes], T]
-    body: Mapping[str, Any] | None = None
-    query: str = ""
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    query: str = field(default="", repr=False)
     repeatable: bool = True
     authorized: bool = True
     refusals: frozenset[int] = frozenset()
@@ -119,14 +124,15 @@ def send_message(
     subject: str,
     text: str,
     html: str,
-    to: Sequence[str],
-    cc: Sequence[str] = (),
-    bcc: Sequence[str] = (),
+    to: str | Sequence[str],
+    cc: str | Sequence[str] = (),
+    bcc: str | Sequence[str] = (),
     attachments: Sequence[Attachment] = (),
     draft_id: int = 0,
 ) -> Call[Message]:
     """Send a message (manual, section 2). Never repeated by itself when unclear (R23).
 
+    :param to: addresses; one may be given as it is (R8), and so in cc and bcc
     :param attachments: files that already are in the server's Storage
     :param draft_id: the id of a draft, 0 for none (R10)
     :return: the message as the server accepted it; that is not delivery (R11)
@@ -138,9 +144,9 @@ def send_message(
             "Subject": subject,
             "Body": text,
             "HtmlBody": html,
-            "To": list(to),
-            "Cc": list(cc),
-            "Bcc": list(bcc),
+            "To": _addresses(to),
+            "Cc": _addresses(cc),
+            "Bcc": _addresses(bcc),
             "Attachments": [attachment.to_json() for attachment in attachments],
             "Id": draft_id,
         },
@@ -176,15 +182,25 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
 
     The name is sent exactly as the server listed it, percent-encoded as UTF-8 (R19).
 
-    :raises UnicodeEncodeError: the name holds a lone surrogate, which no URL can carry
+    :raises R7MailConfigError: the name holds a lone surrogate, which no URL can carry
     """
-    name = quote(file_name, safe="")
+    try:
+        name = quote(file_name, safe="")
+    except UnicodeEncodeError as error:
+        raise R7MailConfigError(
+            "The file name holds half of a surrogate pair, which no URL can carry: the API cannot "
+            "be asked for this file."
+        ) from error
     return Call(
         method="GET",
         path="/api/v1/email/Attachments",
         query=f"folderId={folder}&Id={message_id}&FileName={name}",
         parse=bytes,
     )
+
+
+def _addresses(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _action(name: str, body: Mapping[str, Any]) -> Call[bool]:
@@ -198,7 +214,7 @@ def read_json(body: bytes) -> Any:
     """
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if body.lstrip()[:1] == b"<":
             raise AnswerError("an HTML page in place of JSON", R7MailProxyError) from error
         raise AnswerError("the answer is not JSON, or broken off") from error
@@ -217,10 +233,13 @@ def parse_token(body: bytes) -> str:
         raise AnswerError(
             "the login was refused: no token in the answer", R7MailAuthError
         ) from None
-    if state not in {None, "Login"}:
+    if state not in (None, "Login"):
         raise AnswerError("the login was not completed: State is not Login", R7MailAuthError)
     if not isinstance(token, str) or not token:
         raise AnswerError("the login was refused: an empty token", R7MailAuthError)
+    if not (token.isascii() and token.isprintable()):
+        # HTTP libraries quote a header they can't send in their errors.
+        raise AnswerError("the login's token is no text that a header can hold")
     return token
 
 
@@ -246,7 +265,7 @@ def parse_page(body: bytes) -> Page:
     items, count = parse_items(body)
     try:
         return Page(items=tuple(Message.from_json(item) for item in items), count=count)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise AnswerError("a listing with an item that is no message") from error
 
 
@@ -254,7 +273,7 @@ def parse_message(body: bytes) -> Message:
     """Read Send's answer: one message."""
     try:
         return Message.from_json(read_json(body))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise AnswerError("the answer to Send is no message") from error
 
 
@@ -274,6 +293,7 @@ def failure(
     """
     if status == 200:
         return None
+    retry_after = _retry_after(headers.get("retry-after"), datetime.now(UTC))
     html = "html" in headers.get("content-type", "").lower()
     error: type[R7MailRequestError] = R7MailServerError
     if status == 401:
@@ -298,6 +318,9 @@ def failure(
     elif status == 407 or 300 <= status < 400 or (html and status < 500):
         error, reason = R7MailProxyError, "something in front of the mail server answered"
         hint = "Check Host, Schema, Port and proxy of the connection."
+    elif status < 300:
+        error, reason = R7MailResponseError, "a status that the API does not have"
+        hint = "Check that Host points at an R7 mail server."
     elif status >= 500:
         reason, hint = "the server failed", "See the mail server's log at this time."
     elif status == 405:
@@ -306,6 +329,8 @@ def failure(
         reason, hint = "not acceptable", "The server can't give this file in any form."
     else:
         reason, hint = "the server refused the request", "Check the folder, ids and file name."
+    if retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS:
+        hint += f" It asks for {retry_after:.0f} s of rest: it was not tried again."
     return error(
         reason,
         method=call.method,
@@ -313,7 +338,7 @@ def failure(
         status=status,
         attempt=attempt,
         hint=hint,
-        retry_after=_retry_after(headers.get("retry-after"), datetime.now(UTC)),
+        retry_after=retry_after,
     )
 
 
@@ -321,15 +346,12 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
     """Read `Retry-After`, seconds or an HTTP date (RFC 9110, 10.2.3), as seconds from now."""
     if not value:
         return None
-    if value.strip().isdigit():
-        seconds = float(value)
-    else:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - now).total_seconds()
-    # A proxy that asks for hours is not waited for: the task fails, and Airflow's retry comes.
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+        return max((moment - now).total_seconds(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None
