@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.errors import MessageError
 from email.header import decode_header, make_header
-from email.message import Message
+from email.message import EmailMessage, Message
 from email.utils import getaddresses, parsedate_to_datetime
 from html import unescape
 from pathlib import Path
@@ -29,11 +29,25 @@ from airflow_provider_r7mail.emulator.mailbox import Attachment, MailMessage
 
 # What the email package is known to raise on headers that break its grammar.
 _BROKEN = (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError)
-# Attached messages keep their headers as they came, folded as they were.
-_UNTOUCHED = policy.default.clone(refold_source="none")
 _MIME_ID = re.compile(r"<([^<>]+)>")
 _EARLIEST_YEAR = 1970
 _THREADS = uuid.UUID("7f0dd3a4-6c3f-4b0e-9a40-0f2f3c1d7a11")
+
+
+class _Mail(EmailMessage):
+    """A message whose attached messages are left unparsed, so that their bytes stay as they are."""
+
+    def get_content_type(self) -> str:
+        """What the parser goes by: nothing that it would open, but for multiparts."""
+        kind = super().get_content_type()
+        return "application/octet-stream" if kind.startswith("message/") else kind
+
+    def named_content_type(self) -> str:
+        """The type that the message gives."""
+        return super().get_content_type()
+
+
+_POLICY = policy.default.clone(message_factory=_Mail)
 
 
 @dataclass(frozen=True)
@@ -89,9 +103,7 @@ def _mbox(path: Path) -> Iterator[_Parsed]:
             # "From someone@somewhere Thu Jan  1 00:00:00 1970"
             words = envelope.decode("latin-1").split(maxsplit=2)
             arrived = _date_of_text(words[2]) if len(words) > 2 else None
-            parsed = _parse(rest, arrived or _changed(path))
-            status = _header(message_from_bytes(rest), "Status")
-            yield replace(parsed, message=replace(parsed.message, was_read="R" in status))
+            yield _parse(rest, arrived or _changed(path))
     finally:
         box.close()
 
@@ -114,7 +126,7 @@ def _changed(file: Path) -> datetime:
 
 
 def _parse(content: bytes, fallback: datetime) -> _Parsed:
-    mail = message_from_bytes(content, policy=policy.default)
+    mail = message_from_bytes(content, policy=_POLICY)
     parts = _Parts()
     parts.collect(mail)
     senders = _addresses(mail, "From") or _addresses(mail, "Sender")
@@ -134,6 +146,7 @@ def _parse(content: bytes, fallback: datetime) -> _Parsed:
         bcc=[found for _, found in _addresses(mail, "Bcc")] or None,
         date=_date(mail, fallback),
         attachments=parts.attachments,
+        was_read="R" in _header(mail, "Status"),  # as mail programs note it in an mbox
         important=_is_important(mail),
         mime_message_id=own[0] if own else None,
         in_reply_to=answered[0] if answered else None,
@@ -254,7 +267,7 @@ class _Parts:
 
 def _content_type(part: Message[Any, Any]) -> str:
     try:
-        return part.get_content_type()
+        return part.named_content_type() if isinstance(part, _Mail) else part.get_content_type()
     except _BROKEN:
         return "text/plain"
 
@@ -282,23 +295,13 @@ def _made_name(kind: str, number: int) -> str:
 
 def _data(part: Message[Any, Any]) -> bytes:
     """The exact bytes of a file."""
-    payload = part.get_payload()
-    if isinstance(payload, list):
-        return b"\n".join(_flattened(inner) for inner in payload if isinstance(inner, Message))
     try:
         data = part.get_payload(decode=True)
     except _BROKEN:
         data = None
     if isinstance(data, bytes):
         return data
-    return str(payload or "").encode("utf-8", "surrogateescape")
-
-
-def _flattened(mail: Message[Any, Any]) -> bytes:
-    try:
-        return mail.as_bytes(policy=_UNTOUCHED)
-    except _BROKEN:
-        return str(mail.get_payload()).encode("utf-8", "surrogateescape")
+    return str(part.get_payload() or "").encode("utf-8", "surrogateescape")
 
 
 def _text(part: Message[Any, Any]) -> str:

@@ -1,0 +1,233 @@
+"""Real mail read into the stand-in: mbox, Maildir, .eml, however broken."""
+
+from __future__ import annotations
+
+import mailbox as mail_formats
+import os
+from base64 import b64encode
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_r7mail.emulator import Mailbox
+from airflow_provider_r7mail.emulator.loading import parse, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DATE = "Date: Sun, 01 Jun 2025 13:00:00 +0300\n"
+
+
+def loaded(path: Path) -> list[dict[str, Any]]:
+    """What the inbox holds once a path is loaded."""
+    box = Mailbox()
+    box.load(path)
+    return box.messages(24)
+
+
+def written(path: Path, *messages: str | bytes) -> Path:
+    """A folder of .eml files with these texts."""
+    for number, message in enumerate(messages):
+        content = message.encode() if isinstance(message, str) else message
+        (path / f"{number}.eml").write_bytes(content)
+    return path
+
+
+def test_a_message_keeps_all_that_the_api_shows(tmp_path: Path) -> None:
+    """Names, addresses, date, ids, both bodies and the files of an .eml are listed."""
+    mail = EmailMessage()
+    mail["From"] = "Воронов Иван <voronov@supplier.example>"
+    mail["To"] = "a@devr7.ru, Бухгалтерия <b@devr7.ru>"
+    mail["Cc"] = "c@devr7.ru"
+    mail["Subject"] = "Прайс-лист на июнь: все позиции, которые есть на складе в Твери и Клину"
+    mail["Date"] = datetime(2025, 6, 1, 10, tzinfo=UTC)
+    mail["Message-ID"] = "<one@supplier.example>"
+    mail["X-Priority"] = "1 (Highest)"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content("текст\n")
+    mail.add_alternative("<p>текст</p>", subtype="html")
+    data = bytes(range(256))
+    mail.add_attachment(data, maintype="application", subtype="x-test", filename="Прайс №1.bin")
+    (tmp_path / "a.eml").write_bytes(bytes(mail))
+    box = Mailbox()
+
+    assert box.load(tmp_path / "a.eml") == 1
+    [message] = box.messages(24)
+    assert message["From"] == {"Name": "Воронов Иван", "Address": "voronov@supplier.example"}
+    assert (message["To"], message["Cc"]) == (["a@devr7.ru", "b@devr7.ru"], ["c@devr7.ru"])
+    assert message["Subject"] == mail["Subject"]
+    assert message["Date"] == "2025-06-01T10:00:00Z"
+    assert message["MessageId"] == "one@supplier.example"
+    assert (message["Body"], message["HtmlBody"]) == ("текст\n", "<p>текст</p>\n")
+    assert (message["Important"], message["IsAutoSubmitted"]) == (True, True)
+    assert message["Attachments"][0]["MimeType"] == "application/x-test"
+    assert box.attachment(24, message["Id"], "Прайс №1.bin") == data
+
+
+def test_mbox_maildir_and_folder_are_read(tmp_path: Path) -> None:
+    """All the messages of an mbox, of a Maildir and of a folder are loaded, earliest first."""
+    mbox = mail_formats.mbox(tmp_path / "mail.mbox")
+    maildir = mail_formats.Maildir(tmp_path / "maildir")
+    folder = tmp_path / "folder" / "inner"
+    folder.mkdir(parents=True)
+    for day in (3, 1, 2):
+        content = f"Subject: {day}\nDate: Sun, 0{day} Jun 2025 13:00:00 +0300\n\nFrom me\n"
+        mbox.add(content)
+        maildir.add(content)
+        (folder / f"{day}.eml").write_text(content)
+    mbox.close()
+    maildir.close()
+
+    for name in ("mail.mbox", "maildir", "folder"):
+        assert [item["Subject"] for item in loaded(tmp_path / name)] == ["1", "2", "3"]
+
+
+def test_flags_say_what_was_read(tmp_path: Path) -> None:
+    """The flags of a Maildir and the Status of an mbox say what has been read."""
+    maildir = mail_formats.Maildir(tmp_path / "maildir")
+    for flags in ("S", "FS", ""):
+        message = mail_formats.MaildirMessage(f"Subject: {flags}\n{DATE}\n")
+        message.set_subdir("cur")
+        message.set_flags(flags)
+        maildir.add(message)
+    maildir.close()
+    (tmp_path / "mbox").write_text(
+        f"From a@b Sun Jun  1 10:00:00 2025\nStatus: RO\n{DATE}\n1\n\n"
+        f"From a@b Sun Jun  1 10:00:00 2025\nStatus: O\n{DATE}\n2\n"
+    )
+
+    flagged = {item["Subject"]: item for item in loaded(tmp_path / "maildir")}
+    assert [flagged[flags]["WasRead"] for flags in ("S", "FS", "")] == [True, True, False]
+    assert flagged["FS"]["Important"] is True
+    assert [item["WasRead"] for item in loaded(tmp_path / "mbox")] == [True, False]
+
+
+def test_a_message_without_a_date_gets_one(tmp_path: Path) -> None:
+    """Without a readable Date, that of Received counts, then the mbox's, then the file's."""
+    received = "Received: from a by b; Sun, 01 Jun 2025 10:00:00 +0000\n"
+    written(tmp_path, f"Date: soon\n{received}Subject: 1\n\n", "Subject: 2\n\n")
+    moment = datetime(2025, 6, 2, tzinfo=UTC).timestamp()
+    os.utime(tmp_path / "1.eml", (moment, moment))
+    mbox = tmp_path / "mbox"
+    mbox.write_text("From a@b Tue Jun  3 10:00:00 2025\nSubject: 3\n\ntext\n")
+
+    assert [item["Date"] for item in loaded(tmp_path)] == [
+        "2025-06-01T10:00:00Z",
+        "2025-06-02T00:00:00Z",
+    ]
+    assert loaded(mbox)[0]["Date"] == "2025-06-03T10:00:00Z"
+
+
+def test_files_are_kept_to_the_byte(tmp_path: Path) -> None:
+    """Files in any encoding, with names in any, and messages in the message keep their bytes."""
+    crooked = b"a\r\nb\nc\r\xff\x00"
+    content = (
+        DATE.encode() + b"Content-Type: multipart/mixed; boundary=B\n\n--B\n"
+        b"Content-Type: text/plain; charset=windows-1251\nContent-Transfer-Encoding: 8bit\n\n"
+        + "привет".encode("cp1251")
+        + b"\n--B\nContent-Type: application/pdf; name*=utf-8''%D1%81%D1%87%D1%91%D1%82%2F1.pdf\n"
+        b"Content-Transfer-Encoding: base64\n\n"
+        + b64encode(crooked)
+        + b'\n--B\nContent-Type: text/csv\nContent-Disposition: attachment; filename="'
+        b"=?utf-8?B?" + b64encode("остатки.csv".encode()) + b'?="\n\na;b\n'
+        b"--B\nContent-Type: message/rfc822\n\nSubject:  odd   spacing\nTo: x@y\n\ninner\n"
+        b"--B\nContent-Type: message/rfc822\nContent-Transfer-Encoding: base64\n"
+        b'Content-Disposition: attachment; filename="coded.eml"\n\n'
+        + b64encode(b"Subject: coded\n\ninner\n")
+        + b"\n--B\nContent-Type: image/png\n\n\x89PNG\n"
+        b"--B\nContent-Type: text/plain\n\nfooter\n--B--\n"
+    )
+    box = Mailbox()
+    box.load(written(tmp_path, content))
+    [message] = box.messages(24)
+
+    assert message["Body"] == "привет\nfooter"
+    files = {
+        item["FileName"]: box.attachment(24, message["Id"], item["FileName"])
+        for item in message["Attachments"]
+    }
+    assert files == {
+        "счёт/1.pdf": crooked,
+        "остатки.csv": b"a;b",
+        "message-3.eml": b"Subject:  odd   spacing\nTo: x@y\n\ninner",
+        "coded.eml": b"Subject: coded\n\ninner\n",
+        "part-5.png": b"\x89PNG",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"no header at all",
+        b"Subject: =?utf-8?B?broken\nTo: <<>>, ,;:\nDate: Sun, 99 Foo 20250 99:99:99\n\nx",
+        b"From: \xff\xfe <a@b\nTo: undisclosed-recipients:;\nSubject: \xd0\xff\n\n\xff\x00",
+        b"Content-Type: text/plain; charset=klingon\n\n\xd0\xbf\xff",
+        b'Content-Type: text/plain; charset="=?x?="\n\nx',
+        b"Content-Type: multipart/mixed\n\nno boundary",
+        b"Content-Type: multipart/mixed; boundary=B\n\n--B\n\nnever closed",
+        b"Content-Type: ;;;\nContent-Disposition: ;;;\nContent-Transfer-Encoding: rot13\n\nx",
+        b"Content-Transfer-Encoding: base64\nContent-Type: application/x\n\n!!!",
+        b"Message-ID: <>\nIn-Reply-To: <\nReferences: <<a> b>\n\nx",
+        b"From: a\n b\n c@d\nMessage-ID: [x]\nTo: " + b"a@b, " * 5_000 + b"\n\nx",
+        b"Subject: a\nDate: Mon, 01 Jan 0001 00:00:00 +2400\n\nx",
+    ],
+)
+def test_nothing_stops_a_message_from_loading(content: bytes, tmp_path: Path) -> None:
+    """A message with broken headers, charsets or parts is loaded all the same."""
+    box = Mailbox()
+    if content:
+        box.load(written(tmp_path, content))
+    else:
+        box.deliver_message(parse(content))
+
+    [message] = box.messages(24)
+    assert isinstance(message["Body"], str)
+    assert message["Date"].endswith("Z")
+
+
+def test_unknown_charsets_are_read_somehow() -> None:
+    """Text in an unknown charset is read as UTF-8, or else byte for byte as Latin-1."""
+    head = b"Content-Type: text/plain; charset=klingon\n\n"
+
+    assert parse(head + "да".encode()).body == "да"
+    assert parse(head + b"\xff\xfe").body == "ÿþ"
+
+
+def test_a_page_without_text_has_its_words_listed() -> None:
+    """A message that is only HTML has its words as its plain body."""
+    page = "<style>p{}</style><p>Раз &amp; два</p><p>три</p>"
+    message = parse(f"Content-Type: text/html; charset=utf-8\n\n{page}".encode())
+
+    assert (message.html_body, message.body) == (page, "Раз & два\nтри")
+
+
+def test_threads_are_found(tmp_path: Path) -> None:
+    """Messages that refer to one another are one thread, though a link between them is missing."""
+    written(
+        tmp_path,
+        f"Message-ID: <1@x>\nSubject: 1\n{DATE}\n",
+        f"Message-ID: <2@x>\nIn-Reply-To: <1@x>\nSubject: 2\n{DATE.replace('13:', '14:')}\n",
+        f"Message-ID: <4@x>\nReferences: <1@x> <3@x>\nSubject: 4\n{DATE.replace('13:', '15:')}\n",
+        f"Message-ID: <9@x>\nSubject: alone\n{DATE.replace('13:', '16:')}\n",
+    )
+    one, two, four, alone = loaded(tmp_path)
+
+    assert one["ThreadId"] == two["ThreadId"] == four["ThreadId"] is not None
+    assert [item["ThreadCount"] for item in (one, two, four, alone)] == [3, 3, 3, 0]
+    assert (two["ReplyToId"], two["MimeReplyToId"], one["HasChildren"]) == (one["Id"], "1@x", True)
+    assert alone["ThreadId"] is None
+
+
+def test_what_is_no_mail_is_refused(tmp_path: Path) -> None:
+    """A path that is not there, or holds no mail, is an error that says so."""
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no mail"):
+        read(tmp_path)
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(ValueError, match="no mbox"):
+        read(tmp_path / "notes.txt")
