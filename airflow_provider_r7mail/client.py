@@ -11,8 +11,17 @@ import json
 import logging
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import (
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +33,15 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 import tenacity
 
-from airflow_provider_r7mail.api import AnswerError, Call, failure, log_in
+from airflow_provider_r7mail.api import (
+    MAX_RETRY_AFTER_SECONDS,
+    AnswerError,
+    Call,
+    failure,
+    log_in,
+)
 from airflow_provider_r7mail.exceptions import (
+    R7MailAuthError,
     R7MailConfigError,
     R7MailConnectionError,
     R7MailProxyError,
@@ -42,6 +58,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_BACKOFF_SECONDS = 30.0
+PIECE_BYTES = 1 << 16
+SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +69,8 @@ class ClientConfig:
     :param url: the server's base URL, like `https://mail.example.org`
     :param login: the account's login
     :param password: its password
-    :param verify: True checks the server's certificate against the system's authorities, a path
-        against that CA bundle (a file or folder); False checks nothing
+    :param verify: True checks the server's certificate against the system's authorities and
+        certifi's, a path against that CA bundle (a file or folder); False checks nothing
     :param cert: a client certificate: a PEM file with its key, or (certificate, key) files
     :param proxy: URL of an HTTP proxy; None takes what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say
     :param timeout: seconds without a byte after which a request has failed
@@ -87,29 +105,54 @@ class ClientConfig:
                     capath=self.verify if path.is_dir() else None,
                 )
             else:
-                context = httpx.create_ssl_context(verify=self.verify)
+                # httpx knows certifi's authorities only, not those a company adds to its systems.
+                context = httpx.create_ssl_context(verify=self.verify, trust_env=False)
+                context.load_default_certs()
             if self.cert is not None:
-                context.load_cert_chain(*([self.cert] if isinstance(self.cert, str) else self.cert))
+                cert, key = (self.cert, None) if isinstance(self.cert, str) else self.cert
+                # Without a password OpenSSL would ask for that of a key on the terminal.
+                context.load_cert_chain(cert, key, password="")
         except OSError as error:
             raise R7MailConfigError(
                 f"verify or cert of the connection: no certificate could be read ({error})."
             ) from error
         return context
 
-    def effective_proxy(self) -> str | None:
-        """The proxy for the server: the connection's, else the environment's."""
-        if self.proxy is not None:
-            return self.proxy
-        parts = urlsplit(self.url)
-        if not parts.hostname or proxy_bypass(parts.hostname):
-            return None
-        return getproxies().get(parts.scheme)
+    def effective_proxy(self) -> httpx.Proxy | None:
+        """The proxy for the server: the connection's, else the environment's.
 
-    def http_options(self) -> dict[str, Any]:
-        """The options that both httpx clients take."""
+        :raises R7MailConfigError: it is no URL of an HTTP proxy
+        """
+        url = self.proxy or self._environment_proxy()
+        if not url:
+            return None
+        try:
+            # Like curl: the environment may have the host and port alone.
+            return httpx.Proxy(url if "://" in url else f"http://{url}")
+        except (ValueError, httpx.InvalidURL):
+            # The value is not shown: it may hold a password.
+            raise R7MailConfigError(
+                "The proxy, of the connection or of HTTPS_PROXY and HTTP_PROXY, is not an HTTP "
+                "URL. Give http://proxy.example.org:3128."
+            ) from None
+
+    def _environment_proxy(self) -> str | None:
+        parts = urlsplit(self.url)
+        # With its port, which NO_PROXY may name.
+        host = parts.netloc.rpartition("@")[2]
+        return None if proxy_bypass(host) else getproxies().get(parts.scheme)
+
+    def http_options(self, *, whole_connect: float | None = None) -> dict[str, Any]:
+        """The options that all httpx clients take.
+
+        :param whole_connect: seconds for all that comes before the request, under aiohttp: its
+            time-outs for single steps leave out the DNS and a proxy's answer
+        """
         return {
             "base_url": self.url,
-            "timeout": httpx.Timeout(self.timeout, connect=self.connect_timeout, pool=None),
+            "timeout": httpx.Timeout(
+                self.timeout, connect=self.connect_timeout, pool=whole_connect
+            ),
             "follow_redirects": False,
             # The environment's proxy is in effective_proxy; .netrc must not override the token.
             "trust_env": False,
@@ -149,38 +192,91 @@ def interpret(call: Call[T], status: int, headers: httpx.Headers, body: bytes, a
         ) from answer
 
 
-def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7MailConnectionError:
-    """Say what a failed exchange means."""
-    cause = error.__cause__
-    # httpx-aiohttp reports a hang-up as ConnectTimeout: only the cause tells them apart.
-    by_aiohttp = type(cause).__module__.startswith("aiohttp")
-    timed_out = (
-        isinstance(cause, TimeoutError)
-        if by_aiohttp
-        else isinstance(error, (httpx.TimeoutException, TimeoutError))
-    )
-    never_sent = not by_aiohttp and isinstance(
-        error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
-    )
-    if timed_out:
-        return R7MailTimeoutError(
-            "the server did not answer in time",
-            method=call.method,
-            path=call.path,
-            attempt=attempt,
-            hint="Raise timeout in the connection if the server is known to be slow.",
-            never_sent=never_sent,
+@contextmanager
+def network(
+    call: Call[Any], attempt: int, errors: tuple[type[Exception], ...] = SYNC_ERRORS
+) -> Iterator[None]:
+    """Turn the errors of the HTTP libraries into ours.
+
+    Goes around their calls only, so that what a consumer of a download raises passes unchanged.
+
+    :param errors: what the libraries raise
+    """
+    try:
+        yield
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+        raise R7MailConfigError(
+            "The URL of the server cannot be used. Check Host, Schema and Port of the connection."
+        ) from error
+    except errors as error:
+        # These quote what was received, or hold the whole request with its token.
+        quoting = isinstance(_original(error), httpx.ProtocolError) or hasattr(
+            error, "request_info"
         )
+        raise transport_failure(call, error, attempt) from (None if quoting else error)
+
+
+def _original(error: Exception) -> Exception:
+    """What went wrong in aiohttp; httpx-aiohttp reports a hang-up as ConnectTimeout."""
+    cause = error.__cause__
+    if isinstance(cause, Exception) and type(cause).__module__.startswith("aiohttp"):
+        return cause
+    return error
+
+
+def _before_sending(error: Exception) -> bool:
+    """Whether the error means that no connection was made (R23)."""
+    if type(error).__module__.startswith("aiohttp"):
+        import aiohttp
+
+        return isinstance(
+            error,
+            (
+                aiohttp.ClientConnectorError,
+                aiohttp.ConnectionTimeoutError,
+                aiohttp.ClientHttpProxyError,
+            ),
+        )
+    return isinstance(
+        error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+    )
+
+
+def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7MailRequestError:
+    """Say what a failed exchange means."""
+    error = _original(error)
+    never_sent = _before_sending(error)
     text = str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
+    kind: type[R7MailRequestError] = R7MailConnectionError
+    reachable = "Check Host, Port, Schema and proxy of the connection."
+    if isinstance(error, httpx.DecodingError):
+        kind, reason = R7MailResponseError, "the answer could not be decompressed"
+        hint = "A proxy in front of the server may have cut it off."
+    elif isinstance(error, (httpx.TimeoutException, TimeoutError)):
+        kind = R7MailTimeoutError
+        if never_sent:
+            reason, hint = "the server could not be reached in time", reachable
+        else:
+            reason = "the server did not answer in time"
+            hint = "Raise timeout in the connection if the server is known to be slow."
+    elif "CERTIFICATE_VERIFY_FAILED" in text:
         reason = "the server's TLS certificate could not be verified"
-        hint = "Set verify in the connection to the path of your authority's CA bundle."
-    elif never_sent or "onnect" in text:
-        reason = f"the server could not be reached: {text}"
-        hint = "Check Host, Port, Schema and proxy of the connection."
+        hint = (
+            "Set verify in the connection to the path of your authority's CA bundle; Host must be "
+            "a name that the certificate has."
+        )
+    elif "certificate required" in text.lower():
+        reason = "the server asks for a client certificate"
+        hint = "Set cert in the connection."
+    elif never_sent:
+        # aiohttp's text would have the proxy's URL besides.
+        status = getattr(error, "status", None)
+        what = text if status is None else f"the proxy answered {status}"
+        reason, hint = f"the server could not be reached: {what}", reachable
     else:
-        reason, hint = "the connection broke off", ""
-    return R7MailConnectionError(
+        reason = "the connection broke off, or the answer was not HTTP"
+        hint = "If this stays so, check Port and Schema of the connection."
+    return kind(
         reason,
         method=call.method,
         path=call.path,
@@ -194,6 +290,8 @@ def may_repeat(call: Call[Any], error: BaseException) -> bool:
     """Whether a failed call is repeated (R23)."""
     if not isinstance(error, R7MailRequestError) or error.path != call.path:
         return False  # a login that failed on the way has had its own repetitions
+    if error.retry_after is not None and error.retry_after > MAX_RETRY_AFTER_SECONDS:
+        return False
     if not call.repeatable:
         # 429 is the proxy's refusal to pass the request on; after all else the server may have
         # acted.
@@ -209,7 +307,7 @@ def unclear(call: Call[Any], error: R7MailRequestError) -> bool:
     """Whether the server may have acted on a call that must not be repeated (R23)."""
     if call.repeatable or error.path != call.path or error.never_sent:
         return False
-    return error.status is None or error.status == 200 or error.status in {500, 502, 503, 504}
+    return error.status is None or error.status < 300 or error.status >= 500
 
 
 def _retry_options(call: Call[Any], config: ClientConfig, stats: Stats) -> dict[str, Any]:
@@ -267,11 +365,67 @@ class AsyncDownload:
     chunks: AsyncIterator[bytes]
 
 
-def _length(headers: httpx.Headers) -> int | None:
-    if headers.get("content-encoding", "identity") != "identity":
-        return None
-    text = headers.get("content-length", "")
-    return int(text) if text.isdigit() else None
+class _Unpacking:
+    """Takes compression off a download that was asked for as it is, where a proxy put it on.
+
+    httpx can do that, but takes a gzip stream that breaks off for whole (R22).
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding else None
+
+    def feed(self, data: bytes) -> bytes:
+        if self._gzip is None:
+            return data
+        try:
+            return self._gzip.decompress(data)
+        except zlib.error as error:
+            raise httpx.DecodingError(str(error)) from error
+
+    def end(self) -> None:
+        if self._gzip is not None and not self._gzip.eof:
+            raise httpx.DecodingError("the gzip stream breaks off")
+
+
+def begin_download(
+    call: Call[bytes], status: int, headers: httpx.Headers, attempt: int
+) -> tuple[int | None, _Unpacking]:
+    """Read the head of a download's answer: its length, and how to unpack it.
+
+    :raises R7MailRequestError: the status is not 200, or the end could not be told from a break
+    """
+    error = failure(call, status, headers, attempt)
+    if error is not None:
+        raise error
+    encoding = headers.get("content-encoding", "").strip().lower().replace("identity", "")
+    length = headers.get("content-length")
+    if encoding not in {"", "gzip", "x-gzip"}:
+        reason, hint = "the file came compressed, not as asked", "Turn that off in the proxy."
+    elif length is None and "chunked" not in headers.get("transfer-encoding", "").lower():
+        reason = "the file came without Content-Length or chunks: a break could not be noticed"
+        hint = "Let the proxy in front of the server answer in HTTP/1.1."
+    else:
+        return None if length is None or encoding else int(length), _Unpacking(encoding)
+    raise R7MailResponseError(
+        reason, method=call.method, path=call.path, status=status, attempt=attempt, hint=hint
+    )
+
+
+class _WithoutQuery(logging.Filter):
+    """httpx logs the URL of each request whole: for attachments, with the file's name."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.copy_with(query=None)
+                if isinstance(arg, httpx.URL) and "/api/v1/email/" in arg.path
+                else arg
+                for arg in record.args
+            )
+        return True
+
+
+_without_query = _WithoutQuery()
 
 
 class _Base:
@@ -284,8 +438,13 @@ class _Base:
         self.stats = Stats()
         self._on_token = on_token
         self._token: str | None = None
+        self._refusal: R7MailAuthError | None = None
+        logging.getLogger("httpx").addFilter(_without_query)  # added once, however many clients
 
     def _log_in(self) -> Call[str]:
+        if self._refusal is not None:
+            # Each concurrent call would try the same password again, and lock the account.
+            raise copy(self._refusal)
         config = self.config
         return log_in(config.login, config.password, proven=self.stats.logins > 0)
 
@@ -339,7 +498,8 @@ class Client(_Base):
                 with attempt:
                     number = attempt.retry_state.attempt_number
                     with self._exchange(call, number) as response:
-                        body = response.read()
+                        with network(call, number):
+                            body = response.read()
                         self.stats.bytes_read += len(body)
                     return interpret(call, response.status_code, response.headers, body, number)
         except R7MailRequestError as error:
@@ -356,37 +516,63 @@ class Client(_Base):
     def stream(self, call: Call[bytes], attempt: int = 1) -> Iterator[Download]:
         """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
         with self._exchange(call, attempt) as response:
-            error = failure(call, response.status_code, response.headers, attempt)
-            if error is not None:
-                raise error
-            yield Download(_length(response.headers), response.iter_bytes(1 << 16))
+            head = response.status_code, response.headers
+            length, unpacking = begin_download(call, *head, attempt)
+            with closing(self._pieces(call, attempt, response, unpacking)) as chunks:
+                yield Download(length, chunks)
+
+    def _pieces(
+        self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
+    ) -> Generator[bytes]:
+        with network(call, attempt):
+            for data in response.iter_raw(PIECE_BYTES):
+                piece = unpacking.feed(data)
+                self.stats.bytes_read += len(piece)
+                yield piece
+            unpacking.end()
 
     @contextmanager
     def _exchange(self, call: Call[Any], attempt: int) -> Iterator[httpx.Response]:
         http = self._http if call.repeatable else self._fresh
-        try:
-            for refused in (False, True):
-                token = self._get_token(call)
-                self.stats.requests += 1
-                with http.stream(**request_options(call, token)) as response:
-                    if response.status_code == 401 and call.authorized and not refused:
-                        self._drop_token(token)  # R12: log in once more and repeat
-                        continue
-                    yield response
-                    return
-        except httpx.HTTPError as error:
-            raise transport_failure(call, error, attempt) from error
+        for refused in (False, True):
+            token = self._get_token(call)
+            self.stats.requests += 1
+            with network(call, attempt):
+                request = http.build_request(**request_options(call, token))
+                response = http.send(request, stream=True)
+            try:
+                if response.status_code == 401 and call.authorized and not refused:
+                    self._drop_token(token)  # R12: log in once more and repeat
+                    continue
+                yield response
+                return
+            finally:
+                with suppress(R7MailRequestError), network(call, attempt):
+                    response.close()
 
     def _get_token(self, call: Call[Any]) -> str | None:
         if not call.authorized:
             return None
         with self._lock:
-            return self._token or self._accept_token(self.send(self._log_in()))
+            if self._token is not None:
+                return self._token
+            try:
+                return self._accept_token(self.send(self._log_in()))
+            except R7MailAuthError as error:
+                self._refusal = error
+                raise
 
     def _drop_token(self, token: str | None) -> None:
         with self._lock:
             if self._token == token:
                 self._token = None
+
+
+def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None]:
+    import aiohttp
+
+    # aiohttp's own errors come through where httpx-aiohttp knows no match.
+    return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
 
 
 class AsyncClient(_Base):
@@ -395,24 +581,27 @@ class AsyncClient(_Base):
     async def __aenter__(self) -> Self:
         from httpx_aiohttp import AiohttpTransport
 
-        options = self.config.http_options()
+        config = self.config
         # Loading the authorities takes tens of milliseconds: not on a triggerer's event loop.
-        context = await asyncio.to_thread(self.config.ssl_context)
-        proxy = self.config.effective_proxy()
+        context = await asyncio.to_thread(config.ssl_context)
+        proxy = config.effective_proxy()
         self._http = httpx.AsyncClient(
             transport=AiohttpTransport(
-                verify=context, proxy=None if proxy is None else httpx.Proxy(proxy)
+                verify=context,
+                proxy=proxy,
+                # As many as there are slots: nothing waits for a connection but the slots.
+                limits=httpx.Limits(max_connections=config.max_concurrency),
             ),
-            **options,
+            **config.http_options(whole_connect=config.connect_timeout + config.timeout),
         )
         self._fresh = httpx.AsyncClient(
             verify=context,
             proxy=proxy,
             limits=httpx.Limits(max_keepalive_connections=0),
-            **options,
+            **config.http_options(),
         )
         self._lock = asyncio.Lock()
-        self._slots = asyncio.Semaphore(self.config.max_concurrency)
+        self._slots = asyncio.Semaphore(config.max_concurrency)
         return self
 
     async def __aexit__(
@@ -435,7 +624,8 @@ class AsyncClient(_Base):
                 with attempt:
                     number = attempt.retry_state.attempt_number
                     async with self._exchange(call, number) as response:
-                        body = await response.aread()
+                        with _async_network(call, number):
+                            body = await response.aread()
                         self.stats.bytes_read += len(body)
                     read = partial(
                         interpret, call, response.status_code, response.headers, body, number
@@ -455,36 +645,52 @@ class AsyncClient(_Base):
     async def stream(self, call: Call[bytes], attempt: int = 1) -> AsyncIterator[AsyncDownload]:
         """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
         async with self._exchange(call, attempt) as response:
-            error = failure(call, response.status_code, response.headers, attempt)
-            if error is not None:
-                raise error
-            yield AsyncDownload(_length(response.headers), response.aiter_bytes(1 << 16))
+            head = response.status_code, response.headers
+            length, unpacking = begin_download(call, *head, attempt)
+            async with aclosing(self._pieces(call, attempt, response, unpacking)) as chunks:
+                yield AsyncDownload(length, chunks)
+
+    async def _pieces(
+        self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
+    ) -> AsyncGenerator[bytes]:
+        with _async_network(call, attempt):
+            async for data in response.aiter_raw(PIECE_BYTES):
+                piece = unpacking.feed(data)
+                self.stats.bytes_read += len(piece)
+                yield piece
+            unpacking.end()
 
     @asynccontextmanager
     async def _exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
-        import aiohttp
-
         http = self._http if call.repeatable else self._fresh
-        try:
-            for refused in (False, True):
-                token = await self._get_token(call)
-                async with self._slots:
-                    self.stats.requests += 1
-                    async with http.stream(**request_options(call, token)) as response:
-                        if response.status_code == 401 and call.authorized and not refused:
-                            self._drop_token(token)  # R12: log in once more and repeat
-                            continue
-                        yield response
-                        return
-        except (httpx.HTTPError, aiohttp.ClientError) as error:
-            # aiohttp's own errors come through where httpx-aiohttp knows no match.
-            raise transport_failure(call, error, attempt) from error
+        for refused in (False, True):
+            token = await self._get_token(call)
+            async with self._slots:
+                self.stats.requests += 1
+                with _async_network(call, attempt):
+                    request = http.build_request(**request_options(call, token))
+                    response = await http.send(request, stream=True)
+                try:
+                    if response.status_code == 401 and call.authorized and not refused:
+                        self._drop_token(token)  # R12: log in once more and repeat
+                        continue
+                    yield response
+                    return
+                finally:
+                    with suppress(R7MailRequestError), _async_network(call, attempt):
+                        await response.aclose()
 
     async def _get_token(self, call: Call[Any]) -> str | None:
         if not call.authorized:
             return None
         async with self._lock:
-            return self._token or self._accept_token(await self.send(self._log_in()))
+            if self._token is not None:
+                return self._token
+            try:
+                return self._accept_token(await self.send(self._log_in()))
+            except R7MailAuthError as error:
+                self._refusal = error
+                raise
 
     def _drop_token(self, token: str | None) -> None:
         if self._token == token:
