@@ -246,10 +246,9 @@ class _Parts:
 
     def collect(self, part: Message[Any, Any]) -> None:
         """Sort a part, and the parts in it, to where they belong."""
-        payload = part.get_payload()
         kind = _content_type(part)
-        if kind.startswith("multipart/") and isinstance(payload, list):
-            for inner in payload:
+        if kind.startswith("multipart/") and part.is_multipart():
+            for inner in part.get_payload():
                 if isinstance(inner, Message):
                     self.collect(inner)
             return
@@ -294,14 +293,14 @@ def _made_name(kind: str, number: int) -> str:
 
 
 def _data(part: Message[Any, Any]) -> bytes:
-    """The exact bytes of a file."""
+    """The exact bytes of a file; as they came if their encoding is broken."""
     try:
         data = part.get_payload(decode=True)
+        if isinstance(data, bytes):
+            return data
+        return str(part.get_payload()).encode("utf-8", "surrogateescape")
     except _BROKEN:
-        data = None
-    if isinstance(data, bytes):
-        return data
-    return str(part.get_payload() or "").encode("utf-8", "surrogateescape")
+        return b""
 
 
 def _text(part: Message[Any, Any]) -> str:
