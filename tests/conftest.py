@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -39,7 +40,7 @@ os.environ.update(
     }
 )
 
-from airflow_provider_r7mail.emulator import Emulator, Mailbox
+from airflow_provider_r7mail.emulator import Emulator, Mailbox  # noqa: E402
 
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 
@@ -51,6 +52,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
         # One repetition: tests of failures need not wait long.
         monkeypatch.setenv(CONNECTION, emulator.connection(max_retries=1))
         yield emulator
+
+
+@pytest.fixture
+def logged(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Callable[[], str]:
+    """Everything logged so far, by Python's logging and by Airflow's own, which prints."""
+    caplog.set_level(logging.DEBUG)
+
+    def read() -> str:
+        out, err = capfd.readouterr()
+        return "\n".join([caplog.text, out, err])
+
+    return read
 
 
 @pytest.fixture(scope="session")
