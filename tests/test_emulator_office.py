@@ -97,7 +97,7 @@ def test_a_price_list_has_just_arrived() -> None:
 
     assert newest["Subject"].startswith("Прайс-лист")
     assert newest["WasRead"] is False
-    assert timedelta(0) < age < timedelta(days=1, minutes=20)
+    assert timedelta(0) < age < timedelta(days=1, minutes=1)
     assert re.fullmatch(r"Прайс-лист_\d{4}-\d\d-\d\d\.xlsx", item["FileName"])
     assert sheet is not None
     rows = list(sheet.iter_rows(values_only=True))

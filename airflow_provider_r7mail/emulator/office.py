@@ -33,7 +33,7 @@ CLIENTS_LABEL, FINANCE_LABEL, REPORTS_LABEL, SUPPLIERS_LABEL = 1, 2, 3, 4
 _MOSCOW = timedelta(hours=3)
 _PRICE_LIST_DAYS = 3
 # The supplier's robot works at night, so that the newest list is of the last day all day long.
-_PRICE_LIST_BEFORE_MIDNIGHT = timedelta(minutes=20)
+_PRICE_LIST_BEFORE_MIDNIGHT = timedelta(minutes=1)
 _RECENT = timedelta(days=3)
 
 Filed = tuple[int, MailMessage]
