@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Iterator
+
+import aiohttp  # noqa: TID253 - no DAG file reads a test
+import httpx
+import pytest
+
+from airflow_provider_r7mail import exceptions
+from airflow_provider_r7mail.api import delete_messages
+from airflow_provider_r7mail.client import network, transport_failure
+from airflow_provider_r7mail.exceptions import (
+    R7MailConfigError,
+    R7MailConnectionError,
+    R7MailError,
+    R7MailRequestError,
+    R7MailResponseError,
+    R7MailServerError,
+    R7MailTimeoutError,
+)
+
+CALL = delete_messages(24, [711])
+
+
+def _descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _descendants(child)
+
+
+def _drawn_tree() -> dict[str, set[str]]:
+    """Each class in the drawing, with the names of its bases."""
+    tree: dict[str, set[str]] = {}
+    above: list[str] = []
+    for line in (exceptions.__doc__ or "").splitlines():
+        found = re.match(r"([│├└─ ]*)(R7Mail\w+)(?: \((\w+)\))?", line)
+        if found is None:
+            continue
+        prefix, name, other = found.groups()
+        depth = len(prefix) // 4
+        del above[depth:]
+        tree[name] = {above[-1] if above else "Exception", *([other] if other else [])}
+        above.append(name)
+    return tree
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    """The tree of errors that the documentation shows is the one that I can catch."""
+    actual = {
+        kind.__name__: {base.__name__ for base in kind.__bases__}
+        for kind in (R7MailError, *_descendants(R7MailError))
+        if kind.__module__ == exceptions.__name__
+    }
+
+    assert _drawn_tree() == actual
+
+
+def test_every_error_says_what_it_means() -> None:
+    """Each error class explains itself in a sentence."""
+    kinds = [R7MailError, *_descendants(R7MailError)]
+
+    assert [kind for kind in kinds if not kind.__doc__] == []
+
+
+TRANSPORT = {
+    httpx.TimeoutException: (R7MailTimeoutError, False),
+    httpx.ConnectTimeout: (R7MailTimeoutError, True),
+    httpx.ReadTimeout: (R7MailTimeoutError, False),
+    httpx.WriteTimeout: (R7MailTimeoutError, False),
+    httpx.PoolTimeout: (R7MailTimeoutError, True),
+    httpx.NetworkError: (R7MailConnectionError, False),
+    httpx.ConnectError: (R7MailConnectionError, True),
+    httpx.ReadError: (R7MailConnectionError, False),
+    httpx.WriteError: (R7MailConnectionError, False),
+    httpx.CloseError: (R7MailConnectionError, False),
+    httpx.ProtocolError: (R7MailConnectionError, False),
+    httpx.LocalProtocolError: (R7MailConnectionError, False),
+    httpx.RemoteProtocolError: (R7MailConnectionError, False),
+    httpx.ProxyError: (R7MailConnectionError, True),
+    httpx.UnsupportedProtocol: (R7MailConfigError, None),
+    httpx.DecodingError: (R7MailResponseError, False),
+}
+
+
+def test_every_error_of_httpx_is_known() -> None:
+    """No way in which httpx can fail is forgotten, in this version or the next."""
+    known = {kind for kind in TRANSPORT if issubclass(kind, httpx.TransportError)}
+
+    assert set(_descendants(httpx.TransportError)) == known
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TRANSPORT.items(), ids=str)
+def test_errors_of_httpx_become_ours(
+    theirs: type[httpx.RequestError], ours: tuple[type[R7MailError], bool | None]
+) -> None:
+    """I catch this package's errors only; and each tells whether the request was sent (R23)."""
+    with pytest.raises(R7MailError) as caught, network(CALL, 3):
+        raise theirs("b'hello, secret'")
+
+    kind, never_sent = ours
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "never_sent", None) == never_sent
+    assert getattr(caught.value, "attempt", 3) == 3
+
+
+def _through_httpx(error: Exception, kind: type[httpx.RequestError]) -> Exception:
+    outer = kind(str(error))
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "never_sent", "text"),
+    [
+        (
+            # What httpx-aiohttp makes of it.
+            _through_httpx(aiohttp.ServerDisconnectedError(), httpx.ConnectTimeout),
+            R7MailConnectionError,
+            False,
+            "broke off",
+        ),
+        (
+            _through_httpx(aiohttp.ClientOSError(104, "Connection reset"), httpx.ConnectTimeout),
+            R7MailConnectionError,
+            False,
+            "broke off",
+        ),
+        (aiohttp.ConnectionTimeoutError(), R7MailTimeoutError, True, "reached in time"),
+        (aiohttp.SocketTimeoutError(), R7MailTimeoutError, False, "answer in time"),
+        (aiohttp.ClientPayloadError(), R7MailConnectionError, False, "broke off"),
+        (OSError(5, "I/O"), R7MailConnectionError, False, "broke off"),
+    ],
+    ids=lambda item: type(item).__name__ if isinstance(item, Exception) else None,
+)
+def test_errors_of_aiohttp_become_ours(
+    error: Exception, kind: type[R7MailError], never_sent: bool, text: str
+) -> None:
+    """The async client tells a hang-up from a server that is not there, as the sync one does."""
+    failure = transport_failure(CALL, error, 1)
+
+    assert type(failure) is kind
+    assert failure.never_sent == never_sent
+    assert text in str(failure)
+
+
+def test_what_was_received_is_not_quoted() -> None:
+    """A log with the whole traceback has nothing of an answer that was not HTTP."""
+    with pytest.raises(R7MailConnectionError) as caught, network(CALL, 1):
+        raise httpx.RemoteProtocolError("illegal status line: bytearray(b'Dear Anna')")
+
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_message_tells_where_and_what_to_do() -> None:
+    """An error names the method, path, status, attempt and what to do."""
+    error = R7MailServerError(
+        "the server failed", method="POST", path="/api/x", status=500, attempt=2, hint="Look there."
+    )
+    silent = R7MailTimeoutError("no luck", method="GET", path="/api/y")
+
+    assert str(error) == "POST /api/x: the server failed (status 500, attempt 2). Look there."
+    assert str(silent) == "GET /api/y: no luck (no answer, attempt 1)"
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_errors_can_cross_processes(copied: object) -> None:
+    """An error that a worker process raised arrives with all it says."""
+    error = R7MailTimeoutError(
+        "late", method="GET", path="/x", attempt=4, hint="Wait.", retry_after=2.5, never_sent=True
+    )
+
+    again = copied(error)  # type: ignore[operator]
+
+    assert isinstance(again, R7MailTimeoutError)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+def test_errors_fit_the_builtin_ones() -> None:
+    """A wrong parameter is a ValueError, as everywhere in Python."""
+    assert issubclass(R7MailConfigError, ValueError)
+    assert issubclass(exceptions.R7MailMessageNotFoundError, LookupError)
+    assert issubclass(R7MailTimeoutError, R7MailRequestError)
