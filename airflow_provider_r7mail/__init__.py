@@ -20,7 +20,13 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Extract mail of an R7-Office mail server to Parquet, react to mail, and "
         "send mail safely.",
         "versions": [__version__],
-        "integrations": [{"integration-name": _INTEGRATION, "tags": ["service"]}],
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://r7-office.ru/",
+                "tags": ["service"],
+            }
+        ],
         "hooks": [_modules("hooks")],
         "operators": [_modules("operators")],
         "sensors": [_modules("sensors")],

@@ -705,16 +705,24 @@ class R7MailHook(BaseHook):
         :param folder: the folder's id, or its name in the connection's `folders`
         :param message_id: the message's id
         :param file_name: the file's name, exactly as it is listed
-        :param destination: where to put it; it is there only when it is whole (R22)
+        :param destination: the file's path: a local one, a URL that fsspec knows, or an
+            `ObjectStoragePath`; the file is there only when it is whole (R22)
         :return: what was stored
         :raises R7MailConfigError: the folder is wrong
         :raises R7MailRequestError: the server failed, has no such file, or broke off
         """
+        # Few hooks download: the storage layers are not for every DAG file to load.
+        from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
+
         from airflow_provider_r7mail.attachments import download  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
+        # A string or a plain Path may be anything that fsspec knows, or a local file.
+        target: Any = (
+            destination if hasattr(destination, "fs") else ObjectStoragePath(str(destination))
+        )
         with self.get_conn() as client:
-            return download(client, number, message_id, file_name, destination)
+            return download(client, number, message_id, file_name, target)
 
     def _act(
         self,
