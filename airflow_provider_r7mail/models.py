@@ -201,10 +201,8 @@ def parse_ids(value: Iterable[int | str] | str | int | None, name: str) -> tuple
     :return: the ids, each once, in their order
     :raises R7MailConfigError: something that is no whole number
     """
-    if value is None or value == "":
-        return ()
     if isinstance(value, str):
-        value = _ids_of_text(value, name)
+        value = _ids_of_text(value, name) if value else None
     if value is None:
         return ()
     if isinstance(value, (int, str)):
