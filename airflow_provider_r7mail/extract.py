@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from airflow_provider_r7mail.api import Call, list_messages, parse_page
 from airflow_provider_r7mail.client import AsyncClient, Client
@@ -56,8 +56,8 @@ MICROSECONDS = 1_000_000  # in a second
 BELOW_SECONDS = 1
 ABOVE_SECONDS = 2
 
-# Links between pages that may break at one second before it is swept instead.
-MAX_BREAKS = 4
+# Pages at one second that may not fit to the one before, until the second is swept instead.
+MAX_RETRIES = 4
 # A sweep of n pages in random order (R5) misses a message with a chance of 1/e: forty in a row
 # miss it once in 10^17.
 MAX_SWEEPS = 40
@@ -142,7 +142,6 @@ class Seek:
         self.edges: tuple[int | None, int | None] = (
             (self.low, self.high) if like is None else like.edges
         )
-        # Pages of one message can't overlap.
         self.size: int = max(size, 2) if like is None else like.size
         self.sign: int | None = None if like is None else like.sign
         self.largest_page: int = 0 if like is None else like.largest_page
@@ -156,16 +155,17 @@ class Seek:
         self._origin: int | None = None
         self._furthest: int | None = None
         self._first_second: int | None = None
-        self._page_rows = 0
         # Delivered at the cursor or after it, with their positions: these can come again.
         self._delivered: dict[Key, int | None] = {}
         self._span = self._remaining()
+        self._purpose: Literal["seek", "probe", "tail"] = "seek"
         self._offset = 0
         self._asked = self.size
-        # The chain of linked pages from offset 0 of the span.
-        self._chain: dict[Key, None] = {}
-        self._unconfirmed: tuple[Sequence[Key], int | None] | None = None
-        self._breaks = 0
+        # Messages without a date that stand before all others, and can be passed over.
+        self._lead = 0
+        self._previous: frozenset[Key] = frozenset()
+        self._passes = self._stale_pages = 0
+        self._retries = 0
         self._sweeps: list[_Sweep] = []
         self._sweeping: _Sweep | None = None
 
@@ -196,14 +196,16 @@ class Seek:
 
     def _seek(self) -> None:
         self._span = self._remaining()
-        self._offset = 0
-        self._asked = self.size
-        self._chain = {}
-        self._unconfirmed = None
+        self._ask("seek", self._lead)
         low, high = self._span
         if low is not None and high is not None and low > high:
             self.finished = True
             self._passed_end(self._cursor)
+
+    def _ask(self, purpose: Literal["seek", "probe", "tail"], offset: int) -> None:
+        self._purpose = purpose
+        self._offset = offset
+        self._asked = self.size
 
     # -- what came --------------------------------------------------------------------------
 
@@ -221,23 +223,21 @@ class Seek:
             self._first_second = next((second for second in seconds if second is not None), None)
         self._check_order(seconds)
         fresh = self._deliver(page, seconds)
-        # Whether the page before may have been cut by the server's cap (R3).
-        cap_met = self._page_rows >= self.largest_page
-        self._page_rows = len(page.keys)
-        self.largest_page = max(self.largest_page, self._page_rows)
-        last = next((second for second in reversed(seconds) if second is not None), None)
-        position = None if last is None or self.sign is None else last * self.sign
-        if self._sweeping and self._cursor is None and (beginning := self._beginning()):
+        longest = self.largest_page
+        self.largest_page = max(longest, len(page.keys))
+        beginning = self._beginning() if self._sweeping and self._cursor is None else None
+        if beginning is not None:
             # Now that the order is known, there is a place to seek from.
             self._sweeping = None
             self._advance(beginning)
             self._seek()
         elif self._sweeping is not None:
             self._accept_sweep(self._sweeping, page)
-        elif not self._chain:
-            self._accept_first(page, position)
+        elif self._purpose == "tail":
+            self._accept_tail(page)
         else:
-            self._accept_linked(page, position, cap_met=cap_met)
+            self._accept_page(page, seconds, longest)
+        self._previous = frozenset(page.keys)
         return fresh
 
     def _check_bounds(self, seconds: Sequence[int | None]) -> None:
@@ -310,7 +310,7 @@ class Seek:
         if self._origin is None:
             self._origin = self._beginning()
         self._cursor = position
-        self._breaks = 0
+        self._retries = 0
         self._delivered = {
             key: at for key, at in self._delivered.items() if at is None or at >= position
         }
@@ -330,77 +330,100 @@ class Seek:
             self.margins_whole = False
         return passed
 
-    def _accept_first(self, page: Listing, position: int | None) -> None:
-        """A page at offset 0: nothing is missing before its last second."""
-        if not page.keys or self._passed_end(position):
-            self.finished = True
+    def _accept_page(self, page: Listing, seconds: Sequence[int | None], longest: int) -> None:
+        rows = len(page.keys)
+        dated = [(at, s) for at, s in enumerate(seconds) if s is not None]
+        if not dated:
+            self._pass_undated(page)
             return
+        if not self._is_anchored(seconds):
+            self._retry()
+            return
+        # Nothing is missing up to the page's last row, so nothing before its last second.
+        probed = self._purpose == "probe"
+        news = not self._previous.issuperset(page.keys)
+        position = None if self.sign is None else dated[-1][1] * self.sign
         moved = self._advance(position)
-        if moved and len(page.keys) >= self._asked:
-            self._seek()
-        else:
-            self._chain = dict.fromkeys(page.keys)
-            self._link()
-
-    def _link(self) -> None:
-        """Ask from the last row's own offset, to see that row again and what follows it."""
-        if len(self._chain) > 1 or self.largest_page > 1:
-            self._offset = len(self._chain) - 1
-        if self._offset == 0:
-            # Pages of one message (R3) can't overlap; nor does a single row need to.
-            self._offset = len(self._chain)
-        self._asked = self.size
-
-    def _accept_linked(self, page: Listing, position: int | None, *, cap_met: bool) -> None:
-        """A page that should begin with the last row of the chain."""
-        last = next(reversed(self._chain))
-        if self._offset == len(self._chain):
-            # Asked for without an overlap; whether the last row still stands before it is asked
-            # next.
-            self._unconfirmed = (page.keys, position)
-            self._offset -= 1
-            self._asked = 1
-            return
-        first = page.keys[0] if page.keys else None
-        following = page.keys[1:]
-        if self._unconfirmed is not None:
-            (following, position), self._unconfirmed = self._unconfirmed, None
-            cap_met = True
-        elif not following and self.largest_page == 1:
-            self._offset = len(self._chain)
-            return
-        if not following and self._is_end(first, last, cap_met):
+        if self._passed_end(position) or (probed and not news and rows < longest):
             self.finished = True
-        elif first != last or any(key in self._chain for key in following):
-            self._break()
+            return
+        if probed and news:
+            # The page before was short, yet not the end: that was the server's cap (R3).
+            self.size = min(self.size, max(self.largest_page, 2))
+        if rows >= min(self._asked, self.size):
+            if moved:
+                self._seek()
+            else:
+                self._sweep()  # one second fills a page
+        elif rows < longest or rows == 1:
+            # Longer pages have come, so this one was not cut. One look beyond it is cheap.
+            self._ask("tail", self._offset + rows)
         else:
-            self._extend(following, position)
+            self._probe(dated)
 
-    def _extend(self, following: Sequence[Key], position: int | None) -> None:
-        self._chain.update(dict.fromkeys(following))
-        # More rows came although the page before was short: that was the server's cap (R3).
-        self.size = min(self.size, max(self.largest_page, 2))
-        if self._passed_end(position):
-            self.finished = True
-        elif self._advance(position) and self._page_rows >= self.size:
-            self._seek()
-        else:
-            self._link()
+    def _probe(self, dated: Sequence[tuple[int, int]]) -> None:
+        """Ask for the page's last second again, and a row before it, and for what follows.
 
-    def _is_end(self, key: Key | None, last: Key, cap_met: bool) -> bool:
-        """Whether a single row at the last row's offset proves that nothing follows.
-
-        It does if it is the last row. If ties are unstable (R5) another row of the chain may
-        stand there; that proves it too, unless the chain is as long as the longest page and may
-        have been cut by the cap.
+        If nothing follows, and the page is shorter than others, it ends where the mail ends.
         """
-        return key == last or (key in self._chain and not cap_met)
+        cursor = None if self._cursor is None or self.sign is None else self._cursor * self.sign
+        first = next((at for at, second in dated if second == cursor), 0)
+        if first == 0 or self._offset + first - 1 == self._lead:
+            self._sweep()
+        else:
+            self._ask("probe", self._offset + first - 1)
 
-    def _break(self) -> None:
-        self._breaks += 1
-        if self._breaks <= MAX_BREAKS:
+    def _is_anchored(self, seconds: Sequence[int | None]) -> bool:
+        """Whether the page begins before, or at the very beginning of, what is left to read."""
+        if self._offset == 0 or seconds[0] is None:
+            return True
+        if self._cursor is None or self.sign is None:
+            return False
+        return seconds[0] * self.sign < self._cursor
+
+    def _accept_tail(self, page: Listing) -> None:
+        if not page.keys:
+            self.finished = True
+        else:
+            self.size = min(self.size, max(self.largest_page, 2))
+            self._retry()
+
+    def _pass_undated(self, page: Listing) -> None:
+        """A page without any dated row: the end, or what stands before the dated ones."""
+        if self._purpose != "seek":
+            self._retry()
+        elif page.keys:
+            stale = self._previous.issuperset(page.keys)
+            self._stale_pages = self._stale_pages + 1 if stale else 0
+            self._check_progress(self._stale_pages)
+            self._lead = self._offset + max(len(page.keys) - 1, 1)
+            self._ask("seek", self._lead)
+        elif self._offset == 0 or self._passes > 0:
+            self.finished = True
+        else:
+            # Had one of them left meanwhile, a dated row would have been stepped over.
+            self._passes += 1
+            self._lead = 0
+            self._ask("seek", 0)
+
+    def _check_progress(self, stale_pages: int) -> None:
+        if stale_pages > MAX_STALE_PAGES:
+            raise R7MailExtractError(
+                f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
+                f"brought nothing new (now at offset {self._offset}). It seems to ignore offset, "
+                "and more messages share one second than it lists at once."
+            )
+
+    def _retry(self) -> None:
+        """The folder changed between two requests (R6): seek again from where all is read."""
+        self._retries += 1
+        if self._retries <= MAX_RETRIES:
+            self._lead = 0
             self._seek()
-            return
+        else:
+            self._sweep()
+
+    def _sweep(self) -> None:
         low, high = self._remaining()
         if self._cursor is not None and self.sign is not None:
             low = high = self._cursor * self.sign
@@ -425,12 +448,7 @@ class Seek:
             sweep.keys.update(page.keys)
             sweep.rows += len(page.keys)
             sweep.stale_pages = 0 if len(sweep.keys) > known else sweep.stale_pages + 1
-            if sweep.stale_pages > MAX_STALE_PAGES:
-                raise R7MailExtractError(
-                    f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
-                    f"brought nothing new (now at offset {self._offset}). It seems to ignore "
-                    "offset, and more messages share one second than it lists at once."
-                )
+            self._check_progress(sweep.stale_pages)
             self._offset += len(page.keys)
         else:
             self._sweeps.append(sweep)

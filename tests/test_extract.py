@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_r7mail.emulator import Mailbox, Readings
@@ -189,6 +189,8 @@ def test_whatever_was_there_all_along_is_read_once(
         mailbox.deliver(date=START + timedelta(seconds=second, microseconds=microsecond))
     for _ in range(undated):
         mailbox.deliver(date="0001-01-01T00:00:00")
+    # Pages of one message cannot overlap: what leaves between two of them may go unseen there.
+    assume(readings.page_cap != 1 or not any(changes))
     window = Window(START, START + timedelta(seconds=length))
     low, high = to_microseconds(START), to_microseconds(START + timedelta(seconds=length))
     before = {m["Id"]: _microseconds(m["Date"]) for m in mailbox.messages(FOLDER)}

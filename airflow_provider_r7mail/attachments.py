@@ -1,0 +1,276 @@
+"""Copy attachments to storage: safe names, whole files, checksums. No Airflow.
+
+The server tells files apart by the message's id and the file's name alone, and names are hostile
+input (R19). A file is stored only when it is whole: as long as announced and as listed (R22).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import hashlib
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from airflow_provider_r7mail.api import Call, download_attachment
+from airflow_provider_r7mail.client import AsyncClient, Client
+from airflow_provider_r7mail.exceptions import (
+    R7MailConfigError,
+    R7MailConnectionError,
+    R7MailError,
+)
+from airflow_provider_r7mail.storage import ObjectPath, StagedObject, size_of, staged
+from airflow_provider_r7mail.tables import AttachmentRow
+
+log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 180
+# Bytes gathered before they are hashed and written in a worker thread.
+WRITE_BYTES = 1 << 20
+
+# Not allowed in names on Windows, special in shells, URLs or fsspec's globs, or invisible.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%#&\[\]{}$`\'!;=~\u2028\u2029\ud800-\udfff]')
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+
+def object_names(names: Sequence[str]) -> dict[str, str]:
+    """Names for the files of one message in storage.
+
+    A name that is safe as it is stays; any other one is made safe and gets a part of its own
+    checksum, as do names that differ only in case, so that no two files meet, not even where
+    case is not told apart. The result depends on the names alone: a rerun finds the same.
+
+    :param names: the names in the listing
+    :return: name -> object name, without any folder
+    """
+    safe = {name: _safe(name) for name in names}
+    folded = Counter(item.casefold() for item in safe.values())
+    return {
+        name: item if item == name and folded[item.casefold()] == 1 else _marked(name, item)
+        for name, item in safe.items()
+    }
+
+
+def _safe(name: str) -> str:
+    text = unicodedata.normalize("NFC", name)
+    text = "".join(
+        "_" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} else c for c in text
+    )
+    text = _UNSAFE.sub("_", text).strip(" .")
+    # A leading underscore or dot hides a file from Spark, Hive and pyarrow.
+    text = text.lstrip("_") or "file"
+    if _RESERVED.match(text):
+        text = f"file_{text}"
+    return _shorten(text, MAX_NAME_BYTES)
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Cut to so many bytes, keeping the extension."""
+    if len(text.encode()) <= limit:
+        return text
+    stem, dot, extension = text.rpartition(".")
+    tail = f"{dot}{extension}" if dot and stem and len(extension.encode()) <= 20 else ""
+    head = text[: len(text) - len(tail)].encode()[: limit - len(tail.encode())]
+    return head.decode(errors="ignore").rstrip(" .") + tail
+
+
+def _marked(name: str, safe: str) -> str:
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    stem, dot, extension = safe.rpartition(".")
+    return f"{stem}~{mark}{dot}{extension}" if dot and stem else f"{safe}~{mark}"
+
+
+def name_filter(pattern: str | None) -> Callable[[str], bool]:
+    """Tell which file names are wanted.
+
+    :param pattern: a glob such as `*.xlsx`, without regard to case; or, when it begins with `^`
+        or ends with `$`, a regular expression to search for; None for all
+    :raises R7MailConfigError: no valid regular expression
+    """
+    if not pattern:
+        return lambda _: True
+    if pattern.startswith("^") or pattern.endswith("$"):
+        try:
+            expression = re.compile(pattern, re.IGNORECASE)
+        except re.error as error:
+            raise R7MailConfigError(
+                f"attachment_pattern: not a regular expression ({error}). Without ^ and $ it "
+                "would be a glob such as *.xlsx."
+            ) from error
+        return lambda name: expression.search(name) is not None
+    folded = pattern.casefold()
+    return lambda name: fnmatch.fnmatchcase(name.casefold(), folded)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in storage.
+
+    :param uri: where
+    :param size: its size in bytes
+    :param sha256: its SHA-256 in hexadecimal
+    """
+
+    uri: str
+    size: int
+    sha256: str
+
+
+def _check(
+    call: Call[bytes], received: int, announced: int | None, listed: int | None, attempt: int
+) -> None:
+    """Refuse a file that is not whole (R22). A listed size of 0 is .NET's "not set"."""
+    for expected, where in ((announced, "Content-Length"), (listed or None, "the listing")):
+        if expected is not None and expected >= 0 and received != expected:
+            raise R7MailConnectionError(
+                f"{received} bytes came, {where} says {expected}",
+                method=call.method,
+                path=call.path,
+                status=200,
+                attempt=attempt,
+            )
+
+
+def download(
+    client: Client,
+    folder: int,
+    message_id: int,
+    file_name: str,
+    destination: ObjectPath,
+    *,
+    listed_size: int | None = None,
+) -> StoredFile:
+    """Copy one attachment to its destination, where it appears whole or not at all.
+
+    :param folder: the folder's id
+    :param file_name: the name exactly as listed (R19)
+    :param destination: the file's path
+    :param listed_size: the size in bytes that the listing gave, to check against
+    :raises R7MailRequestError: it could not be read whole
+    """
+    call = _call(folder, message_id, file_name)
+    for attempt in client.attempts(call):
+        with attempt:
+            number = attempt.retry_state.attempt_number
+            with client.stream(call, number) as source, staged(destination) as target:
+                for chunk in source.chunks:
+                    target.write(chunk)
+                _check(call, target.bytes, source.length, listed_size, number)
+            return StoredFile(str(destination), target.bytes, target.sha256)
+    raise AssertionError("tenacity ended without a result")
+
+
+def _call(folder: int, message_id: int, file_name: str) -> Call[bytes]:
+    try:
+        return download_attachment(folder, message_id, file_name)
+    except UnicodeEncodeError:
+        raise R7MailConfigError(
+            f"message {message_id}: a file's name holds half of a character (a lone surrogate), "
+            "which no request can carry"
+        ) from None
+
+
+@dataclass(slots=True, kw_only=True)
+class AttachmentCopier:
+    """Copies the attachments of messages, several at once, each tried whatever happens to others.
+
+    :param client: its `max_concurrency` limits the downloads at once
+    :param folder: the folder's id
+    :param root: the folder of the mailbox's folder: files go to `message_id={Id}/{name}` in it
+    :param wanted: which names to copy; others are `skipped`
+    :param max_bytes: files listed or found larger than this are `skipped`
+    :param known: what an earlier run has stored: (message id, file name) -> file
+    """
+
+    client: AsyncClient
+    folder: int
+    root: ObjectPath
+    wanted: Callable[[str], bool]
+    max_bytes: int | None = None
+    known: Mapping[tuple[int, str], StoredFile] = field(default_factory=dict)
+
+    async def copy(self, rows: Sequence[AttachmentRow]) -> None:
+        """Copy the files of these rows; their status, uri, sha256 and error are filled in."""
+        by_message: dict[int, list[AttachmentRow]] = {}
+        for row in rows:
+            by_message.setdefault(row.message_id, []).append(row)
+        async with asyncio.TaskGroup() as group:
+            for message_id, files in by_message.items():
+                names = object_names([row.file_name for row in files if row.file_name])
+                for row in files:
+                    if row.status == "listed" and row.file_name is not None:
+                        place = self.root / f"message_id={message_id}" / names[row.file_name]
+                        group.create_task(self._copy_one(row, row.file_name, place))
+
+    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
+        if not self.wanted(name):
+            row.status, row.error = "skipped", "the name does not match attachment_pattern"
+            return
+        if self.max_bytes is not None and (row.size or 0) > self.max_bytes:
+            row.status, row.error = "skipped", "larger than max_attachment_bytes"
+            return
+        try:
+            known = self.known.get((row.message_id, name))
+            if (
+                known is not None
+                and known.uri == str(place)
+                and await asyncio.to_thread(size_of, place) == known.size
+                and row.size in {None, 0, known.size}
+            ):
+                stored, row.status = known, "unchanged"
+            else:
+                stored = await self._fetch(row, name, place)
+                row.status = "downloaded"
+        except _TooLargeError:
+            row.status, row.error = "skipped", "larger than max_attachment_bytes"
+        except (R7MailError, OSError) as error:
+            row.status, row.error = "failed", str(error)
+            log.warning("Attachment of message %s not copied: %s", row.message_id, error)
+        else:
+            row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
+            row.size = stored.size
+
+    async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> StoredFile:
+        call = _call(self.folder, row.message_id, name)
+        async for attempt in self.client.attempts(call):
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                async with self.client.stream(call, number) as source:
+                    target = await asyncio.to_thread(StagedObject, place)
+                    try:
+                        await self._pour(source.chunks, target)
+                        _check(call, target.bytes, source.length, row.size, number)
+                    except BaseException:
+                        target.discard()
+                        raise
+                await asyncio.to_thread(target.commit)
+                return StoredFile(str(place), target.bytes, target.sha256)
+        raise AssertionError("tenacity ended without a result")
+
+    async def _pour(self, chunks: AsyncIterator[bytes], target: StagedObject) -> None:
+        buffer: list[bytes] = []
+        gathered = total = 0
+        async for chunk in chunks:
+            buffer.append(chunk)
+            gathered += len(chunk)
+            total += len(chunk)
+            if self.max_bytes is not None and total > self.max_bytes:
+                raise _TooLargeError
+            if gathered >= WRITE_BYTES:
+                await asyncio.to_thread(target.write, b"".join(buffer))
+                buffer, gathered = [], 0
+        if buffer:
+            await asyncio.to_thread(target.write, b"".join(buffer))
+
+
+class _TooLargeError(Exception):
+    """More bytes came than are wanted."""
+
+
+def counts(rows: Iterable[AttachmentRow]) -> dict[str, int]:
+    """How many rows have each status."""
+    return dict(Counter(row.status for row in rows))

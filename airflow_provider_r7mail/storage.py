@@ -1,0 +1,224 @@
+"""Objects that appear under their name whole, or not at all. No HTTP, no Airflow, no Arrow.
+
+An exception inside `with path.open("wb")` leaves what was written so far, on a disk and on S3
+alike. So nothing is ever opened under its final name here: a `StagedObject` takes the bytes
+elsewhere, and `commit` puts them in place in one step of the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+
+STAGED_PREFIX = "_staged-"
+# S3 takes parts of 5 MiB and more; s3fs's own 50 MiB would be held in memory for each table.
+BLOCK_BYTES = 8 << 20
+# Stores whose fsspec file systems can finish an upload without showing it. adlfs can't: it
+# ignores `autocommit`.
+DEFERRING_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "memory"})
+
+
+class ObjectPath(Protocol):
+    """What is used of `ObjectStoragePath` and `UPath`, for any store that fsspec knows."""
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system."""
+
+    @property
+    def path(self) -> str:
+        """The path within it."""
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+
+    @property
+    def parent(self) -> Any:
+        """The folder."""
+
+    def __truediv__(self, part: str) -> Any: ...
+
+
+def is_local(path: ObjectPath) -> bool:
+    """Whether the path is on this machine's disk."""
+    return bool({"file", "local"} & set(_protocols(path.fs)))
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+class StagedObject:
+    """An object being written, not yet seen by anyone.
+
+    :param path: where it is to appear
+    :raises R7MailConfigError: nothing can be written there
+    """
+
+    def __init__(self, path: ObjectPath) -> None:
+        self.path = path
+        self.bytes = 0
+        self._hash = hashlib.sha256()
+        self._temporary: str | None = None
+        self._deferred = False
+        self._file: Any
+        try:
+            self._open()
+        except OSError as error:
+            raise R7MailConfigError(f"{path}: can't be written ({error}).") from error
+
+    def _open(self) -> None:
+        if is_local(self.path):
+            folder = Path(self.path.path).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            # Beside its place, since only a rename within one file system is one step.
+            self._temporary = str(folder / f"{STAGED_PREFIX}{uuid.uuid4().hex}.tmp")
+            self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
+            # Held while this process lives: `clean` knows by it what a killed one has left.
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        elif DEFERRING_PROTOCOLS & set(_protocols(self.path.fs)):
+            self._deferred = True
+            self._file = self.path.fs.open(
+                self.path.path, "wb", autocommit=False, block_size=BLOCK_BYTES
+            )
+        else:
+            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+                prefix="r7mail-", delete=False
+            )
+            self._temporary = self._file.name
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more bytes: pyarrow asks."""
+        return False
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the bytes so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take bytes."""
+        view = memoryview(data)
+        self._hash.update(view)
+        self._file.write(view if not self._deferred else bytes(view))
+        self.bytes += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        """The number of bytes so far: pyarrow asks."""
+        return self.bytes
+
+    def flush(self) -> None:
+        """Nothing: the bytes are not to be seen before `commit`."""
+
+    def commit(self) -> None:
+        """Put the object in its place, over what was there."""
+        if self._deferred:
+            self._file.close()
+            self._file.commit()
+        elif is_local(self.path):
+            assert self._temporary is not None  # noqa: S101 - set by _open
+            os.replace(self._temporary, self.path.path)  # noqa: PTH105
+            self._file.close()
+        else:
+            self._file.close()
+            assert self._temporary is not None  # noqa: S101 - set by _open
+            self.path.fs.put_file(self._temporary, self.path.path)
+            os.unlink(self._temporary)  # noqa: PTH108
+
+    def discard(self) -> None:
+        """Forget it; what was under its name before stays."""
+        if self._deferred:
+            try:
+                self._file.close()
+            finally:
+                self._file.discard()
+            return
+        self._file.close()
+        if self._temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)  # noqa: PTH108
+
+
+@contextlib.contextmanager
+def staged(path: ObjectPath) -> Iterator[StagedObject]:
+    """Write an object: committed when the block ends, discarded when it raises."""
+    item = StagedObject(path)
+    try:
+        yield item
+    except BaseException:
+        item.discard()
+        raise
+    item.commit()
+
+
+def read(path: ObjectPath) -> bytes | None:
+    """An object's bytes, None if there is no such object."""
+    try:
+        data: bytes = path.fs.cat_file(path.path)
+    except FileNotFoundError:
+        return None
+    return data
+
+
+def remove(path: ObjectPath) -> None:
+    """Remove an object, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)
+
+
+def size_of(path: ObjectPath) -> int | None:
+    """An object's size in bytes, None if there is no such object."""
+    try:
+        size = path.fs.info(path.path)["size"]
+    except FileNotFoundError:
+        return None
+    return int(size)
+
+
+def clean(folder: ObjectPath) -> int:
+    """Remove what killed processes have left staged in a folder on disk.
+
+    On an object store nothing of it can be seen; its own life-cycle rules end uploads that were
+    never finished.
+
+    :return: how many there were
+    """
+    if not is_local(folder):
+        return 0
+    removed = 0
+    for file in Path(folder.path).glob(f"{STAGED_PREFIX}*.tmp"):
+        with contextlib.suppress(OSError), file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its process lives
+            file.unlink()
+            removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def locked(folder: ObjectPath) -> Iterator[None]:
+    """Keep other processes from publishing into a folder on disk at the same time.
+
+    An object store has no such lock; there the result is looked at after publishing.
+    """
+    if not is_local(folder):
+        yield
+        return
+    Path(folder.path).mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder.path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
