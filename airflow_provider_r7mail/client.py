@@ -147,9 +147,17 @@ class ClientConfig:
 
         :param whole_connect: seconds for all that comes before the request, under aiohttp: its
             time-outs for single steps leave out the DNS and a proxy's answer
+        :raises R7MailConfigError: no host can have this URL
         """
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise R7MailConfigError(
+                "The URL of the server cannot be used. Check Host, Schema and Port of the "
+                "connection."
+            ) from error
         return {
-            "base_url": self.url,
+            "base_url": url,
             "timeout": httpx.Timeout(
                 self.timeout, connect=self.connect_timeout, pool=whole_connect
             ),
