@@ -490,6 +490,17 @@ class TestTestConnection:
         assert R7MailHook().test_connection()[0] is False
         assert time.monotonic() - start < 5
 
+    @pytest.mark.parametrize("host", ["ma\u200bil.ru", "☃.ru", "a..b", f"{'x' * 70}.ru"])
+    def test_an_impossible_host(self, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A host name that cannot be is told as a wrong connection."""
+        values = {"conn_type": "r7mail", "host": host, "login": "l", "password": "p"}
+        monkeypatch.setenv(CONNECTION, json.dumps(values))
+
+        worked, text = R7MailHook().test_connection()
+
+        assert worked is False
+        assert "Check Host" in text
+
     def test_a_dead_host_does_not_either(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host that swallows packets is reported within 5 seconds."""
         with full_port() as port:
