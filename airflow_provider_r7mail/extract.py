@@ -628,11 +628,13 @@ class Reconciliation:
     :param counted_before: the window's Count at the start, None where it can't be trusted
     :param counted_after: the same at the end
     :param read: messages read, those in the margins of the bounds included
+    :param repeated: rows that came more than once
     """
 
     counted_before: int | None
     counted_after: int | None
     read: int
+    repeated: int
 
     @property
     def explained(self) -> bool:
@@ -678,6 +680,7 @@ class WindowReader(Generic[L]):
         self._undated: set[Key] = set()
         self._count_is_total = False
         self._read = 0
+        self._received = 0
         self._changed = asyncio.Condition()
 
     async def run(self) -> Reconciliation:
@@ -720,6 +723,7 @@ class WindowReader(Generic[L]):
 
     async def _take(self, seek: Seek, page: L) -> None:
         listing = page.listing
+        self._received += len(listing.keys)
         fresh = seek.accept(listing)
         if listing.count is not None and listing.count > len(listing.keys):
             self._count_is_total = True
@@ -762,4 +766,4 @@ class WindowReader(Generic[L]):
             assert request is not None  # noqa: S101 - a new Seek always asks
             page = await self._fetch(request)
             after = page.listing.count
-        return Reconciliation(before, after, read)
+        return Reconciliation(before, after, read, self._received - read)

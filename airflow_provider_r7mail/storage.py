@@ -71,6 +71,7 @@ class StagedObject:
         self._hash = hashlib.sha256()
         self._temporary: str | None = None
         self._deferred = False
+        self._settled = False
         self._file: Any
         try:
             self._open()
@@ -124,6 +125,7 @@ class StagedObject:
 
     def commit(self) -> None:
         """Put the object in its place, over what was there."""
+        self._settled = True
         if self._deferred:
             self._file.close()
             self._file.commit()
@@ -138,7 +140,10 @@ class StagedObject:
             os.unlink(self._temporary)  # noqa: PTH108
 
     def discard(self) -> None:
-        """Forget it; what was under its name before stays."""
+        """Forget it, unless it was committed; what was under its name before stays."""
+        if self._settled:
+            return
+        self._settled = True
         if self._deferred:
             try:
                 self._file.close()

@@ -279,7 +279,7 @@ def _decode_fast(body: bytes) -> DecodedPage | None:
         elif kind == "json":
             columns.append(pa.nulls(len(items), pa.string()))
         elif kind == "files":
-            columns.append(values.cast(_arrow_type("files"), safe=True))
+            columns.append(_renamed_files(values))
         else:
             columns.append(values)
     columns.append(pa.nulls(len(items), pa.string()))  # extra
@@ -288,6 +288,21 @@ def _decode_fast(body: bytes) -> DecodedPage | None:
         wire["Id"].to_pylist(), dates.cast(pa.int64()).to_pylist(), answer["Count"][0].as_py()
     )
     return DecodedPage(pa.RecordBatch.from_arrays(columns, names=names), listing)
+
+
+def _renamed_files(values: pa.ListArray) -> pa.ListArray:
+    """The API's file objects under our names; a cast would match fields by name, and empty them."""
+    import pyarrow as pa
+
+    if values.null_count == len(values):
+        return pa.nulls(len(values), _arrow_type("files"))
+    files = values.values
+    renamed = pa.StructArray.from_arrays(
+        files.flatten(), fields=list(_arrow_type("files").value_type), mask=files.is_null()
+    )
+    return pa.ListArray.from_arrays(
+        values.offsets, renamed, type=_arrow_type("files"), mask=values.is_null()
+    )
 
 
 def _dates(texts: pa.Array) -> pa.Array | None:

@@ -1,0 +1,485 @@
+"""One window of a folder, from the server into its tables and attachments. No Airflow.
+
+The window is the unit of work: it is staged whole, then published over what was there before.
+`_manifest.json` is removed first and written last, so that a window without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+from airflow_provider_r7mail import __version__
+from airflow_provider_r7mail.attachments import AttachmentCopier, StoredFile, name_filter
+from airflow_provider_r7mail.client import AsyncClient
+from airflow_provider_r7mail.exceptions import (
+    R7MailAttachmentError,
+    R7MailBadMessageError,
+    R7MailConfigError,
+    R7MailExtractError,
+    R7MailPublishError,
+)
+from airflow_provider_r7mail.extract import Reconciliation, WindowReader
+from airflow_provider_r7mail.models import MessageFilter
+from airflow_provider_r7mail.storage import (
+    ObjectPath,
+    StagedObject,
+    clean,
+    is_local,
+    locked,
+    read,
+    remove,
+    staged,
+)
+from airflow_provider_r7mail.tables import (
+    SCHEMA_VERSION,
+    TABLES,
+    AttachmentRow,
+    DecodedPage,
+    ParquetTable,
+    attachments_batch,
+    attachments_of,
+    decode_page,
+    recipients_of,
+    schema,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "_manifest.json"
+QUARANTINE = "_quarantine.jsonl"
+PART = "part-00000.parquet"
+RUN_ID_KEY = "r7mail.run_id"
+# How often a window is read anew when the server counted more than came.
+MAX_READINGS = 3
+NAMED_IDS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractJob:
+    """What to extract, and where to.
+
+    :param folder: the folder's id
+    :param criteria: what to look for; its window must have both bounds
+    :param output: the root of the tables
+    :param attachments: the root of the attachments; None lists them without copying
+    :param tables: the tables to write
+    :param columns: the columns of the messages table to write; None for all
+    :param page_size: messages to ask for at once
+    :param attachment_pattern: which files to copy; see `attachments.name_filter`
+    :param max_attachment_bytes: larger files are not copied
+    :param on_bad_message: `fail` raises when all is written; `quarantine` does not
+    :param on_attachment_error: `fail` raises when all is written; `record` does not
+    """
+
+    folder: int
+    criteria: MessageFilter
+    output: ObjectPath
+    attachments: ObjectPath | None = None
+    tables: tuple[str, ...] = TABLES
+    columns: tuple[str, ...] | None = None
+    page_size: int = 200
+    attachment_pattern: str | None = None
+    max_attachment_bytes: int | None = None
+    on_bad_message: Literal["fail", "quarantine"] = "fail"
+    on_attachment_error: Literal["fail", "record"] = "fail"
+
+    def check(self) -> None:
+        """Refuse what can't work, before anything is asked of the server.
+
+        :raises R7MailConfigError: with what is wrong and what to give
+        """
+        window = self.criteria.window
+        if window.start is None or window.end is None:
+            raise R7MailConfigError("start and end: an extract needs both ends of its window.")
+        unknown = [name for name in self.tables if name not in TABLES]
+        if unknown or not self.tables:
+            raise R7MailConfigError(
+                f"tables: {', '.join(map(str, unknown)) or 'none given'}. "
+                f"Known: {', '.join(TABLES)}."
+            )
+        if self.page_size < 1:
+            raise R7MailConfigError(f"page_size: {self.page_size} is not at least 1.")
+        for name, value, known in (
+            ("on_bad_message", self.on_bad_message, ("fail", "quarantine")),
+            ("on_attachment_error", self.on_attachment_error, ("fail", "record")),
+        ):
+            if value not in known:
+                raise R7MailConfigError(f"{name}: {value!r}. Known: {', '.join(known)}.")
+        columns = schema("messages").names
+        wrong = [name for name in self.columns or () if name not in columns]
+        if wrong:
+            raise R7MailConfigError(
+                f"columns: messages has no {', '.join(wrong)}. Known: {', '.join(columns)}."
+            )
+        name_filter(self.attachment_pattern)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an extract has come: pages, rows and bytes read, attachments settled."""
+
+    pages: int = 0
+    rows: int = 0
+    bytes_read: int = 0
+    attachments: int = 0
+
+
+def window_path(root: ObjectPath, mailbox: str, folder: int, window: str) -> Any:
+    """`{root}/mailbox={login}/folder={id}/window={start}_{end}`."""
+    return folder_path(root, mailbox, folder) / f"window={window}"
+
+
+def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
+    """`{root}/mailbox={login}/folder={id}`."""
+    return root / f"mailbox={quote(mailbox, safe='@')}" / f"folder={folder}"
+
+
+async def extract_window(
+    client: AsyncClient,
+    job: ExtractJob,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Extract one window; replace what an earlier run of it has left.
+
+    :param client: an open client
+    :param on_progress: told after each page
+    :return: the manifest
+    :raises R7MailConfigError: the job can't work; nothing was read
+    :raises R7MailRequestError, R7MailExtractError: the window could not be read or published; the
+        earlier result is as it was, unless the error says otherwise
+    :raises R7MailBadMessageError: published, without the messages in the quarantine file
+    :raises R7MailAttachmentError: published, without the attachments marked `failed`
+    """
+    job.check()
+    return await _Extraction(client, job, on_progress).run()
+
+
+class _Extraction:
+    def __init__(
+        self, client: AsyncClient, job: ExtractJob, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._client = client
+        self._job = job
+        self._on_progress = on_progress
+        self._run_id = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._extracted_at = datetime.now(UTC)
+        mailbox, window = client.config.login, job.criteria.window.label()
+        self._folders = {
+            table: window_path(job.output / table, mailbox, job.folder, window)
+            for table in job.tables
+        }
+        self._home = self._folders[job.tables[0]]
+
+    async def run(self) -> dict[str, Any]:
+        for number in range(MAX_READINGS):
+            writer = await asyncio.to_thread(self._open)
+            try:
+                counted = await self._read(writer)
+                if counted.explained:
+                    await asyncio.to_thread(writer.finish)
+                    manifest = self._manifest(writer, counted)
+                    await asyncio.to_thread(self._publish, writer, manifest)
+                    self._judge(writer, manifest)
+                    return manifest
+            finally:
+                writer.discard()
+            log.warning(
+                "The server counted %s messages before and %s after, but %s were read; reading "
+                "the window again (%s of %s).",
+                counted.counted_before,
+                counted.counted_after,
+                counted.read,
+                number + 1,
+                MAX_READINGS,
+            )
+        raise R7MailExtractError(
+            f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the server "
+            f"counts {counted.counted_after} messages, but lists only {counted.read}, "
+            f"{MAX_READINGS} times over. Nothing was written. Mail that comes or goes does not "
+            "explain it: see the server's index of this folder."
+        )
+
+    def _open(self) -> _WindowWriter:
+        for folder in self._folders.values():
+            clean(folder)
+        return _WindowWriter(self._job, self._folders, self._run_id, self._extracted_at)
+
+    async def _read(self, writer: _WindowWriter) -> Reconciliation:
+        job, progress = self._job, Progress()
+        copier = await asyncio.to_thread(self._copier) if job.attachments is not None else None
+        lock = asyncio.Lock()
+
+        async def deliver(page: DecodedPage, indexes: Sequence[int]) -> None:
+            async with lock:
+                batch, files = await asyncio.to_thread(writer.prepare, page, indexes)
+            if copier is not None:
+                await copier.copy(files)
+            async with lock:
+                await asyncio.to_thread(writer.write, batch, files)
+            progress.pages += 1
+            progress.rows += batch.num_rows
+            progress.attachments += len(files)
+            progress.bytes_read = self._client.stats.bytes_read
+            self._on_progress(progress)
+
+        reader = WindowReader(
+            self._client,
+            job.folder,
+            job.criteria,
+            page_size=job.page_size,
+            decode=decode_page,
+            deliver=deliver,
+        )
+        return await reader.run()
+
+    def _copier(self) -> AttachmentCopier:
+        job = self._job
+        assert job.attachments is not None  # noqa: S101 - asked by the caller
+        return AttachmentCopier(
+            client=self._client,
+            folder=job.folder,
+            root=folder_path(job.attachments, self._client.config.login, job.folder),
+            wanted=name_filter(job.attachment_pattern),
+            max_bytes=job.max_attachment_bytes,
+            known=self._known_files(),
+        )
+
+    def _known_files(self) -> dict[tuple[int, str], StoredFile]:
+        """What an earlier run of this window has stored, by its attachments table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        folder = self._folders.get("attachments")
+        data = read(folder / PART) if folder is not None else None
+        if data is None:
+            return {}
+        try:
+            rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+        except pa.ArrowException:
+            return {}
+        return {
+            (row["message_id"], row["file_name"]): StoredFile(
+                row["uri"], row["size"], row["sha256"]
+            )
+            for row in rows
+            if row["sha256"] is not None
+        }
+
+    def _manifest(self, writer: _WindowWriter, counted: Reconciliation) -> dict[str, Any]:
+        window, stats = self._job.criteria.window, self._client.stats
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "provider_version": __version__,
+            "run_id": self._run_id,
+            "mailbox": self._client.config.login,
+            "folder_id": self._job.folder,
+            "window": {
+                "start": window.start.isoformat() if window.start else None,
+                "end": window.end.isoformat() if window.end else None,
+            },
+            "extracted_at": self._extracted_at.isoformat(),
+            "path": str(self._home),
+            "files": writer.files(),
+            "messages": writer.messages,
+            "quarantined": writer.quarantined,
+            "server_count": {"before": counted.counted_before, "after": counted.counted_after},
+            "requests": stats.requests,
+            "logins": stats.logins,
+            "retries": stats.retries,
+            "bytes_read": stats.bytes_read,
+            "duplicates_dropped": counted.repeated,
+            "rows_repaired": writer.repaired,
+            "attachments": dict(writer.statuses),
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+
+    def _publish(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(locked(self._job.output))
+                for folder in self._folders.values():
+                    remove(folder / MANIFEST)
+                writer.commit()
+                for folder in reversed(self._folders.values()):
+                    with staged(folder / MANIFEST) as file:
+                        file.write(text)
+        except OSError as error:
+            raise R7MailPublishError(
+                f"{self._home}: the window was read but could not be published ({error}). It has "
+                "no manifest, so it is unfinished: run it again."
+            ) from error
+        if not is_local(self._home):
+            self._verify()
+
+    def _verify(self) -> None:
+        """See on a store without locks that no other run published the same window meanwhile."""
+        import pyarrow.parquet as pq
+
+        for folder in self._folders.values():
+            path = folder / PART
+            path.fs.invalidate_cache(str(folder.path))
+            with path.fs.open(path.path, "rb") as file:
+                found = (pq.read_metadata(file).metadata or {}).get(RUN_ID_KEY.encode(), b"")
+            if found.decode() != self._run_id:
+                for table in self._folders.values():
+                    remove(table / MANIFEST)
+                raise R7MailPublishError(
+                    f"{path}: another run of this window published at the same time. The window "
+                    "has no manifest now: run it again, once."
+                )
+
+    def _judge(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
+        """Fail after publishing, where something did not make it into the tables."""
+        if writer.untold:
+            log.warning("Attachments that can't be had: %s.", _some(writer.untold))
+        if writer.quarantined and self._job.on_bad_message == "fail":
+            raise R7MailBadMessageError(
+                f"{writer.quarantined} messages can't be in the tables: "
+                f"{_some(writer.bad_reasons)}. They are in {self._home / QUARANTINE}; all others "
+                'were written. With on_bad_message="quarantine" this does not fail the task.'
+            )
+        failed = writer.statuses["failed"]
+        if failed and self._job.on_attachment_error == "fail":
+            raise R7MailAttachmentError(
+                f"{failed} of {sum(writer.statuses.values())} attachments were not copied: "
+                f"{_some(writer.failures)}. All else was written to {manifest['path']}; run it "
+                'again to copy only what is missing. With on_attachment_error="record" this '
+                "does not fail the task."
+            )
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - NAMED_IDS} more" if len(items) > NAMED_IDS else ""
+    return "; ".join(items[:NAMED_IDS]) + more
+
+
+class _WindowWriter:
+    """The staged files of one window."""
+
+    def __init__(
+        self,
+        job: ExtractJob,
+        folders: dict[str, Any],
+        run_id: str,
+        extracted_at: datetime,
+    ) -> None:
+        self._extracted_at = extracted_at
+        self._folders = folders
+        self._quarantine: StagedObject | None = None
+        self._staged: dict[str, StagedObject] = {}
+        self._tables: dict[str, ParquetTable] = {}
+        self.messages = self.quarantined = self.repaired = 0
+        self.bad_reasons: list[str] = []
+        self.failures: list[str] = []
+        self.untold: list[str] = []
+        self.statuses: Counter[str] = Counter()
+        self._with_files = "attachments" in job.tables or job.attachments is not None
+        try:
+            for table, folder in folders.items():
+                self._staged[table] = StagedObject(folder / PART)
+                self._tables[table] = ParquetTable(
+                    table,
+                    self._staged[table],
+                    job.columns if table == "messages" else None,
+                    {RUN_ID_KEY: run_id},
+                )
+        except BaseException:
+            self.discard()
+            raise
+
+    def prepare(
+        self, page: DecodedPage, indexes: Sequence[int]
+    ) -> tuple[pa.RecordBatch, list[AttachmentRow]]:
+        """The rows to write of a page, and their attachments."""
+        import pyarrow as pa
+
+        good = [index for index in indexes if index not in page.bad]
+        if good and good[-1] - good[0] + 1 == len(good):
+            batch = page.batch.slice(good[0], len(good))  # no copy
+        else:
+            batch = page.batch.take(pa.array(good, pa.int64()))
+        moment = pa.scalar(self._extracted_at, pa.timestamp("us", tz="UTC"))
+        batch = batch.append_column("extracted_at", pa.repeat(moment, batch.num_rows))
+        for index in indexes:
+            if index in page.bad:
+                self._set_aside(page, index)
+        self.repaired += len(page.repaired.intersection(good))
+        return batch, attachments_of(batch) if self._with_files else []
+
+    def _set_aside(self, page: DecodedPage, index: int) -> None:
+        bad = page.bad[index]
+        if self._quarantine is None:
+            home = next(iter(self._folders.values()))
+            self._quarantine = StagedObject(home / QUARANTINE)
+        self._quarantine.write(f"{bad.to_json()}\n".encode())
+        self.quarantined += 1
+        self.bad_reasons.append(f"{bad.message_id}: {bad.reason}")
+        log.warning("Message %s is set aside: %s.", bad.message_id, bad.reason)
+
+    def write(self, batch: pa.RecordBatch, files: Sequence[AttachmentRow]) -> None:
+        """Write a page's rows."""
+        self.messages += batch.num_rows
+        if "messages" in self._tables:
+            self._tables["messages"].write(batch)
+        if "recipients" in self._tables:
+            self._tables["recipients"].write(recipients_of(batch))
+        if "attachments" in self._tables and files:
+            self._tables["attachments"].write(attachments_batch(files))
+        for row in files:
+            self.statuses[row.status] += 1
+            if row.status == "failed":
+                self.failures.append(f"message {row.message_id}: {row.error}")
+            elif row.status in {"unlisted", "ambiguous"}:
+                self.untold.append(f"message {row.message_id}: {row.error}")
+
+    def finish(self) -> None:
+        """Write what is still pending, and the footers."""
+        for table in self._tables.values():
+            table.finish()
+
+    def files(self) -> list[dict[str, Any]]:
+        """The manifest's list of files."""
+        return [
+            {
+                "table": name,
+                "path": str(self._staged[name].path),
+                "rows": table.rows,
+                "bytes": self._staged[name].bytes,
+                "sha256": self._staged[name].sha256,
+            }
+            for name, table in self._tables.items()
+        ]
+
+    def commit(self) -> None:
+        """Put all files in their places."""
+        for item in self._staged.values():
+            item.commit()
+        if self._quarantine is not None:
+            self._quarantine.commit()
+        else:
+            remove(next(iter(self._folders.values())) / QUARANTINE)
+
+    def discard(self) -> None:
+        """Forget what was not committed."""
+        for item in (*self._staged.values(), self._quarantine):
+            if item is not None:
+                try:
+                    item.discard()
+                except OSError as error:  # the reason for discarding must come out, not this
+                    log.warning("%s: could not be discarded: %s", item.path, error)
