@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -597,7 +597,7 @@ def iter_messages(
 
 async def aiter_messages(
     client: AsyncClient, folder: int, criteria: MessageFilter, *, page_size: int = 100
-) -> AsyncIterator[Message]:
+) -> AsyncGenerator[Message, None]:
     """Read the messages of a folder that match; see `iter_messages`."""
     seek = Seek(criteria.window, page_size)
     while (request := seek.request()) is not None:

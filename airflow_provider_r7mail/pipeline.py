@@ -7,13 +7,14 @@ The window is the unit of work: it is staged whole, then published over what was
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,9 +28,10 @@ from airflow_provider_r7mail.exceptions import (
     R7MailBadMessageError,
     R7MailConfigError,
     R7MailExtractError,
+    R7MailMessageNotFoundError,
     R7MailPublishError,
 )
-from airflow_provider_r7mail.extract import Reconciliation, WindowReader
+from airflow_provider_r7mail.extract import Reconciliation, WindowReader, aiter_messages
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.storage import (
     ObjectPath,
@@ -47,6 +49,7 @@ from airflow_provider_r7mail.tables import (
     AttachmentRow,
     DecodedPage,
     ParquetTable,
+    attachment_rows,
     attachments_batch,
     attachments_of,
     decode_page,
@@ -483,3 +486,81 @@ class _WindowWriter:
                     item.discard()
                 except OSError as error:  # the reason for discarding must come out, not this
                     log.warning("%s: could not be discarded: %s", item.path, error)
+
+
+async def copy_attachments(
+    client: AsyncClient,
+    folder: int,
+    criteria: MessageFilter,
+    root: ObjectPath,
+    *,
+    message_ids: Sequence[int] | None = None,
+    pattern: str | None = None,
+    max_bytes: int | None = None,
+) -> list[AttachmentRow]:
+    """Copy the attachments of some messages of a folder, without any table.
+
+    What was copied is noted beside the files, so that the same call does not fetch it again.
+
+    :param criteria: which messages; with `message_ids` it narrows the listing they are sought in
+    :param root: the root of the attachments
+    :param message_ids: the messages; None for all that match
+    :param pattern: which files; see `attachments.name_filter`
+    :param max_bytes: larger files are not copied
+    :return: a row for each file, with its status; all are tried, whatever fails
+    :raises R7MailMessageNotFoundError: an id is not in the folder; nothing was copied
+    """
+    wanted = name_filter(pattern)
+    sought = None if message_ids is None else set(message_ids)
+    rows: list[AttachmentRow] = []
+    seen: list[int] = []
+    async with aclosing(aiter_messages(client, folder, criteria)) as messages:
+        async for message in messages:
+            if sought is not None and message.id not in sought:
+                continue
+            seen.append(message.id)
+            files = [
+                {
+                    "attachment_id": file.id,
+                    "file_id": file.file_id,
+                    "file_name": file.file_name,
+                    "size": file.size,
+                    "mime_type": file.mime_type,
+                }
+                for file in message.attachments or ()
+            ]
+            if files or message.has_attachments:
+                rows += attachment_rows(message.id, files)
+            if sought is not None and len(seen) == len(sought):
+                break
+    missing = sorted((sought or set()) - set(seen))
+    if missing:
+        raise R7MailMessageNotFoundError(
+            f"Folder {folder} has no message {', '.join(map(str, missing[:NAMED_IDS]))} "
+            f"({len(missing)} of {len(sought or ())} ids not found). Nothing was copied."
+        )
+    home = folder_path(root, client.config.login, folder)
+    digest = hashlib.sha256(json.dumps(sorted(seen)).encode()).hexdigest()[:16]
+    note = home / f"_copied-{digest}.json"
+    noted = await asyncio.to_thread(read, note)
+    copier = AttachmentCopier(
+        client=client,
+        folder=folder,
+        root=home,
+        wanted=wanted,
+        max_bytes=max_bytes,
+        known={
+            (item["message_id"], item["file_name"]): StoredFile(
+                item["uri"], item["size"], item["sha256"]
+            )
+            for item in json.loads(noted or b"[]")
+        },
+    )
+    await copier.copy(rows)
+    stored = [row for row in rows if row.sha256 is not None]
+    if stored:
+        names = ("message_id", "file_name", "uri", "size", "sha256")
+        text = json.dumps([{name: getattr(row, name) for name in names} for row in stored])
+        with staged(note) as file:
+            file.write(text.encode())
+    return rows

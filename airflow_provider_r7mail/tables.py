@@ -558,13 +558,17 @@ def attachments_of(batch: pa.RecordBatch) -> list[AttachmentRow]:
     rows: list[AttachmentRow] = []
     ids = batch["message_id"].filter(wanted).to_pylist()
     for message_id, listed in zip(ids, files.filter(wanted).to_pylist(), strict=True):
-        rows += _message_attachments(message_id, listed or [])
+        rows += attachment_rows(message_id, listed or [])
     return rows
 
 
-def _message_attachments(
+def attachment_rows(
     message_id: int, listed: Sequence[Mapping[str, Any] | None]
 ) -> Iterator[AttachmentRow]:
+    """The rows of one message that has attachments.
+
+    :param listed: its files in our columns; empty if the listing names none (R17)
+    """
     if not listed:
         yield AttachmentRow(
             message_id,

@@ -33,6 +33,7 @@ LAYERS = (
     {"extract"},
     {"tables"},
     {"attachments"},
+    {"pipeline"},
     {"hooks"},
     {"triggers"},
     {"operators", "transfers", "sensors", "notifications", "emailer"},

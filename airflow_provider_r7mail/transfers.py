@@ -1,0 +1,347 @@
+"""Operators that copy mail out: messages into Parquet tables, attachments into object storage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    BaseOperator,
+    ObjectStoragePath,
+)
+
+from airflow_provider_r7mail.exceptions import (
+    R7MailAttachmentError,
+    R7MailBadMessageError,
+    R7MailConfigError,
+)
+from airflow_provider_r7mail.hooks import (
+    FILTER_FIELDS,
+    PROGRESS_SECONDS,
+    R7MailHook,
+    fail_at_once,
+)
+from airflow_provider_r7mail.models import MessageFilter, parse_ids
+from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extract_window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_r7mail.client import AsyncClient
+    from airflow_provider_r7mail.pipeline import Progress
+
+T = TypeVar("T")
+
+
+class _CopyOperator(BaseOperator):
+    """What the two operators share: filters, a hook, an object storage path."""
+
+    def __init__(
+        self,
+        *,
+        folder: int | str,
+        query: str | None = None,
+        body: str | None = None,
+        sender: str | None = None,
+        recipient: str | None = None,
+        subject: str | None = None,
+        labels: Iterable[int | str] | str | None = None,
+        was_read: bool | str | None = None,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        attachments_path: str | None = None,
+        attachment_pattern: str | None = None,
+        max_attachment_bytes: int | None = None,
+        storage_conn_id: str | None = None,
+        r7mail_conn_id: str = R7MailHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.folder = folder
+        self.query = query
+        self.body = body
+        self.sender = sender
+        self.recipient = recipient
+        self.subject = subject
+        self.labels = labels
+        self.was_read = was_read
+        self.start = start
+        self.end = end
+        self.attachments_path = attachments_path
+        self.attachment_pattern = attachment_pattern
+        self.max_attachment_bytes = max_attachment_bytes
+        self.storage_conn_id = storage_conn_id
+        self.r7mail_conn_id = r7mail_conn_id
+
+    def _criteria(self, start: datetime | str | None, end: datetime | str | None) -> MessageFilter:
+        return MessageFilter.build(
+            query=self.query,
+            body=self.body,
+            sender=self.sender,
+            recipient=self.recipient,
+            subject=self.subject,
+            labels=self.labels,
+            was_read=self.was_read,
+            start=start,
+            end=end,
+        )
+
+    def _path(self, value: str, name: str) -> ObjectStoragePath:
+        if not value:
+            raise R7MailConfigError(f"{name}: empty. Give a path or URL, like s3://bucket/mail.")
+        url = value if "://" in value else f"file://{value}"
+        try:
+            path = ObjectStoragePath(url, conn_id=self.storage_conn_id)
+            _ = path.fs
+        except (ImportError, ValueError) as error:
+            raise R7MailConfigError(
+                f"{name}: no file system for {url.split(':')[0]}:// is installed ({error}). S3 "
+                "comes with airflow-provider-r7mail[amazon], Google with [google], Azure with "
+                "[microsoft]."
+            ) from error
+        return path
+
+    def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+        async def connected() -> T:
+            async with await hook.aget_conn() as client:
+                return await work(client)
+
+        return asyncio.run(connected())
+
+
+class R7MailToParquetOperator(_CopyOperator):
+    """Extract a window of a folder into Parquet tables, each message once and only once.
+
+    Writes `{output_path}/{table}/mailbox={login}/folder={id}/window={start}_{end}/` for the tables
+    `messages`, `recipients` and `attachments`, and `_manifest.json` last. A rerun replaces the
+    window. Returns the manifest: paths, numbers and checksums, no mail.
+
+    :param folder: the folder's id, or its name in the connection's `folders` (templated)
+    :param output_path: where the tables go: a path or any URL that ObjectStoragePath takes
+        (templated)
+    :param attachments_path: where attachments go; None lists them without copying (templated)
+    :param start: begin of the window, a datetime or ISO 8601; the run's data interval if None
+        (templated)
+    :param end: end of the window, not in it; likewise (templated)
+    :param query: text anywhere in the message (templated)
+    :param body: text in the body (templated)
+    :param sender: the sender's address (templated)
+    :param recipient: a recipient's address (templated)
+    :param subject: text in the subject (templated)
+    :param labels: ids of labels (R7) (templated)
+    :param was_read: only read (True) or unread (False) messages (templated)
+    :param tables: the tables to write, of `messages`, `recipients`, `attachments`
+    :param columns: columns of the messages table to write; None for all
+    :param page_size: messages to ask for at once; the server may give fewer (R3)
+    :param attachment_pattern: files to copy: a glob such as `*.xlsx`, or a regular expression if
+        it begins with `^` or ends with `$` (templated)
+    :param max_attachment_bytes: larger files are not copied
+    :param storage_conn_id: the connection of the object storage (templated)
+    :param on_bad_message: `fail` the task after writing all else if a message can't be in the
+        tables (R20), or just `quarantine` it
+    :param on_attachment_error: `fail` the task after writing all else if an attachment could not
+        be copied, or just `record` it
+    :param r7mail_conn_id: the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, the log-in was refused, or a message can't
+        be in the tables
+    :raises R7MailExtractError: the window could not be read or published
+    :raises R7MailAttachmentError: all was written but some attachments
+    """
+
+    template_fields: Sequence[str] = (
+        *FILTER_FIELDS,
+        "output_path",
+        "attachments_path",
+        "attachment_pattern",
+        "storage_conn_id",
+        "r7mail_conn_id",
+    )
+    ui_color = "#dff0e6"
+
+    def __init__(
+        self,
+        *,
+        folder: int | str,
+        output_path: str,
+        tables: Sequence[str] = ("messages", "recipients", "attachments"),
+        columns: Sequence[str] | None = None,
+        page_size: int = 200,
+        on_bad_message: Literal["fail", "quarantine"] = "fail",
+        on_attachment_error: Literal["fail", "record"] = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(folder=folder, **kwargs)
+        self.output_path = output_path
+        self.tables = tables
+        self.columns = columns
+        self.page_size = page_size
+        self.on_bad_message = on_bad_message
+        self.on_attachment_error = on_attachment_error
+
+    @fail_at_once()
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Extract the window."""
+        hook = R7MailHook(self.r7mail_conn_id)
+        start, end = self._window(context)
+        job = ExtractJob(
+            folder=hook.resolve_folder(self.folder),
+            criteria=self._criteria(start, end),
+            output=self._path(self.output_path, "output_path"),
+            attachments=self._path(self.attachments_path, "attachments_path")
+            if self.attachments_path
+            else None,
+            tables=tuple(self.tables),
+            columns=None if self.columns is None else tuple(self.columns),
+            page_size=self.page_size,
+            attachment_pattern=self.attachment_pattern,
+            max_attachment_bytes=self.max_attachment_bytes,
+            on_bad_message=self.on_bad_message,
+            on_attachment_error=self.on_attachment_error,
+        )
+        job.check()
+        window = job.criteria.window.label()
+        self.log.info("Extracting folder %s, window %s.", job.folder, window)
+        say = _Throttle(self.log.info)
+        try:
+            manifest = self._run(hook, lambda client: extract_window(client, job, say))
+        except R7MailBadMessageError as error:  # it will be there at the next try as well
+            raise AirflowFailException(str(error)) from error
+        self.log.info(
+            "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
+            manifest["messages"],
+            manifest["attachments"],
+            window,
+            manifest["seconds"],
+            manifest["requests"],
+            manifest["path"],
+        )
+        return manifest
+
+    def _window(self, context: Context) -> tuple[datetime | str | None, datetime | str | None]:
+        """The window asked for, or the run's data interval."""
+        if self.start and self.end:
+            return self.start, self.end
+        start = self.start or context.get("data_interval_start")
+        end = self.end or context.get("data_interval_end")
+        if start is None or end is None or start == end:
+            raise R7MailConfigError(
+                "start and end are not given, and this run has no data interval to take them "
+                "from (Airflow 3 gives plain cron schedules an empty one, and manual or "
+                "asset-triggered runs may have none). Schedule the DAG with "
+                'CronDataIntervalTimetable("0 * * * *", timezone="UTC") or '
+                'CronTriggerTimetable("0 * * * *", timezone="UTC", '
+                "interval=timedelta(hours=1)), or give start and end."
+            )
+        return start, end
+
+
+class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
+    """Copy attachments of messages into object storage, whole or not at all.
+
+    Files go to `{attachments_path}/mailbox={login}/folder={id}/message_id={Id}/{safe name}`. The
+    same files are not fetched again by a rerun. Returns a list of
+    `{message_id, file_name, uri, size, sha256, status}`.
+
+    :param folder: the folder's id, or its name in the connection's `folders` (templated)
+    :param message_ids: ids, as a list or JSON text; None for all messages that match the filters;
+        an empty list does nothing (templated)
+    :param attachments_path: where to: a path or any URL that ObjectStoragePath takes (templated)
+    :param attachment_pattern: which files: a glob such as `*.xlsx`, or a regular expression if it
+        begins with `^` or ends with `$` (templated)
+    :param max_attachment_bytes: larger files are not copied
+    :param storage_conn_id: the connection of the object storage (templated)
+    :param start: begin of the messages' dates, with `end`, `query`, `body`, `sender`,
+        `recipient`, `subject`, `labels`, `was_read` as in R7MailToParquetOperator (templated)
+    :param on_attachment_error: `fail` the task when all others are copied, or just `record` it
+    :param r7mail_conn_id: the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, the log-in was refused, or an id is not in
+        the folder
+    :raises R7MailAttachmentError: some could not be copied; the others were
+    """
+
+    template_fields: Sequence[str] = (
+        *FILTER_FIELDS,
+        "message_ids",
+        "attachments_path",
+        "attachment_pattern",
+        "storage_conn_id",
+        "r7mail_conn_id",
+    )
+    ui_color = "#dff0e6"
+
+    def __init__(
+        self,
+        *,
+        folder: int | str,
+        attachments_path: str,
+        message_ids: Iterable[int | str] | str | None = None,
+        on_attachment_error: Literal["fail", "record"] = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(folder=folder, attachments_path=attachments_path, **kwargs)
+        self.message_ids = message_ids
+        self.on_attachment_error = on_attachment_error
+
+    @fail_at_once()
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Copy the attachments."""
+        ids = None if self.message_ids is None else parse_ids(self.message_ids, "message_ids")
+        if ids == ():
+            self.log.info("No message ids: nothing to do.")
+            return []
+        hook = R7MailHook(self.r7mail_conn_id)
+        folder = hook.resolve_folder(self.folder)
+        criteria = self._criteria(self.start, self.end)
+        root = self._path(self.attachments_path or "", "attachments_path")
+        rows = self._run(
+            hook,
+            lambda client: copy_attachments(
+                client,
+                folder,
+                criteria,
+                root,
+                message_ids=ids,
+                pattern=self.attachment_pattern,
+                max_bytes=self.max_attachment_bytes,
+            ),
+        )
+        names = ("message_id", "file_name", "uri", "size", "sha256", "status")
+        for row in rows:
+            if row.status not in {"downloaded", "unchanged"}:
+                self.log.warning("Message %s: %s (%s).", row.message_id, row.status, row.error)
+        self.log.info("%s files of folder %s settled.", len(rows), folder)
+        failed = [row for row in rows if row.status == "failed"]
+        if failed and self.on_attachment_error == "fail":
+            raise R7MailAttachmentError(
+                f"{len(failed)} of {len(rows)} attachments were not copied, of messages "
+                f"{sorted({row.message_id for row in failed})[:20]}; the first: "
+                f"{failed[0].error} The others are in place; run it again for what is missing."
+            )
+        return [{name: asdict(row)[name] for name in names} for row in rows]
+
+
+class _Throttle:
+    """Says how far an extract has come, every few seconds at most."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        self._say = say
+        self._next = time.monotonic() + PROGRESS_SECONDS
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PROGRESS_SECONDS
+        self._say(
+            "%s pages, %s messages, %s attachments, %.1f MB so far.",
+            progress.pages,
+            progress.rows,
+            progress.attachments,
+            progress.bytes_read / 1e6,
+        )
