@@ -13,6 +13,7 @@ import ssl
 import threading
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
     aclosing,
@@ -625,10 +626,10 @@ class AsyncClient(_Base):
         await self._http.aclose()
         await self._fresh.aclose()
 
-    async def send(self, call: Call[T], *, in_thread: bool = False) -> T:
+    async def send(self, call: Call[T], *, executor: Executor | None = None) -> T:
         """Carry one call; log in and retry where that is due.
 
-        :param in_thread: read the answer in a worker thread: for answers that take long to read
+        :param executor: where to read the answer, if that takes long; None is here and now
         :raises R7MailRequestError: it failed for good
         """
         try:
@@ -642,7 +643,9 @@ class AsyncClient(_Base):
                     read = partial(
                         interpret, call, response.status_code, response.headers, body, number
                     )
-                    return await asyncio.to_thread(read) if in_thread else read()
+                    if executor is None:
+                        return read()
+                    return await asyncio.get_running_loop().run_in_executor(executor, read)
         except R7MailRequestError as error:
             if unclear(call, error):
                 raise _unclear_error(error) from error

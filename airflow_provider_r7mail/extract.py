@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -655,7 +656,8 @@ class WindowReader(Generic[L]):
     :param folder: the folder's id
     :param criteria: what to look for; its window must have both bounds
     :param page_size: messages to ask for at once
-    :param decode: reads a page's bytes; runs in a worker thread, raises AnswerError
+    :param decode: reads a page's bytes; raises AnswerError
+    :param executor: where pages are decoded
     :param deliver: takes a page and the indexes of its rows that are new
     """
 
@@ -667,12 +669,14 @@ class WindowReader(Generic[L]):
         *,
         page_size: int,
         decode: Callable[[bytes], L],
+        executor: Executor,
         deliver: Callable[[L, Sequence[int]], Awaitable[None]],
     ) -> None:
         self._client = client
         self._folder = folder
         self._criteria = criteria
         self._decode = decode
+        self._executor = executor
         self._deliver = deliver
         self._whole = Seek(criteria.window, page_size)
         self._spans: list[Seek] = [self._whole]
@@ -741,7 +745,8 @@ class WindowReader(Generic[L]):
     async def _fetch(self, request: PageRequest) -> L:
         try:
             return await self._client.send(
-                _call(self._folder, self._criteria, request, self._decode), in_thread=True
+                _call(self._folder, self._criteria, request, self._decode),
+                executor=self._executor,
             )
         except (
             R7MailConnectionError,

@@ -14,9 +14,11 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -69,6 +71,8 @@ RUN_ID_KEY = "r7mail.run_id"
 # How often a window is read anew when the server counted more than came.
 MAX_READINGS = 3
 NAMED_IDS = 20
+# Threads that decode pages and write tables: more of them only hold more memory at once.
+WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,10 +193,14 @@ class _Extraction:
         self._home = self._folders[job.tables[0]]
 
     async def run(self) -> dict[str, Any]:
+        with ThreadPoolExecutor(WORKERS, "r7mail-tables") as executor:
+            return await self._run(executor)
+
+    async def _run(self, executor: Executor) -> dict[str, Any]:
         for number in range(MAX_READINGS):
             writer = await asyncio.to_thread(self._open)
             try:
-                counted = await self._read(writer)
+                counted = await self._read(writer, executor)
                 if counted.explained:
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
@@ -222,18 +230,19 @@ class _Extraction:
             clean(folder)
         return _WindowWriter(self._job, self._folders, self._run_id, self._extracted_at)
 
-    async def _read(self, writer: _WindowWriter) -> Reconciliation:
+    async def _read(self, writer: _WindowWriter, executor: Executor) -> Reconciliation:
         job, progress = self._job, Progress()
         copier = await asyncio.to_thread(self._copier) if job.attachments is not None else None
         lock = asyncio.Lock()
+        run = partial(asyncio.get_running_loop().run_in_executor, executor)
 
         async def deliver(page: DecodedPage, indexes: Sequence[int]) -> None:
             async with lock:
-                batch, files = await asyncio.to_thread(writer.prepare, page, indexes)
+                batch, files = await run(writer.prepare, page, indexes)
             if copier is not None:
                 await copier.copy(files)
             async with lock:
-                await asyncio.to_thread(writer.write, batch, files)
+                await run(writer.write, batch, files)
             progress.pages += 1
             progress.rows += batch.num_rows
             progress.attachments += len(files)
@@ -246,6 +255,7 @@ class _Extraction:
             job.criteria,
             page_size=job.page_size,
             decode=decode_page,
+            executor=executor,
             deliver=deliver,
         )
         return await reader.run()

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 TABLES = ("messages", "recipients", "attachments")
 
-# Row groups of this many bytes in memory: 16 to 64 MB are read well, and larger ones only cost
+# Row groups of this many bytes in memory: readers skip and share them well, and larger ones cost
 # memory here.
-ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_BYTES = 8 << 20
 
 # The API's field, our column, and what it holds.
 FIELDS: tuple[tuple[str, str, str], ...] = (
