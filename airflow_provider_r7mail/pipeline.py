@@ -73,6 +73,9 @@ MAX_READINGS = 3
 NAMED_IDS = 20
 # Threads that decode pages and write tables: more of them only hold more memory at once.
 WORKERS = 2
+# Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
+RECIPIENT_ROWS = 2_000
+RECIPIENT_SOURCES = ["message_id", "to_addresses", "cc_addresses", "bcc_addresses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,26 +363,41 @@ class _Extraction:
     def _judge(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
         """Fail after publishing, where something did not make it into the tables."""
         if writer.untold:
-            log.warning("Attachments that can't be had: %s.", _some(writer.untold))
+            log.warning("Attachments that can't be had: %s.", writer.untold)
         if writer.quarantined and self._job.on_bad_message == "fail":
             raise R7MailBadMessageError(
                 f"{writer.quarantined} messages can't be in the tables: "
-                f"{_some(writer.bad_reasons)}. They are in {self._home / QUARANTINE}; all others "
+                f"{writer.bad_reasons}. They are in {self._home / QUARANTINE}; all others "
                 'were written. With on_bad_message="quarantine" this does not fail the task.'
             )
         failed = writer.statuses["failed"]
         if failed and self._job.on_attachment_error == "fail":
             raise R7MailAttachmentError(
                 f"{failed} of {sum(writer.statuses.values())} attachments were not copied: "
-                f"{_some(writer.failures)}. All else was written to {manifest['path']}; run it "
+                f"{writer.failures}. All else was written to {manifest['path']}; run it "
                 'again to copy only what is missing. With on_attachment_error="record" this '
                 "does not fail the task."
             )
 
 
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - NAMED_IDS} more" if len(items) > NAMED_IDS else ""
-    return "; ".join(items[:NAMED_IDS]) + more
+class _Named:
+    """Things to be named in a message: the first ones, and how many more there are."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._count = 0
+
+    def add(self, text: str) -> None:
+        self._count += 1
+        if len(self._first) < NAMED_IDS:
+            self._first.append(text)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __str__(self) -> str:
+        more = self._count - len(self._first)
+        return "; ".join(self._first) + (f" and {more} more" if more else "")
 
 
 class _WindowWriter:
@@ -398,9 +416,10 @@ class _WindowWriter:
         self._staged: dict[str, StagedObject] = {}
         self._tables: dict[str, ParquetTable] = {}
         self.messages = self.quarantined = self.repaired = 0
-        self.bad_reasons: list[str] = []
-        self.failures: list[str] = []
-        self.untold: list[str] = []
+        self.bad_reasons = _Named()
+        self.failures = _Named()
+        self.untold = _Named()
+        self._addressed: list[pa.RecordBatch] = []
         self.statuses: Counter[str] = Counter()
         self._with_files = "attachments" in job.tables or job.attachments is not None
         try:
@@ -442,7 +461,7 @@ class _WindowWriter:
             self._quarantine = StagedObject(home / QUARANTINE)
         self._quarantine.write(f"{bad.to_json()}\n".encode())
         self.quarantined += 1
-        self.bad_reasons.append(f"{bad.message_id}: {bad.reason}")
+        self.bad_reasons.add(f"{bad.message_id}: {bad.reason}")
         log.warning("Message %s is set aside: %s.", bad.message_id, bad.reason)
 
     def write(self, batch: pa.RecordBatch, files: Sequence[AttachmentRow]) -> None:
@@ -451,18 +470,29 @@ class _WindowWriter:
         if "messages" in self._tables:
             self._tables["messages"].write(batch)
         if "recipients" in self._tables:
-            self._tables["recipients"].write(recipients_of(batch))
+            self._addressed.append(batch.select(RECIPIENT_SOURCES))
+            if sum(part.num_rows for part in self._addressed) >= RECIPIENT_ROWS:
+                self._write_recipients()
         if "attachments" in self._tables and files:
             self._tables["attachments"].write(attachments_batch(files))
         for row in files:
             self.statuses[row.status] += 1
             if row.status == "failed":
-                self.failures.append(f"message {row.message_id}: {row.error}")
+                self.failures.add(f"message {row.message_id}: {row.error}")
             elif row.status in {"unlisted", "ambiguous"}:
-                self.untold.append(f"message {row.message_id}: {row.error}")
+                self.untold.add(f"message {row.message_id}: {row.error}")
+
+    def _write_recipients(self) -> None:
+        import pyarrow as pa
+
+        if self._addressed:
+            batch = pa.concat_batches(self._addressed)
+            self._tables["recipients"].write(recipients_of(batch))
+        self._addressed = []
 
     def finish(self) -> None:
         """Write what is still pending, and the footers."""
+        self._write_recipients()
         for table in self._tables.values():
             table.finish()
 
