@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.api import parse_items
+from airflow_provider_r7mail.api import AnswerError, parse_items
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.extract import Listing, to_microseconds
 from airflow_provider_r7mail.models import parse_api_date
@@ -32,8 +32,9 @@ TABLES = ("messages", "recipients", "attachments")
 # memory here.
 ROW_GROUP_BYTES = 8 << 20
 
+Fields = tuple[tuple[str, str, str], ...]
 # The API's field, our column, and what it holds.
-FIELDS: tuple[tuple[str, str, str], ...] = (
+FIELDS: Fields = (
     ("Id", "message_id", "int"),
     ("Subject", "subject", "text"),
     ("Body", "body", "text"),
@@ -76,13 +77,14 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
     ("EventInviteStatus", "event_invite_status", "int"),
     ("ExternalId", "external_id", "text"),
 )
-FILE_FIELDS: tuple[tuple[str, str, str], ...] = (
+FILE_FIELDS: Fields = (
     ("Id", "attachment_id", "int"),
     ("FileId", "file_id", "int"),
     ("FileName", "file_name", "text"),
     ("Size", "size", "int"),
     ("MimeType", "mime_type", "text"),
 )
+_SENDER_FIELDS: Fields = (("Name", "from_name", "text"), ("Address", "from_address", "text"))
 _KNOWN = frozenset(name for name, _, _ in FIELDS)
 # No statistics for these: their values are long and nobody looks for them by range.
 LONG_COLUMNS = frozenset({"body", "html_body", "subject", "extra", "children", "error"})
@@ -308,22 +310,61 @@ def _renamed_files(values: pa.ListArray) -> pa.ListArray:
 def _dates(texts: pa.Array) -> pa.Array | None:
     """Dates as the API writes them, in UTC microseconds; None if any can't be read this way."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     try:
         # Through nanoseconds, which take up to 9 fractional digits; further ones than ours are cut.
         exact = texts.cast(pa.timestamp("ns", tz="UTC"))
     except pa.ArrowException:
         return None
+    earliest = pc.min(exact).value
+    if earliest is not None and earliest < 0:
+        return None  # before 1970 the cast below would round up, not down
     return exact.cast(pa.timestamp("us", tz="UTC"), safe=False)
 
 
 # -- the careful way ------------------------------------------------------------------------
 
+# Python converts no longer text to an integer, against quadratic time (sys.int_info).
+_MAX_DIGITS = 4300
+
+
+def _parse(body: bytes) -> tuple[list[Any], int | None]:
+    try:
+        return parse_items(body)
+    except AnswerError:
+        return parse_items(_mended(body))
+
+
+def _mended(body: bytes) -> bytes:
+    """The same JSON in a form that Python's parser takes; as it was if it is none at all.
+
+    Bytes that are not UTF-8 become lone surrogates, and like these U+FFFD in the end (R21); an
+    integer too long for Python becomes text, which stays in `extra`.
+    """
+
+    def read(digits: str) -> int | str:
+        return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+    try:
+        text = body.decode("utf-8-sig", "surrogateescape")
+        return json.dumps(json.loads(text, parse_int=read)).encode()
+    except (ValueError, RecursionError):
+        return body
+
+
+def _json_text(value: Any) -> str:
+    """JSON text; what only Python takes for a number (NaN) becomes text."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(value), parse_constant=str))
+
 
 def _decode_carefully(body: bytes) -> DecodedPage:
     import pyarrow as pa
 
-    items, count = parse_items(body)
+    items, count = _parse(body)
     rows: list[dict[str, Any]] = []
     keys: list[int | str] = []
     dates: list[int | None] = []
@@ -357,6 +398,8 @@ def _decode_carefully(body: bytes) -> DecodedPage:
 
 # JSON's pairs of escapes have become one character by now; what is left has no UTF-8 form.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# As Python would write it: other spellings, such as 007, are text whose meaning is not known.
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 
 class _UnfitError(Exception):
@@ -383,6 +426,8 @@ class _Careful:
             try:
                 if kind == "sender":
                     row.update(self._sender(value, extra))
+                elif kind == "files":
+                    row[column] = self._files(value, extra)
                 else:
                     row[column] = self._convert(kind, value)
             except _UnfitError:
@@ -397,7 +442,7 @@ class _Careful:
                 else "Date is .NET's 'no date'"
             )
         if extra:
-            row["extra"] = json.dumps(extra)
+            row["extra"] = _json_text(extra)
         return row
 
     def _convert(self, kind: str, value: Any) -> Any:
@@ -415,7 +460,7 @@ class _Careful:
         return text
 
     def to_int(self, value: Any) -> int:
-        if isinstance(value, str) and value.lstrip("-").isascii() and value.lstrip("-").isdigit():
+        if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -445,34 +490,43 @@ class _Careful:
         return [None if item is None else self.to_int(item) for item in items]
 
     def to_json(self, value: Any) -> str:
-        return json.dumps(value)
-
-    def to_files(self, value: Any) -> list[dict[str, Any]]:
-        if not isinstance(value, list):
-            raise _UnfitError
-        files = []
-        for item in value:
-            if not isinstance(item, dict) or item.keys() - {name for name, _, _ in FILE_FIELDS}:
-                raise _UnfitError
-            files.append(
-                {
-                    column: self._convert(kind, item[name])
-                    for name, column, kind in FILE_FIELDS
-                    if item.get(name) is not None
-                }
-            )
-        return files
+        return _json_text(value)
 
     def _sender(self, value: Any, extra: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, str):
             return {"from_address": self.to_text(value)}
+        return self._known(value, _SENDER_FIELDS, "From", extra)
+
+    def _files(self, value: Any, extra: dict[str, Any]) -> list[dict[str, Any] | None]:
+        if not isinstance(value, list):
+            raise _UnfitError
+        files: list[dict[str, Any] | None] = []
+        for item in value:
+            if item is None:
+                files.append(None)
+                continue
+            # The whole list goes to `extra` if something of it has no place here.
+            odd: dict[str, Any] = {}
+            files.append(self._known(item, FILE_FIELDS, "Attachments", odd))
+            if odd:
+                extra["Attachments"] = value
+        return files
+
+    def _known(self, value: Any, known: Fields, name: str, extra: dict[str, Any]) -> dict[str, Any]:
+        """An inner object's fields; all of it goes to `extra` besides if some have no place."""
         if not isinstance(value, dict):
             raise _UnfitError
-        unknown = value.keys() - {"Name", "Address"}
-        if unknown:
-            extra["From"] = {name: value[name] for name in unknown}
-        parts = {"from_name": value.get("Name"), "from_address": value.get("Address")}
-        return {column: self.to_text(part) for column, part in parts.items() if part is not None}
+        row: dict[str, Any] = {}
+        if value.keys() - {field for field, _, _ in known}:
+            extra[name] = value
+        for part, column, kind in known:
+            if value.get(part) is None:
+                continue
+            try:
+                row[column] = self._convert(kind, value[part])
+            except _UnfitError:
+                extra[name] = value
+        return row
 
 
 _CONVERTERS: Mapping[str, Callable[[_Careful, Any], Any]] = {
@@ -483,7 +537,6 @@ _CONVERTERS: Mapping[str, Callable[[_Careful, Any], Any]] = {
     "texts": _Careful.to_texts,
     "ints": _Careful.to_ints,
     "json": _Careful.to_json,
-    "files": _Careful.to_files,
 }
 
 
