@@ -69,7 +69,7 @@ MAX_SWEEP_PAGE = 10_000
 MAX_STALE_PAGES = 50
 # A span is worth sharing with an idle reader when about this many pages are left in it: a span of
 # its own costs two requests more.
-MIN_PAGES_TO_SHARE = 4
+MIN_PAGES_TO_SHARE = 3
 
 Key = int | str
 """What tells messages apart: the server's Id; text for one whose Id can't be read."""
@@ -649,6 +649,14 @@ class Reconciliation:
         return self.read >= min(self.counted_before, self.counted_after)
 
 
+def _leaves(errors: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
 class WindowReader(Generic[L]):
     """Reads a window with several requests in flight: spans of time, shared between readers.
 
@@ -699,14 +707,16 @@ class WindowReader(Generic[L]):
                 for _ in range(self._client.config.max_concurrency):
                     group.create_task(self._work())
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from errors.exceptions[0].__cause__
+            first = next(_leaves(errors))
+            raise first from first.__cause__
         return await self._reconcile()
 
     async def _work(self) -> None:
         while (seek := await self._next_span()) is not None:
-            while (request := seek.request()) is not None:
-                page = await self._fetch(request)
-                await self._take(seek, page)
+            request = seek.request()
+            page = None if request is None else await self._fetch(request)
+            while page is not None:
+                page = await self._take(seek, page)
             async with self._changed:
                 self._changed.notify_all()
 
@@ -725,7 +735,8 @@ class WindowReader(Generic[L]):
                     return shared
                 await self._changed.wait()
 
-    async def _take(self, seek: Seek, page: L) -> None:
+    async def _take(self, seek: Seek, page: L) -> L | None:
+        """Deliver a page's new rows, and bring the next page meanwhile."""
         listing = page.listing
         self._received += len(listing.keys)
         fresh = seek.accept(listing)
@@ -739,8 +750,12 @@ class WindowReader(Generic[L]):
         self._read += len(fresh)
         async with self._changed:
             self._changed.notify_all()
-        if fresh:
-            await self._deliver(page, fresh)
+        request = seek.request()
+        async with asyncio.TaskGroup() as group:
+            following = None if request is None else group.create_task(self._fetch(request))
+            if fresh:
+                await self._deliver(page, fresh)
+        return None if following is None else following.result()
 
     async def _fetch(self, request: PageRequest) -> L:
         try:
