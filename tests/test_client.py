@@ -15,6 +15,7 @@ import time
 import traceback
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -354,10 +355,11 @@ async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
         threads.append(threading.current_thread())
         return bool(body)
 
-    async with _opened("async", server) as session:
-        assert isinstance(session.client, AsyncClient)
-        await session.client.send(replace(MARK, parse=parse), in_thread=True)
-        await session.client.send(replace(MARK, parse=parse))
+    with ThreadPoolExecutor(1) as executor:
+        async with _opened("async", server) as session:
+            assert isinstance(session.client, AsyncClient)
+            await session.client.send(replace(MARK, parse=parse), executor=executor)
+            await session.client.send(replace(MARK, parse=parse))
 
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
@@ -666,6 +668,17 @@ async def test_a_dead_token_costs_one_login(kind: Kind, server: Emulator) -> Non
         await asyncio.gather(*(session.send(MARK) for _ in range(8)))
 
     assert (first, server.logins) == (1, 2)
+
+
+async def test_a_late_refusal_of_an_old_token_costs_nothing(kind: Kind, server: Emulator) -> None:
+    """A call that hears late of its token's death takes the new one that others use (R12)."""
+    async with _opened(kind, server) as session:
+        await session.send(MARK)
+        server.expire_tokens()
+        server.faults.append(Fault("Delete", status=401, delay=0.2))
+        await asyncio.gather(session.send(api.delete_messages(INBOX, [1])), session.send(MARK))
+
+    assert server.logins == 2
 
 
 async def test_a_token_refused_anew_is_an_error(kind: Kind, server: Emulator) -> None:
