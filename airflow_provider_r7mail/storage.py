@@ -111,6 +111,8 @@ class StagedObject:
     def write(self, data: bytes | memoryview) -> int:
         """Take bytes."""
         view = memoryview(data)
+        if self._settled:  # pyarrow's writer still writes a footer when it is collected
+            return view.nbytes
         self._hash.update(view)
         self._file.write(view if not self._deferred else bytes(view))
         self.bytes += view.nbytes
