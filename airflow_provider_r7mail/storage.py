@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import tempfile
 import uuid
@@ -19,12 +20,14 @@ from typing import Any, Protocol
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
+log = logging.getLogger(__name__)
+
 STAGED_PREFIX = "_staged-"
 # S3 takes parts of 5 MiB and more; s3fs's own 50 MiB would be held in memory for each table.
 BLOCK_BYTES = 8 << 20
-# Stores whose fsspec file systems can finish an upload without showing it. adlfs can't: it
-# ignores `autocommit`.
-DEFERRING_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "memory"})
+# Stores whose fsspec file systems can finish an upload without showing it. adlfs and fsspec's own
+# `memory` can't: they ignore `autocommit`.
+DEFERRING_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs"})
 
 
 class ObjectPath(Protocol):
@@ -58,8 +61,25 @@ def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
+@contextlib.contextmanager
+def _store_errors(path: ObjectPath) -> Iterator[None]:
+    """Let all that goes wrong with a store be an OSError, with the object's name.
+
+    fsspec's file systems pass on errors of their libraries that are none: botocore's for a host
+    that can't be reached, for example.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
+
+
 class StagedObject:
     """An object being written, not yet seen by anyone.
+
+    `write` and `commit` raise OSError where the store fails, whatever it raises itself.
 
     :param path: where it is to appear
     :raises R7MailConfigError: nothing can be written there
@@ -70,38 +90,45 @@ class StagedObject:
         self.bytes = 0
         self._hash = hashlib.sha256()
         self._temporary: str | None = None
-        self._deferred = False
-        self._settled = False
-        self._file: Any
+        # For deferring stores: what is to go up in one request, None once it is too much for that.
+        self._small: bytearray | None = None
+        self._settled = self._discarded = False
+        self._file: Any = None
         try:
-            self._open()
+            with _store_errors(path):
+                self._open()
         except OSError as error:
             raise R7MailConfigError(f"{path}: can't be written ({error}).") from error
 
     def _open(self) -> None:
         if is_local(self.path):
-            folder = Path(self.path.path).parent
-            folder.mkdir(parents=True, exist_ok=True)
-            # Beside its place, since only a rename within one file system is one step.
-            self._temporary = str(folder / f"{STAGED_PREFIX}{uuid.uuid4().hex}.tmp")
-            self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
-            # Held while this process lives: `clean` knows by it what a killed one has left.
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._open_beside(Path(self.path.path).parent)
         elif DEFERRING_PROTOCOLS & set(_protocols(self.path.fs)):
-            self._deferred = True
-            self._file = self.path.fs.open(
-                self.path.path, "wb", autocommit=False, block_size=BLOCK_BYTES
-            )
+            self._small = bytearray()
         else:
             self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
                 prefix="r7mail-", delete=False
             )
             self._temporary = self._file.name
 
+    def _open_beside(self, folder: Path) -> None:
+        """Open a file beside its place: only a rename within one file system is one step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        while self._temporary is None:
+            temporary = folder / f"{STAGED_PREFIX}{uuid.uuid4().hex}.tmp"
+            file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
+            # Held while this process lives: `clean` knows by it what a killed one has left.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Between these two lines another process's `clean` may have taken it for such.
+            if temporary.exists():
+                self._file, self._temporary = file, str(temporary)
+            else:
+                file.close()
+
     @property
     def closed(self) -> bool:
         """Whether it takes no more bytes: pyarrow asks."""
-        return False
+        return self._settled
 
     @property
     def sha256(self) -> str:
@@ -110,13 +137,31 @@ class StagedObject:
 
     def write(self, data: bytes | memoryview) -> int:
         """Take bytes."""
-        view = memoryview(data)
-        if self._settled:  # pyarrow's writer still writes a footer when it is collected
-            return view.nbytes
+        view = memoryview(data).cast("B")
+        if self._discarded:
+            return view.nbytes  # pyarrow writes a footer when an unfinished writer is destroyed
         self._hash.update(view)
-        self._file.write(view if not self._deferred else bytes(view))
+        with _store_errors(self.path):
+            if self._small is not None and self.bytes + view.nbytes <= BLOCK_BYTES:
+                self._small += view
+            elif self._temporary is None:
+                self._upload(view)
+            else:
+                # A full disk takes a part of what is written, and tells only the next time.
+                rest = view
+                while rest:
+                    rest = rest[self._file.write(rest) :]
         self.bytes += view.nbytes
         return view.nbytes
+
+    def _upload(self, view: memoryview) -> None:
+        if self._small is not None:
+            self._file = self.path.fs.open(
+                self.path.path, "wb", autocommit=False, block_size=BLOCK_BYTES
+            )
+            self._file.write(self._small)
+            self._small = None
+        self._file.write(bytes(view))
 
     def tell(self) -> int:
         """The number of bytes so far: pyarrow asks."""
@@ -126,36 +171,53 @@ class StagedObject:
         """Nothing: the bytes are not to be seen before `commit`."""
 
     def commit(self) -> None:
-        """Put the object in its place, over what was there."""
+        """Put the object in its place, over what was there; discard it if that fails."""
+        try:
+            with _store_errors(self.path):
+                self._commit()
+        except BaseException:
+            self.discard()
+            raise
         self._settled = True
-        if self._deferred:
+
+    def _commit(self) -> None:
+        if self._small is not None:
+            self.path.fs.pipe_file(self.path.path, bytes(self._small))
+        elif self._temporary is None:
             self._file.close()
             self._file.commit()
         elif is_local(self.path):
-            assert self._temporary is not None  # noqa: S101 - set by _open
             os.replace(self._temporary, self.path.path)  # noqa: PTH105
             self._file.close()
         else:
             self._file.close()
-            assert self._temporary is not None  # noqa: S101 - set by _open
             self.path.fs.put_file(self._temporary, self.path.path)
             os.unlink(self._temporary)  # noqa: PTH108
 
     def discard(self) -> None:
-        """Forget it, unless it was committed; what was under its name before stays."""
+        """Forget it, unless it was committed; what was under its name before stays.
+
+        Raises nothing: the reason for discarding must come out.
+        """
         if self._settled:
             return
-        self._settled = True
-        if self._deferred:
+        self._settled = self._discarded = True
+        try:
+            with _store_errors(self.path):
+                self._discard()
+        except OSError as error:
+            log.warning("%s: could not be discarded: %s", self.path, error)
+
+    def _discard(self) -> None:
+        if self._temporary is not None:
+            self._file.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)  # noqa: PTH108
+        elif self._file is not None:
             try:
                 self._file.close()
             finally:
                 self._file.discard()
-            return
-        self._file.close()
-        if self._temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary)  # noqa: PTH108
 
 
 @contextlib.contextmanager
@@ -173,7 +235,8 @@ def staged(path: ObjectPath) -> Iterator[StagedObject]:
 def read(path: ObjectPath) -> bytes | None:
     """An object's bytes, None if there is no such object."""
     try:
-        data: bytes = path.fs.cat_file(path.path)
+        with _store_errors(path):
+            data: bytes = path.fs.cat_file(path.path)
     except FileNotFoundError:
         return None
     return data
@@ -181,14 +244,15 @@ def read(path: ObjectPath) -> bytes | None:
 
 def remove(path: ObjectPath) -> None:
     """Remove an object, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _store_errors(path):
         path.fs.rm_file(path.path)
 
 
 def size_of(path: ObjectPath) -> int | None:
     """An object's size in bytes, None if there is no such object."""
     try:
-        size = path.fs.info(path.path)["size"]
+        with _store_errors(path):
+            size = path.fs.info(path.path)["size"]
     except FileNotFoundError:
         return None
     return int(size)
@@ -206,7 +270,7 @@ def clean(folder: ObjectPath) -> int:
         return 0
     removed = 0
     for file in Path(folder.path).glob(f"{STAGED_PREFIX}*.tmp"):
-        with contextlib.suppress(OSError), file.open("rb") as handle:
+        with contextlib.suppress(OSError), file.open("r+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its process lives
             file.unlink()
             removed += 1

@@ -1,0 +1,355 @@
+"""Objects that appear whole or not at all: on a disk, on a real S3 API, and elsewhere."""
+
+# ruff: noqa: TID253, PT012 - no DAG file is read here; the errors come from the end of blocks
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import fsspec
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from moto.server import ThreadedMotoServer
+from upath import UPath
+
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.storage import (
+    BLOCK_BYTES,
+    STAGED_PREFIX,
+    StagedObject,
+    clean,
+    locked,
+    read,
+    remove,
+    size_of,
+    staged,
+)
+
+SMALL, LARGE = b"PAR1 small", b"0123456789abcdef" * (1 << 20) + b"16 MB and more"
+
+
+class Bucket:
+    """A bucket on an S3 server of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._s3 = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+            region_name="us-east-1",
+        )
+        self._s3.create_bucket(Bucket="mail")
+
+    def names(self) -> list[str]:
+        """The keys of all objects."""
+        found = self._s3.list_objects_v2(Bucket="mail").get("Contents", [])
+        return [item["Key"] for item in found]
+
+    def unfinished(self) -> int:
+        """How many uploads are under way."""
+        return len(self._s3.list_multipart_uploads(Bucket="mail").get("Uploads", []))
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    """An S3 server on a real socket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket `mail`, which the connection `s3` leads to."""
+    httpx.post(f"{s3_url}/moto-api/reset")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_S3",
+        json.dumps(
+            {
+                "conn_type": "aws",
+                "login": "testing",
+                "password": "testing",
+                "extra": {"endpoint_url": s3_url, "region_name": "us-east-1"},
+            }
+        ),
+    )
+    return Bucket(s3_url)
+
+
+Place = Callable[[str], Any]
+
+
+@pytest.fixture(params=["file", "s3", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Paths in a store: a disk, S3, and one whose file system can't hold a file back."""
+    if request.param == "file":
+        return lambda name: ObjectStoragePath(f"file://{tmp_path}/out/{name}")
+    if request.param == "s3":
+        request.getfixturevalue("bucket")
+        return lambda name: ObjectStoragePath(f"s3://s3@mail/out/{name}")
+    fsspec.filesystem("memory").store.clear()
+    return lambda name: UPath(f"memory://out/{name}")
+
+
+def present(path: Any) -> list[str]:
+    """What is in the path's folder, in a reader's eyes."""
+    path.fs.invalidate_cache()
+    try:
+        return sorted(Path(name).name for name in path.fs.ls(path.parent.path, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
+def test_an_object_appears_whole(place: Place, data: bytes) -> None:
+    """What is written is not seen until it is whole; then it is in the place of the older one."""
+    path = place("a.bin")
+    for content in (data, data + b"2"):
+        before = read(path)
+        item = StagedObject(path)
+        for start in range(0, len(content), 3 << 20):
+            item.write(content[start : start + (3 << 20)])
+        assert read(path) == before
+        item.commit()
+
+        assert read(path) == content
+        assert (item.bytes, item.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        assert size_of(path) == len(content)
+    item.discard()
+    assert present(path) == ["a.bin"]
+    remove(path)
+    remove(path)
+    assert read(path) is None
+    assert size_of(path) is None
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("older", [None, b"older"])
+def test_an_exception_leaves_nothing_new(place: Place, data: bytes, older: bytes | None) -> None:
+    """Where writing fails, nothing partial is left, and the older object stays as it was."""
+    path = place("a.bin")
+    if older is not None:
+        with staged(path) as item:
+            item.write(older)
+    with pytest.raises(KeyError), staged(path) as item:
+        item.write(data)
+        raise KeyError
+
+    assert read(path) == older
+    assert present(path) == ([] if older is None else ["a.bin"])
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20], ids=["small", "multipart"])
+def test_no_valid_but_truncated_parquet(place: Place, size: int) -> None:
+    """A Parquet writer's own clean-up must not make a readable file of half of the rows."""
+    path = place("a.parquet")
+    table = pa.table({"n": [os.urandom(size) for _ in range(18)]})
+    with (
+        pytest.raises(KeyError),
+        staged(path) as item,
+        pq.ParquetWriter(item, table.schema, compression="none") as writer,
+    ):
+        writer.write_table(table)
+        raise KeyError
+
+    assert present(path) == []
+
+
+def test_no_upload_stays_open(bucket: Bucket) -> None:
+    """On S3 an upload that failed is ended, so that nobody pays for its parts."""
+    path = ObjectStoragePath("s3://s3@mail/a.bin")
+    with pytest.raises(KeyError), staged(path) as item:
+        item.write(LARGE)
+        raise KeyError
+    with staged(path) as item:
+        item.write(LARGE)
+
+    assert bucket.names() == ["a.bin"]
+    assert bucket.unfinished() == 0
+
+
+def test_an_s3_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever S3's library raises comes as an OSError that names the object."""
+    extra = {"endpoint_url": "http://127.0.0.1:1", "region_name": "us-east-1"}
+    # Airflow keeps a file system for each connection: this one must have its own.
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_S3_DOWN",
+        json.dumps({"conn_type": "aws", "login": "a", "password": "b", "extra": extra}),
+    )
+    path = ObjectStoragePath("s3://s3_down@mail/a.bin")
+    monkeypatch.setattr(path.fs, "retries", 1)
+
+    with pytest.raises(OSError, match=r"mail/a\.bin"), staged(path) as item:
+        item.write(SMALL)
+
+
+def test_a_missing_bucket(bucket: Bucket) -> None:
+    """A bucket that is not there is a clear error."""
+    for data in (SMALL, LARGE):
+        with (
+            pytest.raises(OSError, match="bucket"),
+            staged(ObjectStoragePath("s3://s3@other/a.bin")) as item,
+        ):
+            item.write(data)
+
+
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    """Others may read the files, as the umask says: they are not a temporary file's 0600."""
+    old = os.umask(0o022)
+    try:
+        with staged(ObjectStoragePath(f"file://{tmp_path}/deep/er/a.bin")) as item:
+            item.write(SMALL)
+    finally:
+        os.umask(old)
+
+    assert stat.S_IMODE((tmp_path / "deep/er/a.bin").stat().st_mode) == 0o644
+
+
+def test_an_unwritable_path(tmp_path: Path) -> None:
+    """A place where nothing can be written is refused at once, with the path."""
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(R7MailConfigError, match=r"file/a\.bin: can't be written"):
+        StagedObject(ObjectStoragePath(f"file://{tmp_path}/file/a.bin"))
+
+
+def in_child(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+WRITE = """
+    import signal, sys
+    from upath import UPath
+    from airflow_provider_r7mail.storage import StagedObject, staged
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with staged(UPath(sys.argv[1])) as item:
+        for size in map(int, sys.argv[2:]):
+            item.write(b"x" * size)
+"""
+
+
+@pytest.mark.parametrize("sizes", [(900_000, 900_000), (1_000_001,), (999_999, 2)])
+def test_a_full_disk(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    """A disk that takes only a part is an error, even for the last bytes; the older file stays."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(SMALL)
+    # The system cuts a write at the limit just as it does at the end of a full disk.
+    done = in_child(
+        WRITE,
+        path,
+        *sizes,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+    )
+
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert path.read_bytes() == SMALL
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_what_killed_processes_leave(tmp_path: Path) -> None:
+    """Leftovers of a killed process are removed; what a living one is writing is not touched."""
+    code = """
+        import os, signal, sys
+        from upath import UPath
+        from airflow_provider_r7mail.storage import StagedObject
+        item = StagedObject(UPath(sys.argv[1]))
+        item.write(b"half of")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    folder = ObjectStoragePath(f"file://{tmp_path}")
+    (tmp_path / "other.tmp").touch()
+    assert in_child(code, tmp_path / "a.bin").returncode == -signal.SIGKILL
+    item = StagedObject(folder / "a.bin")
+    assert len(list(tmp_path.glob(f"{STAGED_PREFIX}*"))) == 2
+
+    assert clean(folder) == 1
+    assert clean(folder) == 0
+    item.write(SMALL)
+    item.commit()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.bin", "other.tmp"]
+    assert clean(folder / "missing") == 0
+    assert clean(UPath("memory://nothing")) == 0
+
+
+def _write_many(folder: str, number: int) -> None:
+    for turn in range(150):
+        path = ObjectStoragePath(f"file://{folder}/a.bin")
+        clean(path.parent)
+        with staged(path) as item:
+            for _ in range(3):
+                item.write(f"{number} {turn}\n".encode() * 1000)
+
+
+def test_processes_at_once(tmp_path: Path) -> None:
+    """Processes that clean and write the same file at once never disturb each other."""
+    context = multiprocessing.get_context("fork")
+    children = [
+        context.Process(target=_write_many, args=(str(tmp_path), number)) for number in range(4)
+    ]
+    for child in children:
+        child.start()
+    while any(child.is_alive() for child in children):
+        data = read(ObjectStoragePath(f"file://{tmp_path}/a.bin"))
+        if data is not None:
+            assert len(set(data.splitlines())) == 1
+            assert data.count(b"\n") == 3000
+    for child in children:
+        child.join()
+
+    assert [child.exitcode for child in children] == [0] * 4
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+def _hold(folder: str, log: str) -> None:
+    for _ in range(20):
+        with locked(ObjectStoragePath(f"file://{folder}")), Path(log).open("a") as file:
+            file.write("in\n")
+            file.flush()
+            file.write("out\n")
+
+
+def test_one_publishes_at_a_time(tmp_path: Path) -> None:
+    """Only one process at a time is inside `locked`."""
+    context = multiprocessing.get_context("fork")
+    log = tmp_path / "log"
+    children = [
+        context.Process(target=_hold, args=(str(tmp_path / "new"), str(log))) for _ in range(4)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+
+    assert log.read_text() == "in\nout\n" * 80
+
+
+def test_blocks_fit_s3() -> None:
+    """S3 takes parts of 5 MiB and more, the last excepted."""
+    assert BLOCK_BYTES >= 5 << 20
