@@ -23,7 +23,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConnectionError,
     R7MailError,
 )
-from airflow_provider_r7mail.storage import ObjectPath, StagedObject, size_of, staged
+from airflow_provider_r7mail.storage import ObjectPath, StagedObject, clean, size_of, staged
 from airflow_provider_r7mail.tables import AttachmentRow
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,17 @@ def object_names(names: Sequence[str]) -> dict[str, str]:
     :return: name -> object name, without any folder
     """
     safe = {name: _safe(name) for name in names}
-    folded = Counter(item.casefold() for item in safe.values())
+    folded = Counter(_folded(item) for item in safe.values())
     return {
-        name: item if item == name and folded[item.casefold()] == 1 else _marked(name, item)
+        name: item if item == name and folded[_folded(item)] == 1 else _marked(name, item)
         for name, item in safe.items()
     }
+
+
+def _folded(name: str) -> str:
+    """The same for all names that some file system may take for one (Unicode's NFKC_Casefold)."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return unicodedata.normalize("NFKC", text).casefold().upper()
 
 
 def _safe(name: str) -> str:
@@ -60,9 +66,10 @@ def _safe(name: str) -> str:
     text = "".join(
         "_" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} else c for c in text
     )
-    text = _UNSAFE.sub("_", text).strip(" .")
-    # A leading underscore or dot hides a file from Spark, Hive and pyarrow.
-    text = text.lstrip("_") or "file"
+    text = re.sub(r"\.{2,}", "_", _UNSAFE.sub("_", text))
+    # A leading underscore or dot hides a file from Spark, Hive and pyarrow; Windows drops dots and
+    # blanks at the end.
+    text = text.lstrip("_ .").rstrip(" .") or "file"
     if _RESERVED.match(text):
         text = f"file_{text}"
     return _shorten(text, MAX_NAME_BYTES)
@@ -152,7 +159,7 @@ def download(
     :param listed_size: the size in bytes that the listing gave, to check against
     :raises R7MailRequestError: it could not be read whole
     """
-    call = _call(folder, message_id, file_name)
+    call = download_attachment(folder, message_id, file_name)
     for attempt in client.attempts(call):
         with attempt:
             number = attempt.retry_state.attempt_number
@@ -162,16 +169,6 @@ def download(
                 _check(call, target.bytes, source.length, listed_size, number)
             return StoredFile(str(destination), target.bytes, target.sha256)
     raise AssertionError("tenacity ended without a result")
-
-
-def _call(folder: int, message_id: int, file_name: str) -> Call[bytes]:
-    try:
-        return download_attachment(folder, message_id, file_name)
-    except UnicodeEncodeError:
-        raise R7MailConfigError(
-            f"message {message_id}: a file's name holds half of a character (a lone surrogate), "
-            "which no request can carry"
-        ) from None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -235,17 +232,17 @@ class AttachmentCopier:
             row.size = stored.size
 
     async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> StoredFile:
-        call = _call(self.folder, row.message_id, name)
+        call = download_attachment(self.folder, row.message_id, name)
         async for attempt in self.client.attempts(call):
             with attempt:
                 number = attempt.retry_state.attempt_number
                 async with self.client.stream(call, number) as source:
-                    target = await asyncio.to_thread(StagedObject, place)
+                    target = await asyncio.to_thread(_stage, place)
                     try:
                         await self._pour(source.chunks, target)
                         _check(call, target.bytes, source.length, row.size, number)
                     except BaseException:
-                        target.discard()
+                        await asyncio.to_thread(target.discard)
                         raise
                 await asyncio.to_thread(target.commit)
                 return StoredFile(str(place), target.bytes, target.sha256)
@@ -265,6 +262,11 @@ class AttachmentCopier:
                 buffer, gathered = [], 0
         if buffer:
             await asyncio.to_thread(target.write, b"".join(buffer))
+
+
+def _stage(place: ObjectPath) -> StagedObject:
+    clean(place.parent)
+    return StagedObject(place)
 
 
 class _TooLargeError(Exception):

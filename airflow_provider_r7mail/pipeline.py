@@ -130,6 +130,8 @@ class ExtractJob:
             if value not in known:
                 raise R7MailConfigError(f"{name}: {value!r}. Known: {', '.join(known)}.")
         columns = schema("messages").names
+        if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
+            raise R7MailConfigError("columns: none given, or one of them twice.")
         wrong = [name for name in self.columns or () if name not in columns]
         if wrong:
             raise R7MailConfigError(
@@ -187,6 +189,7 @@ class _Extraction:
         self._on_progress = on_progress
         self._run_id = uuid.uuid4().hex
         self._started = time.monotonic()
+        self._earlier = client.stats.as_dict()
         self._extracted_at = datetime.now(UTC)
         mailbox, window = client.config.login, job.criteria.window.label()
         self._folders = {
@@ -197,7 +200,13 @@ class _Extraction:
 
     async def run(self) -> dict[str, Any]:
         with ThreadPoolExecutor(WORKERS, "r7mail-tables") as executor:
-            return await self._run(executor)
+            try:
+                return await self._run(executor)
+            except OSError as error:
+                raise R7MailPublishError(
+                    f"{self._home}: the window can't be written ({error}). An earlier result of it "
+                    "is as it was."
+                ) from error
 
     async def _run(self, executor: Executor) -> dict[str, Any]:
         for number in range(MAX_READINGS):
@@ -314,10 +323,7 @@ class _Extraction:
             "messages": writer.messages,
             "quarantined": writer.quarantined,
             "server_count": {"before": counted.counted_before, "after": counted.counted_after},
-            "requests": stats.requests,
-            "logins": stats.logins,
-            "retries": stats.retries,
-            "bytes_read": stats.bytes_read,
+            **{name: number - self._earlier[name] for name, number in stats.as_dict().items()},
             "duplicates_dropped": counted.repeated,
             "rows_repaired": writer.repaired,
             "attachments": dict(writer.statuses),
@@ -326,22 +332,27 @@ class _Extraction:
 
     def _publish(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
         text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(locked(self._job.output))
+        with ExitStack() as stack:
+            stack.enter_context(locked(self._job.output))
+            notes = []
+            for folder in reversed(self._folders.values()):
+                note = StagedObject(folder / MANIFEST)
+                stack.callback(note.discard)
+                note.write(text)  # a disk that is full now must not cost the earlier result
+                notes.append(note)
+            try:
                 for folder in self._folders.values():
                     remove(folder / MANIFEST)
                 writer.commit()
-                for folder in reversed(self._folders.values()):
-                    with staged(folder / MANIFEST) as file:
-                        file.write(text)
-        except OSError as error:
-            raise R7MailPublishError(
-                f"{self._home}: the window was read but could not be published ({error}). It has "
-                "no manifest, so it is unfinished: run it again."
-            ) from error
-        if not is_local(self._home):
-            self._verify()
+                for note in notes:
+                    note.commit()
+                if not is_local(self._home):
+                    self._verify()
+            except OSError as error:
+                raise R7MailPublishError(
+                    f"{self._home}: the window was read but could not be published ({error}). It "
+                    "may have no manifest now; then it is unfinished: run it again."
+                ) from error
 
     def _verify(self) -> None:
         """See on a store without locks that no other run published the same window meanwhile."""
@@ -522,10 +533,7 @@ class _WindowWriter:
         """Forget what was not committed."""
         for item in (*self._staged.values(), self._quarantine):
             if item is not None:
-                try:
-                    item.discard()
-                except OSError as error:  # the reason for discarding must come out, not this
-                    log.warning("%s: could not be discarded: %s", item.path, error)
+                item.discard()
 
 
 async def copy_attachments(
