@@ -364,13 +364,14 @@ async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
-async def test_requests_in_flight_are_limited(server: Emulator) -> None:
+@pytest.mark.parametrize("call", [MARK, SEND])
+async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any]) -> None:
     """`max_concurrency` is the most requests that the async client has under way at once."""
     server.readings = Readings(latency_seconds=0.1)
     async with _opened("async", server, max_concurrency=3) as session:
         await session.send(MARK)
         started = time.monotonic()
-        await asyncio.gather(*(session.send(MARK) for _ in range(6)))
+        await asyncio.gather(*(session.send(call) for _ in range(6)))
         took = time.monotonic() - started
 
     assert 0.2 <= took < 0.5
@@ -1217,9 +1218,12 @@ async def test_a_client_certificate_is_shown(
             assert await session.send(MARK) is True
 
 
-async def test_a_missing_client_certificate_is_told(kind: Kind, certificates: Certificates) -> None:
+@pytest.mark.parametrize("oldest", [False, True])
+async def test_a_missing_client_certificate_is_told(
+    kind: Kind, certificates: Certificates, oldest: bool
+) -> None:
     """A server that wants a client certificate, and gets none, is an error of ours."""
-    with Wire(tls=certificates.server(ask=True)) as wire:
+    with Wire(tls=certificates.server(ask=True, oldest=oldest)) as wire:
         async with _opened(
             kind, wire, verify=certificates.path("ca-cert"), max_retries=0
         ) as session:

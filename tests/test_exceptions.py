@@ -132,14 +132,20 @@ def _through_httpx(error: Exception, kind: type[httpx.RequestError]) -> Exceptio
         (aiohttp.ConnectionTimeoutError(), R7MailTimeoutError, True, "reached in time"),
         (aiohttp.SocketTimeoutError(), R7MailTimeoutError, False, "answer in time"),
         (aiohttp.ClientPayloadError(), R7MailConnectionError, False, "broke off"),
+        (
+            httpx.ReadError("[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)"),
+            R7MailConnectionError,
+            False,
+            "Set cert in the connection",
+        ),
         (OSError(5, "I/O"), R7MailConnectionError, False, "broke off"),
     ],
     ids=lambda item: type(item).__name__ if isinstance(item, Exception) else None,
 )
-def test_errors_of_aiohttp_become_ours(
+def test_errors_of_the_network_are_told_apart(
     error: Exception, kind: type[R7MailError], never_sent: bool, text: str
 ) -> None:
-    """The async client tells a hang-up from a server that is not there, as the sync one does."""
+    """A hang-up, a silent server and one that is not there are told apart, by both clients."""
     failure = transport_failure(CALL, error, 1)
 
     assert type(failure) is kind
