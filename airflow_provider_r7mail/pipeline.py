@@ -55,6 +55,7 @@ from airflow_provider_r7mail.tables import (
     attachments_batch,
     attachments_of,
     decode_page,
+    files_row,
     recipients_of,
     schema,
 )
@@ -567,16 +568,7 @@ async def copy_attachments(
             if sought is not None and message.id not in sought:
                 continue
             seen.append(message.id)
-            files = [
-                {
-                    "attachment_id": file.id,
-                    "file_id": file.file_id,
-                    "file_name": file.file_name,
-                    "size": file.size,
-                    "mime_type": file.mime_type,
-                }
-                for file in message.attachments or ()
-            ]
+            files = [files_row(file.to_json()) for file in message.attachments or ()]
             if files or message.has_attachments:
                 rows += attachment_rows(message.id, files)
             if sought is not None and len(seen) == len(sought):

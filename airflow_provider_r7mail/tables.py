@@ -495,7 +495,7 @@ class _Careful:
     def _sender(self, value: Any, extra: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, str):
             return {"from_address": self.to_text(value)}
-        return self._known(value, _SENDER_FIELDS, "From", extra)
+        return self.known(value, _SENDER_FIELDS, "From", extra)
 
     def _files(self, value: Any, extra: dict[str, Any]) -> list[dict[str, Any] | None]:
         if not isinstance(value, list):
@@ -507,12 +507,12 @@ class _Careful:
                 continue
             # The whole list goes to `extra` if something of it has no place here.
             odd: dict[str, Any] = {}
-            files.append(self._known(item, FILE_FIELDS, "Attachments", odd))
+            files.append(self.known(item, FILE_FIELDS, "Attachments", odd))
             if odd:
                 extra["Attachments"] = value
         return files
 
-    def _known(self, value: Any, known: Fields, name: str, extra: dict[str, Any]) -> dict[str, Any]:
+    def known(self, value: Any, known: Fields, name: str, extra: dict[str, Any]) -> dict[str, Any]:
         """An inner object's fields; all of it goes to `extra` besides if some have no place."""
         if not isinstance(value, dict):
             raise _UnfitError
@@ -538,6 +538,11 @@ _CONVERTERS: Mapping[str, Callable[[_Careful, Any], Any]] = {
     "ints": _Careful.to_ints,
     "json": _Careful.to_json,
 }
+
+
+def files_row(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The API's object for a file in our columns; values of another type are left out (R20)."""
+    return _Careful(None).known(file, FILE_FIELDS, "Attachments", {})
 
 
 # -- the other two tables, from a batch of messages -----------------------------------------

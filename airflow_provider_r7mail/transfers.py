@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
+    AirflowNotFoundException,
+    BaseHook,
     BaseOperator,
     ObjectStoragePath,
 )
@@ -99,7 +102,11 @@ class _CopyOperator(BaseOperator):
         url = value if "://" in value else f"file://{value}"
         try:
             path = ObjectStoragePath(url, conn_id=self.storage_conn_id)
+            if path.conn_id:
+                BaseHook.get_connection(path.conn_id)  # S3's file system would do without
             _ = path.fs
+        except AirflowNotFoundException as error:
+            raise R7MailConfigError(f"{name}: {error}") from error
         except (ImportError, ValueError) as error:
             raise R7MailConfigError(
                 f"{name}: no file system for {url.split(':')[0]}:// is installed ({error}). S3 "
@@ -324,7 +331,14 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
                 f"{sorted({row.message_id for row in failed})[:20]}; the first: "
                 f"{failed[0].error} The others are in place; run it again for what is missing."
             )
-        return [{name: asdict(row)[name] for name in names} for row in rows]
+        found = [{name: asdict(row)[name] for name in names} for row in rows]
+        for item in found:
+            # PostgreSQL's JSON, where XComs may be, takes neither NUL nor half of a character.
+            item["file_name"] = item["file_name"] and _UNSTORABLE.sub("\ufffd", item["file_name"])
+        return found
+
+
+_UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 
 
 class _Throttle:
