@@ -36,12 +36,14 @@ def parse_api_date(text: object) -> datetime | None:
 
 
 def _to_utc(value: datetime) -> datetime:
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
     try:
-        return value.astimezone(UTC)
+        utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the date is out of range") from error
+    # Airflow's own dates are pendulum's, which can't be divided by a timedelta.
+    return datetime(
+        utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC
+    )
 
 
 def parse_moment(value: datetime | str | None, name: str) -> datetime | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pendulum
 import pytest
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -98,6 +99,14 @@ def test_moments_may_be_dates_or_text(
 ) -> None:
     """I give `start` as a datetime or as ISO text; without a zone it is UTC."""
     assert parse_moment(value, "start") == expected
+
+
+def test_moments_of_airflow_become_plain_dates() -> None:
+    """A run's data interval, whose dates are pendulum's, is a window like any other."""
+    moment = parse_moment(pendulum.datetime(2025, 6, 1, 3, tz="Europe/Moscow"), "start")
+
+    assert moment == JUNE_1
+    assert type(moment) is datetime
 
 
 @pytest.mark.parametrize(
