@@ -345,10 +345,16 @@ class Seek:
         news = not self._previous.issuperset(page.keys)
         position = None if self.sign is None else dated[-1][1] * self.sign
         moved = self._advance(position)
-        if self._passed_end(position) or (probed and not news and rows < longest):
+        if self._passed_end(position):
             self.finished = True
             return
-        if probed and news:
+        if probed and not news:
+            if rows < longest:
+                self._ask("tail", self._offset + rows)
+            else:
+                self._retry()
+            return
+        if probed:
             # The page before was short, yet not the end: that was the server's cap (R3).
             self.size = min(self.size, max(self.largest_page, 2))
         if rows >= min(self._asked, self.size):
@@ -489,7 +495,7 @@ class Seek:
         # The second changes all the time. What was there all along has been met, unless there
         # are fewer ids than rows: then something hides.
         union = set().union(*(sweep.keys for sweep in self._sweeps))
-        if len(union) < max(sweep.rows for sweep in self._sweeps):
+        if len(union) < min(sweep.rows for sweep in self._sweeps):
             raise R7MailExtractError(
                 f"After {MAX_SWEEPS} sweeps over one second the server still shows fewer "
                 f"messages ({len(union)}) than rows ({newest.rows}). Try again, or with a larger "
@@ -641,12 +647,13 @@ class Reconciliation:
     def explained(self) -> bool:
         """Whether mail that came or went can explain the difference.
 
-        What was there all along was counted both times. So fewer read than either count is
-        explained only by as many messages that left unread as came after they were passed.
+        It can if the count changed. If it did not, all that was counted should have been read;
+        that as many messages came after they were passed as left unread, the reading of the window
+        once more will tell.
         """
-        if self.counted_before is None or self.counted_after is None:
+        if self.counted_before is None or self.counted_before != self.counted_after:
             return True
-        return self.read >= min(self.counted_before, self.counted_after)
+        return self.read >= self.counted_before
 
 
 def _leaves(errors: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
