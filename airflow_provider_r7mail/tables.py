@@ -633,7 +633,7 @@ def attachment_rows(
             status="unlisted",
             error="HasAttachments is true, but the listing names no file",
         )
-    names = [file["file_name"] for file in listed if file is not None]
+    names = [file.get("file_name") for file in listed if file is not None]
     for file in listed:
         row = AttachmentRow(message_id, **(file or {}))
         if not row.file_name:
