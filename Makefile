@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test lint constraints clean
+.PHONY: help install demo test lint bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,11 @@ lint: $(INSTALLED)  ## ruff and mypy
 
 test: lint  ## everything: ruff, mypy (strict) and pytest
 	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minutes); writes docs/performance.md
+	@$(PYTHON) -m venv .venv-bench
+	@$(UV) pip install --quiet --python .venv-bench/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/benchmarks/requirements.txt --editable '.[dev]'
+	@.venv-bench/bin/python tests/benchmarks/bench.py
 
 constraints:  ## renew constraints.txt: the newest versions of everything that work together
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev --output-file constraints.txt pyproject.toml
