@@ -39,6 +39,23 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extract_window
 
+# Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
+# those that children need: imported once, in the process that they are forked from.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "airflow.providers.common.compat.sdk",
+        "airflow.sdk.io.path",
+        "airflow_provider_r7mail.emulator.app",
+        "airflow_provider_r7mail.pipeline",
+        "boto3",
+        "hypothesis",
+        "httpx_aiohttp",
+        "moto.server",
+        "pyarrow.parquet",
+        "pytest",
+    ]
+)
 INBOX = 24
 START = datetime(2025, 6, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
@@ -618,13 +635,12 @@ def extract_in_child(url: str, root: str, limit: int = 0, times: int = 1) -> Non
 def test_a_full_disk(server: Emulator, tmp_path: Path, limit: int) -> None:
     """A disk that fills up is a clear error, and the earlier result stays byte for byte."""
     deliver(server, 20)
-    context = multiprocessing.get_context("fork")
     arguments = (server.url, str(tmp_path))
     extract_in_child(*arguments)
     before = files(tmp_path)
     for body in noise(20, 9_000):
         deliver(server, 1, body=body)
-    child = context.Process(target=extract_in_child, args=(*arguments, limit))
+    child = CHILDREN.Process(target=extract_in_child, args=(*arguments, limit))
     child.start()
     child.join()
 
@@ -636,9 +652,8 @@ def test_a_full_disk(server: Emulator, tmp_path: Path, limit: int) -> None:
 def test_runs_at_once(server: Emulator, tmp_path: Path) -> None:
     """Several processes that run the same window at once leave one result, whole."""
     deliver(server, 30)
-    context = multiprocessing.get_context("fork")
     arguments = (server.url, str(tmp_path), 0, 15)
-    children = [context.Process(target=extract_in_child, args=arguments) for _ in range(3)]
+    children = [CHILDREN.Process(target=extract_in_child, args=arguments) for _ in range(3)]
     for child in children:
         child.start()
     for child in children:

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ from airflow_provider_r7mail.storage import (
     staged,
 )
 
+# Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
+# those that children need: imported once, in the process that they are forked from.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "airflow.providers.common.compat.sdk",
+        "airflow.sdk.io.path",
+        "airflow_provider_r7mail.emulator.app",
+        "airflow_provider_r7mail.pipeline",
+        "boto3",
+        "hypothesis",
+        "httpx_aiohttp",
+        "moto.server",
+        "pyarrow.parquet",
+        "pytest",
+    ]
+)
 SMALL, LARGE = b"PAR1 small", b"0123456789abcdef" * (1 << 20) + b"16 MB and more"
 
 
@@ -309,13 +327,13 @@ def _write_many(folder: str, number: int) -> None:
 
 def test_processes_at_once(tmp_path: Path) -> None:
     """Processes that clean and write the same file at once never disturb each other."""
-    context = multiprocessing.get_context("fork")
     children = [
-        context.Process(target=_write_many, args=(str(tmp_path), number)) for number in range(4)
+        CHILDREN.Process(target=_write_many, args=(str(tmp_path), number)) for number in range(4)
     ]
     for child in children:
         child.start()
     while any(child.is_alive() for child in children):
+        time.sleep(0.001)
         data = read(ObjectStoragePath(f"file://{tmp_path}/a.bin"))
         if data is not None:
             assert len(set(data.splitlines())) == 1
@@ -337,10 +355,9 @@ def _hold(folder: str, log: str) -> None:
 
 def test_one_publishes_at_a_time(tmp_path: Path) -> None:
     """Only one process at a time is inside `locked`."""
-    context = multiprocessing.get_context("fork")
     log = tmp_path / "log"
     children = [
-        context.Process(target=_hold, args=(str(tmp_path / "new"), str(log))) for _ in range(4)
+        CHILDREN.Process(target=_hold, args=(str(tmp_path / "new"), str(log))) for _ in range(4)
     ]
     for child in children:
         child.start()
