@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 MAX_BACKOFF_SECONDS = 30.0
 PIECE_BYTES = 1 << 16
+MAX_REFUSALS = 5
 SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
 
@@ -451,6 +452,7 @@ class _Base:
         self.stats = Stats()
         self._on_token = on_token
         self._token: str | None = None
+        self._served: str | None = None
         self._refusal: R7MailAuthError | None = None
         logging.getLogger("httpx").addFilter(_without_query)  # added once, however many clients
 
@@ -460,6 +462,19 @@ class _Base:
             raise copy(self._refusal)
         config = self.config
         return log_in(config.login, config.password, proven=self.stats.logins > 0)
+
+    def _died(self, call: Call[Any], token: str | None, status: int, refusals: int) -> bool:
+        """Whether a 401 means that the token has died, so that a new one is due (R12).
+
+        A second refusal in a row is final, but for a token that has served since: calls that share
+        it may outlive it together.
+        """
+        if not call.authorized:
+            return False
+        if status != 401:
+            self._served = token
+            return False
+        return refusals == 0 or (refusals < MAX_REFUSALS and token == self._served)
 
     def _accept_token(self, token: str) -> str:
         self.stats.logins += 1
@@ -547,15 +562,15 @@ class Client(_Base):
     @contextmanager
     def _exchange(self, call: Call[Any], attempt: int) -> Iterator[httpx.Response]:
         http = self._http if call.repeatable else self._fresh
-        for refused in (False, True):
+        for refusals in range(MAX_REFUSALS + 1):
             token = self._get_token(call)
             self.stats.requests += 1
             with network(call, attempt):
                 request = http.build_request(**request_options(call, token))
                 response = http.send(request, stream=True)
             try:
-                if response.status_code == 401 and call.authorized and not refused:
-                    self._drop_token(token)  # R12: log in once more and repeat
+                if self._died(call, token, response.status_code, refusals):
+                    self._drop_token(token)
                     continue
                 yield response
                 return
@@ -678,7 +693,7 @@ class AsyncClient(_Base):
     @asynccontextmanager
     async def _exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
         http = self._http if call.repeatable else self._fresh
-        for refused in (False, True):
+        for refusals in range(MAX_REFUSALS + 1):
             token = await self._get_token(call)
             async with self._slots:
                 self.stats.requests += 1
@@ -686,8 +701,8 @@ class AsyncClient(_Base):
                     request = http.build_request(**request_options(call, token))
                     response = await http.send(request, stream=True)
                 try:
-                    if response.status_code == 401 and call.authorized and not refused:
-                        self._drop_token(token)  # R12: log in once more and repeat
+                    if self._died(call, token, response.status_code, refusals):
+                        self._drop_token(token)
                         continue
                     yield response
                     return

@@ -12,13 +12,13 @@ and doubles mail. What holds instead, and all that `Seek` rests on:
 2. Bounds are asked for wider than meant: a second below and two above serve every reading of R4.
    What is outside the window, or before the place already reached, is dropped here; what comes
    again at the very second of that place is known by its id.
-3. A short page is not the end (R3). The end is when a request at the *last row's own offset*
-   brings that row and nothing after it. The same overlap of one row links pages where seeking
-   does not help, inside one second that fills a page: if the row is not there, the folder changed
-   in between (R6) or ties are unstable (R5), and nothing is concluded from that page.
-4. Where the links keep breaking, the second is swept by offsets again and again. A calm sweep
-   brings as many rows as there are messages, however ties fall, so the ids are complete when
-   there are as many as rows; sweeps that then bring nothing new confirm it.
+3. A short page is not the end (R3). It is looked beyond: by a page that begins with a row before
+   its last second, so that this second is seen whole once more, or by one that begins right after
+   it. Only when nothing follows there is the end reached. Should the folder have changed in between
+   (R6), so that the look does not fit, nothing is concluded: the reading seeks again.
+4. A single second that fills a page, or keeps changing, is swept by offsets again and again. A calm
+   sweep brings as many rows as there are messages, however ties fall (R5), so the ids are complete
+   when they are as many as the rows; further sweeps that bring nothing new confirm it.
 
 Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
 there is no silent gap and no endless loop. No Airflow here.
@@ -149,7 +149,6 @@ class Seek:
         self.finished = False
         self.first_count: int | None = None
         self.in_margins: set[Key] = set()
-        self.margins_whole = True
         self.rows = 0
         # Everything before this position has been read; None is nowhere yet.
         self._cursor: int | None = None
@@ -198,10 +197,7 @@ class Seek:
     def _seek(self) -> None:
         self._span = self._remaining()
         self._ask("seek", self._lead)
-        low, high = self._span
-        if low is not None and high is not None and low > high:
-            self.finished = True
-            self._passed_end(self._cursor)
+        self.finished = self._passed_end(self._cursor)
 
     def _ask(self, purpose: Literal["seek", "probe", "tail"], offset: int) -> None:
         self._purpose = purpose
@@ -318,18 +314,17 @@ class Seek:
         return True
 
     def _passed_end(self, position: int | None) -> bool:
-        """Whether a row beyond the span has been seen, so that the span is read."""
+        """Whether a row of the next span has been seen, so that this one is read.
+
+        At the window's own end the margin is read as well, so that the rows can be counted.
+        """
         if position is None:
             return False
         if self.sign == 1:
-            passed = self.high is not None and position * MICROSECONDS >= self.high
-            outermost = self.high == self.edges[1]
-        else:
-            passed = self.low is not None and (1 - position) * MICROSECONDS <= self.low
-            outermost = self.low == self.edges[0]
-        if passed and outermost:
-            self.margins_whole = False
-        return passed
+            edge = self.edges[1]
+            return self.high not in {None, edge} and position * MICROSECONDS >= (self.high or 0)
+        edge = self.edges[0]
+        return self.low not in {None, edge} and (1 - position) * MICROSECONDS <= (self.low or 0)
 
     def _accept_page(self, page: Listing, seconds: Sequence[int | None], longest: int) -> None:
         rows = len(page.keys)
@@ -788,7 +783,7 @@ class WindowReader(Generic[L]):
         before, after = self._whole.first_count, None
         if before is not None and not self._count_is_total and before < read:
             before = None  # it counts the page
-        if self._count_is_total and all(span.margins_whole for span in self._spans):
+        if self._count_is_total:
             request = Seek(self._criteria.window, 1).request()
             assert request is not None  # noqa: S101 - a new Seek always asks
             page = await self._fetch(request)
