@@ -33,7 +33,11 @@ from airflow_provider_r7mail.exceptions import (
     R7MailMessageNotFoundError,
     R7MailPublishError,
 )
-from airflow_provider_r7mail.extract import Reconciliation, WindowReader, aiter_messages
+from airflow_provider_r7mail.extract import (
+    Reconciliation,
+    WindowReader,
+    aiter_messages,
+)
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.storage import (
     ObjectPath,
@@ -56,7 +60,9 @@ from airflow_provider_r7mail.tables import (
     attachments_of,
     decode_page,
     files_row,
+    int64_array,
     recipients_of,
+    repeated_moment,
     schema,
 )
 
@@ -451,15 +457,14 @@ class _WindowWriter:
         self, page: DecodedPage, indexes: Sequence[int]
     ) -> tuple[pa.RecordBatch, list[AttachmentRow]]:
         """The rows to write of a page, and their attachments."""
-        import pyarrow as pa
-
         good = [index for index in indexes if index not in page.bad]
         if good and good[-1] - good[0] + 1 == len(good):
             batch = page.batch.slice(good[0], len(good))  # no copy
         else:
-            batch = page.batch.take(pa.array(good, pa.int64()))
-        moment = pa.scalar(self._extracted_at, pa.timestamp("us", tz="UTC"))
-        batch = batch.append_column("extracted_at", pa.repeat(moment, batch.num_rows))
+            batch = page.batch.take(int64_array(good))
+        batch = batch.append_column(
+            "extracted_at", repeated_moment(self._extracted_at, batch.num_rows)
+        )
         for index in indexes:
             if index in page.bad:
                 self._set_aside(page, index)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -545,6 +546,40 @@ def files_row(file: Mapping[str, Any]) -> dict[str, Any]:
     return _Careful(None).known(file, FILE_FIELDS, "Attachments", {})
 
 
+# -- small arrays ---------------------------------------------------------------------------
+# From buffers: pa.array and pa.scalar, and compute functions given a Python value, import pandas
+# to look at it, which takes half a second and 40 MB.
+
+
+def int64_array(values: Iterable[int]) -> pa.Array:
+    """The numbers as Arrow."""
+    import pyarrow as pa
+
+    numbers = array("q", values)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def repeated_moment(moment: datetime, count: int) -> pa.Array:
+    """A date, so many times."""
+    import pyarrow as pa
+
+    return int64_array([to_microseconds(moment)] * count).cast(pa.timestamp("us", tz="UTC"))
+
+
+def _text_array(text: str) -> pa.Array:
+    import pyarrow as pa
+
+    data = text.encode()
+    offsets = pa.py_buffer(array("i", [0, len(data)]))
+    return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(data)])
+
+
+def _zeros(kind: pa.DataType, count: int) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(bytes(8 * count))])
+
+
 # -- the other two tables, from a batch of messages -----------------------------------------
 
 
@@ -558,11 +593,10 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
         lists = batch[f"{kind}_addresses"]
         rows = pc.list_parent_indices(lists)
         addresses = pc.list_flatten(lists)
-        lengths = pc.fill_null(pc.list_value_length(lists), 0)
+        lengths = pc.list_value_length(lists)
+        lengths = pc.coalesce(lengths, _zeros(lengths.type, len(lengths)))
         firsts = pc.subtract(pc.cumulative_sum(lengths), lengths)
-        positions = pc.subtract(
-            pa.array(range(len(addresses)), pa.int64()), firsts.take(rows).cast(pa.int64())
-        )
+        positions = pc.subtract(int64_array(range(len(addresses))), firsts.take(rows))
         # The part after the last @, without the > of "Name <address>".
         domains = pc.struct_field(
             pc.extract_regex(addresses, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$"), "domain"
@@ -571,7 +605,7 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
             pa.RecordBatch.from_arrays(
                 [
                     batch["message_id"].take(rows),
-                    pa.repeat(kind, len(addresses)),
+                    _text_array(kind).take(_zeros(pa.int64(), len(addresses))),
                     positions.cast(pa.int32()),
                     addresses,
                     pc.utf8_lower(domains),
@@ -607,10 +641,9 @@ def attachments_of(batch: pa.RecordBatch) -> list[AttachmentRow]:
     import pyarrow.compute as pc
 
     files = batch["attachments"]
-    wanted = pc.or_(
-        pc.greater(pc.fill_null(pc.list_value_length(files), 0), 0),
-        pc.fill_null(batch["has_attachments"], fill_value=False),
-    )
+    lengths = pc.list_value_length(files)
+    filled = pc.not_equal(lengths, _zeros(lengths.type, len(lengths)))
+    wanted = pc.or_kleene(filled, batch["has_attachments"])
     if not pc.any(wanted).as_py():
         return []
     rows: list[AttachmentRow] = []
@@ -647,11 +680,19 @@ def attachment_rows(
 def attachments_batch(rows: Sequence[AttachmentRow]) -> pa.RecordBatch:
     """The rows as Arrow."""
     import pyarrow as pa
+    import pyarrow.json as pj
 
     table = schema("attachments")
-    return pa.RecordBatch.from_arrays(
-        [pa.array([getattr(row, f.name) for row in rows], f.type) for f in table], schema=table
+    if not rows:
+        return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in table], schema=table)
+    lines = "\n".join(json.dumps(asdict(row)) for row in rows).encode()
+    read = pj.read_json(
+        pa.BufferReader(lines),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pj.ParseOptions(explicit_schema=table, unexpected_field_behavior="error"),
     )
+    columns = [column.combine_chunks() for column in read.select(table.names).columns]
+    return pa.RecordBatch.from_arrays(columns, schema=table)
 
 
 # -- Parquet --------------------------------------------------------------------------------
@@ -674,6 +715,7 @@ class ParquetTable:
         columns: Sequence[str] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         full = schema(table)
@@ -684,15 +726,12 @@ class ParquetTable:
                 f"columns: {table} has no {', '.join(unknown)}. Known: {', '.join(full.names)}."
             )
         chosen = [full.field(name) for name in self._names]
-        self._schema = (
-            full.empty_table()
-            .select(self._names)
-            .schema.with_metadata(
-                {
-                    **(full.metadata or {}),
-                    **{k.encode(): v.encode() for k, v in (metadata or {}).items()},
-                }
-            )
+        self._schema = pa.schema(
+            chosen,
+            metadata={
+                **(full.metadata or {}),
+                **{k.encode(): v.encode() for k, v in (metadata or {}).items()},
+            },
         )
         self._writer = pq.ParquetWriter(
             sink,
