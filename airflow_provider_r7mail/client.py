@@ -622,7 +622,11 @@ class AsyncClient(_Base):
             ),
             **config.http_options(whole_connect=config.connect_timeout + config.timeout),
         )
-        self._fresh = httpx.AsyncClient(
+        # As in Client, but made when it is needed: an extract never does, and httpx's own
+        # transport takes a quarter of a second to import.
+        self._fresh: httpx.AsyncClient | None = None
+        self._make_fresh = partial(
+            httpx.AsyncClient,
             verify=context,
             proxy=proxy,
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -639,7 +643,8 @@ class AsyncClient(_Base):
         trace: TracebackType | None,
     ) -> None:
         await self._http.aclose()
-        await self._fresh.aclose()
+        if self._fresh is not None:
+            await self._fresh.aclose()
 
     async def send(self, call: Call[T], *, executor: Executor | None = None) -> T:
         """Carry one call; log in and retry where that is due.
@@ -690,9 +695,16 @@ class AsyncClient(_Base):
                 yield piece
             unpacking.end()
 
+    def _carrier(self, call: Call[Any]) -> httpx.AsyncClient:
+        if call.repeatable:
+            return self._http
+        if self._fresh is None:
+            self._fresh = self._make_fresh()
+        return self._fresh
+
     @asynccontextmanager
     async def _exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
-        http = self._http if call.repeatable else self._fresh
+        http = self._carrier(call)
         for refusals in range(MAX_REFUSALS + 1):
             token = await self._get_token(call)
             async with self._slots:

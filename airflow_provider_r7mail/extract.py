@@ -651,12 +651,10 @@ class Reconciliation:
         return self.read >= self.counted_before
 
 
-def _leaves(errors: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in errors.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first in a group of tasks."""
+    first = errors.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class WindowReader(Generic[L]):
@@ -709,7 +707,7 @@ class WindowReader(Generic[L]):
                 for _ in range(self._client.config.max_concurrency):
                     group.create_task(self._work())
         except BaseExceptionGroup as errors:
-            first = next(_leaves(errors))
+            first = first_error(errors)
             raise first from first.__cause__
         return await self._reconcile()
 

@@ -37,6 +37,7 @@ from airflow_provider_r7mail.extract import (
     Reconciliation,
     WindowReader,
     aiter_messages,
+    first_error,
 )
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.storage import (
@@ -80,6 +81,8 @@ MAX_READINGS = 3
 NAMED_IDS = 20
 # Threads that decode pages and write tables: more of them only hold more memory at once.
 WORKERS = 2
+# Pages read but not yet written: a row group takes as long to write as some pages to read.
+PAGES_IN_HAND = 8
 # Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
 RECIPIENT_ROWS = 2_000
 RECIPIENT_SOURCES = ["message_id", "to_addresses", "cc_addresses", "bcc_addresses"]
@@ -252,21 +255,29 @@ class _Extraction:
     async def _read(self, writer: _WindowWriter, executor: Executor) -> Reconciliation:
         job, progress = self._job, Progress()
         copier = await asyncio.to_thread(self._copier) if job.attachments is not None else None
-        lock = asyncio.Lock()
+        lock, in_hand = asyncio.Lock(), asyncio.Semaphore(PAGES_IN_HAND)
         run = partial(asyncio.get_running_loop().run_in_executor, executor)
 
-        async def deliver(page: DecodedPage, indexes: Sequence[int]) -> None:
-            async with lock:
-                batch, files = await run(writer.prepare, page, indexes)
-            if copier is not None:
+        async def settle(page: DecodedPage, indexes: Sequence[int]) -> None:
+            if copier is None:
+                async with lock:
+                    batch, files = await run(writer.write_page, page, indexes)
+            else:
+                async with lock:
+                    batch, files = await run(writer.prepare, page, indexes)
                 await copier.copy(files)
-            async with lock:
-                await run(writer.write, batch, files)
+                async with lock:
+                    await run(writer.write, batch, files)
             progress.pages += 1
             progress.rows += batch.num_rows
             progress.attachments += len(files)
             progress.bytes_read = self._client.stats.bytes_read
             self._on_progress(progress)
+            in_hand.release()
+
+        async def deliver(page: DecodedPage, indexes: Sequence[int]) -> None:
+            await in_hand.acquire()
+            group.create_task(settle(page, indexes))
 
         reader = WindowReader(
             self._client,
@@ -277,7 +288,12 @@ class _Extraction:
             executor=executor,
             deliver=deliver,
         )
-        return await reader.run()
+        try:
+            async with asyncio.TaskGroup() as group:
+                return await reader.run()
+        except BaseExceptionGroup as errors:
+            first = first_error(errors)
+            raise first from first.__cause__
 
     def _copier(self) -> AttachmentCopier:
         job = self._job
@@ -470,6 +486,14 @@ class _WindowWriter:
                 self._set_aside(page, index)
         self.repaired += len(page.repaired.intersection(good))
         return batch, attachments_of(batch) if self._with_files else []
+
+    def write_page(
+        self, page: DecodedPage, indexes: Sequence[int]
+    ) -> tuple[pa.RecordBatch, list[AttachmentRow]]:
+        """Prepare and write at once."""
+        batch, files = self.prepare(page, indexes)
+        self.write(batch, files)
+        return batch, files
 
     def _set_aside(self, page: DecodedPage, index: int) -> None:
         bad = page.bad[index]

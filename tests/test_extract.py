@@ -6,14 +6,12 @@ import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_r7mail.emulator import Mailbox, Readings
 from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
 from airflow_provider_r7mail.emulator.listing import Search, find
-from airflow_provider_r7mail.exceptions import R7MailExtractError
 from airflow_provider_r7mail.extract import Listing, PageRequest, Seek, to_microseconds
 from airflow_provider_r7mail.models import Window
 
@@ -68,6 +66,7 @@ class World:
     uneven: bool = False
 
     def answer(self, request: PageRequest) -> Listing:
+        """What the server lists, after the change that is due."""
         if self.requests < len(self.changes):
             self._change(self.changes[self.requests])
         self.requests += 1
