@@ -184,14 +184,16 @@ def test_a_fault_is_healed_by_repeating_that_page_only(fault: Fault, tmp_path: P
 
 @pytest.mark.parametrize("calls", [1, 2, 5])
 def test_a_token_may_die_in_the_middle_of_paging(calls: int, tmp_path: Path) -> None:
-    """R12: with a token that serves only a few calls, the extract logs in again and goes on."""
+    """R12, R13: with a token that serves few calls, the extract logs in again and goes on."""
     mailbox = crowded_mailbox()
     with Emulator(mailbox, Readings(token_calls=calls, expired_at="past")) as server:
         # Readers share the token: with one call each, they would use it up for one another.
         manifest = extract(server, tmp_path, max_concurrency=1 if calls == 1 else 3)
+        paths = {call["path"] for call in server.requests}
 
     assert set(ids(manifest)) == wanted_ids(mailbox)
     assert manifest["logins"] > 1
+    assert paths == {"/api/v2/auth/Login", "/api/v1/email/Messages"}  # no call to refresh a token
 
 
 def test_a_page_that_can_never_be_read_fails_with_its_place(tmp_path: Path) -> None:
