@@ -13,7 +13,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airflow_provider_r7mail.api import Call, download_attachment
@@ -195,13 +195,25 @@ class AttachmentCopier:
         by_message: dict[int, list[AttachmentRow]] = {}
         for row in rows:
             by_message.setdefault(row.message_id, []).append(row)
+        waiting = self._places(by_message)
+
+        async def work() -> None:
+            for row, name, place in waiting:
+                await self._copy_one(row, name, place)
+
         async with asyncio.TaskGroup() as group:
-            for message_id, files in by_message.items():
-                names = object_names([row.file_name for row in files if row.file_name])
-                for row in files:
-                    if row.status == "listed" and row.file_name is not None:
-                        place = self.root / f"message_id={message_id}" / names[row.file_name]
-                        group.create_task(self._copy_one(row, row.file_name, place))
+            for _ in range(self.client.config.max_concurrency):
+                group.create_task(work())
+
+    def _places(
+        self, by_message: Mapping[int, Sequence[AttachmentRow]]
+    ) -> Iterator[tuple[AttachmentRow, str, ObjectPath]]:
+        for message_id, files in by_message.items():
+            names = object_names([row.file_name for row in files if row.file_name])
+            for row in files:
+                if row.status == "listed" and row.file_name is not None:
+                    place = self.root / f"message_id={message_id}" / names[row.file_name]
+                    yield row, row.file_name, place
 
     async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
         if not self.wanted(name):
@@ -237,42 +249,63 @@ class AttachmentCopier:
             with attempt:
                 number = attempt.retry_state.attempt_number
                 async with self.client.stream(call, number) as source:
-                    target = await asyncio.to_thread(_stage, place)
+                    target = _Target(place)
                     try:
                         await self._pour(source.chunks, target)
                         _check(call, target.bytes, source.length, row.size, number)
                     except BaseException:
                         await asyncio.to_thread(target.discard)
                         raise
-                await asyncio.to_thread(target.commit)
-                return StoredFile(str(place), target.bytes, target.sha256)
+                return await asyncio.to_thread(target.commit)
         raise AssertionError("tenacity ended without a result")
 
-    async def _pour(self, chunks: AsyncIterator[bytes], target: StagedObject) -> None:
-        buffer: list[bytes] = []
-        gathered = total = 0
+    async def _pour(self, chunks: AsyncIterator[bytes], target: _Target) -> None:
         async for chunk in chunks:
-            buffer.append(chunk)
-            gathered += len(chunk)
-            total += len(chunk)
-            if self.max_bytes is not None and total > self.max_bytes:
+            target.take(chunk)
+            if self.max_bytes is not None and target.bytes > self.max_bytes:
                 raise _TooLargeError
-            if gathered >= WRITE_BYTES:
-                await asyncio.to_thread(target.write, b"".join(buffer))
-                buffer, gathered = [], 0
-        if buffer:
-            await asyncio.to_thread(target.write, b"".join(buffer))
+            if target.gathered >= WRITE_BYTES:
+                await asyncio.to_thread(target.write)
 
 
-def _stage(place: ObjectPath) -> StagedObject:
-    clean(place.parent)
-    return StagedObject(place)
+class _Target:
+    """A file on its way into storage, gathered into large pieces: a small one is one piece.
+
+    `take` costs nothing; the other methods block, and belong into a worker thread.
+    """
+
+    def __init__(self, place: ObjectPath) -> None:
+        self._place = place
+        self._object: StagedObject | None = None
+        self._chunks: list[bytes] = []
+        self.gathered = self.bytes = 0
+
+    def take(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self.gathered += len(chunk)
+        self.bytes += len(chunk)
+
+    def write(self) -> StagedObject:
+        if self._object is None:
+            clean(self._place.parent)
+            self._object = StagedObject(self._place)
+        data, self._chunks, self.gathered = b"".join(self._chunks), [], 0
+        self._object.write(data)
+        return self._object
+
+    def commit(self) -> StoredFile:
+        try:
+            item = self.write()
+            item.commit()
+        except BaseException:
+            self.discard()
+            raise
+        return StoredFile(str(self._place), item.bytes, item.sha256)
+
+    def discard(self) -> None:
+        if self._object is not None:
+            self._object.discard()
 
 
 class _TooLargeError(Exception):
     """More bytes came than are wanted."""
-
-
-def counts(rows: Iterable[AttachmentRow]) -> dict[str, int]:
-    """How many rows have each status."""
-    return dict(Counter(row.status for row in rows))

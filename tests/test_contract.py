@@ -30,7 +30,7 @@ def tests_by_point() -> dict[int, list[str]]:
 
 
 def test_every_open_point_is_shown_by_a_test() -> None:
-    """Whatever the manual leaves open is shown to work by a test that names it (`-s` lists them)."""
+    """Whatever the manual leaves open is shown by a test that names it (`-s` lists them)."""
     found = tests_by_point()
 
     for point, names in found.items():
