@@ -313,7 +313,8 @@ def may_repeat(call: Call[Any], error: BaseException) -> bool:
     if isinstance(error, R7MailServerError):
         return error.status is not None and error.status >= 500
     if isinstance(error, R7MailProxyError):
-        return error.status in {429, 502, 503, 504}
+        # 200: an HTML page in place of JSON, of a proxy that is being restarted
+        return error.status in {200, 429, 502, 503, 504}
     return isinstance(error, (R7MailConnectionError, R7MailResponseError))
 
 

@@ -8,6 +8,7 @@ elsewhere, and `commit` puts them in place in one step of the store.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -18,10 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
 
 log = logging.getLogger(__name__)
 
+# A later try may find the disk with room again.
+PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
 STAGED_PREFIX = "_staged-"
 # S3 takes parts of 5 MiB and more; s3fs's own 50 MiB would be held in memory for each table.
 BLOCK_BYTES = 8 << 20
@@ -83,6 +86,7 @@ class StagedObject:
 
     :param path: where it is to appear
     :raises R7MailConfigError: nothing can be written there
+    :raises R7MailPublishError: nothing can be written there now: the disk is full, say
     """
 
     def __init__(self, path: ObjectPath) -> None:
@@ -98,7 +102,8 @@ class StagedObject:
             with _store_errors(path):
                 self._open()
         except OSError as error:
-            raise R7MailConfigError(f"{path}: can't be written ({error}).") from error
+            kind = R7MailPublishError if error.errno in PASSING_ERRORS else R7MailConfigError
+            raise kind(f"{path}: can't be written ({error}).") from error
 
     def _open(self) -> None:
         if is_local(self.path):
