@@ -206,7 +206,11 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C in the middle of the demo ends Airflow as well."""
-    code = "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
+    # A shell starts what it runs in the background with Ctrl-C ignored, CI perhaps too.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, "demo", f"--dir={tmp_path / 'demo'}"],
         stdout=subprocess.DEVNULL,
