@@ -597,7 +597,7 @@ class R7MailHook(BaseHook):
 
         :param folder: the folder's id, or its name in the connection's `folders`
         :param filters: as in `iter_messages`
-        :return: a row a message; the columns are the fields of `models.Message`
+        :return: a row a message; the columns are named as in the `messages` table
         :raises R7MailConfigError: the folder or a filter is wrong
         :raises R7MailRequestError: the server failed, or could not be reached
         """
@@ -605,7 +605,8 @@ class R7MailHook(BaseHook):
 
         names = [item.name for item in fields(Message)]
         messages = self.iter_messages(folder, **filters)
-        return pd.DataFrame([_row(message, names) for message in messages], columns=names)
+        rows = [_row(message, names) for message in messages]
+        return pd.DataFrame(rows, columns=names).rename(columns={"id": "message_id"})
 
     def mark_as_read(
         self,
@@ -823,7 +824,13 @@ def with_reason(error: R7MailRequestError, reason: str) -> R7MailRequestError:
 def _row(message: Message, names: Sequence[str]) -> dict[str, Any]:
     row = {name: getattr(message, name) for name in names}
     if message.attachments is not None:
-        row["attachments"] = [asdict(attachment) for attachment in message.attachments]
+        row["attachments"] = [
+            {
+                "attachment_id" if name == "id" else name: value
+                for name, value in asdict(file).items()
+            }
+            for file in message.attachments
+        ]
     return row
 
 

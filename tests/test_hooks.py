@@ -27,6 +27,7 @@ from airflow_provider_r7mail.exceptions import (
 )
 from airflow_provider_r7mail.hooks import R7MailHook, config_from_connection, parse_addresses
 from airflow_provider_r7mail.models import MessageFilter
+from airflow_provider_r7mail.tables import schema
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,7 +227,7 @@ async def test_async_client_works(server: Emulator) -> None:
 
 
 def test_messages_as_a_dataframe(server: Emulator) -> None:
-    """A folder comes as a DataFrame, a row a message; an empty one has the same columns."""
+    """A folder comes as a DataFrame with the table's columns; an empty one has them too."""
     hook = R7MailHook()
     empty = hook.get_messages_df("inbox")
     server.mailbox.deliver(
@@ -238,7 +239,8 @@ def test_messages_as_a_dataframe(server: Emulator) -> None:
     assert list(frame["subject"]) == ["prices"]
     assert frame["attachments"][0][0]["file_name"] == "x.csv"
     assert list(frame.columns) == list(empty.columns)
-    assert {"id", "from_address", "mime_message_id", "extra"} <= set(frame.columns)
+    assert set(frame.columns) == set(schema("messages").names) - {"extracted_at"}
+    assert "attachment_id" in frame["attachments"][0][0]
 
 
 class TestSend:
