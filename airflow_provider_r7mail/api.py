@@ -36,10 +36,16 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 class AnswerError(Exception):
     """Raised by a call's `parse`: the answer is not as agreed. The client adds where and when."""
 
-    def __init__(self, reason: str, error: type[R7MailRequestError] = R7MailResponseError) -> None:
+    def __init__(
+        self,
+        reason: str,
+        error: type[R7MailRequestError] = R7MailResponseError,
+        hint: str = "",
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.error = error
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +286,12 @@ def parse_message(body: bytes) -> Message:
 def parse_true(body: bytes) -> bool:
     """Read an action's answer: anything but `true` is a failure (R15)."""
     if read_json(body) is not True:
-        raise AnswerError("the server did not do it: its answer is not true", R7MailActionError)
+        raise AnswerError(
+            "the server did not do it: its answer is not true",
+            R7MailActionError,
+            "Check that all the ids are in the folder. Of several, the server does not say which "
+            "ones it has acted on; doing it again does no harm.",
+        )
     return True
 
 
@@ -322,9 +333,14 @@ def failure(
         error, reason = R7MailResponseError, "a status that the API does not have"
         hint = "Check that Host points at an R7 mail server."
     elif status >= 500:
-        reason, hint = "the server failed", "See the mail server's log at this time."
-    elif status == 405:
-        reason, hint = "the method is not allowed", "Check that Host points at an R7 mail server."
+        reason = "the server failed"
+        hint = (
+            "See the mail server's log at this time. A folder id that it does not know may be "
+            "answered like this too."
+        )
+    elif status in {404, 405}:
+        reason = "there is no such call" if status == 404 else "the method is not allowed"
+        hint = "Check that Host points at an R7 mail server."
     elif status == 406:
         reason, hint = "not acceptable", "The server can't give this file in any form."
     else:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from airflow_provider_r7mail.api import Call, download_attachment
 from airflow_provider_r7mail.client import AsyncClient, Client
 from airflow_provider_r7mail.exceptions import (
+    R7MailAttachmentError,
     R7MailConfigError,
     R7MailConnectionError,
     R7MailError,
@@ -130,16 +131,23 @@ class StoredFile:
 def _check(
     call: Call[bytes], received: int, announced: int | None, listed: int | None, attempt: int
 ) -> None:
-    """Refuse a file that is not whole (R22). A listed size of 0 is .NET's "not set"."""
-    for expected, where in ((announced, "Content-Length"), (listed or None, "the listing")):
-        if expected is not None and expected >= 0 and received != expected:
-            raise R7MailConnectionError(
-                f"{received} bytes came, {where} says {expected}",
-                method=call.method,
-                path=call.path,
-                status=200,
-                attempt=attempt,
-            )
+    """Refuse a file that is not whole (R22).
+
+    :param announced: Content-Length, None if there was none
+    :param listed: the size in the listing; None, or 0, .NET's "not set", if it is not known
+    :raises R7MailConnectionError: fewer or more bytes came than announced; a repetition may heal it
+    :raises R7MailAttachmentError: the answer was whole, but is not what was listed
+    """
+    if announced is not None and received != announced:
+        raise R7MailConnectionError(
+            f"{received} bytes came, Content-Length says {announced}",
+            method=call.method,
+            path=call.path,
+            status=200,
+            attempt=attempt,
+        )
+    if listed is not None and listed > 0 and received != listed:
+        raise R7MailAttachmentError(f"{received} bytes came, the listing says {listed}")
 
 
 def download(
@@ -237,8 +245,8 @@ class AttachmentCopier:
         except _TooLargeError:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
         except (R7MailError, OSError) as error:
-            row.status, row.error = "failed", str(error)
-            log.warning("Attachment of message %s not copied: %s", row.message_id, error)
+            row.status, row.error = "failed", _reason(error)
+            log.warning("Attachment of message %s not copied: %s", row.message_id, row.error)
         else:
             row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
             row.size = stored.size
@@ -305,6 +313,14 @@ class _Target:
     def discard(self) -> None:
         if self._object is not None:
             self._object.discard()
+
+
+def _reason(error: R7MailError | OSError) -> str:
+    """Why a file was not copied, without its name: names say as much as subjects do."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError):
+        return f"storage failed: {cause.strerror or type(cause.__cause__ or cause).__name__}"
+    return str(error)
 
 
 class _TooLargeError(Exception):

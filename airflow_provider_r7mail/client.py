@@ -162,6 +162,10 @@ class ClientConfig:
                 "The URL of the server cannot be used. Check Host, Schema and Port of the "
                 "connection."
             ) from error
+        if url.userinfo:
+            raise R7MailConfigError(
+                "The URL of the server holds a login. Give it in Login and Password instead."
+            )
         return {
             "base_url": url,
             "timeout": httpx.Timeout(
@@ -202,7 +206,12 @@ def interpret(call: Call[T], status: int, headers: httpx.Headers, body: bytes, a
         return call.parse(body)
     except AnswerError as answer:
         raise answer.error(
-            answer.reason, method=call.method, path=call.path, status=status, attempt=attempt
+            answer.reason,
+            method=call.method,
+            path=call.path,
+            status=status,
+            attempt=attempt,
+            hint=answer.hint,
         ) from answer
 
 
@@ -279,6 +288,8 @@ def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7Mail
             "Set verify in the connection to the path of your authority's CA bundle; Host must be "
             "a name that the certificate has."
         )
+    elif "WRONG_VERSION_NUMBER" in text:
+        reason, hint = "the server does not speak TLS", "Set Schema of the connection to http."
     elif "certificate required" in text.lower():
         reason = "the server asks for a client certificate"
         hint = "Set cert in the connection."

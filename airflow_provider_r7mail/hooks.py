@@ -42,7 +42,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
 )
 from airflow_provider_r7mail.extract import iter_messages
-from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, parse_ids
+from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, mend_text, parse_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -821,13 +821,22 @@ def with_reason(error: R7MailRequestError, reason: str) -> R7MailRequestError:
     )
 
 
+def _mended(value: Any) -> Any:
+    """A value with text that pandas can hold (R21)."""
+    if isinstance(value, str):
+        return mend_text(value)
+    if isinstance(value, Mapping):
+        return {_mended(name): _mended(item) for name, item in value.items()}
+    return [_mended(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _row(message: Message, names: Sequence[str]) -> dict[str, Any]:
-    row = {name: getattr(message, name) for name in names}
+    row = {name: _mended(getattr(message, name)) for name in names}
     if message.attachments is not None:
         row["attachments"] = [
             {
                 "attachment_id" if name == "id" else name: value
-                for name, value in asdict(file).items()
+                for name, value in _mended(asdict(file)).items()
             }
             for file in message.attachments
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -44,6 +45,15 @@ def _to_utc(value: datetime) -> datetime:
     return datetime(
         utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC
     )
+
+
+# JSON's pairs of escapes have become one character by now; what is left has no UTF-8 form.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def mend_text(text: str) -> str:
+    """Put U+FFFD in place of lone surrogates, which neither Arrow nor UTF-8 can hold (R21)."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def parse_moment(value: datetime | str | None, name: str) -> datetime | None:

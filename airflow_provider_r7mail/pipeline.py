@@ -48,6 +48,7 @@ from airflow_provider_r7mail.storage import (
     locked,
     read,
     remove,
+    remove_empty,
     staged,
 )
 from airflow_provider_r7mail.tables import (
@@ -75,10 +76,11 @@ log = logging.getLogger(__name__)
 MANIFEST = "_manifest.json"
 QUARANTINE = "_quarantine.jsonl"
 PART = "part-00000.parquet"
+PATH_LEVELS = 3  # mailbox=, folder=, window=
 RUN_ID_KEY = "r7mail.run_id"
 # How often a window is read anew when the server counted more than came.
 MAX_READINGS = 3
-NAMED_IDS = 20
+NAMED_IDS = 10
 # Threads that decode pages and write tables: more of them only hold more memory at once.
 WORKERS = 2
 # Pages read but not yet written: a row group takes as long to write as some pages to read.
@@ -298,6 +300,8 @@ class _Extraction:
     def _copier(self) -> AttachmentCopier:
         job = self._job
         assert job.attachments is not None  # noqa: S101 - asked by the caller
+        # An attachments_path that can't be written fails once, not for each file.
+        StagedObject(job.attachments / QUARANTINE).discard()
         return AttachmentCopier(
             client=self._client,
             folder=job.folder,
@@ -564,6 +568,8 @@ class _WindowWriter:
         for item in (*self._staged.values(), self._quarantine):
             if item is not None:
                 item.discard()
+        for folder in self._folders.values():
+            remove_empty(folder, PATH_LEVELS)
 
 
 async def copy_attachments(

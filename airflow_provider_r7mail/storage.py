@@ -282,6 +282,20 @@ def clean(folder: ObjectPath) -> int:
     return removed
 
 
+def remove_empty(folder: ObjectPath, levels: int) -> None:
+    """Remove a folder on disk and those above it, as far as they are empty.
+
+    :param levels: how many at most
+    """
+    if not is_local(folder):
+        return
+    path = Path(folder.path)
+    with contextlib.suppress(OSError):  # not empty, or gone
+        for _ in range(levels):
+            path.rmdir()
+            path = path.parent
+
+
 @contextlib.contextmanager
 def locked(folder: ObjectPath) -> Iterator[None]:
     """Keep other processes from publishing into a folder on disk at the same time.

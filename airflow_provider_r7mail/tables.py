@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_r7mail.api import AnswerError, parse_items
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.extract import Listing, to_microseconds
-from airflow_provider_r7mail.models import parse_api_date
+from airflow_provider_r7mail.models import mend_text, parse_api_date
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -461,7 +461,7 @@ class _Careful:
             text.encode()
         except UnicodeEncodeError:
             self.repaired = True
-            text = _LONE_SURROGATE.sub("\ufffd", text)
+            text = mend_text(text)
         return text
 
     def to_int(self, value: Any) -> int:

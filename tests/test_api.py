@@ -371,7 +371,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (401, HTML, R7MailAuthError, "not authorised"),
         (403, {}, R7MailServerError, "refused the request"),
         (403, HTML, R7MailProxyError, "something in front"),
-        (404, {}, R7MailServerError, "refused the request"),
+        (404, {}, R7MailServerError, "no such call"),
         (404, HTML, R7MailProxyError, "something in front"),
         (405, {}, R7MailServerError, "the method is not allowed"),
         (406, {}, R7MailServerError, "not acceptable"),

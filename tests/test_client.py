@@ -1486,3 +1486,20 @@ def test_a_configuration_hides_its_secrets() -> None:
     assert "https://mail.example.org" in repr(config)
     assert "pa55" not in repr(config)
     assert "s3cret" not in repr(config)
+
+
+async def test_a_login_in_the_url_is_refused(kind: Kind, server: Emulator) -> None:
+    """A URL with a login in it is a clear error, without the password in it."""
+    url = server.url.replace("http://", "http://ann:hidden@")
+    with pytest.raises(R7MailConfigError, match="Login and Password instead") as caught:
+        async with _opened(kind, url):
+            pass
+    assert "hidden" not in str(caught.value)
+
+
+async def test_tls_towards_a_server_without_it_is_told(kind: Kind, server: Emulator) -> None:
+    """Https towards a server that speaks plain http says which field to change."""
+    url = server.url.replace("http://", "https://")
+    with pytest.raises(R7MailConnectionError, match="Set Schema of the connection to http"):
+        async with _opened(kind, url, max_retries=0) as session:
+            await session.send(MARK)

@@ -231,12 +231,16 @@ def test_messages_as_a_dataframe(server: Emulator) -> None:
     hook = R7MailHook()
     empty = hook.get_messages_df("inbox")
     server.mailbox.deliver(
-        subject="prices", sender="a@b.ru", attachments=[("x.csv", b"1", "text/csv")]
+        subject="prices",
+        sender="a@b.ru",
+        attachments=[("x.csv", b"1", "text/csv")],
+        fields={"ToName": "half \ud83d"},
     )
 
     frame = hook.get_messages_df("inbox")
 
     assert list(frame["subject"]) == ["prices"]
+    assert list(frame["to_name"]) == ["half \ufffd"]  # R21
     assert frame["attachments"][0][0]["file_name"] == "x.csv"
     assert list(frame.columns) == list(empty.columns)
     assert set(frame.columns) == set(schema("messages").names) - {"extracted_at"}

@@ -15,7 +15,7 @@ from upath import UPath
 
 from airflow_provider_r7mail.client import AsyncClient, ClientConfig
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.exceptions import R7MailExtractError
+from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.pipeline import ExtractJob, extract_window
 
@@ -254,3 +254,31 @@ def test_a_calm_mailbox_costs_few_requests(tmp_path: Path) -> None:
     assert manifest["messages"] == len(wanted_ids(mailbox))
     assert manifest["requests"] <= 1.1 * count / size + 12
     assert max(offsets) <= size
+
+
+def test_a_failed_first_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A window that could not be read leaves no folders and no files where it should have gone."""
+    with Emulator(crowded_mailbox()) as server:
+        server.faults.append(Fault(path="Messages", times=None, status=500))
+        with pytest.raises(R7MailExtractError):
+            extract(server, tmp_path, max_retries=0)
+
+    assert [path for path in tmp_path.rglob("*") if "=" in path.name or path.is_file()] == []
+
+
+def test_no_file_name_gets_into_messages_or_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that can't be stored is told by its message's id: its name says what a subject does."""
+    mailbox = Mailbox()
+    number = mailbox.deliver(date=START, attachments=[("salaries.xlsx", b"1", "x/y")])
+    place = tmp_path / "files" / "mailbox=user_test" / "folder=24" / f"message_id={number}"
+    place.parent.mkdir(parents=True)
+    place.write_text("a file where a folder should be")
+    with (
+        Emulator(mailbox) as server,
+        pytest.raises(R7MailAttachmentError, match=f"message {number}: storage failed") as caught,
+    ):
+        extract(server, tmp_path / "tables", attachments=UPath(tmp_path / "files"))
+
+    assert "salaries" not in str(caught.value) + caplog.text
