@@ -269,7 +269,7 @@ def test_a_failed_first_run_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_no_file_name_gets_into_messages_or_logs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that can't be stored is told by its message's id: its name says what a subject does."""
+    """A file that can't be stored is told by its message's id: its name may say a lot."""
     mailbox = Mailbox()
     number = mailbox.deliver(date=START, attachments=[("salaries.xlsx", b"1", "x/y")])
     place = tmp_path / "files" / "mailbox=user_test" / "folder=24" / f"message_id={number}"
