@@ -46,6 +46,7 @@ from airflow_provider_r7mail.storage import (
     clean,
     is_local,
     locked,
+    make_folder,
     read,
     remove,
     remove_empty,
@@ -301,7 +302,7 @@ class _Extraction:
         job = self._job
         assert job.attachments is not None  # noqa: S101 - asked by the caller
         # An attachments_path that can't be written fails once, not for each file.
-        StagedObject(job.attachments / QUARANTINE).discard()
+        make_folder(job.attachments)
         return AttachmentCopier(
             client=self._client,
             folder=job.folder,

@@ -282,6 +282,21 @@ def clean(folder: ObjectPath) -> int:
     return removed
 
 
+def make_folder(folder: ObjectPath) -> None:
+    """Make a folder on disk; object stores have none.
+
+    :raises R7MailConfigError: it can't be made, or nothing can be written in it
+    """
+    if not is_local(folder):
+        return
+    try:
+        Path(folder.path).mkdir(parents=True, exist_ok=True)
+        if not os.access(folder.path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise R7MailConfigError(f"{folder}: can't be written ({error}).") from error
+
+
 def remove_empty(folder: ObjectPath, levels: int) -> None:
     """Remove a folder on disk and those above it, as far as they are empty.
 

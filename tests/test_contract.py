@@ -17,7 +17,7 @@ def points_of(docstring: str) -> set[int]:
     return points
 
 
-def tests_by_point() -> dict[int, list[str]]:
+def points_shown() -> dict[int, list[str]]:
     """For each open point, the tests whose requirement names it."""
     found: dict[int, list[str]] = {point: [] for point in OPEN_POINTS}
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
@@ -31,7 +31,7 @@ def tests_by_point() -> dict[int, list[str]]:
 
 def test_every_open_point_is_shown_by_a_test() -> None:
     """Whatever the manual leaves open is shown by a test that names it (`-s` lists them)."""
-    found = tests_by_point()
+    found = points_shown()
 
     for point, names in found.items():
         print(f"R{point}: {', '.join(names)}")  # noqa: T201 - the list is what is asked for

@@ -15,7 +15,11 @@ from upath import UPath
 
 from airflow_provider_r7mail.client import AsyncClient, ClientConfig
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
+from airflow_provider_r7mail.exceptions import (
+    R7MailAttachmentError,
+    R7MailConfigError,
+    R7MailExtractError,
+)
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.pipeline import ExtractJob, extract_window
 
@@ -282,3 +286,14 @@ def test_no_file_name_gets_into_messages_or_logs(
         extract(server, tmp_path / "tables", attachments=UPath(tmp_path / "files"))
 
     assert "salaries" not in str(caught.value) + caplog.text
+
+
+def test_an_attachments_path_that_cannot_be_written_fails_once(tmp_path: Path) -> None:
+    """An unwritable attachments_path is one error, before any mail is read."""
+    with (
+        Emulator(crowded_mailbox()) as server,
+        pytest.raises(R7MailConfigError, match="/proc/nowhere: can't be written"),
+    ):
+        extract(server, tmp_path, attachments=UPath("/proc/nowhere"))
+
+    assert server.requests == []

@@ -95,7 +95,7 @@ def s3() -> Iterator[dict[str, Any]]:
             time.sleep(0.1)
         import s3fs
 
-        s3fs.S3FileSystem(**options).mkdir("bench-mail")
+        s3fs.S3FileSystem(**options).call_s3("create_bucket", Bucket="bench-mail")
         yield options
     finally:
         process.terminate()
