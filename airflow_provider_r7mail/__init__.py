@@ -109,4 +109,17 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
             "has no listing of folders. Test connection reads the first one.",
             "schema": {"type": ["object", "null"]},
         },
+        "web_url": {
+            "label": "Web client's URL",
+            "description": "Page of a folder in the R7 web client, for links from tasks to the "
+            "mailbox; {folder} in it stands for the folder's id.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "privacy_secret": {
+            "label": "Privacy secret",
+            "description": "Key for hashing addresses and names in extracts: a long random text, "
+            "the same for ever, or hashes of old and new mail will not match.",
+            # Airflow also masks it by the field's name.
+            "schema": {"type": ["string", "null"], "format": "password"},
+        },
     }

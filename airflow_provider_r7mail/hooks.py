@@ -114,12 +114,24 @@ class Settings:
 
     :param client: how to reach the server
     :param folders: ids of folders by name
+    :param web_url: a folder's page in the web client, with `{folder}` for the folder's id; None
+        if the connection has none
+    :param privacy_secret: the key for hashing what a table must not show; None likewise
     :param conn_id: the connection's id, for errors
     """
 
     client: ClientConfig
     folders: Mapping[str, int] = field(default_factory=dict)
+    web_url: str | None = None
+    privacy_secret: str | None = field(default=None, repr=False)
     conn_id: str
+
+    def folder_url(self, folder: int) -> str | None:
+        """Where the web client shows a folder, for links from Airflow's pages; None if unknown.
+
+        :param folder: the folder's id
+        """
+        return self.web_url and self.web_url.replace("{folder}", str(folder))
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
         """Tell a folder's id.
@@ -220,6 +232,22 @@ class _Fields:
             raise self.wrong("proxy", "not an HTTP URL. Give http://proxy.example.org:3128.")
         return value.strip()
 
+    def web_url(self) -> str | None:
+        value = self.text("web_url", "https://mail.example.org/mail/{folder}")
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value.strip())
+            right = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
+        except ValueError:
+            right = False
+        # It becomes a link in Airflow's pages: nothing but a web page, and no password in it.
+        if not right or re.search(r"[\s\x00-\x1f\x7f]", value.strip()):
+            raise self.wrong(
+                "web_url", "not a web page's URL. Give https://mail.example.org/mail/{folder}."
+            )
+        return value.strip()
+
     def folders(self) -> dict[str, int]:
         value = self.extra.get("folders", {})
         if isinstance(value, str):
@@ -269,6 +297,8 @@ def config_from_connection(connection: Connection) -> Settings:
     return Settings(
         conn_id=conn_id,
         folders=source.folders(),
+        web_url=source.web_url(),
+        privacy_secret=source.text("privacy_secret", "a long random text"),
         client=ClientConfig(
             url=_base_url(source, connection.host, connection.schema, connection.port),
             login=connection.login,
@@ -324,9 +354,15 @@ def _secrets(secret: str | None) -> set[str]:
     return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1]}
 
 
-def _secrets_of(config: ClientConfig) -> set[str]:
+def _secrets_of(settings: Settings) -> set[str]:
+    config = settings.client
     proxy = urlsplit(config.proxy).password if config.proxy else None
-    return _secrets(config.password) | _secrets(proxy) | _secrets(unquote(proxy or ""))
+    return (
+        _secrets(config.password)
+        | _secrets(settings.privacy_secret)
+        | _secrets(proxy)
+        | _secrets(unquote(proxy or ""))
+    )
 
 
 def _mask(secrets: Iterable[str]) -> None:
@@ -397,7 +433,7 @@ class R7MailHook(BaseHook):
         except AirflowNotFoundException as error:
             raise self._no_connection() from error
         settings = config_from_connection(connection)
-        _mask(_secrets_of(settings.client))
+        _mask(_secrets_of(settings))
         return settings
 
     async def _asettings(self) -> Settings:
@@ -407,7 +443,7 @@ class R7MailHook(BaseHook):
             except AirflowNotFoundException as error:
                 raise self._no_connection() from error
             settings = config_from_connection(connection)
-            await _amask(_secrets_of(settings.client))
+            await _amask(_secrets_of(settings))
             self.__dict__["settings"] = settings  # where cached_property keeps it
         return self.settings
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import Connection, redact
 
-from airflow_provider_r7mail import hooks
+from airflow_provider_r7mail import get_provider_info, hooks
 from airflow_provider_r7mail.api import list_messages, mark_as_read, parse_page
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
@@ -79,6 +79,8 @@ def test_extra_is_read() -> None:
         "max_concurrency": "7",
         "max_retries": 0,
         "folders": '{"inbox": 24, "done": "15"}',
+        "web_url": " https://mail.example.org/#folder/{folder} ",
+        "privacy_secret": "hash-key",
     }
 
     settings = config_from_connection(connection(extra))
@@ -89,11 +91,15 @@ def test_extra_is_read() -> None:
     assert config.proxy == "http://u:secret@proxy:3128"
     assert (config.timeout, config.max_concurrency, config.max_retries) == (2.5, 7, 0)
     assert settings.folders == {"inbox": 24, "done": 15}
+    assert settings.folder_url(24) == "https://mail.example.org/#folder/24"
+    assert settings.privacy_secret == "hash-key"
+    assert "hash-key" not in repr(settings)
 
 
 def test_nulls_and_empty_text_are_unset() -> None:
     """What Airflow's form saves for fields left alone is the same as no Extra at all."""
-    names = ["verify", "cert", "proxy", "timeout", "max_concurrency", "max_retries", "folders"]
+    [form] = get_provider_info()["connection-types"]
+    names = form["conn-fields"]
 
     for empty in (None, ""):
         settings = config_from_connection(connection(dict.fromkeys(names, empty)))
@@ -101,6 +107,7 @@ def test_nulls_and_empty_text_are_unset() -> None:
         assert settings == config_from_connection(connection())
     assert settings.client.verify is True
     assert settings.client.max_concurrency == 4
+    assert settings.folder_url(24) is None
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,11 @@ def test_tls_forms(extra: dict[str, Any], verify: object, cert: object) -> None:
         ("folders", {}, {"folders": "{"}),
         ("folders", {}, {"folders": {"inbox": "first"}}),
         ("folders", {}, {"folders": {"24": 15}}),
+        ("web_url", {}, {"web_url": "mail.example.org"}),
+        ("web_url", {}, {"web_url": "javascript:alert(1)"}),
+        ("web_url", {}, {"web_url": "https://u:hidden-pw@mail.example.org/"}),
+        ("web_url", {}, {"web_url": "https://mail.example.org/\nx"}),
+        ("privacy_secret", {}, {"privacy_secret": 1}),
     ],
 )
 def test_wrong_fields_are_named(field: str, values: dict[str, Any], extra: Any) -> None:

@@ -208,6 +208,8 @@ def test_the_form_has_every_field() -> None:
         "max_concurrency",
         "max_retries",
         "folders",
+        "web_url",
+        "privacy_secret",
     }
     for field in FIELDS.values():
         assert field["label"]
@@ -218,10 +220,13 @@ def test_the_form_has_every_field() -> None:
 
 
 def test_the_forms_secrets_are_masked() -> None:
-    """Airflow masks the proxy, whose URL may hold a password, by its name."""
+    """Airflow masks, by its name, every field that is or may hold a secret."""
     from airflow.providers.common.compat.sdk import redact  # noqa: PLC0415
 
-    assert redact({"proxy": "http://u:p@proxy", "timeout": 5}) == {"proxy": "***", "timeout": 5}
+    shown = redact(dict.fromkeys(FIELDS, "a-value"))
+    masked = {name for name, value in shown.items() if value == "***"}
+    hidden = {name for name, field in FIELDS.items() if field["schema"].get("format") == "password"}
+    assert masked == hidden == {"proxy", "privacy_secret"}
 
 
 def test_labels_for_airflow_2() -> None:
