@@ -355,6 +355,7 @@ class _Extraction:
             "duplicates_dropped": counted.repeated,
             "rows_repaired": writer.repaired,
             "attachments": dict(writer.statuses),
+            "attachment_bytes": writer.attachment_bytes,
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
@@ -455,6 +456,7 @@ class _WindowWriter:
         self._staged: dict[str, StagedObject] = {}
         self._tables: dict[str, ParquetTable] = {}
         self.messages = self.quarantined = self.repaired = 0
+        self.attachment_bytes = 0
         self.bad_reasons = _Named()
         self.failures = _Named()
         self.untold = _Named()
@@ -523,6 +525,8 @@ class _WindowWriter:
             self._tables["attachments"].write(attachments_batch(files))
         for row in files:
             self.statuses[row.status] += 1
+            if row.status == "downloaded":
+                self.attachment_bytes += row.size or 0
             if row.status == "failed":
                 self.failures.add(f"message {row.message_id}: {row.error}")
             elif row.status in {"unlisted", "ambiguous"}:
