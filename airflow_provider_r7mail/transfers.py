@@ -101,9 +101,13 @@ class _CopyOperator(BaseOperator):
             raise R7MailConfigError(f"{name}: empty. Give a path or URL, like s3://bucket/mail.")
         url = value if "://" in value else f"file://{value}"
         try:
-            path = ObjectStoragePath(url, conn_id=self.storage_conn_id)
-            if path.conn_id:
-                BaseHook.get_connection(path.conn_id)  # S3's file system would do without
+            # Not None: in Airflow 2 that would hide a connection in the URL.
+            given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
+            path = ObjectStoragePath(url, **given)
+            # Airflow 2 has it in the options only.
+            conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
+            if conn_id:
+                BaseHook.get_connection(conn_id)  # S3's file system would do without
             _ = path.fs
         except AirflowNotFoundException as error:
             raise R7MailConfigError(f"{name}: {error}") from error
