@@ -574,6 +574,7 @@ async def test_a_failed_attachment(
     server.requests.clear()
     manifest = await extract(client, tmp_path, **options)
     assert manifest["attachments"] == {"unchanged": 7, "downloaded": 1}
+    assert manifest["attachment_bytes"] == 1
     assert calls(server, "Attachments") == 1
 
 
