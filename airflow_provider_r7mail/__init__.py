@@ -38,6 +38,15 @@ def get_provider_info() -> dict[str, Any]:
                 "python-module": "airflow_provider_r7mail.transfers",
             }
         ],
+        "asset-uris": [
+            {
+                "schemes": ["r7mail"],
+                "handler": "airflow_provider_r7mail.assets.sanitize_uri",
+                "factory": "airflow_provider_r7mail.assets.create_asset",
+                "to_openlineage_converter": "airflow_provider_r7mail.assets."
+                "convert_asset_to_openlineage",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "r7mail",

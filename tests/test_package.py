@@ -34,6 +34,7 @@ LAYERS = (
     {"tables"},
     {"attachments"},
     {"pipeline"},
+    {"assets"},
     {"hooks"},
     {"triggers"},
     {"operators", "transfers", "sensors", "notifications", "emailer"},
@@ -41,6 +42,7 @@ LAYERS = (
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FACING_AIRFLOW = {
+    "assets",
     "hooks",
     "operators",
     "transfers",
