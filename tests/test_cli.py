@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from airflow_provider_r7mail.cli import _working_days
+from airflow_provider_r7mail.demo import _working_days
 from airflow_provider_r7mail.emulator import Attachment, Emulator
 
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
