@@ -47,6 +47,8 @@ def get_provider_info() -> dict[str, Any]:
                 "convert_asset_to_openlineage",
             }
         ],
+        "notifications": ["airflow_provider_r7mail.notifications.R7MailNotifier"],
+        "email-backends": ["airflow_provider_r7mail.emailer.send_email"],
         "connection-types": [
             {
                 "connection-type": "r7mail",

@@ -1,0 +1,89 @@
+"""The email backend: what Airflow mails by itself goes through the R7-Office mail server.
+
+Set `[email] email_backend = airflow_provider_r7mail.emailer.send_email`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.hooks import R7MailHook, fail_at_once
+
+log = logging.getLogger(__name__)
+
+AIRFLOWS_DEFAULT = "smtp_default"
+"""What Airflow gives as `conn_id` where `[email] email_conn_id` was not set."""
+
+
+@fail_at_once()
+def send_email(
+    to: str | Iterable[str],
+    subject: str,
+    html_content: str,
+    files: list[str] | None = None,
+    dryrun: bool = False,
+    cc: str | Iterable[str] | None = None,
+    bcc: str | Iterable[str] | None = None,
+    mime_subtype: str = "mixed",
+    mime_charset: str = "utf-8",
+    conn_id: str | None = None,
+    custom_headers: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> None:
+    """Send a message, once, with the signature of `airflow.utils.email.send_email`.
+
+    The sender is the connection's account: `from_email`, which Airflow also gives, is ignored.
+
+    :param to: addresses, as text with commas or semicolons, or a list
+    :param subject: the subject, one line
+    :param html_content: the body in HTML, or plain text if `mime_subtype` is `plain`
+    :param files: must be empty: the API has no upload
+    :param dryrun: check the parameters, log the numbers, send nothing
+    :param cc: addresses, likewise
+    :param bcc: addresses, likewise
+    :param mime_subtype: `plain` for plain text; the others only tell how to pack MIME parts
+    :param mime_charset: ignored: the API takes Unicode
+    :param conn_id: the Airflow connection; `r7mail_default` if None or Airflow's own default,
+        `smtp_default`
+    :param custom_headers: ignored, with a warning: the API has no headers
+    :param kwargs: ignored
+    :raises AirflowFailException: a parameter is wrong, the log-in was refused, or it is unclear
+        whether the message was sent (R23)
+    :raises R7MailRequestError: it was not sent, and a later try may succeed
+    """
+    if files:
+        raise R7MailConfigError(
+            f"files: {len(files)} given, but the mail server's API has no upload. Put the files "
+            "into object storage and send links to them, or put a table into html_content."
+        )
+    if custom_headers:
+        log.warning("Ignored: %d custom_headers; the API takes none.", len(custom_headers))
+    text_content = None
+    if mime_subtype == "plain":
+        text_content, html_content = html_content, f"<pre>{escape(html_content)}</pre>"
+    letter: dict[str, Any] = {
+        "to": _with_commas(to),
+        "subject": subject,
+        "html_content": html_content,
+        "text_content": text_content,
+        "cc": _with_commas(cc),
+        "bcc": _with_commas(bcc),
+    }
+    if dryrun:
+        body = R7MailHook.message_call(**letter).body or {}
+        numbers = [len(body[name]) for name in ("To", "Cc", "Bcc")]
+        log.info("Dry run, nothing is sent: %d to, %d cc, %d bcc.", *numbers)
+        return
+    if conn_id in (None, "", AIRFLOWS_DEFAULT):
+        conn_id = R7MailHook.default_conn_name
+    accepted = R7MailHook(conn_id).send_message(**letter)
+    log.info("The server accepted message %s. That is not yet delivery.", accepted["id"])
+
+
+def _with_commas(addresses: str | Iterable[str] | None) -> str | Iterable[str] | None:
+    """Airflow takes semicolons between addresses, too."""
+    return addresses.replace(";", ",") if isinstance(addresses, str) else addresses

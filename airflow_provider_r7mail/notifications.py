@@ -1,0 +1,353 @@
+"""The notifier: a mail when a task, a DAG or a deadline has something to tell."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import timedelta
+from html import escape
+from typing import TYPE_CHECKING, Any, TypedDict
+from urllib.parse import quote
+
+from airflow.providers.common.compat.notifier import BaseNotifier
+from airflow.providers.common.compat.sdk import Variable, conf, redact
+
+from airflow_provider_r7mail.exceptions import (
+    R7MailConfigError,
+    R7MailError,
+    R7MailSendUnclearError,
+)
+from airflow_provider_r7mail.hooks import R7MailHook, parse_addresses
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.providers.common.compat.sdk import DAG, Context
+
+log = logging.getLogger(__name__)
+
+MAX_EXCEPTION_CHARS = 2000
+
+
+@dataclass(slots=True)
+class _Throttle:
+    """Lets one mail through in a time, and counts the others, in an Airflow Variable.
+
+    The Variable is read and then written, which is not one step: callbacks in the same instant
+    may all be let through, and some that were not may be missing in the count.
+
+    :param seconds: between two mails; 0 lets all through and touches no Variable
+    :param key: the Variable's key
+    :param about: what the Variable is for, in words
+    """
+
+    seconds: float
+    key: str
+    about: str
+    _before: tuple[float, int] = field(default=(0.0, 0), init=False)
+
+    def claim(self) -> int | None:
+        """Ask for permission to send; from then on others are held back.
+
+        :return: how many were not sent since the last mail, or None if this one is held back
+        """
+        if not self.seconds:
+            return 0
+        try:
+            sent_at, unsent = self._before = self._read()
+            now = time.time()
+            # A distance, since the clocks of two workers differ.
+            if abs(now - sent_at) < self.seconds:
+                self._write(sent_at, unsent + 1)
+                return None
+            self._write(now, 0)
+        except Exception as error:
+            # Whatever it is, the alert is worth more.
+            log.warning("Sent without throttle: its Airflow Variable failed: %s", error)
+            self.seconds = 0
+            return 0
+        return unsent
+
+    def release(self) -> None:
+        """Take back a claim: the mail was not sent after all, and counts as one held back."""
+        if self.seconds:
+            sent_at, unsent = self._before
+            self._write(sent_at, unsent + 1)
+
+    def _read(self) -> tuple[float, int]:
+        # By position: the default is `default` in Airflow 3 and `default_var` in Airflow 2.
+        text = Variable.get(self.key, None)
+        try:
+            found = json.loads(text)
+            return float(found["sent_at"]), int(found["unsent"])
+        except (TypeError, ValueError, KeyError):
+            return 0.0, 0  # there is none yet, or somebody has edited it
+
+    def _write(self, sent_at: float, unsent: int) -> None:
+        value = json.dumps({"sent_at": sent_at, "unsent": unsent})
+        Variable.set(self.key, value, description=self.about)
+
+
+class _Letter(TypedDict):
+    """What `R7MailHook.send_message` takes."""
+
+    to: tuple[str, ...]
+    subject: str
+    html_content: str
+    cc: tuple[str, ...]
+    bcc: tuple[str, ...]
+
+
+class R7MailNotifier(BaseNotifier):
+    """Send a mail from a callback of a task, a DAG or a deadline.
+
+    A failing notifier fails nothing: it logs why, and its caller goes on. An alert is never
+    repeated where it is unclear whether it was sent (R23).
+
+    With `throttle`, mails with the same key are sent at most once in that time; the next mail
+    says how many were not sent. When the last one was sent is kept in an Airflow Variable
+    `r7mail_throttle_...`, which all workers see. Two callbacks in the same instant may both send.
+
+    :param to: addresses, as text with commas or a list (templated)
+    :param subject: the subject; line breaks become blanks; made from the context if None
+        (templated)
+    :param html_content: the body in HTML, or the path of an `.html` or `.txt` template; made from
+        the context if None. Values are not escaped: write `{{ exception | e }}` (templated)
+    :param cc: addresses, likewise (templated)
+    :param bcc: addresses, likewise (templated)
+    :param throttle: seconds or a timedelta between two mails with the same key; None sends all
+    :param throttle_key: mails with the same text share a throttle; if None, those about the same
+        DAG, task and event to the same addresses (templated)
+    :param r7mail_conn_id: the Airflow connection (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "to",
+        "subject",
+        "html_content",
+        "cc",
+        "bcc",
+        "throttle_key",
+        "r7mail_conn_id",
+    )
+    template_ext: Sequence[str] = (".html", ".txt")
+
+    def __init__(
+        self,
+        to: str | Iterable[str],
+        subject: str | None = None,
+        html_content: str | None = None,
+        *,
+        cc: str | Iterable[str] | None = None,
+        bcc: str | Iterable[str] | None = None,
+        throttle: timedelta | float | None = timedelta(minutes=10),
+        throttle_key: str | None = None,
+        r7mail_conn_id: str = R7MailHook.default_conn_name,
+        **kwargs: Any,  # Airflow 3.1 and later give the context of a deadline
+    ) -> None:
+        super().__init__(**kwargs)
+        self.to = to
+        self.subject = subject
+        self.html_content = html_content
+        self.cc = cc
+        self.bcc = bcc
+        self.throttle = throttle
+        self.throttle_key = throttle_key
+        self.r7mail_conn_id = r7mail_conn_id
+
+    def __call__(self, *args: Any) -> None:
+        """Render the templates and send, as a callback that Airflow calls."""
+        # Rendering writes into the notifier, and several tasks and runs may share this one.
+        with self._logging_failure():
+            super(R7MailNotifier, copy(self)).__call__(*args)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Render the templates and send, as a callback that the triggerer awaits."""
+        return self._render_and_notify().__await__()
+
+    async def _render_and_notify(self) -> None:
+        with self._logging_failure():
+            self._update_context(self.context)
+            self.render_template_fields(self.context)
+            await self.async_notify(self.context)
+
+    def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
+        """Make the environment that templates are rendered in."""
+        # `airflow dags test` gives DAG callbacks a DAG from the database, which has none.
+        return super().get_template_env(dag if hasattr(dag, "get_template_env") else None)
+
+    def notify(self, context: Context) -> None:
+        """Send the mail, unless it is throttled. A failure is logged, not raised."""
+        with self._logging_failure():
+            letter = self._letter(context)
+            # What executors run for deadlines may read Variables but not write them: Airflow 3.3
+            # does not even answer, and the process would wait for ever.
+            throttle = self._throttle(context, letter, possible="deadline" not in context)
+            unsent = throttle.claim()
+            if unsent is None:
+                self._log_held_back(throttle)
+                return
+            try:
+                hook = R7MailHook(self.r7mail_conn_id)
+                accepted = hook.send_message(**_with_unsent(letter, unsent))
+            except R7MailSendUnclearError:
+                raise
+            except Exception:
+                throttle.release()
+                raise
+            self._log_accepted(accepted["id"])
+
+    async def async_notify(self, context: Context) -> None:
+        """Send the mail, unless it is throttled. A failure is logged, not raised."""
+        with self._logging_failure():
+            letter = self._letter(context)
+            throttle = self._throttle(context, letter)
+            unsent = await asyncio.to_thread(throttle.claim)
+            if unsent is None:
+                self._log_held_back(throttle)
+                return
+            try:
+                hook = R7MailHook(self.r7mail_conn_id)
+                call = hook.message_call(**_with_unsent(letter, unsent))
+                async with await hook.aget_conn() as client:
+                    message = await client.send(call)
+            except R7MailSendUnclearError:
+                raise
+            except Exception:
+                await asyncio.to_thread(throttle.release)
+                raise
+            self._log_accepted(message.id)
+
+    @contextmanager
+    def _logging_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except R7MailError as error:
+            # Its text has ids only.
+            self.log.error("R7MailNotifier: %s", error)  # noqa: TRY400
+        except Exception:
+            # What an alert is about must not fail again, or hang, because of the alert.
+            self.log.exception("R7MailNotifier: the mail was not sent")
+
+    def _log_accepted(self, message_id: int | None) -> None:
+        self.log.info("The server accepted message %s. That is not yet delivery.", message_id)
+
+    def _log_held_back(self, throttle: _Throttle) -> None:
+        self.log.info(
+            "Not sent: a mail like this went out less than %g seconds ago. The next one will say "
+            "how many were not sent.",
+            throttle.seconds,
+        )
+
+    def _throttle(self, context: Context, letter: _Letter, *, possible: bool = True) -> _Throttle:
+        seconds = self.throttle or 0
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0:
+            raise R7MailConfigError("throttle: expected seconds, a timedelta or None.")
+        about = self.throttle_key or " ".join([*filter(None, _whose(context)), _event(context)])
+        kept = [about] if self.throttle_key else [about, letter["to"], letter["cc"], letter["bcc"]]
+        return _Throttle(
+            seconds=seconds if possible else 0,
+            key=f"r7mail_throttle_{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:24]}",
+            about=f"When R7MailNotifier last sent, and how many it did not send since: {about}",
+        )
+
+    def _letter(self, context: Context) -> _Letter:
+        subject = _subject(context) if self.subject is None else self.subject
+        return {
+            "to": parse_addresses(self.to, "to"),
+            # An alert goes out rather than fails because an exception's text has two lines.
+            "subject": re.sub(r"[\s\x00]+", " ", subject).strip(),
+            "html_content": _html(context) if self.html_content is None else self.html_content,
+            "cc": parse_addresses(self.cc, "cc"),
+            "bcc": parse_addresses(self.bcc, "bcc"),
+        }
+
+
+send_r7mail_notification = R7MailNotifier
+
+
+def _with_unsent(letter: _Letter, unsent: int) -> _Letter:
+    if not unsent:
+        return letter
+    return {
+        **letter,
+        "html_content": f"{letter['html_content']}<p>Not sent since the last mail like this, by "
+        f"its throttle or after a failure: {unsent}.</p>",
+    }
+
+
+def _value(thing: Any, *names: str) -> str:
+    """The first of some values that there is: deadlines come with a run's JSON, not a run."""
+    for name in names:
+        value = thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+        if value is not None:
+            return str(value)
+    return ""
+
+
+def _task_instance(context: Context) -> Any:
+    """The task instance that it is about; a DAG's callback comes with any of its last ones."""
+    ti = context.get("ti")
+    return None if "reason" in context and _value(ti, "state") != "failed" else ti
+
+
+def _whose(context: Context) -> tuple[str, str]:
+    """The DAG's and the task's id; a callback of a DAG has no task."""
+    dag_id = _value(context.get("dag"), "dag_id") or _value(context.get("dag_run"), "dag_id")
+    return dag_id, "" if "reason" in context else _value(context.get("ti"), "task_id")
+
+
+def _event(context: Context) -> str:
+    """What happened: a task's state, a DAG run's reason, or a missed deadline."""
+    if "deadline" in context:
+        return "deadline missed"
+    return _value(context, "reason") or _value(context.get("ti"), "state") or "notification"
+
+
+def _subject(context: Context) -> str:
+    dag_id, task_id = _whose(context)
+    whose = f"{dag_id}.{task_id}" if task_id else dag_id
+    return f"Airflow: {whose or 'alert'}: {_event(context)}"
+
+
+def _html(context: Context) -> str:
+    """What there is to know, as a table. All of it is escaped, and known secrets are masked."""
+    dag_run = context.get("dag_run")
+    ti = _task_instance(context)
+    run_id = _value(context, "run_id") or _value(dag_run, "run_id", "dag_run_id")
+    dag_id, _ = _whose(context)
+    exception = str(redact(_value(context, "exception")))
+    link = _value(ti, "log_url") or _run_url(dag_id, run_id)
+    rows = {
+        "DAG": dag_id,
+        "Run": run_id,
+        "Task": _value(ti, "task_id"),
+        "Map index": _value(ti, "map_index").replace("-1", ""),
+        "Try": _value(ti, "try_number"),
+        "What": _event(context),
+        "Needed by": _value(context.get("deadline"), "deadline_time"),
+        "Exception": exception[:MAX_EXCEPTION_CHARS],
+    }
+    cells = {name: escape(text) for name, text in rows.items() if text}
+    if link.startswith(("http://", "https://")):
+        cells["Look"] = f"<a href='{escape(link)}'>{escape(link)}</a>"
+    lines = [
+        f"<tr><th align='left'>{name}</th><td>{text}</td></tr>" for name, text in cells.items()
+    ]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _run_url(dag_id: str, run_id: str) -> str:
+    base: str = conf.get("api", "base_url", fallback="") or ""
+    if not (base and dag_id and run_id):
+        return ""
+    return f"{base.rstrip('/')}/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}"
