@@ -537,7 +537,7 @@ class Client(_Base):
             for attempt in self.attempts(call):
                 with attempt:
                     number = attempt.retry_state.attempt_number
-                    with self._exchange(call, number) as response:
+                    with self.exchange(call, number) as response:
                         with network(call, number):
                             body = response.read()
                         self.stats.bytes_read += len(body)
@@ -555,7 +555,7 @@ class Client(_Base):
     @contextmanager
     def stream(self, call: Call[bytes], attempt: int = 1) -> Iterator[Download]:
         """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
-        with self._exchange(call, attempt) as response:
+        with self.exchange(call, attempt) as response:
             head = response.status_code, response.headers
             length, unpacking = begin_download(call, *head, attempt)
             with closing(self._pieces(call, attempt, response, unpacking)) as chunks:
@@ -572,7 +572,11 @@ class Client(_Base):
             unpacking.end()
 
     @contextmanager
-    def _exchange(self, call: Call[Any], attempt: int) -> Iterator[httpx.Response]:
+    def exchange(self, call: Call[Any], attempt: int) -> Iterator[httpx.Response]:
+        """Make one attempt, and give the answer as it is, whatever its status; see `network`.
+
+        A token that has died is replaced, and the call repeated (R12).
+        """
         http = self._http if call.repeatable else self._fresh
         for refusals in range(MAX_REFUSALS + 1):
             token = self._get_token(call)
@@ -668,7 +672,7 @@ class AsyncClient(_Base):
             async for attempt in self.attempts(call):
                 with attempt:
                     number = attempt.retry_state.attempt_number
-                    async with self._exchange(call, number) as response:
+                    async with self.exchange(call, number) as response:
                         with _async_network(call, number):
                             body = await response.aread()
                         self.stats.bytes_read += len(body)
@@ -691,7 +695,7 @@ class AsyncClient(_Base):
     @asynccontextmanager
     async def stream(self, call: Call[bytes], attempt: int = 1) -> AsyncIterator[AsyncDownload]:
         """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
-        async with self._exchange(call, attempt) as response:
+        async with self.exchange(call, attempt) as response:
             head = response.status_code, response.headers
             length, unpacking = begin_download(call, *head, attempt)
             async with aclosing(self._pieces(call, attempt, response, unpacking)) as chunks:
@@ -715,7 +719,8 @@ class AsyncClient(_Base):
         return self._fresh
 
     @asynccontextmanager
-    async def _exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
+    async def exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
+        """Make one attempt; see `Client.exchange`."""
         http = self._carrier(call)
         for refusals in range(MAX_REFUSALS + 1):
             token = await self._get_token(call)
