@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import typer
 from airflow_provider_r7mail.console import EMULATOR_PORT, fail, make_table
 
 if TYPE_CHECKING:
+    from airflow_provider_r7mail.check import Report
     from airflow_provider_r7mail.client import ClientConfig
     from airflow_provider_r7mail.emulator import Emulator
     from airflow_provider_r7mail.pipeline import ExtractJob, Progress
@@ -168,13 +170,10 @@ def extract(
     The password is taken from R7MAIL_PASSWORD, or asked for. It is no option: other users of a
     machine can see what a program was called with.
     """
-    from airflow_provider_r7mail.client import ClientConfig  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
     from airflow_provider_r7mail.models import MessageFilter  # noqa: PLC0415
     from airflow_provider_r7mail.pipeline import ExtractJob  # noqa: PLC0415
 
-    if not url.startswith(("https://", "http://")):
-        fail("--url: give the server's URL, like https://mail.example.org")
     try:
         job = ExtractJob(
             folder=folder,
@@ -184,11 +183,10 @@ def extract(
             page_size=page_size,
         )
         job.check()
-        config = ClientConfig(
-            url=url.rstrip("/"),
-            login=login,
-            password=_password(),
-            verify=verify if ca is None else str(ca),
+        config = _client_config(
+            url,
+            login,
+            verify if ca is None else str(ca),
             max_concurrency=max_concurrency,
         )
         manifest = _run_extract(config, job)
@@ -197,11 +195,26 @@ def extract(
     _show_manifest(manifest)
 
 
-def _password() -> str:
+def _client_config(
+    url: str, login: str, verify: bool | str, *, code: int = 1, **more: Any
+) -> ClientConfig:
+    """How to reach a server, by a command's options; asks for the password if need be.
+
+    :param code: the exit code if that fails
+    """
+    from airflow_provider_r7mail.client import ClientConfig  # noqa: PLC0415
+
+    if not url.startswith(("https://", "http://")):
+        fail("--url: give the server's URL, like https://mail.example.org", code=code)
+    password = _password(code)
+    return ClientConfig(url=url.rstrip("/"), login=login, password=password, verify=verify, **more)
+
+
+def _password(code: int) -> str:
     if value := os.environ.get(_PASSWORD):
         return value
     if not sys.stdin.isatty():
-        fail(f"no password: set {_PASSWORD} in the environment, or run it in a terminal")
+        fail(f"no password: set {_PASSWORD} in the environment, or run it in a terminal", code=code)
     answer: str = typer.prompt("Password", hide_input=True, err=True)
     return answer
 
@@ -271,6 +284,161 @@ def _show_manifest(manifest: Mapping[str, Any]) -> None:
     )
     for file in manifest["files"]:
         console.print(file["path"], soft_wrap=True, highlight=False, markup=False)
+
+
+# -- check ----------------------------------------------------------------------------------
+
+_MARKS = {
+    "ok": "[green]ok[/]",
+    "unknown": "[dim]?[/]",
+    "note": "[cyan]note[/]",
+    "warning": "[yellow]warning[/]",
+    "outside": "[red]outside[/]",
+}
+_RESULTS = {
+    "fine": "[green]Fine: nothing stands in the way.[/]",
+    "warnings": "[yellow]Some things will not work as hoped: see the warnings.[/]",
+    "outside the contract": "[red]The server does what the API's contract rules out: what is read "
+    "from it may be wrong.[/]",
+}
+
+
+@app.command(
+    epilog="Example: R7MAIL_PASSWORD=... r7mail check --url https://mail.example.org --login ann "
+    "--folder 24 --json report.json"
+)
+def check(
+    connection: Annotated[
+        str | None,
+        typer.Option(help="The id of an Airflow connection, in place of --url and --login."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="R7MAIL_URL", help="The server, like https://mail.example.org."),
+    ] = None,
+    login: Annotated[
+        str | None, typer.Option(envvar="R7MAIL_LOGIN", help="The account's login.")
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            help="The folder to read: its id, or its name in the connection's `folders`, of which "
+            "the first is taken otherwise. Best is one with mail of different days, and files."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the report there as well: fit for a bug report."),
+    ] = None,
+    write: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also mark, unmark and move one message of --folder to this folder and back.",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Check the server's TLS certificate.")
+    ] = True,
+    ca: Annotated[
+        Path | None, typer.Option(help="Check it against this bundle of authorities.")
+    ] = None,
+) -> None:
+    """Find out what a mail server does where the API's manual leaves it open.
+
+    Logs in, reads a folder, and says for each open point what this server does and what the
+    package does about it. It only reads, unless --write is given, and makes some dozens of
+    requests. The report has no mail in it, and no names, addresses or tokens.
+
+    Ends with 0 if all is fine, 1 after a warning or outside the contract, 2 if nothing could be
+    checked. The password is taken from R7MAIL_PASSWORD, or asked for.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from airflow_provider_r7mail.check import check_server  # noqa: PLC0415
+    from airflow_provider_r7mail.client import Client  # noqa: PLC0415
+    from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
+
+    if (connection is None) == (url is None or login is None):
+        fail("give --connection, or --url and --login", code=2)
+    try:
+        if connection is not None:
+            config, number, away = _connected(connection, folder, write)
+        else:
+            number, away = _folder_id(folder, "--folder"), _folder_id(write, "--write")
+            config = _client_config(
+                url or "", login or "", verify if ca is None else str(ca), code=2
+            )
+        if number is None:
+            fail("--folder: give the id of the folder to read: the API does not list them", code=2)
+        with Client(config) as client, Console(stderr=True).status("Checking") as status:
+            report = check_server(
+                client,
+                number,
+                write_folder=away,
+                say=lambda what: status.update(f"Checking {what}"),
+            )
+    except R7MailError as error:
+        fail(str(error), code=2)
+    _show_report(report)
+    if json_file is not None:
+        text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2)
+        try:
+            json_file.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            fail(f"--json: {error}", code=2)
+    if report.result != "fine":
+        raise typer.Exit(1)
+
+
+def _connected(
+    connection: str, folder: str | None, write: str | None
+) -> tuple[ClientConfig, int | None, int | None]:
+    """What an Airflow connection says: the server, and ids of the folders to read and to write."""
+    from airflow_provider_r7mail.hooks import R7MailHook  # noqa: PLC0415 - imports Airflow
+
+    settings = R7MailHook(connection).settings
+    name = next(iter(settings.folders), None) if folder is None else folder
+    return (
+        settings.client,
+        None if name is None else settings.resolve_folder(name, "--folder"),
+        None if write is None else settings.resolve_folder(write, "--write"),
+    )
+
+
+def _folder_id(value: str | None, option: str) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        fail(f"{option}: names of folders are a connection's; give the folder's id", code=2)
+
+
+def _show_report(report: Report) -> None:
+    from rich import box  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "", "about", "this server", "what the package does"):
+        table.add_column(column, no_wrap=not column)
+    for finding in report.findings:
+        words = finding.title, finding.says, finding.handled
+        table.add_row(_MARKS[finding.level], finding.point, *map(escape, words))
+    console.print(table)
+    times = make_table("messages asked for", "came", "KB", "seconds")
+    for page in report.page_times:
+        row = f"{page.asked}", f"{page.got}", f"{page.bytes / 1e3:,.1f}", f"{page.seconds:.3f}"
+        times.add_row(*row)
+    console.print(times)
+    console.print(
+        f"Suggested: page_size {report.page_size} ({report.page_size_why}),",
+        f"max_concurrency {report.max_concurrency} ({report.max_concurrency_why}).",
+        f"{report.requests} requests in {report.seconds:.1f} s.",
+        _RESULTS[report.result],
+        sep="\n",
+    )
 
 
 # -- demo -----------------------------------------------------------------------------------
