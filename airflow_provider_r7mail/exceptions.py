@@ -11,6 +11,7 @@ R7MailError
 │   ├── R7MailResponseError              an answer that is not as agreed
 │   ├── R7MailActionError                the server answered an action with anything but `true`
 │   └── R7MailSendUnclearError           unclear whether a message was sent: look first
+│       └── R7MailSendUnsettledError     nor could the Sent folder be read: try again later
 ├── R7MailMessageNotFoundError (LookupError)  a message id is not in the folder
 ├── R7MailAttachmentError                attachments could not be copied
 └── R7MailExtractError                   the window could not be read, whole and once
@@ -73,9 +74,12 @@ class R7MailRequestError(R7MailError):
         text = f"{method} {path}: {reason} ({answer}, attempt {attempt})"
         super().__init__(f"{text}. {hint}" if hint else text)
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[()]]:
-        # Exceptions are pickled by their positional arguments, of which there is one only.
-        named: dict[str, Any] = {
+    def but(self, **changes: Any) -> Self:
+        """The same error with something changed: `reason`, or any other parameter."""
+        return type(self)(**{"reason": self.reason, **self._named(), **changes})
+
+    def _named(self) -> dict[str, Any]:
+        return {
             "method": self.method,
             "path": self.path,
             "status": self.status,
@@ -84,7 +88,10 @@ class R7MailRequestError(R7MailError):
             "retry_after": self.retry_after,
             "never_sent": self.never_sent,
         }
-        return partial(type(self), self.reason, **named), ()
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[()]]:
+        # Exceptions are pickled by their positional arguments, of which there is one only.
+        return partial(type(self), self.reason, **self._named()), ()
 
 
 class R7MailConnectionError(R7MailRequestError):
@@ -117,6 +124,10 @@ class R7MailActionError(R7MailRequestError):
 
 class R7MailSendUnclearError(R7MailRequestError):
     """Send failed in a way that leaves open whether the server acted (R23)."""
+
+
+class R7MailSendUnsettledError(R7MailSendUnclearError):
+    """Besides, the Sent folder could not be read: a later look there may settle it."""
 
 
 class R7MailMessageNotFoundError(R7MailError, LookupError):

@@ -566,8 +566,10 @@ def _call(
     )
 
 
-def _messages(page: Page, indexes: Sequence[int], window: Window) -> Iterator[Message]:
-    bounded = window.start is not None or window.end is not None
+def _messages(
+    page: Page, indexes: Sequence[int], window: Window, *, keep_undated: bool
+) -> Iterator[Message]:
+    bounded = not keep_undated and (window.start is not None or window.end is not None)
     for index in indexes:
         message = page.items[index]
         if message.date is None and bounded:
@@ -581,30 +583,43 @@ def _messages(page: Page, indexes: Sequence[int], window: Window) -> Iterator[Me
 
 
 def iter_messages(
-    client: Client, folder: int, criteria: MessageFilter, *, page_size: int = 100
+    client: Client,
+    folder: int,
+    criteria: MessageFilter,
+    *,
+    page_size: int = 100,
+    keep_undated: bool = False,
 ) -> Iterator[Message]:
     """Read the messages of a folder that match, each once, in the server's order of dates.
 
     :param folder: the folder's id
     :param criteria: what to look for, window included
     :param page_size: messages to ask for at once
+    :param keep_undated: also give messages without a readable Date, in or out of the window
     :raises R7MailRequestError: a page could not be read
     :raises R7MailExtractError: the server's answers contradict what was asked
     """
     seek = Seek(criteria.window, page_size)
     while (request := seek.request()) is not None:
         page = client.send(_call(folder, criteria, request, parse_page))
-        yield from _messages(page, seek.accept(_page_listing(page)), criteria.window)
+        indexes = seek.accept(_page_listing(page))
+        yield from _messages(page, indexes, criteria.window, keep_undated=keep_undated)
 
 
 async def aiter_messages(
-    client: AsyncClient, folder: int, criteria: MessageFilter, *, page_size: int = 100
+    client: AsyncClient,
+    folder: int,
+    criteria: MessageFilter,
+    *,
+    page_size: int = 100,
+    keep_undated: bool = False,
 ) -> AsyncGenerator[Message, None]:
     """Read the messages of a folder that match; see `iter_messages`."""
     seek = Seek(criteria.window, page_size)
     while (request := seek.request()) is not None:
         page = await client.send(_call(folder, criteria, request, parse_page))
-        for message in _messages(page, seek.accept(_page_listing(page)), criteria.window):
+        indexes = seek.accept(_page_listing(page))
+        for message in _messages(page, indexes, criteria.window, keep_undated=keep_undated):
             yield message
 
 

@@ -39,10 +39,20 @@ from airflow_provider_r7mail.exceptions import (
     R7MailMessageNotFoundError,
     R7MailRequestError,
     R7MailSendUnclearError,
+    R7MailSendUnsettledError,
     R7MailServerError,
 )
 from airflow_provider_r7mail.extract import iter_messages
 from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, mend_text, parse_ids
+from airflow_provider_r7mail.sending import (
+    SETTLE_SECONDS,
+    Link,
+    Marker,
+    Sending,
+    add_links,
+    asend_once,
+    send_once,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +67,9 @@ BATCH_SIZE = 500
 """Ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage."""
 
 PROGRESS_SECONDS = 5.0
+LINK_SECONDS = 7 * 24 * 3600
+"""How long the links in a message work, where the store can sign them: S3's longest."""
+
 TEST_CONNECT_SECONDS = 3.0
 TEST_SECONDS = 3.5
 
@@ -104,6 +117,8 @@ def fail_at_once() -> Iterator[None]:
     """
     try:
         yield
+    except R7MailSendUnsettledError:
+        raise  # a later try looks first
     except UNMENDABLE as error:
         raise AirflowFailException(str(error)) from error
 
@@ -530,8 +545,15 @@ class R7MailHook(BaseHook):
         bcc: str | Iterable[str] | None = None,
         attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
         draft_id: int | str = 0,
+        links: Iterable[Any] | None = None,
+        link_seconds: int = LINK_SECONDS,
+        sent_folder: int | str | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> Accepted:
         """Send a message, once: it is never repeated where that might send it twice (R23).
+
+        With `sent_folder`, an unclear outcome is settled by looking there. What this method can't
+        know is what earlier tries of a task did: there, use `R7MailSendOperator`.
 
         :param to: addresses, as text with commas or a list; `Name <name@example.org>` is taken
         :param subject: the subject, one line
@@ -542,6 +564,10 @@ class R7MailHook(BaseHook):
         :param attachments: files in the server's Storage, as
             `{"Id", "FileId", "FileName", "Size", "MimeType"}`
         :param draft_id: id of a draft that this message is made of; 0 for none (R10)
+        :param links: links to put at the end; see `resolve_links`
+        :param link_seconds: how long they work, where the store can sign them
+        :param sent_folder: the Sent folder's id or name, None if it is not known
+        :param settle_seconds: how long a message may take to appear there
         :return: the server's id, and `accepted`: taken by the server, not yet delivered (R11)
         :raises R7MailConfigError: a parameter is wrong; nothing was sent
         :raises R7MailSendUnclearError: it is unclear whether it was sent
@@ -556,10 +582,34 @@ class R7MailHook(BaseHook):
             bcc=bcc,
             attachments=attachments,
             draft_id=draft_id,
+            links=resolve_links(links, link_seconds),
         )
+        folder = None if sent_folder is None else self.resolve_folder(sent_folder, "sent_folder")
         with self.get_conn() as client:
-            message = client.send(call)
-        return {"id": message.id, "accepted": True}
+            sent = send_once(client, _marked(call, folder, settle_seconds))
+        return {"id": sent.id, "accepted": True}
+
+    async def asend_message(
+        self,
+        to: str | Iterable[str],
+        subject: str,
+        html_content: str,
+        *,
+        text_content: str | None = None,
+        cc: str | Iterable[str] | None = None,
+        bcc: str | Iterable[str] | None = None,
+        sent_folder: int | str | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
+    ) -> Accepted:
+        """Send a message, once, on an event loop; see `send_message`."""
+        call = self.message_call(
+            to, subject, html_content, text_content=text_content, cc=cc, bcc=bcc
+        )
+        settings = await self._asettings()
+        folder = None if sent_folder is None else settings.resolve_folder(sent_folder)
+        async with await self.aget_conn() as client:
+            sent = await asend_once(client, _marked(call, folder, settle_seconds))
+        return {"id": sent.id, "accepted": True}
 
     @staticmethod
     def message_call(
@@ -572,9 +622,11 @@ class R7MailHook(BaseHook):
         bcc: str | Iterable[str] | None = None,
         attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
         draft_id: int | str = 0,
+        links: Sequence[Link] = (),
     ) -> api.Call[Message]:
         """Check a message, and make the call that sends it. No I/O; see `send_message`.
 
+        :param links: links to put at the end, resolved
         :raises R7MailConfigError: a parameter is wrong
         """
         recipients = parse_addresses(to, "to")
@@ -591,10 +643,12 @@ class R7MailHook(BaseHook):
             raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
         if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
             attachments = [attachments]
+        text = _text_of(html_content) if text_content is None else text_content
+        html, text = add_links(html_content, text, links)
         return api.send_message(
             subject=subject,
-            text=_text_of(html_content) if text_content is None else text_content,
-            html=html_content,
+            text=text,
+            html=html,
             to=recipients,
             cc=parse_addresses(cc, "cc"),
             bcc=parse_addresses(bcc, "bcc"),
@@ -838,22 +892,8 @@ def _all_gone(client: Client, folder: int, ids: Sequence[int]) -> bool:
 def _in_batch(error: R7MailRequestError, place: int, total: int, done: int) -> R7MailRequestError:
     if total == 1:
         return error
-    return with_reason(
-        error, f"{error.reason}; in batch {place + 1} of {total}, after {done} messages were done"
-    )
-
-
-def with_reason(error: R7MailRequestError, reason: str) -> R7MailRequestError:
-    """The same error, with another reason."""
-    return type(error)(
-        reason,
-        method=error.method,
-        path=error.path,
-        status=error.status,
-        attempt=error.attempt,
-        hint=error.hint,
-        retry_after=error.retry_after,
-        never_sent=error.never_sent,
+    return error.but(
+        reason=f"{error.reason}; in batch {place + 1} of {total}, after {done} messages were done"
     )
 
 
@@ -877,6 +917,78 @@ def _row(message: Message, names: Sequence[str]) -> dict[str, Any]:
             for file in message.attachments
         ]
     return row
+
+
+def _marked(call: api.Call[Message], folder: int | None, settle_seconds: float) -> Sending:
+    if folder is None:
+        return Sending(call=call)
+    marker = Marker.random()
+    return Sending(
+        call=marker.put_into(call),
+        marker=marker,
+        sent_folder=folder,
+        settle_seconds=parse_seconds(settle_seconds, "settle_seconds"),
+    )
+
+
+def parse_seconds(value: object, name: str) -> float:
+    """Read a number of seconds.
+
+    :raises R7MailConfigError: not a number of 0 or more
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise R7MailConfigError(f"{name}: got {value!r}. Give seconds, 0 or more.")
+    return float(value)
+
+
+def resolve_links(
+    links: Iterable[Any] | None, seconds: int = LINK_SECONDS, conn_id: str | None = None
+) -> list[Link]:
+    """Turn what a message links to into URLs.
+
+    :param links: URLs, or files in object storage as `s3://bucket/key` or `ObjectStoragePath`; or
+        `{"url": ..., "name": ...}` of these, with what the reader sees (the file's name, if not
+        told)
+    :param seconds: how long links to object storage work. If the store can't sign them, the link
+        is the file's plain URL, or its URI
+    :param conn_id: the Airflow connection of the object storage; else the path's own
+    :raises R7MailConfigError: not a URL
+    """
+    given = [links] if isinstance(links, (str, Mapping)) or hasattr(links, "fs") else links or ()
+    return [_resolve_link(item, place, seconds, conn_id) for place, item in enumerate(given)]
+
+
+def _resolve_link(item: Any, place: int, seconds: int, conn_id: str | None) -> Link:
+    name = ""
+    if isinstance(item, Mapping):
+        item, name = item.get("url"), str(item.get("name") or "")
+    text = str(item)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f]+[^\x00-\x1f\x7f]*", text):
+        raise R7MailConfigError(
+            f"links[{place}]: not a URL. Give https://..., or a file in object storage as "
+            "s3://bucket/key. A path on the worker's disk is of no use to who reads the mail."
+        )
+    parts = urlsplit(text)
+    name = name or unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or text
+    if parts.scheme in {"http", "https"}:
+        return Link(text, name)
+    from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
+
+    try:
+        path = item if hasattr(item, "fs") else ObjectStoragePath(text, conn_id=conn_id)
+        return Link(_url_of(path, seconds), name)
+    except ValueError as error:
+        raise R7MailConfigError(f"links[{place}]: no storage of Airflow's has this URL.") from error
+
+
+def _url_of(path: Any, seconds: int) -> str:
+    for make in ("sign", "url"):
+        try:
+            options = {"expiration": seconds} if make == "sign" else {}
+            return str(getattr(path.fs, make)(path.path, **options))
+        except (NotImplementedError, AttributeError):  # gcsfs: the latter without a private key
+            continue
+    return f"{path.protocol}://{path.path}"  # without the connection's id
 
 
 def _text_of(html: str) -> str:

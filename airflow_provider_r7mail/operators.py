@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import html
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,
     R7MailMessageNotFoundError,
     R7MailRequestError,
+    R7MailSendUnclearError,
 )
 from airflow_provider_r7mail.extract import iter_messages
 from airflow_provider_r7mail.hooks import (
+    LINK_SECONDS,
     Accepted,
     Progress,
     R7MailHook,
     fail_at_once,
     parse_addresses,
-    with_reason,
+    parse_seconds,
+    resolve_links,
 )
-from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, parse_ids
+from airflow_provider_r7mail.models import (
+    Attachment,
+    Message,
+    MessageFilter,
+    parse_ids,
+    parse_moment,
+)
+from airflow_provider_r7mail.sending import (
+    SETTLE_SECONDS,
+    Attempt,
+    Marker,
+    Sending,
+    html_table,
+    recipients_of,
+    send_once,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -32,6 +51,13 @@ if TYPE_CHECKING:
 
     from airflow_provider_r7mail.api import Call
     from airflow_provider_r7mail.client import Client
+
+
+RECORD_KEY = "r7mail_sent"
+"""Where the task state store has what a task instance sent: by hash of the recipients."""
+
+RESEND = "resend"
+"""What a person sets that to, to have it sent without looking."""
 
 
 class Forwarded(TypedDict):
@@ -47,11 +73,162 @@ class Forwarded(TypedDict):
     accepted: bool
 
 
-class R7MailSendOperator(BaseOperator):
+class _Tries:
+    """What is known of sendings by earlier tries of a task instance.
+
+    Airflow 3.3 and later keep a record of them, in the task state store: it is there when the
+    task is tried again and when it is cleared, and goes with the DAG run.
+
+    :param context: the task's context; without a task instance nothing is known
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._ti = context.get("ti")
+        self._run = context.get("dag_run")
+        self._store: Any = context.get("task_state_store")
+        self._began = datetime.now(UTC)
+        self.keeps_record = self._store is not None
+
+    def marker(self, recipients: Iterable[str], part: int | str = "") -> Marker | None:
+        """The marker of a message of this task; None where there is no task.
+
+        :param recipients: all of its addresses
+        :param part: which of the task's messages it is, where it sends several
+        """
+        ti = self._ti
+        if ti is None:
+            return None
+        map_index = getattr(ti, "map_index", None)
+        return Marker.of(
+            (ti.dag_id, ti.run_id, ti.task_id),
+            -1 if map_index is None else map_index,
+            recipients,
+            part,
+        )
+
+    def earlier(self, marker: Marker | None, part: int | str = "") -> Attempt | None:
+        """What earlier tries did about a message; None if they surely did nothing.
+
+        :raises R7MailConfigError: the record is not one of ours
+        """
+        if self._ti is None or marker is None:
+            return None
+        retried = self._ti.try_number > 1
+        # A new instance may have an old one's recipient: the list that is mapped over may shift.
+        rerun = bool(getattr(self._run, "clear_number", 0))
+        known = self._store.get(_record_key(part)) if self.keeps_record else None
+        if known == RESEND:
+            return None
+        if known is not None:
+            return self._of_record(known, marker)
+        if not (retried or rerun):
+            return None
+        # Without a record nothing was begun, unless records are not kept.
+        forgets = not self.keeps_record or conf.getboolean(
+            "state_store", "clear_on_success", fallback=False
+        )
+        last = self._began if retried and forgets else None
+        return Attempt(state="unknown", since=self._run_start(rerun), last=last)
+
+    def _of_record(self, known: Any, marker: Marker) -> Attempt:
+        if not isinstance(known, Mapping) or not all(
+            isinstance(entry, Mapping) for entry in known.values()
+        ):
+            raise R7MailConfigError(
+                f"The task's state has a value that is no record of sendings. Delete it, or set it "
+                f"to {RESEND!r} to send without looking."
+            )
+        if marker.recipients in known:
+            return Attempt.from_json(known[marker.recipients])
+        # It was sent to others: the list that is mapped over has shifted, or was mended.
+        others = [Attempt.from_json(entry) for entry in known.values()]
+        return Attempt(
+            state="unknown",
+            since=min((other.since for other in others), default=self._began),
+            last=max(
+                (other.last for other in others if other.reached and other.last), default=None
+            ),
+        )
+
+    def _run_start(self, rerun: bool) -> datetime:
+        """A moment before which no try of this run can have sent anything."""
+        # Clearing moves a run's start.
+        names = ("run_after", "logical_date", "start_date") if rerun else ("start_date",)
+        found = (parse_moment(getattr(self._run, name, None), name) for name in names)
+        return min((moment for moment in found if moment is not None), default=self._began)
+
+    def record(self, marker: Marker | None, part: int | str = "") -> Callable[[Attempt], None]:
+        """What keeps the attempts at a message for later tries."""
+
+        def keep(attempt: Attempt) -> None:
+            if not self.keeps_record or marker is None:
+                return
+            from airflow.sdk import NEVER_EXPIRE  # noqa: PLC0415 - Airflow 3.3 has it, as the store
+
+            key = _record_key(part)
+            known = self._store.get(key)
+            known = known if isinstance(known, Mapping) else {}
+            value = {**known, marker.recipients: attempt.to_json()}
+            self._store.set(key, value, retention=NEVER_EXPIRE)
+
+        return keep
+
+
+def _record_key(part: int | str) -> str:
+    return f"{RECORD_KEY}_{part}" if part != "" else RECORD_KEY
+
+
+class _SendingOperator(BaseOperator):
+    """What sending and forwarding share: HTML that templates fill safely, and one sending each."""
+
+    html_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+        **kwargs: Any,
+    ) -> None:
+        """Render the fields; in those that hold HTML, what templates put in is escaped."""
+        fields = list(template_fields)
+        html_env = jinja_env.overlay(autoescape=True)
+        html_env.filters = {**jinja_env.filters, "html_table": html_table}
+        for env, names in (
+            (jinja_env, [name for name in fields if name not in self.html_fields]),
+            (html_env, [name for name in fields if name in self.html_fields]),
+        ):
+            super()._do_render_template_fields(parent, names, context, env, seen_oids, **kwargs)
+
+
+def _sending(
+    call: Call[Message],
+    marker: Marker | None,
+    folder: int | None,
+    settle_seconds: float,
+) -> Sending:
+    if marker is None and folder is not None:
+        marker = Marker.random()
+    return Sending(
+        call=call if marker is None else marker.put_into(call),
+        marker=marker,
+        sent_folder=folder,
+        settle_seconds=settle_seconds,
+    )
+
+
+class R7MailSendOperator(_SendingOperator):
     """Send a message, once.
 
-    A failure that leaves open whether the server has sent it fails the task at once, without
-    further tries: look into the Sent folder first (R23).
+    Before it sends, it records that it is about to (Airflow 3.3 and later); a later try looks at
+    the record first. Where it is unclear whether the message was sent, it looks into `sent_folder`
+    for the marker that it put into the HTML: if it is there, it was sent; if it still is not after
+    `settle_seconds`, it is sent again. Where nothing can tell, the task fails at once, without
+    further tries, for a person to look (R23).
+
+    Clearing the task does not send again what it has sent; `docs/en/sending.md` says how to.
 
     Returns `{"id": ..., "accepted": True}`. Accepted is not delivered (R11). No address, subject
     or text goes into logs or XCom.
@@ -59,8 +236,8 @@ class R7MailSendOperator(BaseOperator):
     :param to: addresses, as text with commas or a list; `Name <name@example.org>` is taken
         (templated)
     :param subject: the subject, one line (templated)
-    :param html_content: the body in HTML, or the path of an `.html` or `.txt` template
-        (templated)
+    :param html_content: the body in HTML, or the path of an `.html` or `.txt` template; what a
+        template puts in is escaped, but for `| safe` and `| html_table` (templated)
     :param text_content: the plain body, or the path of a template; made from the HTML if None
         (templated)
     :param cc: addresses, likewise (templated)
@@ -68,13 +245,21 @@ class R7MailSendOperator(BaseOperator):
     :param attachments: files in the server's Storage, as
         `{"Id", "FileId", "FileName", "Size", "MimeType"}`; the API has no upload (templated)
     :param draft_id: id of a draft that the message is made of; 0 for none (R10) (templated)
-    :param sent_folder: the Sent folder's id or name, where an unclear sending can be looked up
-        (templated)
+    :param links: links to put at the end: URLs, files in object storage as `s3://bucket/key` or
+        `ObjectStoragePath`, or `{"url": ..., "name": ...}` (templated)
+    :param link_seconds: how long links to object storage work, where the store can sign them; else
+        the link is the file's plain URL, or its URI
+    :param storage_conn_id: the object storage's Airflow connection; else the path's own (templated)
+    :param sent_folder: the id or name of the folder where the server keeps what this account
+        sends (templated)
+    :param settle_seconds: how long a message may take to appear there (R11)
     :param dry_run: check everything, log the numbers, send nothing; returns
         `{"id": None, "accepted": False}`
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the log-in was refused, or it is unclear
         whether the message was sent
+    :raises R7MailSendUnsettledError: the same, as the Sent folder could not be read; a later try
+        looks there first
     :raises R7MailRequestError: it was not sent, and a later try may succeed
     """
 
@@ -87,11 +272,14 @@ class R7MailSendOperator(BaseOperator):
         "bcc",
         "attachments",
         "draft_id",
+        "links",
+        "storage_conn_id",
         "sent_folder",
         "r7mail_conn_id",
     )
     template_ext: Sequence[str] = (".html", ".txt")
     template_fields_renderers: ClassVar[dict[str, str]] = {"html_content": "html"}
+    html_fields: ClassVar[frozenset[str]] = frozenset({"html_content"})
     ui_color = "#e6eef8"
 
     def __init__(
@@ -105,7 +293,11 @@ class R7MailSendOperator(BaseOperator):
         bcc: str | Iterable[str] | None = None,
         attachments: Iterable[Mapping[str, Any]] | None = None,
         draft_id: int | str = 0,
+        links: Iterable[Any] | str | None = None,
+        link_seconds: int = LINK_SECONDS,
+        storage_conn_id: str | None = None,
         sent_folder: int | str | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
         dry_run: bool = False,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
@@ -119,7 +311,11 @@ class R7MailSendOperator(BaseOperator):
         self.bcc = bcc
         self.attachments = attachments
         self.draft_id = draft_id
+        self.links = links
+        self.link_seconds = link_seconds
+        self.storage_conn_id = storage_conn_id
         self.sent_folder = sent_folder
+        self.settle_seconds = settle_seconds
         self._dry_run = dry_run  # `dry_run` is a method of every operator
         self.r7mail_conn_id = r7mail_conn_id
 
@@ -130,19 +326,22 @@ class R7MailSendOperator(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a value; an attachment's `FileName` ending in `.txt` is a name, not a template."""
-        if isinstance(content, Mapping) and isinstance(content.get("FileName"), str):
+        """Render a value; a name or URL ending in `.txt` or `.html` is no template's path."""
+        if isinstance(content, Mapping):
             env = jinja_env or self.get_template_env()
-            rest = {name: value for name, value in content.items() if name != "FileName"}
-            return {
-                **super().render_template(rest, context, env, seen_oids),
-                "FileName": env.from_string(content["FileName"]).render(**context),
-            }
+            names = [
+                name for name in ("FileName", "url", "name") if isinstance(content.get(name), str)
+            ]
+            rest = {name: value for name, value in content.items() if name not in names}
+            rendered = super().render_template(rest, context, env, seen_oids)
+            for name in names:
+                rendered[name] = env.from_string(content[name]).render(**context)
+            return rendered
         return super().render_template(content, context, jinja_env, seen_oids)
 
     @fail_at_once()
     def execute(self, context: Context) -> Accepted:
-        """Send it."""
+        """Send it, unless an earlier try has."""
         hook = R7MailHook(self.r7mail_conn_id)
         call = hook.message_call(
             self.to,
@@ -153,32 +352,43 @@ class R7MailSendOperator(BaseOperator):
             bcc=self.bcc,
             attachments=self.attachments,
             draft_id=self.draft_id,
+            links=resolve_links(self.links, self.link_seconds, self.storage_conn_id),
         )
         body = call.body or {}
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc", "Attachments")]
+        folder, settle_seconds = _sent_folder(hook, self.sent_folder, self.settle_seconds)
+        tries = _Tries(context)
+        marker = tries.marker(recipients_of(call))
+        sending = _sending(call, marker, folder, settle_seconds)
         if self._dry_run:
             self.log.info(
                 "Dry run, nothing is sent: %d to, %d cc, %d bcc, %d attachments.", *numbers
             )
             return {"id": None, "accepted": False}
         with hook.get_conn() as client:
-            message = client.send(call)
-        self.log.info(
-            "The server accepted message %d: %d to, %d cc, %d bcc, %d attachments. "
-            "That is not yet delivery.",
-            message.id,
-            *numbers,
-        )
-        return {"id": message.id, "accepted": True}
+            sent = send_once(
+                client, sending, earlier=tries.earlier(marker), record=tries.record(marker)
+            )
+        if sent.before:
+            self.log.info("An earlier try had sent it, as message %s: not sent again.", sent.id)
+        else:
+            self.log.info(
+                "The server accepted message %s: %d to, %d cc, %d bcc, %d attachments. "
+                "That is not yet delivery.",
+                sent.id,
+                *numbers,
+            )
+        return {"id": sent.id, "accepted": True}
 
 
-class R7MailForwardOperator(BaseOperator):
+class R7MailForwardOperator(_SendingOperator):
     """Forward messages of a folder, each as a message of its own: mass forwarding.
 
     The attachments are forwarded by reference: nothing is downloaded. Everything is checked
-    before the first message is sent. If one fails after others were sent, the task fails at once,
-    without further tries, which would send the others twice; the error names the ids that were
-    forwarded.
+    before the first message is sent. Each is sent once, as `R7MailSendOperator` sends: a later
+    try forwards only those that were not. Without a record of the tries (Airflow before 3.3) and
+    without `sent_folder`, the task fails at once if one fails after others were sent; the error
+    names the ids that were forwarded.
 
     Returns a list of `{"message_id", "id", "accepted"}`, one a message.
 
@@ -186,13 +396,18 @@ class R7MailForwardOperator(BaseOperator):
     :param message_ids: the messages' ids: a list, an XCom of one, or JSON text; none is fine
         (templated)
     :param to: addresses, as text with commas or a list (templated)
-    :param comment_html: HTML to stand above each forwarded message (templated)
+    :param comment_html: HTML to stand above each forwarded message; what a template puts in is
+        escaped, but for `| safe` (templated)
+    :param sent_folder: the id or name of the folder where the server keeps what this account
+        sends (templated)
+    :param settle_seconds: how long a message may take to appear there (R11)
+    :param dry_run: check everything, log the ids, send nothing; returns `accepted` as False
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, an id is not in the folder, the log-in was
-        refused, or some messages were forwarded and one was not
+        refused, or it is unclear whether a message was sent
     :raises R7MailAttachmentError: the listing does not name a message's files (R17); nothing was
         sent
-    :raises R7MailRequestError: nothing was sent, and a later try may succeed
+    :raises R7MailRequestError: some may have been sent; a later try sends the others
     """
 
     template_fields: Sequence[str] = (
@@ -200,9 +415,11 @@ class R7MailForwardOperator(BaseOperator):
         "message_ids",
         "to",
         "comment_html",
+        "sent_folder",
         "r7mail_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"comment_html": "html"}
+    html_fields: ClassVar[frozenset[str]] = frozenset({"comment_html"})
     ui_color = "#e6eef8"
 
     def __init__(
@@ -212,6 +429,9 @@ class R7MailForwardOperator(BaseOperator):
         message_ids: Iterable[int | str] | str,
         to: str | Iterable[str],
         comment_html: str = "",
+        sent_folder: int | str | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
+        dry_run: bool = False,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -220,11 +440,14 @@ class R7MailForwardOperator(BaseOperator):
         self.message_ids = message_ids
         self.to = to
         self.comment_html = comment_html
+        self.sent_folder = sent_folder
+        self.settle_seconds = settle_seconds
+        self._dry_run = dry_run
         self.r7mail_conn_id = r7mail_conn_id
 
     @fail_at_once()
     def execute(self, context: Context) -> list[Forwarded]:
-        """Find all the messages, then forward them in the order of `message_ids`."""
+        """Find all the messages, then forward those that are not, in the order of `message_ids`."""
         ids = parse_ids(self.message_ids, "message_ids")
         if not ids:
             self.log.info("There are no messages to forward.")
@@ -232,41 +455,76 @@ class R7MailForwardOperator(BaseOperator):
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         recipients = parse_addresses(self.to, "to")
+        sent_folder, settle_seconds = _sent_folder(hook, self.sent_folder, self.settle_seconds)
+        tries = _Tries(context)
+        markers = {number: tries.marker(recipients, number) for number in ids}
+        earlier = {number: tries.earlier(markers[number], number) for number in ids}
+        forwarded: dict[int, Forwarded] = {
+            number: {"message_id": number, "id": attempt.id, "accepted": True}
+            for number, attempt in earlier.items()
+            if attempt is not None and attempt.state == "sent"
+        }
+        rest = [number for number in ids if number not in forwarded]
+        if forwarded:
+            self.log.info("Earlier tries have forwarded %d messages.", len(forwarded))
+        progress = Progress(self.log.info, len(rest))
         with hook.get_conn() as client:
-            messages = _find(client, folder, ids)
-            calls = [
-                hook.message_call(
-                    recipients,
-                    forward_subject(message),
-                    forward_html(message, self.comment_html or ""),
-                    attachments=_files_of(message),
+            # All of them are made before the first is sent: what is wrong shows early.
+            sendings = {
+                message.id: _sending(
+                    hook.message_call(
+                        recipients,
+                        forward_subject(message),
+                        forward_html(message, self.comment_html or ""),
+                        attachments=_files_of(message),
+                    ),
+                    markers[message.id],
+                    sent_folder,
+                    settle_seconds,
                 )
-                for message in messages
-            ]
-            return self._send(client, ids, calls)
-
-    def _send(
-        self, client: Client, ids: Sequence[int], calls: Sequence[Call[Message]]
-    ) -> list[Forwarded]:
-        progress = Progress(self.log.info, len(ids))
-        forwarded: list[Forwarded] = []
-        for message_id, call in zip(ids, calls, strict=True):
-            try:
-                sent = client.send(call)
-            except R7MailRequestError as error:
-                done = ids[: len(forwarded)]
-                text = f"{error.reason}, for message {message_id}; "
-                if not done:
-                    raise with_reason(error, f"{text}none was forwarded before") from error
-                complete = with_reason(error, f"{text}forwarded before: {list(done)}")
-                raise AirflowFailException(
-                    f"{complete} A new try would send those again: clear the task with the "
-                    "other ids only."
-                ) from error
-            forwarded.append({"message_id": message_id, "id": sent.id, "accepted": True})
-            progress.add()
+                for message in _find(client, folder, rest)
+            }
+            if self._dry_run:
+                numbers = rest, len(recipients)
+                self.log.info("Dry run, nothing is sent: messages %s, %d to.", *numbers)
+                return [{"message_id": number, "id": None, "accepted": False} for number in ids]
+            for number in rest:
+                try:
+                    sent = send_once(
+                        client,
+                        sendings[number],
+                        earlier=earlier[number],
+                        record=tries.record(markers[number], number),
+                    )
+                except R7MailRequestError as error:
+                    safe = tries.keeps_record or sent_folder is not None
+                    raise _half_way(error, number, list(forwarded), safe) from error
+                forwarded[number] = {"message_id": number, "id": sent.id, "accepted": True}
+                progress.add()
         self.log.info("The server accepted %d messages. That is not yet delivery.", len(ids))
-        return forwarded
+        return [forwarded[number] for number in ids]
+
+
+def _sent_folder(
+    hook: R7MailHook, folder: int | str | None, settle_seconds: float
+) -> tuple[int | None, float]:
+    number = None if folder in (None, "") else hook.resolve_folder(folder, "sent_folder")
+    return number, parse_seconds(settle_seconds, "settle_seconds")
+
+
+def _half_way(error: R7MailRequestError, number: int, done: Sequence[int], safe: bool) -> Exception:
+    """The error for forwarding that failed at a message.
+
+    :param safe: whether a later try knows what was sent
+    """
+    before = f"forwarded before: {done}" if done else "none was forwarded before"
+    complete = error.but(reason=f"{error.reason}, for message {number}; {before}")
+    if safe or not done or isinstance(error, R7MailSendUnclearError):
+        return complete
+    return AirflowFailException(
+        f"{complete} A new try would send those again. Forward the others in a new run; give "
+        "sent_folder to have this done for you."
+    )
 
 
 def _find(client: Client, folder: int, ids: Sequence[int]) -> list[Message]:
@@ -366,7 +624,8 @@ class _MessagesOperator(BaseOperator):
             return 0
         ti = context.get("ti")
         tried_before = getattr(ti, "try_number", 1) > 1
-        count = self._act(R7MailHook(self.r7mail_conn_id), ids, tried_before)
+        hook = R7MailHook(self.r7mail_conn_id)
+        count = self._act(hook, ids, tried_before)
         self.log.info("Done, for %d messages.", count)
         return count
 
@@ -467,3 +726,62 @@ class R7MailDeleteOperator(_MessagesOperator):
 
     def _act(self, hook: R7MailHook, ids: Sequence[int], tried_before: bool) -> int:
         return hook.delete_messages(self.folder, ids, tried_before=tried_before)
+
+
+class R7MailCheckOperator(BaseOperator):
+    """Find out what the server does where the API's manual leaves it open: a scheduled self-test.
+
+    Reads only, with some dozens of requests; see `check.check_server`. Returns the report as JSON:
+    it has no mail in it, and no names, addresses or tokens. It is in XCom also when the task fails
+    for what it says.
+
+    :param folder: the folder to read, best one with mail of different days, and with files: its
+        id, or its name in the connection's `folders` (templated)
+    :param fail_on_warning: fail for warnings as well: for what will not work as hoped although
+        the server keeps to the API's contract
+    :param r7mail_conn_id: the Airflow connection (templated)
+    :raises AirflowFailException: the server does what the contract rules out, or there are
+        warnings and `fail_on_warning` is set; a parameter is wrong, or the log-in was refused
+    :raises R7MailRequestError: the server could not be reached, or the folder not be read
+    """
+
+    template_fields: Sequence[str] = ("folder", "r7mail_conn_id")
+    ui_color = "#e6eef8"
+
+    def __init__(
+        self,
+        *,
+        folder: int | str,
+        fail_on_warning: bool = False,
+        r7mail_conn_id: str = R7MailHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.folder = folder
+        self.fail_on_warning = fail_on_warning
+        self.r7mail_conn_id = r7mail_conn_id
+
+    @fail_at_once()
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Check the server."""
+        # Few DAGs check: this is not for every DAG file to load.
+        from airflow_provider_r7mail.check import check_server  # noqa: PLC0415
+
+        hook = R7MailHook(self.r7mail_conn_id)
+        folder = hook.resolve_folder(self.folder)
+        with hook.get_conn() as client:
+            report = check_server(client, folder)
+        for finding in report.findings:
+            self.log.info("%s %s: %s", finding.level, finding.title, finding.says)
+        found = report.as_dict()
+        bad = report.of_level("outside", *(["warning"] if self.fail_on_warning else []))
+        if bad:
+            if "ti" in context:
+                context["ti"].xcom_push(key="return_value", value=found)
+            raise AirflowFailException(
+                f"The server is not as it should be ({report.result}). "
+                + " ".join(f"{finding.title}: {finding.says}." for finding in bad)
+                + " The report is in XCom; `r7mail check` shows more."
+            )
+        self.log.info("The server was checked: %s.", report.result)
+        return found
