@@ -34,6 +34,7 @@ _HTML_ERROR = (
     "Error</h1></center>\r\n<hr><center>proxy</center>\r\n</body>\r\n</html>\r\n"
 )
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+")
+_HIDDEN = re.compile(r"<(\w+)[^>]*display:\s*none[^>]*>.*?</\1>", re.DOTALL)
 _MOSCOW_HOURS = 3
 _TOKEN_HOURS = 12
 
@@ -255,6 +256,8 @@ class Service:
         if not any(asked.get(name) for name in ("To", "Cc", "Bcc")):
             raise Refused("nobody to send to")
         delay = self.readings.sent_delay_seconds
+        if self.readings.strip_hidden:
+            asked = {**asked, "HtmlBody": _HIDDEN.sub("", asked["HtmlBody"])}
         return _json_response(to_json(self.mailbox.send(asked, delay=delay)))
 
     def _mark_as_read(self, asked: Any) -> Response:

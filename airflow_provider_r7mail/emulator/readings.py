@@ -42,6 +42,7 @@ class Readings:
     :param ignore_offset: every page is the first.
     :param latency_seconds: seconds that every call takes at least.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
+    :param strip_hidden: elements that are not displayed are taken out of what is sent.
     :param token_header_strict: a ``Bearer `` before the token is refused; False forgives it.
     :param repeat_answer: what Delete and MoveMessage answer when an id is not in the folder (R23).
     :param unknown_mark_answer: what MarkAsRead and MarkAsFavorite answer then (R15).
@@ -68,6 +69,7 @@ class Readings:
     ignore_offset: bool = False
     latency_seconds: float = 0.0
     sent_delay_seconds: float = 0.0
+    strip_hidden: bool = False
     token_header_strict: bool = True
     repeat_answer: Literal["true", "false", "500"] = "true"
     unknown_mark_answer: Literal["true", "false", "500"] = "false"
