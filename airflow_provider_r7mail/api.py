@@ -29,6 +29,9 @@ from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, P
 T = TypeVar("T")
 
 LOGIN_PATH = "/api/v2/auth/Login"
+PROXY_LOGIN = "the proxy asks for a login"
+PROXY_LOGIN_HINT = "Set proxy of the connection to http://login:password@proxy.example.org:3128."
+LOGIN_HINT = "Check Login and Password of the connection, and that Host is an R7 mail server."
 # A proxy that asks for hours is not waited for: the task fails, and Airflow's retry comes.
 MAX_RETRY_AFTER_SECONDS = 300.0
 
@@ -222,7 +225,11 @@ def read_json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         if body.lstrip()[:1] == b"<":
-            raise AnswerError("an HTML page in place of JSON", R7MailProxyError) from error
+            raise AnswerError(
+                "an HTML page in place of JSON",
+                R7MailProxyError,
+                "Check that Host points at an R7 mail server, and see the proxy in front of it.",
+            ) from error
         raise AnswerError("the answer is not JSON, or broken off") from error
 
 
@@ -237,12 +244,14 @@ def parse_token(body: bytes) -> str:
         state, token = data.get("State"), data["Tokens"]["AuthToken"]
     except (KeyError, TypeError, AttributeError):
         raise AnswerError(
-            "the login was refused: no token in the answer", R7MailAuthError
+            "the login was refused: no token in the answer", R7MailAuthError, LOGIN_HINT
         ) from None
     if state not in (None, "Login"):
-        raise AnswerError("the login was not completed: State is not Login", R7MailAuthError)
+        raise AnswerError(
+            "the login was not completed: State is not Login", R7MailAuthError, LOGIN_HINT
+        )
     if not isinstance(token, str) or not token:
-        raise AnswerError("the login was refused: an empty token", R7MailAuthError)
+        raise AnswerError("the login was refused: an empty token", R7MailAuthError, LOGIN_HINT)
     if not (token.isascii() and token.isprintable()):
         # HTTP libraries quote a header they can't send in their errors.
         raise AnswerError("the login's token is no text that a header can hold")
@@ -326,7 +335,9 @@ def failure(
             if status == 429
             else "The mail server behind the proxy is down, restarting or slow; see its log."
         )
-    elif status == 407 or 300 <= status < 400 or (html and status < 500):
+    elif status == 407:
+        error, reason, hint = R7MailProxyError, PROXY_LOGIN, PROXY_LOGIN_HINT
+    elif 300 <= status < 400 or (html and status < 500):
         error, reason = R7MailProxyError, "something in front of the mail server answered"
         hint = "Check Host, Schema, Port and proxy of the connection."
     elif status < 300:

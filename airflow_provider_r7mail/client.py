@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import ssl
 import threading
 import zlib
@@ -36,6 +37,8 @@ import tenacity
 
 from airflow_provider_r7mail.api import (
     MAX_RETRY_AFTER_SECONDS,
+    PROXY_LOGIN,
+    PROXY_LOGIN_HINT,
     AnswerError,
     Call,
     failure,
@@ -265,6 +268,17 @@ def _before_sending(error: Exception) -> bool:
     )
 
 
+def _cause(error: BaseException | None) -> str:
+    """What kept a connection from being made, in words; empty where only the library has some."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return "no such name is known to the name servers"
+        if isinstance(error, ConnectionRefusedError):
+            return "nothing listens at that port (connection refused)"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7MailRequestError:
     """Say what a failed exchange means."""
     error = _original(error)
@@ -288,7 +302,7 @@ def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7Mail
             "Set verify in the connection to the path of your authority's CA bundle; Host must be "
             "a name that the certificate has."
         )
-    elif "WRONG_VERSION_NUMBER" in text:
+    elif "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         reason, hint = "the server does not speak TLS", "Set Schema of the connection to http."
     elif "certificate required" in text.lower():
         reason = "the server asks for a client certificate"
@@ -296,8 +310,10 @@ def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7Mail
     elif never_sent:
         # aiohttp's text would have the proxy's URL besides.
         status = getattr(error, "status", None)
-        what = text if status is None else f"the proxy answered {status}"
+        what = _cause(error) or text if status is None else f"the proxy answered {status}"
         reason, hint = f"the server could not be reached: {what}", reachable
+        if status == 407 or (isinstance(error, httpx.ProxyError) and text.startswith("407")):
+            reason, hint = f"{PROXY_LOGIN} (407)", PROXY_LOGIN_HINT
     else:
         reason = "the connection broke off, or the answer was not HTTP"
         hint = "If this stays so, check Port and Schema of the connection."

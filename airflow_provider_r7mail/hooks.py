@@ -10,8 +10,10 @@ import asyncio
 import json
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -41,6 +43,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailSendUnclearError,
     R7MailSendUnsettledError,
     R7MailServerError,
+    R7MailTimeoutError,
 )
 from airflow_provider_r7mail.extract import iter_messages
 from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, mend_text, parse_ids
@@ -70,8 +73,10 @@ PROGRESS_SECONDS = 5.0
 LINK_SECONDS = 7 * 24 * 3600
 """How long the links in a message work, where the store can sign them: S3's longest."""
 
-TEST_CONNECT_SECONDS = 3.0
-TEST_SECONDS = 3.5
+TEST_SECONDS = 4.5
+"""The most that `test_connection` takes."""
+TEST_STEP_SECONDS = 3.0
+"""The most that one step of it waits: an error that names the step comes first."""
 
 UNMENDABLE = (
     R7MailConfigError,
@@ -502,37 +507,33 @@ class R7MailHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Log in and read one message of the first of `folders`: Airflow's Test button.
 
-        Tries once and gives up after a few seconds.
+        Tries once, and answers within 5 seconds whatever the server does.
 
         :return: whether it worked, and in words what did or did not
         """
         try:
             settings = self.settings
-            config = replace(
-                settings.client,
-                max_retries=0,
-                timeout=min(settings.client.timeout, TEST_SECONDS),
-                connect_timeout=min(settings.client.connect_timeout, TEST_CONNECT_SECONDS),
-            )
-            with Client(config, on_token=lambda token: _mask(_secrets(token))) as client:
-                if not settings.folders:
-                    client.send(api.log_in(config.login, config.password))
-                    return True, "Logged in. No folder was read: `folders` has none."
-                name, folder = next(iter(settings.folders.items()))
-                client.send(
-                    api.list_messages(
-                        folder,
-                        MessageFilter(),
-                        start=None,
-                        end=None,
-                        offset=0,
-                        size=1,
-                        parse=api.parse_page,
-                    )
-                )
-                return True, f"Logged in, and read folder {name!r} ({folder})."
-        except R7MailError as error:
+        except R7MailConfigError as error:
             return False, str(error)
+        trial = _Trial(settings)
+        result: Future[tuple[bool, str]] = Future()
+
+        def work() -> None:
+            try:
+                result.set_result(trial.run())
+            except BaseException as error:
+                result.set_exception(error)
+
+        # A name server that is silent, and an answer that comes in drops, end by no time-out of
+        # the HTTP library: they are left behind.
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            return result.result(TEST_SECONDS)
+        except TimeoutError:
+            return False, trial.failed(
+                f"no whole answer in {TEST_SECONDS:g} seconds",
+                "Check Host, Port, Schema and proxy of the connection, and the name servers.",
+            )
 
     def send_message(
         self,
@@ -871,6 +872,68 @@ class Progress:
         if now - self._last >= PROGRESS_SECONDS and self.done < self._total:
             self._last = now
             self._say("%d of %d messages done.", self.done, self._total)
+
+
+class _Trial:
+    """One attempt to log in and to read, told in words."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        config = settings.client
+        self._config = replace(
+            config,
+            max_retries=0,
+            timeout=min(config.timeout, TEST_STEP_SECONDS),
+            connect_timeout=min(config.connect_timeout, TEST_STEP_SECONDS),
+        )
+        self._folder = next(iter(settings.folders.items()), None)
+        self._logged_in = False
+
+    def run(self) -> tuple[bool, str]:
+        """Do it: whether it worked, and what did or did not."""
+        try:
+            with Client(self._config, on_token=self._take) as client:
+                if self._folder is None:
+                    client.send(api.log_in(self._config.login, self._config.password))
+                    return True, "Logged in. No folder was read: `folders` has none."
+                page = client.send(
+                    api.list_messages(
+                        self._folder[1],
+                        MessageFilter(),
+                        start=None,
+                        end=None,
+                        offset=0,
+                        size=1,
+                        parse=api.parse_page,
+                    )
+                )
+        except R7MailTimeoutError as error:
+            return False, self.failed(
+                f"{error.reason} ({TEST_STEP_SECONDS:g} s)",
+                "Check Host, Port, Schema and proxy of the connection. DAGs wait longer: a server "
+                "that is only slow may do for them.",
+            )
+        except R7MailRequestError as error:
+            status = "" if error.status is None else f" (status {error.status})"
+            return False, self.failed(f"{error.reason}{status}", error.hint)
+        except R7MailError as error:
+            return False, str(error)
+        empty = "" if page.items else " It has no messages: check its id if it should have."
+        return True, f"Logged in, and read {self._name()}.{empty}"
+
+    def failed(self, reason: str, hint: str) -> str:
+        """Say what failed, where, and what to do."""
+        proxy = self._config.effective_proxy()
+        where = f"{self._config.url} through the proxy {proxy.url}" if proxy else self._config.url
+        step = f"logged in, but {self._name()} was not read" if self._logged_in else "no log-in"
+        return f"{where}: {step}: {reason}. {hint}".strip()
+
+    def _take(self, token: str) -> None:
+        self._logged_in = True
+        _mask(_secrets(token))
+
+    def _name(self) -> str:
+        return "folder {!r} ({})".format(*self._folder) if self._folder else "nothing"
 
 
 def _form() -> dict[str, Any]:

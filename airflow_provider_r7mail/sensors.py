@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
+    AirflowSensorTimeout,
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_r7mail.client import Client
+
+AIRFLOW_2_TIMEOUT = "Trigger/execution timeout"
 
 
 class R7MailMessageSensor(BaseSensorOperator):
@@ -51,11 +54,13 @@ class R7MailMessageSensor(BaseSensorOperator):
     :param min_messages: how many messages must match
     :param deferrable: wait in the triggerer, without a worker slot; its default is
         `[operators] default_deferrable`
+    :param max_consecutive_failures: when deferred, failed polls in a row after which it fails;
+        else the first one fails it, and Airflow's retries apply
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, or the log-in was refused
     :raises AirflowSensorTimeout: they did not come before `timeout`
     :raises R7MailRequestError: the server failed, or could not be reached; when deferred, only
-        after three polls in a row
+        after `max_consecutive_failures` polls
     """
 
     template_fields: Sequence[str] = (*FILTER_FIELDS, "r7mail_conn_id")
@@ -76,6 +81,7 @@ class R7MailMessageSensor(BaseSensorOperator):
         end: datetime | str | None = None,
         min_messages: int = 1,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        max_consecutive_failures: int = 3,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -92,6 +98,7 @@ class R7MailMessageSensor(BaseSensorOperator):
         self.end = end
         self.min_messages = min_messages
         self.deferrable = deferrable
+        self.max_consecutive_failures = max_consecutive_failures
         self.r7mail_conn_id = r7mail_conn_id
         self._session: ExitStack | None = None
         self._client: Client | None = None
@@ -134,6 +141,17 @@ class R7MailMessageSensor(BaseSensorOperator):
         self.log.info("Found %d of at least %d messages.", len(ids), self.min_messages)
         return ids
 
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> Any:
+        """Wake up; having waited too long is the same error in Airflow 2, which has it in words."""
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") == AIRFLOW_2_TIMEOUT:
+            with self._skip_as_poke_mode_does():
+                raise AirflowSensorTimeout(
+                    f"The messages did not come in {self.timeout:g} seconds."
+                )
+        return super().resume_execution(next_method, next_kwargs, context)
+
     def _check_then_defer(self, context: Context) -> list[int]:
         with self._skip_as_poke_mode_does():
             found = self.poke(context)
@@ -145,6 +163,7 @@ class R7MailMessageSensor(BaseSensorOperator):
                 **self._filters(),
                 min_messages=self.min_messages,
                 poll_interval=self.poke_interval,
+                max_consecutive_failures=self.max_consecutive_failures,
                 r7mail_conn_id=self.r7mail_conn_id,
             ),
             method_name="execute_complete",
@@ -168,7 +187,8 @@ class R7MailMessageSensor(BaseSensorOperator):
         try:
             yield
         except Exception as error:
-            if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
+            final = isinstance(error, (AirflowFailException, AirflowSensorTimeout))
+            if self.never_fail or (self.soft_fail and final):
                 raise AirflowSkipException(
                     "Skipping: soft_fail or never_fail is set, and the check failed."
                 ) from error

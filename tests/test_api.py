@@ -375,7 +375,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (404, HTML, R7MailProxyError, "something in front"),
         (405, {}, R7MailServerError, "the method is not allowed"),
         (406, {}, R7MailServerError, "not acceptable"),
-        (407, {}, R7MailProxyError, "something in front"),
+        (407, {}, R7MailProxyError, "the proxy asks for a login"),
         (429, {}, R7MailProxyError, "too many requests"),
         (500, {}, R7MailServerError, "the server failed"),
         (500, HTML, R7MailServerError, "the server failed"),

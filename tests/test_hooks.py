@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from inspect import signature
@@ -28,17 +29,47 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.hooks import R7MailHook, config_from_connection, parse_addresses
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.tables import schema
+from tests.test_client import Certificates, Proxy, Wire, certificates
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+__all__ = ["certificates"]  # a fixture
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 INBOX, PROCESSED = 24, 15
 
 
+def reply(status: int, body: str) -> bytes:
+    """An HTTP answer."""
+    return f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+class Saying(Wire):
+    """A server that says the same to whoever connects.
+
+    :param pause: seconds between two bytes
+    """
+
+    def __init__(
+        self, answer: bytes, *, pause: float = 0.0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(tls=tls)
+        self._said = answer
+        self._pause = pause
+
+    def talk(self, connection: socket.socket, stream: Any, number: int) -> None:
+        """Wait for a first line, and answer."""
+        stream.readline()
+        for place in range(len(self._said)) if self._pause else ():
+            connection.sendall(self._said[place : place + 1])
+            time.sleep(self._pause)
+        if not self._pause:
+            connection.sendall(self._said)
+
+
 def connection(extra: Any = None, **values: Any) -> Connection:
     """A connection that is right but for what is given."""
-    fields = {"host": "mail.example.org", "login": "l", "password": "p", **values}
+    fields = {"host": "mail.example.org", "login": "ann", "password": "no-password", **values}
     text = extra if isinstance(extra, str) or extra is None else json.dumps(extra)
     return Connection(conn_id="mail", conn_type="r7mail", extra=text, **fields)
 
@@ -451,7 +482,9 @@ class TestFailures:
     def test_unreachable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host that nothing listens at: the error says what to check."""
         values = {"conn_type": "r7mail", "host": f"http://127.0.0.1:{free_port()}"}
-        text = json.dumps({**values, "login": "l", "password": "p", "extra": {"max_retries": 0}})
+        text = json.dumps(
+            {**values, "login": "ann", "password": "no-password", "extra": {"max_retries": 0}}
+        )
         monkeypatch.setenv(CONNECTION, text)
 
         with pytest.raises(R7MailConnectionError, match="Check Host, Port"):
@@ -471,6 +504,8 @@ class TestTestConnection:
 
     def test_works(self, server: Emulator) -> None:
         """It logs in and reads one message of the first folder, and says so."""
+        server.mailbox.deliver()
+
         assert R7MailHook().test_connection() == (
             True,
             "Logged in, and read folder 'inbox' (24).",
@@ -496,6 +531,113 @@ class TestTestConnection:
         assert "Check Login and Password" in text
         assert server.logins == 1
 
+    def test_wrong_folder(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder that can't be read is told as such: Login and Password were right."""
+        monkeypatch.setenv(CONNECTION, server.connection(folders={"inbox": 4711}))
+
+        worked, text = R7MailHook().test_connection()
+
+        assert worked is False
+        assert f"{server.url}: logged in, but folder 'inbox' (4711) was not read: " in text
+        assert "A folder id that it does not know" in text
+
+    def test_an_empty_folder(self, server: Emulator) -> None:
+        """A server may answer an unknown folder with an empty page: it says that it is empty."""
+        worked, text = R7MailHook().test_connection()
+
+        assert worked is True
+        assert text.endswith("It has no messages: check its id if it should have.")
+
+    @pytest.mark.parametrize(
+        ("answer", "what", "todo"),
+        [
+            (reply(404, "<html>nginx"), "there is no such call", "Host points at an R7"),
+            (reply(200, "<html>Shop"), "an HTML page in place of JSON", "Host points at an R7"),
+            (reply(404, "{}"), "there is no such call (status 404)", "Host points at an R7"),
+            (reply(302, ""), "something in front of the", "Check Host, Schema, Port"),
+            (reply(200, "{}"), "no token in the answer", "that Host is an R7 mail server"),
+            (reply(401, ""), "not authorised", "Check Login and Password"),
+            (reply(503, ""), "a proxy could not get an answer", "down, restarting or slow"),
+            (b"220 mail ESMTP\r\n", "the answer was not HTTP", "check Port and Schema"),
+        ],
+    )
+    def test_not_an_r7_server(
+        self, answer: bytes, what: str, todo: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Something else than an R7 mail server is told from a wrong password, and what to do."""
+        with Saying(answer) as there:
+            worked, text = try_out(monkeypatch, host=there.url)
+
+        assert worked is False
+        assert text.startswith(f"{there.url}: no log-in: ")
+        assert what in text
+        assert todo in text
+
+    def test_wrong_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A name that does not exist, and a port that nothing listens at, are two things."""
+        port = free_port()
+        wrong = [({"host": "mail.invalid"}, "no such name is known to the name servers")]
+        wrong += [({"host": f"http://127.0.0.1:{port}"}, "nothing listens at that port")]
+        for values, what in wrong:
+            worked, text = try_out(monkeypatch, **values)
+
+            assert worked is False
+            assert what in text
+            assert "Check Host, Port, Schema and proxy" in text
+
+    def test_wrong_tls(
+        self, server: Emulator, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is wrong with TLS is told, with the field to change."""
+        with Saying(b"", tls=certificates.server()) as secure:
+            told = [
+                try_out(monkeypatch, host=secure.url)[1],
+                try_out(monkeypatch, host=secure.url, verify="/nowhere/ca.pem")[1],
+                try_out(monkeypatch, host=server.url.replace("http:", "https:"))[1],
+                try_out(monkeypatch, host=secure.url.replace("https:", "http:"))[1],
+            ]
+
+        for text, what in zip(
+            told,
+            [
+                "certificate could not be verified. Set verify",
+                "verify or cert of the connection: no certificate could be read",
+                "does not speak TLS. Set Schema of the connection to http",
+                "check Port and Schema",
+            ],
+            strict=True,
+        ):
+            assert what in text
+
+    def test_wrong_proxy(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is wrong with the proxy is told, with its address, and without its password."""
+        port = free_port()
+        refused = f"http://u:proxy-password@127.0.0.1:{port}"
+        with Proxy(server.port, password="none") as asking, Saying(reply(502, "")) as broken:
+            told = [
+                try_out(monkeypatch, host="https://mail.example.org", proxy=refused)[1],
+                try_out(monkeypatch, host="https://mail.example.org", proxy=asking.url)[1],
+                try_out(monkeypatch, host="http://mail.example.org", proxy=asking.url)[1],
+                try_out(monkeypatch, host="https://mail.example.org", proxy=broken.url)[1],
+            ]
+
+        assert f"mail.example.org through the proxy http://127.0.0.1:{port}: no log-in" in told[0]
+        assert "nothing listens at that port" in told[0]
+        assert "proxy-password" not in told[0]
+        assert "the proxy asks for a login (407). Set proxy of the connection" in told[1]
+        assert "the proxy asks for a login (status 407). Set proxy" in told[2]
+        assert "could not be reached: 502" in told[3]
+
+    def test_an_answer_in_drops(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that sends a byte now and then is reported within 5 seconds too."""
+        with Saying(reply(200, "x" * 99), pause=0.5) as there:
+            start = time.monotonic()
+            worked, text = try_out(monkeypatch, host=there.url)
+
+        assert worked is False
+        assert "no log-in: no whole answer in 4.5 seconds" in text
+        assert time.monotonic() - start < 5
+
     @pytest.mark.parametrize("fault", ["hang", "status"])
     def test_a_bad_server_does_not_keep_the_user_waiting(
         self, server: Emulator, fault: Any, monkeypatch: pytest.MonkeyPatch
@@ -511,7 +653,7 @@ class TestTestConnection:
     @pytest.mark.parametrize("host", ["ma\u200bil.ru", "☃.ru", "a..b", f"{'x' * 70}.ru"])
     def test_an_impossible_host(self, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host name that cannot be is told as a wrong connection."""
-        values = {"conn_type": "r7mail", "host": host, "login": "l", "password": "p"}
+        values = {"conn_type": "r7mail", "host": host, "login": "ann", "password": "no-password"}
         monkeypatch.setenv(CONNECTION, json.dumps(values))
 
         worked, text = R7MailHook().test_connection()
@@ -523,11 +665,22 @@ class TestTestConnection:
         """A host that swallows packets is reported within 5 seconds."""
         with full_port() as port:
             values = {"conn_type": "r7mail", "host": f"http://127.0.0.1:{port}"}
-            monkeypatch.setenv(CONNECTION, json.dumps({**values, "login": "l", "password": "p"}))
+            monkeypatch.setenv(
+                CONNECTION, json.dumps({**values, "login": "ann", "password": "no-password"})
+            )
             start = time.monotonic()
 
             assert R7MailHook().test_connection()[0] is False
             assert time.monotonic() - start < 5
+
+
+def try_out(monkeypatch: pytest.MonkeyPatch, host: str, **extra: Any) -> tuple[bool, str]:
+    """Press the Test button of a connection."""
+    values = {"conn_type": "r7mail", "host": host, "login": "ann", "password": "no-password"}
+    monkeypatch.setenv(CONNECTION, json.dumps({**values, "extra": extra}))
+    worked, text = R7MailHook().test_connection()
+    assert "no-password" not in text
+    return worked, text
 
 
 def test_secrets_are_masked(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

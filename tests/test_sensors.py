@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
-from airflow.sdk.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox
 from airflow_provider_r7mail.exceptions import (
@@ -30,11 +31,17 @@ from airflow_provider_r7mail.hooks import FILTER_FIELDS
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
 from airflow_provider_r7mail.triggers import R7MailMessageTrigger, error_event, error_of
 
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+except ImportError:  # Airflow 2
+    from airflow.exceptions import AirflowRescheduleException
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import DagResult
 
+AIRFLOW_2 = not AIRFLOW_V_3_0_PLUS
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 MODES = ["poke", "reschedule", "deferrable"]
 
@@ -54,10 +61,12 @@ def wait(mode: str, **values: Any) -> Any:
         deferrable=mode == "deferrable",
         **values,
     )
-    context: Any = {"ti": FirstTry()}
+    first_try = FirstTry()
+    context: Any = {"ti": first_try}
     while True:
         try:
-            return sensor.execute(context)
+            with first_try.in_airflow_2():
+                return sensor.execute(context)
         except AirflowRescheduleException:
             continue
         except TaskDeferred as deferred:
@@ -67,12 +76,24 @@ def wait(mode: str, **values: Any) -> Any:
 class FirstTry:
     """What a rescheduled sensor asks of its task instance."""
 
+    dag_id = task_id = run_id = ""
+    map_index = -1
+    max_tries = 0
+
     def __init__(self) -> None:
         self._start = datetime.now(UTC)
 
     def get_first_reschedule_date(self, context: object) -> datetime:
         """When the sensor first looked."""
         return self._start
+
+    @contextmanager
+    def in_airflow_2(self) -> Iterator[None]:
+        """There the sensor asks the metadata database for the same."""
+        with pytest.MonkeyPatch.context() as patch:
+            if AIRFLOW_2:
+                patch.setattr("airflow.sensors.base._orig_start_date", lambda **_: self._start)
+            yield
 
 
 def resume(sensor: R7MailMessageSensor, deferred: TaskDeferred, context: Any) -> Any:
@@ -85,7 +106,7 @@ def resume(sensor: R7MailMessageSensor, deferred: TaskDeferred, context: Any) ->
             asyncio.wait_for(first_event(trigger), deferred.timeout.total_seconds())
         )
     except TimeoutError:
-        reason = {"error": "Trigger timeout"}
+        reason = {"error": "Trigger/execution timeout" if AIRFLOW_2 else "Trigger timeout"}
         return sensor.resume_execution("__fail__", reason, context)
     event = json.loads(json.dumps(event))
     return sensor.resume_execution(deferred.method_name, {"event": event}, context)
@@ -292,25 +313,27 @@ def test_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(wait("poke")) == 10_000
 
 
-def test_deferred_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """A deferrable sensor in a DAG defers, wakes up when the mail comes, and gives its ids."""
+def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult], mode: str) -> None:
+    """In a DAG the sensor waits until the mail comes, in every mode, and gives its ids."""
     deliver_at(server, 4, subject="Prices")
 
-    result = run_dag("""
+    result = run_dag(f"""
         from airflow.sdk import DAG
         from airflow_provider_r7mail.sensors import R7MailMessageSensor
 
-        with DAG("waits") as dag:
+        with DAG("waits_{mode}") as dag:
             R7MailMessageSensor(
-                task_id="found", folder="inbox", subject="{{ 'Prices' }}",
-                start="{{ data_interval_start or '2025-06-01' }}",
-                was_read="{{ False }}", deferrable=True, poke_interval=0.1, timeout=30,
+                task_id="found", folder="inbox", subject="{{{{ 'Prices' }}}}",
+                start="{{{{ data_interval_start or '2025-06-01' }}}}",
+                was_read="{{{{ False }}}}", poke_interval=0.1, timeout=30,
+                mode="{"reschedule" if mode == "reschedule" else "poke"}",
+                deferrable={mode == "deferrable"},
             )
     """)
 
     assert result.states == {"found": "success"}
     assert result.xcom("found") == [701]
-    assert server.logins == 2
+    assert server.logins == {"poke": 1, "reschedule": 4, "deferrable": 2}[mode]
 
 
 def test_our_errors_are_not_airflows() -> None:
