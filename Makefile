@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test lint bench constraints clean
+.PHONY: help install demo test lint browser pictures bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -30,8 +30,16 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## everything: ruff, mypy (strict) and pytest
+browser:  ## install Debian's Chromium, for the tests of pages and the pictures (as root)
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null || \
+	{ echo "The tests of pages need Chromium, which could not be installed: install it, then try again." >&2; exit 1; }
+
+test: lint browser  ## everything: ruff, mypy (strict) and pytest
 	$(BIN)/python -m pytest
+
+pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/images
+	@for script in docs/pictures/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minutes); writes docs/performance.md
 	@$(PYTHON) -m venv .venv-bench

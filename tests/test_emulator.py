@@ -984,6 +984,7 @@ def test_the_connection_is_airflows(server: Emulator) -> None:
         "password": "TestPassword",
         "extra": {
             "folders": {"inbox": 24, "sent": 25, "drafts": 26, "trash": 27, "processed": 15},
+            "web_url": f"{server.url}/folders/{{folder}}",
             "timeout": 5,
         },
     }

@@ -7,23 +7,29 @@ import random
 import re
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import anyio
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from airflow_provider_r7mail.emulator import shapes
 from airflow_provider_r7mail.emulator.control import routes as control_routes
 from airflow_provider_r7mail.emulator.dates import text_of_ticks, ticks_of
 from airflow_provider_r7mail.emulator.faults import Failed
+from airflow_provider_r7mail.emulator.guard import Guard
 from airflow_provider_r7mail.emulator.listing import find
 from airflow_provider_r7mail.emulator.mailbox import Mailbox, Refused, Stored, to_json
+from airflow_provider_r7mail.emulator.page import routes as page_routes
 from airflow_provider_r7mail.emulator.readings import Faults, Readings
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -33,10 +39,49 @@ _HTML_ERROR = (
     "<html>\r\n<head><title>{status} Error</title></head>\r\n<body>\r\n<center><h1>{status} "
     "Error</h1></center>\r\n<hr><center>proxy</center>\r\n</body>\r\n</html>\r\n"
 )
+_LOGIN = "/api/v2/auth/Login"
+_SECRETS = re.compile(rb'("(?:AuthToken|RefreshToken|ClientHash)":)"[^"]*"')
+_SHOWN_CALLS = 200
+_SHOWN_BYTES = 2_000
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+")
 _HIDDEN = re.compile(r"<(\w+)[^>]*display:\s*none[^>]*>.*?</\1>", re.DOTALL)
 _MOSCOW_HOURS = 3
 _TOKEN_HOURS = 12
+
+
+@dataclass(slots=True)
+class SeenCall:
+    """A call as the server's page shows it: in part, and without passwords and tokens.
+
+    :param number: which call it is, from 1.
+    :param method: its HTTP method.
+    :param path: its path.
+    :param query: its query string.
+    :param asked: the beginning of its body.
+    :param time: when it came, in Unix seconds.
+    :param seconds: how long it took; None while it is being answered.
+    :param status: the status it was answered with; None if it got none.
+    :param answer: the beginning of the answer.
+    :param size: the size of the whole answer, in bytes.
+    :param fault: the kind of fault it met; empty if none.
+    """
+
+    number: int
+    method: str
+    path: str
+    query: str
+    asked: bytes
+    time: float
+    seconds: float | None = None
+    status: int | None = None
+    answer: bytes = b""
+    size: int = 0
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last word of its path."""
+        return self.path.rpartition("/")[2]
 
 
 class Service:
@@ -61,14 +106,16 @@ class Service:
         self.readings = readings or Readings()
         self.faults = Faults()
         self.requests: list[dict[str, Any]] = []
+        self.calls: deque[SeenCall] = deque(maxlen=_SHOWN_CALLS)
         self.logins = 0
         self.on_request = on_request
         self._source = source
         self._tokens: dict[str, int | None] = {}
+        self._numbers = count(1)
         self._shuffle = random.Random(5)
         self._listings = 0
         self._calls: dict[str, tuple[str, Callable[[Any], Response]]] = {
-            "/api/v2/auth/Login": ("POST", self._login),
+            _LOGIN: ("POST", self._login),
             "/api/v1/email/Send": ("POST", self._send),
             "/api/v1/email/Messages": ("POST", self._messages),
             "/api/v1/email/MarkAsRead": ("POST", self._mark_as_read),
@@ -85,6 +132,7 @@ class Service:
     def reset(self) -> None:
         """Forget calls, faults, tokens and readings, and make the mailbox anew if that is known."""
         self.requests.clear()
+        self.calls.clear()
         self.faults.clear()
         self.expire_tokens()
         self.logins = 0
@@ -106,19 +154,53 @@ class Service:
             "time": time.time(),
         }
         self.requests.append(record)
+        seen = self._see(request, content)
+        began = time.perf_counter()
+        try:
+            response = await self._respond(request, content, record, seen)
+            await response(scope, receive, send)
+        finally:
+            seen.seconds = time.perf_counter() - began
+
+    def _see(self, request: Request, content: bytes) -> SeenCall:
+        """Put a call on the page's list."""
+        path: str = request.scope["path"]
+        # What went to a wrong path may be a password as well.
+        shown = path in self._calls and path != _LOGIN
+        seen = SeenCall(
+            next(self._numbers),
+            request.method,
+            path[:_SHOWN_BYTES],
+            request.url.query if shown else "",
+            content[:_SHOWN_BYTES] if shown else b"",
+            time.time(),
+        )
+        self.calls.append(seen)
+        return seen
+
+    async def _respond(
+        self, request: Request, content: bytes, record: dict[str, Any], seen: SeenCall
+    ) -> Response:
+        """The answer to a call, noted as such."""
         if self.readings.latency_seconds > 0:
             await anyio.sleep(self.readings.latency_seconds)
         if self.on_request is not None:
             self.on_request(record)
-        fault = self.faults.take(path)
+        fault = self.faults.take(request.scope["path"])
         if fault is None:
             response = self._act(request, content)
-            record["status"] = response.status_code
-        else:
-            failed = Failed(fault, self._act(request, content) if fault.acts else None)
-            record["status"] = failed.status
-            response = failed
-        await response(scope, receive, send)
+            record["status"] = seen.status = response.status_code
+            seen.size = len(response.body)
+            if request.method == "POST" or response.status_code != 200:  # no files
+                body = bytes(response.body)
+                if seen.path == _LOGIN:
+                    body = _SECRETS.sub(rb'\1"***"', body)
+                seen.answer = body[:_SHOWN_BYTES]
+            return response
+        failed = Failed(fault, self._act(request, content) if fault.acts else None)
+        record["status"] = seen.status = failed.status
+        seen.fault = fault.kind
+        return failed
 
     def _act(self, request: Request, content: bytes) -> Response:
         """Do what a call asks, and give the right answer."""
@@ -315,6 +397,7 @@ def create_app(
     *,
     on_request: OnRequest | None = None,
     service: Service | None = None,
+    host: str = "",
 ) -> Starlette:
     """The server as an ASGI application, for ``httpx.ASGITransport`` or a server of one's own.
 
@@ -325,23 +408,19 @@ def create_app(
     :param readings: how it reads the manual's open points.
     :param on_request: called with the record of each call just before it is answered.
     :param service: an existing service to put on the web, in place of the other parameters.
+    :param host: a name, beside addresses and ``localhost``, under which its page is served.
     """
     served = service or Service(mailbox, readings, on_request=on_request)
     app = Starlette(
         routes=[
             Mount("/api", app=served),
             Mount("/_emulator", routes=control_routes()),
-            Route("/", _root),
-        ]
+            *page_routes(),
+        ],
+        middleware=[Middleware(Guard, host)],
     )
     app.state.service = served
     return app
-
-
-async def _root(_: Request) -> Response:
-    return PlainTextResponse(
-        "This is a local stand-in for an R7-Office mail server, for tests and demonstrations.\n"
-    )
 
 
 def _json_response(body: bytes, status: int = 200) -> Response:

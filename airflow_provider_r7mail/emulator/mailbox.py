@@ -413,6 +413,20 @@ class Mailbox:
                 raise Refused(f"no message {id}")
             return self._records[id].raw()
 
+    def has(self, id: int) -> bool:  # noqa: A002
+        """Whether a message is in any folder."""
+        with self.lock:
+            self._settle()
+            return id in self._records
+
+    def files(self, id: int) -> tuple[StoredFile, ...]:  # noqa: A002
+        """The files of a message, whatever folder it is in."""
+        with self.lock:
+            self._settle()
+            if id not in self._records:
+                raise Refused(f"no message {id}")
+            return self._records[id].files
+
     def attachment(self, folder: int, id: int, file_name: str) -> bytes:  # noqa: A002
         """The bytes of a message's file; of the first, if two have the name (R18)."""
         return self.attached_file(folder, id, file_name).data

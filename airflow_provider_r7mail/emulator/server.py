@@ -83,7 +83,7 @@ class Emulator:
             listener.close()
             raise
         self.port = listener.getsockname()[1]
-        server = _Server(self._served)
+        server = _Server(self._served, self.host)
         thread = threading.Thread(
             target=server.run, args=([listener],), name="r7mail-emulator", daemon=True
         )
@@ -179,7 +179,8 @@ class Emulator:
     def connection(self, **extra: Any) -> str:
         """The server as an Airflow connection: JSON for ``AIRFLOW_CONN_R7MAIL_DEFAULT``.
 
-        :param extra: fields of the connection's Extra beside ``folders``, which has them all.
+        :param extra: fields of the connection's Extra beside ``folders``, which has them all, and
+            ``web_url``, which leads to the server's own page.
         """
         folders = {name: number for number, name in self.mailbox.folders.items()}
         return json.dumps(
@@ -190,7 +191,11 @@ class Emulator:
                 "schema": "http",
                 "login": self.mailbox.login,
                 "password": self.mailbox.password,
-                "extra": {"folders": folders, **extra},
+                "extra": {
+                    "folders": folders,
+                    "web_url": f"{self.url}/folders/{{folder}}",
+                    **extra,
+                },
             },
             ensure_ascii=False,
         )
@@ -216,9 +221,9 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn that starts and stops at once, instead of at its next tick of 0.1 s."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, host: str) -> None:
         config = uvicorn.Config(
-            create_app(service.mailbox, service=service),
+            create_app(service.mailbox, service=service, host=host),
             http=cast("Any", _protocol),
             loop="asyncio",
             ws="none",
