@@ -102,6 +102,7 @@ def _welcome(server: Emulator) -> str:
     mailbox = server.mailbox
     lines = [
         f"R7-Office mail (stand-in) at {server.url}",
+        "page      the same in a browser: the mail, the last calls, buttons that make calls fail",
         f"login     {mailbox.login}",
         f"password  {mailbox.password}",
         f"address   {mailbox.address}",
