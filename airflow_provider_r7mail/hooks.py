@@ -222,6 +222,7 @@ class _Fields:
         value = self.extra.get("cert")
         if value is None:
             return None
+        value = _parsed(value)
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)) or not all(
             isinstance(part, str) and part.strip() for part in parts
@@ -269,12 +270,7 @@ class _Fields:
         return value.strip()
 
     def folders(self) -> dict[str, int]:
-        value = self.extra.get("folders", {})
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = None
+        value = _parsed(self.extra.get("folders", {}))
         example = 'Give an object of names and ids, like {"inbox": 24, "processed": 15}.'
         if not isinstance(value, Mapping):
             raise self.wrong("folders", f"not an object. {example}")
@@ -287,6 +283,18 @@ class _Fields:
                 raise self.wrong("folders", f"the name {name!r} would be taken for an id.")
             folders[name] = number
         return folders
+
+
+def _parsed(value: Any) -> Any:
+    """A field's value that is no text, from its text: as JSON, or as Airflow 2's form shows it."""
+    if not isinstance(value, str):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return value
 
 
 def config_from_connection(connection: Connection) -> Settings:
@@ -423,14 +431,19 @@ class R7MailHook(BaseHook):
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Fields of the connection's form, for Airflow before 3.2 (later: `conn-fields`)."""
         # Only the web server of Airflow 2 has these.
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget  # noqa: PLC0415
+        from flask_appbuilder import fieldwidgets  # noqa: PLC0415
         from wtforms import StringField  # noqa: PLC0415
 
+        widgets = {
+            # Hidden on the screen only: what the form does not hold is lost when it is saved.
+            "password": fieldwidgets.BS3PasswordFieldWidget(hide_value=False),
+            None: fieldwidgets.BS3TextFieldWidget(),
+        }
         return {
             name: StringField(
                 described["label"],
                 description=described["description"],
-                widget=BS3TextFieldWidget(),
+                widget=widgets[described["schema"].get("format")],
             )
             for name, described in _form()["conn-fields"].items()
         }

@@ -147,6 +147,7 @@ def test_nulls_and_empty_text_are_unset() -> None:
         ({"verify": "TRUE"}, True, None),
         ({"verify": "/etc/ca.pem", "cert": "c.pem"}, "/etc/ca.pem", "c.pem"),
         ({"verify": False, "cert": ["c.pem", "k.pem"]}, False, ("c.pem", "k.pem")),
+        ({"verify": "False", "cert": "['c.pem', 'k.pem']"}, False, ("c.pem", "k.pem")),
     ],
 )
 def test_tls_forms(extra: dict[str, Any], verify: object, cert: object) -> None:
