@@ -1156,6 +1156,7 @@ def test_the_command_serves_until_told_to_stop(number: int, tmp_path: Path) -> N
 
         assert state["folders"][0]["count"] == 1
         assert process.returncode == 0
+        assert "in a browser" in lines[1]
         assert "AIRFLOW_CONN_R7MAIL_DEFAULT='{" in rest
         assert process.stderr.read() == ""
 

@@ -107,6 +107,8 @@ def test_a_message_is_shown_whole(server: Emulator, http: httpx.Client) -> None:
         assert text in page
     assert server.mailbox.get(number)["WasRead"] is False
     assert "<p>Текст письма</p>" in http.get(f"/messages/{number}/html").text
+    plain = server.mailbox.deliver(body="Plain", html_body="")
+    assert "<p>Plain</p>" in http.get(f"/messages/{plain}/html").text
     assert http.get(f"/messages/{number}/files/0").content == b"%PDF"
     assert http.get(f"/messages/{number}/files/1").status_code == 404
 

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_r7mail.emulator.mailbox import INBOX, Refused, StoredFile
+from airflow_provider_r7mail.emulator.mailbox import INBOX, Refused, StoredFile, html_of_text
 from airflow_provider_r7mail.emulator.readings import Fault
 
 if TYPE_CHECKING:
@@ -198,7 +198,9 @@ async def _message(request: Request) -> Response:
 
 async def _html(request: Request) -> Response:
     raw = _found(lambda: _service(request).mailbox.get(request.path_params["id"]))
-    html = _MAIL_PAGE % clean(_text(raw.get("HtmlBody")))
+    given = _text(raw.get("HtmlBody")) or html_of_text(_text(raw.get("Body")))
+    # What takes long for a hostile mail must not hold up the API.
+    html = _MAIL_PAGE % await run_in_threadpool(clean, given)
     return _answer(html, "text/html; charset=utf-8", _MAIL_POLICY)
 
 
