@@ -80,6 +80,12 @@ def _modules(name: str) -> dict[str, Any]:
 def _connection_fields() -> dict[str, dict[str, Any]]:
     # Every type has null: a field that allows none is a required one in Airflow's form.
     return {
+        "folders": {
+            "label": "Folders",
+            "description": 'Names for folder ids, like {"inbox": 24, "processed": 15}: the API '
+            "has no listing of folders. Test connection reads the first one.",
+            "schema": {"type": ["object", "null"]},
+        },
         "verify": {
             "label": "Verify TLS",
             "description": "true checks the server's certificate, false checks nothing, a path "
@@ -104,26 +110,20 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
             "schema": {"type": ["number", "null"], "default": 60, "minimum": 1},
         },
         "max_concurrency": {
-            "label": "Requests at once",
-            "description": "The most requests in flight at once.",
+            "label": "Parallel requests",
+            "description": "The most that one task sends at once; a pool bounds tasks.",
             "schema": {"type": ["integer", "null"], "default": 4, "minimum": 1},
         },
         "max_retries": {
-            "label": "Repetitions",
+            "label": "Retries",
             "description": "How often a failed request is repeated; 0 for never. Sending a "
             "message is not repeated where it is unclear whether it was sent.",
             "schema": {"type": ["integer", "null"], "default": 5, "minimum": 0},
         },
-        "folders": {
-            "label": "Folders",
-            "description": 'Names for folder ids, like {"inbox": 24, "processed": 15}: the API '
-            "has no listing of folders. Test connection reads the first one.",
-            "schema": {"type": ["object", "null"]},
-        },
         "web_url": {
-            "label": "Web client's URL",
-            "description": "Page of a folder in the R7 web client, for links from tasks to the "
-            "mailbox; {folder} in it stands for the folder's id.",
+            "label": "Web client",
+            "description": "URL of a folder in the web client, for links from tasks to mailboxes, "
+            "like https://mail.example.org/mail/{folder}; {folder} becomes the folder's id.",
             "schema": {"type": ["string", "null"]},
         },
         "privacy_secret": {
