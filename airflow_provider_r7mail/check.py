@@ -784,8 +784,12 @@ class _Check:
         answer = self._look(call)
         error = api.failure(call, answer.status, answer.headers, 1)
         if error is not None:
-            status = f"a listed file could not be downloaded: status {answer.status}"
-            self.tell("attachment_length", ("warning", f"status {answer.status}", status))
+            row = next((row for row in self._rows() if row.key == key), None)
+            if row is None or not self.near(row).holds(key):
+                self._open("attachment_length", "the message that was looked at is gone")
+                return
+            says = f"a listed file could not be downloaded: status {answer.status}"
+            self.tell("attachment_length", ("warning", f"status {answer.status}", says))
             return
         known = "content-length" in answer.headers
         form = "Content-Length" if known else "chunked"
@@ -862,6 +866,10 @@ class _Check:
         survey, end = self._survey, self._ended
         self.tell("sort_one", self._order())
         self.tell("count", count_of([p for p in self._whole() if p.offset == 0], end))
+        longer = [page for page in self._pages if len(page.rows) > page.asked]
+        if longer:
+            says = f"{len(longer[0].rows)} came where {longer[0].asked} were asked for"
+            self.tell("page_cap", ("outside", "exceeded", says))
         if self._strays:
             self.tell(
                 "dates",
