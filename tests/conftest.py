@@ -99,8 +99,9 @@ def airflow_database() -> None:
 class DagResult:
     """What a DAG run did."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, dag: Any) -> None:
         self._run = run
+        self._dag = dag
         self.state = str(run.state)
         self.states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
@@ -108,6 +109,34 @@ class DagResult:
         """What a task returned."""
         instances = {ti.task_id: ti for ti in self._run.get_task_instances()}
         return instances[task_id].xcom_pull(task_ids=task_id)
+
+    def clear(self, task_id: str, map_index: int = -1) -> DagResult:
+        """Clear a task, as a person does, and run it again in the same run. Airflow 3 only."""
+        from airflow.models.dagrun import DagRun  # noqa: PLC0415
+        from airflow.models.taskinstance import clear_task_instances  # noqa: PLC0415
+        from airflow.sdk.definitions.dag import _run_task  # noqa: PLC0415
+        from airflow.serialization.serialized_objects import DagSerialization  # noqa: PLC0415
+        from airflow.utils.session import create_session  # noqa: PLC0415
+
+        def wanted(ti: Any) -> bool:
+            return (ti.task_id, ti.map_index) == (task_id, map_index)
+
+        with warnings.catch_warnings(), create_session() as session:
+            warnings.simplefilter("ignore")  # as for dag.test()
+            run = session.get(DagRun, self._run.id)
+            assert run is not None
+            run.dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(self._dag))
+            clear_task_instances([ti for ti in run.get_task_instances() if wanted(ti)], session)
+            run.state = "running"
+            session.commit()
+            while run.state == "running":
+                session.expire_all()
+                for ti in run.update_state(session=session)[0]:
+                    ti.try_number += 1
+                    ti.state = "scheduled"
+                    session.commit()
+                    _run_task(ti=ti, task=self._dag.task_dict[ti.task_id])
+            return DagResult(run, self._dag)
 
 
 @pytest.fixture
@@ -133,7 +162,7 @@ def run_dag(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dag.test() and the API server it starts warn
             spec.loader.exec_module(module)
-            return DagResult(module.dag.test())
+            return DagResult(module.dag.test(), module.dag)
 
     yield run
     for path in written:
