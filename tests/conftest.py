@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -109,6 +110,14 @@ class DagResult:
         """What a task returned."""
         instances = {ti.task_id: ti for ti in self._run.get_task_instances()}
         return instances[task_id].xcom_pull(task_ids=task_id)
+
+    def set_state(self, task_id: str, key: str, value: Any) -> None:
+        """Change what a task keeps in Airflow's state store, as a person does. Airflow 3 only."""
+        from airflow._shared.state import TaskScope  # noqa: PLC0415
+        from airflow.state import get_state_backend  # noqa: PLC0415
+
+        scope = TaskScope(dag_id=self._run.dag_id, run_id=self._run.run_id, task_id=task_id)
+        get_state_backend().set(scope, key, json.dumps(value))
 
     def clear(self, task_id: str, map_index: int = -1) -> DagResult:
         """Clear a task, as a person does, and run it again in the same run. Airflow 3 only."""
