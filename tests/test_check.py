@@ -397,8 +397,8 @@ class TestCareful:
         assert report.result == "fine", report.of_level("warning", "outside")
 
     def test_a_huge_folder(self) -> None:
-        """A folder of 300,000 messages takes no more requests, and no page too large for it."""
-        mailbox = Mailbox.synthetic(300_000, ties=3)
+        """A folder of 60,000 messages takes no more requests, and no page too large for it."""
+        mailbox = Mailbox.synthetic(60_000, ties=3)
         with Emulator(mailbox) as server:
             server.readings = Readings(page_cap=500, ties="reversed")
             found = claims(run(server))
@@ -411,7 +411,7 @@ class TestCareful:
     def test_long_messages_are_not_asked_for_in_large_pages(self, server: Emulator) -> None:
         """Where messages are long, pages are kept small: the server has other work to do."""
         for number in range(60):
-            server.mailbox.deliver(date=JUNE + timedelta(hours=number), body="x" * 400_000)
+            server.mailbox.deliver(date=JUNE + timedelta(hours=number), body="x" * 100_000)
 
         report = run(server)
 
@@ -864,7 +864,7 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         check=False,
         stdin=subprocess.DEVNULL,
         timeout=120,
-        env={**os.environ, "COLUMNS": "150", "R7MAIL_PASSWORD": "TestPassword", **env},
+        env={**os.environ, "COLUMNS": "400", "R7MAIL_PASSWORD": "TestPassword", **env},
     )
 
 
@@ -900,7 +900,7 @@ class TestCommand:
         said = " ".join(done.stdout.split())
         assert "such files cannot be copied" in said
         assert "is in its folder, and marked as it was" in said
-        assert "See the warnings" in said or "see the warnings" in said
+        assert "see the warnings" in said
 
     @pytest.mark.parametrize(
         ("words", "expected"),
