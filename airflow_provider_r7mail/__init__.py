@@ -49,6 +49,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "notifications": ["airflow_provider_r7mail.notifications.R7MailNotifier"],
         "email-backends": ["airflow_provider_r7mail.emailer.send_email"],
+        "extra-links": ["airflow_provider_r7mail.links.R7MailFolderLink"],
         "connection-types": [
             {
                 "connection-type": "r7mail",

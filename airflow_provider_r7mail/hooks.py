@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote, unquote, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowNotFoundException,
@@ -32,6 +33,7 @@ from airflow.providers.common.compat.sdk import (
 from html2text import HTML2Text
 
 from airflow_provider_r7mail import api, get_provider_info
+from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client import AsyncClient, Client, ClientConfig
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
@@ -152,6 +154,13 @@ class Settings:
         :param folder: the folder's id
         """
         return self.web_url and self.web_url.replace("{folder}", str(folder))
+
+    def folder_uri(self, folder: int) -> str:
+        """Name a folder as an asset: `r7mail://login@host/folder`, as in lineage.
+
+        :param folder: the folder's id
+        """
+        return mailbox_uri(self.client.url, self.client.login, folder)
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
         """Tell a folder's id.
@@ -692,6 +701,7 @@ class R7MailHook(BaseHook):
 
         def read() -> Iterator[Message]:
             with client:
+                self._report_input(number)
                 yield from iter_messages(client, number, criteria, page_size=page_size)
 
         return read()
@@ -820,6 +830,7 @@ class R7MailHook(BaseHook):
         from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
 
         from airflow_provider_r7mail.attachments import download  # noqa: PLC0415
+        from airflow_provider_r7mail.lineage import storage_uri  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
         # A string or a plain Path may be anything that fsspec knows, or a local file.
@@ -827,7 +838,15 @@ class R7MailHook(BaseHook):
             destination if hasattr(destination, "fs") else ObjectStoragePath(str(destination))
         )
         with self.get_conn() as client:
-            return download(client, number, message_id, file_name, target)
+            stored = download(client, number, message_id, file_name, target)
+        self._report_input(number)
+        get_hook_lineage_collector().add_output_asset(context=self, uri=storage_uri(target))
+        return stored
+
+    def _report_input(self, folder: int) -> None:
+        """Tell Airflow's hook lineage that a folder was read."""
+        uri = self.settings.folder_uri(folder)
+        get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
 
     def _act(
         self,

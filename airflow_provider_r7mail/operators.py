@@ -28,6 +28,7 @@ from airflow_provider_r7mail.hooks import (
     parse_seconds,
     resolve_links,
 )
+from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.models import (
     Attachment,
     Message,
@@ -422,6 +423,7 @@ class R7MailForwardOperator(_SendingOperator):
     html_fields: ClassVar[frozenset[str]] = frozenset({"comment_html"})
     ui_color = "#e6eef8"
 
+    operator_extra_links = (R7MailFolderLink(),)
     def __init__(
         self,
         *,
@@ -455,6 +457,7 @@ class R7MailForwardOperator(_SendingOperator):
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         recipients = parse_addresses(self.to, "to")
+        R7MailFolderLink.push(context, hook.settings.folder_url(folder))
         sent_folder, settle_seconds = _sent_folder(hook, self.sent_folder, self.settle_seconds)
         tries = _Tries(context)
         markers = {number: tries.marker(recipients, number) for number in ids}
@@ -602,6 +605,7 @@ class _MessagesOperator(BaseOperator):
     template_fields: Sequence[str] = ("folder", "message_ids", "r7mail_conn_id")
     ui_color = "#e6eef8"
 
+    operator_extra_links = (R7MailFolderLink(),)
     def __init__(
         self,
         *,
@@ -626,6 +630,7 @@ class _MessagesOperator(BaseOperator):
         tried_before = getattr(ti, "try_number", 1) > 1
         hook = R7MailHook(self.r7mail_conn_id)
         count = self._act(hook, ids, tried_before)
+        R7MailFolderLink.push(context, hook.settings.folder_url(hook.resolve_folder(self.folder)))
         self.log.info("Done, for %d messages.", count)
         return count
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -29,6 +30,15 @@ from airflow_provider_r7mail.hooks import (
     R7MailHook,
     fail_at_once,
 )
+from airflow_provider_r7mail.lineage import (
+    Copy,
+    Output,
+    count_extract,
+    extract_copy,
+    extract_extra,
+    storage_url,
+)
+from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.models import MessageFilter, parse_ids
 from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extract_window
 
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_r7mail.client import AsyncClient
     from airflow_provider_r7mail.pipeline import Progress
@@ -44,7 +55,10 @@ T = TypeVar("T")
 
 
 class _CopyOperator(BaseOperator):
-    """What the two operators share: filters, a hook, an object storage path."""
+    """What the two operators share: filters, a hook, an object storage path, lineage."""
+
+    operator_extra_links = (R7MailFolderLink(),)
+    _copy: Copy | None = None  # what `execute` copies, once it knows
 
     def __init__(
         self,
@@ -118,6 +132,12 @@ class _CopyOperator(BaseOperator):
                 "[microsoft]."
             ) from error
         return path
+
+    def get_openlineage_facets_on_complete(
+        self, task_instance: Any
+    ) -> OperatorLineage[Any, Any] | None:
+        """Tell OpenLineage what was copied: also after a failure, as far as it is known."""
+        return self._copy.openlineage() if self._copy is not None else None
 
     def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
@@ -217,6 +237,8 @@ class R7MailToParquetOperator(_CopyOperator):
             on_attachment_error=self.on_attachment_error,
         )
         job.check()
+        self._copy = extract_copy(job, hook.settings.folder_uri(job.folder))
+        R7MailFolderLink.push(context, hook.settings.folder_url(job.folder))
         window = job.criteria.window.label()
         self.log.info("Extracting folder %s, window %s.", job.folder, window)
         say = _Throttle(self.log.info)
@@ -224,6 +246,8 @@ class R7MailToParquetOperator(_CopyOperator):
             manifest = self._run(hook, lambda client: extract_window(client, job, say))
         except R7MailBadMessageError as error:  # it will be there at the next try as well
             raise AirflowFailException(str(error)) from error
+        count_extract(self._copy, manifest)
+        self._copy.tell_outlets(self.outlets, context, extract_extra(job, manifest))
         self.log.info(
             "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
             manifest["messages"],
@@ -311,6 +335,9 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         folder = hook.resolve_folder(self.folder)
         criteria = self._criteria(self.start, self.end)
         root = self._path(self.attachments_path or "", "attachments_path")
+        output = Output(root)
+        self._copy = Copy(hook.settings.folder_uri(folder), attachments=output)
+        R7MailFolderLink.push(context, hook.settings.folder_url(folder))
         rows = self._run(
             hook,
             lambda client: copy_attachments(
@@ -328,6 +355,8 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             if row.status not in {"downloaded", "unchanged"}:
                 self.log.warning("Message %s: %s (%s).", row.message_id, row.status, row.error)
         self.log.info("%s files of folder %s settled.", len(rows), folder)
+        copied = [row.size or 0 for row in rows if row.status == "downloaded"]
+        output.files, output.size = len(copied), sum(copied)
         failed = [row for row in rows if row.status == "failed"]
         if failed and self.on_attachment_error == "fail":
             raise R7MailAttachmentError(
@@ -335,6 +364,12 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
                 f"{sorted({row.message_id for row in failed})[:20]}; the first: "
                 f"{failed[0].error} The others are in place; run it again for what is missing."
             )
+        extra = {
+            "folder_id": folder,
+            "attachments": dict(Counter(row.status for row in rows)),
+            "path": storage_url(root),
+        }
+        self._copy.tell_outlets(self.outlets, context, extra)
         found = [{name: asdict(row)[name] for name in names} for row in rows]
         for item in found:
             # PostgreSQL's JSON, where XComs may be, takes neither NUL nor half of a character.

@@ -1,0 +1,194 @@
+"""What a task copies from where to where: OpenLineage datasets, and extra of its outlets' events.
+
+How a folder is called is decided in `assets`. OpenLineage is imported only where its provider asks
+for datasets, so that nothing needs it to be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow_provider_r7mail.assets import openlineage_dataset
+from airflow_provider_r7mail.pipeline import MANIFEST, ExtractJob, window_path
+from airflow_provider_r7mail.storage import ObjectPath
+from airflow_provider_r7mail.tables import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from airflow.providers.common.compat.openlineage.facet import (
+        DatasetFacet,
+        InputDataset,
+        OutputDataset,
+    )
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from openlineage.client.facet_v2 import OutputDatasetFacet
+
+
+def storage_url(path: ObjectPath) -> str:
+    """Where a path is, as a URL without the Airflow connection that `str(path)` may have in it."""
+    url: str = path.fs.unstrip_protocol(path.path)
+    return url
+
+
+def storage_uri(path: ObjectPath) -> str:
+    """The same as an asset URI: what would end a URI's path, or is not ASCII, is quoted."""
+    scheme, _, rest = storage_url(path).partition("://")
+    return f"{scheme}://{quote(rest, safe='/:@=+,;!$&()*~')}"
+
+
+@dataclass(slots=True)
+class Output:
+    """A place that is written: a table, or the root of attachments.
+
+    :param path: where it is, without mailbox, folder and window: the same for every run
+    :param columns: a table's columns
+    :param rows: how many rows were written; None if that is not known, as the next two
+    :param size: how many bytes
+    :param files: how many files
+    """
+
+    path: ObjectPath
+    columns: pa.Schema | None = None
+    rows: int | None = None
+    size: int | None = None
+    files: int | None = None
+
+    def openlineage(self) -> OutputDataset:
+        """The dataset, by OpenLineage's naming conventions for file systems and object stores."""
+        from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415
+            OutputDataset,
+            OutputStatisticsOutputDatasetFacet,
+            SchemaDatasetFacet,
+            SchemaDatasetFacetFields,
+        )
+
+        scheme, _, rest = storage_url(self.path).partition("://")
+        if scheme == "file":
+            namespace, name = scheme, rest
+        else:
+            bucket, _, name = rest.partition("/")
+            namespace = f"{scheme}://{bucket}"
+        facets: dict[str, DatasetFacet] = {"dataSource": _data_source(namespace)}
+        if self.columns is not None:
+            facets["schema"] = SchemaDatasetFacet(
+                fields=[
+                    SchemaDatasetFacetFields(name=column.name, type=str(column.type))
+                    for column in self.columns
+                ]
+            )
+        numbers: dict[str, OutputDatasetFacet] = {}
+        if self.files is not None:
+            numbers["outputStatistics"] = OutputStatisticsOutputDatasetFacet(
+                rowCount=self.rows, size=self.size, fileCount=self.files
+            )
+        return OutputDataset(
+            namespace=namespace, name=name or "/", facets=facets, outputFacets=numbers
+        )
+
+
+@dataclass(slots=True)
+class Copy:
+    """What a task copies: known before it begins, its numbers when it is done.
+
+    :param source: the asset URI of the mail folder
+    :param tables: the tables, by name
+    :param attachments: the root of the attachments, if they are copied
+    """
+
+    source: str
+    tables: Mapping[str, Output] = field(default_factory=dict)
+    attachments: Output | None = None
+
+    @property
+    def outputs(self) -> list[Output]:
+        """All places that are written."""
+        return [*self.tables.values(), *([self.attachments] if self.attachments else [])]
+
+    def openlineage(self) -> OperatorLineage[Any, Any]:
+        """The datasets, for an operator's `get_openlineage_facets_on_complete`."""
+        from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
+
+        return OperatorLineage(
+            inputs=[_input(self.source)], outputs=[output.openlineage() for output in self.outputs]
+        )
+
+    def tell_outlets(
+        self, outlets: Iterable[Any], context: Context, extra: Mapping[str, Any]
+    ) -> None:
+        """Put an extra into the asset events of a task.
+
+        :param outlets: the task's outlets: an asset gets the extra in its event, an alias gets an
+            event for the asset of each output; others are passed over
+        :param context: the running task's context
+        :param extra: numbers, ids and paths; nothing of the mail, since everyone may read it
+        """
+        from airflow.providers.common.compat.sdk import Asset, AssetAlias  # noqa: PLC0415
+
+        for outlet in outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra.update(extra)
+            elif isinstance(outlet, AssetAlias):
+                for output in self.outputs:
+                    asset = Asset(uri=storage_uri(output.path))
+                    context["outlet_events"][outlet].add(asset, extra=dict(extra))
+
+
+def extract_copy(job: ExtractJob, source: str) -> Copy:
+    """What an extract copies.
+
+    :param source: the asset URI of the mail folder
+    """
+    import pyarrow as pa
+
+    tables = {}
+    for name in job.tables:
+        columns = schema(name)
+        if name == "messages" and job.columns is not None:
+            columns = pa.schema([columns.field(column) for column in job.columns])
+        tables[name] = Output(job.output / name, columns)
+    attachments = Output(job.attachments) if job.attachments is not None else None
+    return Copy(source, tables, attachments)
+
+
+def count_extract(copy: Copy, manifest: Mapping[str, Any]) -> None:
+    """Take an extract's numbers from its manifest."""
+    for file in manifest["files"]:
+        output = copy.tables[file["table"]]
+        output.rows, output.size, output.files = file["rows"], file["bytes"], 1
+    if copy.attachments is not None:
+        copy.attachments.files = manifest["attachments"].get("downloaded", 0)
+        copy.attachments.size = manifest["attachment_bytes"]
+
+
+def extract_extra(job: ExtractJob, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the asset events of an extract tell: folder, window, rows, and where the manifest is."""
+    window = job.criteria.window.label()
+    home = window_path(job.output / job.tables[0], manifest["mailbox"], job.folder, window)
+    return {
+        "folder_id": job.folder,
+        "window": manifest["window"],
+        "rows": {file["table"]: file["rows"] for file in manifest["files"]},
+        "attachments": manifest["attachments"],
+        "manifest": storage_url(home / MANIFEST),
+    }
+
+
+def _input(uri: str) -> InputDataset:
+    from airflow.providers.common.compat.openlineage.facet import InputDataset  # noqa: PLC0415
+
+    named = openlineage_dataset(uri)
+    return InputDataset(
+        namespace=named.namespace,
+        name=named.name,
+        facets={"dataSource": _data_source(named.namespace)},
+    )
+
+
+def _data_source(namespace: str) -> Any:
+    from openlineage.client.facet_v2 import datasource_dataset  # noqa: PLC0415
+
+    return datasource_dataset.DatasourceDatasetFacet(name=namespace, uri=namespace)
