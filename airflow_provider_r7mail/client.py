@@ -642,11 +642,12 @@ def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None
 def _transport(**options: Any) -> httpx.AsyncBaseTransport:
     from httpx_aiohttp import AiohttpTransport
 
-    class Transport(AiohttpTransport):  # type: ignore[misc]
+    class Transport(AiohttpTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            response: httpx.Response = await super().handle_async_request(request)
+            response = await super().handle_async_request(request)
             # Its own 16 KiB cost more than the reading itself. No option sets this.
-            response.stream.CHUNK_SIZE = PIECE_BYTES  # type: ignore[attr-defined]
+            stream: Any = response.stream
+            stream.CHUNK_SIZE = PIECE_BYTES
             return response
 
     return Transport(**options)
