@@ -297,8 +297,9 @@ class _Target:
         if self._object is None:
             clean(self._place.parent)
             self._object = StagedObject(self._place)
-        data, self._chunks, self.gathered = b"".join(self._chunks), [], 0
-        self._object.write(data)
+        chunks, self._chunks, self.gathered = self._chunks, [], 0
+        for chunk in chunks:
+            self._object.write(chunk)
         return self._object
 
     def commit(self) -> StoredFile:

@@ -62,7 +62,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_BACKOFF_SECONDS = 30.0
-PIECE_BYTES = 1 << 16
+# A download's pieces: each is a step through four layers of iterators.
+PIECE_BYTES = 1 << 18
 MAX_REFUSALS = 5
 SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
@@ -416,11 +417,14 @@ class _Unpacking:
     def __init__(self, encoding: str) -> None:
         self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding else None
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Iterator[bytes]:
         if self._gzip is None:
-            return data
+            yield data
+            return
         try:
-            return self._gzip.decompress(data)
+            while data:  # a thousand times as much may come out as goes in
+                yield self._gzip.decompress(data, PIECE_BYTES)
+                data = self._gzip.unconsumed_tail
         except zlib.error as error:
             raise httpx.DecodingError(str(error)) from error
 
@@ -582,9 +586,9 @@ class Client(_Base):
     ) -> Generator[bytes]:
         with network(call, attempt):
             for data in response.iter_raw(PIECE_BYTES):
-                piece = unpacking.feed(data)
-                self.stats.bytes_read += len(piece)
-                yield piece
+                for piece in unpacking.feed(data):
+                    self.stats.bytes_read += len(piece)
+                    yield piece
             unpacking.end()
 
     @contextmanager
@@ -635,18 +639,30 @@ def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None
     return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
 
 
+def _transport(**options: Any) -> httpx.AsyncBaseTransport:
+    from httpx_aiohttp import AiohttpTransport
+
+    class Transport(AiohttpTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            response = await super().handle_async_request(request)
+            # Its own 16 KiB cost more than the reading itself. No option sets this.
+            stream: Any = response.stream
+            stream.CHUNK_SIZE = PIECE_BYTES
+            return response
+
+    return Transport(**options)
+
+
 class AsyncClient(_Base):
     """The async client; an async context manager. Same parameters and errors as `Client`."""
 
     async def __aenter__(self) -> Self:
-        from httpx_aiohttp import AiohttpTransport
-
         config = self.config
         # Loading the authorities takes tens of milliseconds: not on a triggerer's event loop.
         context = await asyncio.to_thread(config.ssl_context)
         proxy = config.effective_proxy()
         self._http = httpx.AsyncClient(
-            transport=AiohttpTransport(
+            transport=_transport(
                 verify=context,
                 proxy=proxy,
                 # As many as there are slots: nothing waits for a connection but the slots.
@@ -721,10 +737,10 @@ class AsyncClient(_Base):
         self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
     ) -> AsyncGenerator[bytes]:
         with _async_network(call, attempt):
-            async for data in response.aiter_raw(PIECE_BYTES):
-                piece = unpacking.feed(data)
-                self.stats.bytes_read += len(piece)
-                yield piece
+            async for data in response.aiter_raw():  # in the pieces of _transport
+                for piece in unpacking.feed(data):
+                    self.stats.bytes_read += len(piece)
+                    yield piece
             unpacking.end()
 
     def _carrier(self, call: Call[Any]) -> httpx.AsyncClient:

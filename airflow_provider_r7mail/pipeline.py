@@ -82,10 +82,8 @@ RUN_ID_KEY = "r7mail.run_id"
 # How often a window is read anew when the server counted more than came.
 MAX_READINGS = 3
 NAMED_IDS = 10
-# Threads that decode pages and write tables: more of them only hold more memory at once.
-WORKERS = 2
 # Pages read but not yet written: a row group takes as long to write as some pages to read.
-PAGES_IN_HAND = 8
+PAGES_IN_HAND = 16
 # Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
 RECIPIENT_ROWS = 2_000
 RECIPIENT_SOURCES = ["message_id", "to_addresses", "cc_addresses", "bcc_addresses"]
@@ -212,20 +210,26 @@ class _Extraction:
         self._home = self._folders[job.tables[0]]
 
     async def run(self) -> dict[str, Any]:
-        with ThreadPoolExecutor(WORKERS, "r7mail-tables") as executor:
+        with (
+            # A thread for each, with a queue of its own: the next page is taken up without a detour
+            # over the event loop, which takes as long as the work. More threads only hold more
+            # memory at once.
+            ThreadPoolExecutor(1, "r7mail-decode") as decoder,
+            ThreadPoolExecutor(1, "r7mail-write") as scribe,
+        ):
             try:
-                return await self._run(executor)
+                return await self._run(decoder, scribe)
             except OSError as error:
                 raise R7MailPublishError(
                     f"{self._home}: the window can't be written ({error}). An earlier result of it "
                     "is as it was."
                 ) from error
 
-    async def _run(self, executor: Executor) -> dict[str, Any]:
+    async def _run(self, decoder: Executor, scribe: Executor) -> dict[str, Any]:
         for number in range(MAX_READINGS):
             writer = await asyncio.to_thread(self._open)
             try:
-                counted = await self._read(writer, executor)
+                counted = await self._read(writer, decoder, scribe)
                 if counted.explained:
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
@@ -255,22 +259,21 @@ class _Extraction:
             clean(folder)
         return _WindowWriter(self._job, self._folders, self._run_id, self._extracted_at)
 
-    async def _read(self, writer: _WindowWriter, executor: Executor) -> Reconciliation:
+    async def _read(
+        self, writer: _WindowWriter, decoder: Executor, scribe: Executor
+    ) -> Reconciliation:
         job, progress = self._job, Progress()
         copier = await asyncio.to_thread(self._copier) if job.attachments is not None else None
-        lock, in_hand = asyncio.Lock(), asyncio.Semaphore(PAGES_IN_HAND)
-        run = partial(asyncio.get_running_loop().run_in_executor, executor)
+        in_hand = asyncio.Semaphore(PAGES_IN_HAND)
+        run = partial(asyncio.get_running_loop().run_in_executor, scribe)
 
         async def settle(page: DecodedPage, indexes: Sequence[int]) -> None:
             if copier is None:
-                async with lock:
-                    batch, files = await run(writer.write_page, page, indexes)
+                batch, files = await run(writer.write_page, page, indexes)
             else:
-                async with lock:
-                    batch, files = await run(writer.prepare, page, indexes)
+                batch, files = await run(writer.prepare, page, indexes)
                 await copier.copy(files)
-                async with lock:
-                    await run(writer.write, batch, files)
+                await run(writer.write, batch, files)
             progress.pages += 1
             progress.rows += batch.num_rows
             progress.attachments += len(files)
@@ -288,7 +291,7 @@ class _Extraction:
             job.criteria,
             page_size=job.page_size,
             decode=decode_page,
-            executor=executor,
+            executor=decoder,
             deliver=deliver,
         )
         try:

@@ -34,7 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from airflow_provider_r7mail import api
 from airflow_provider_r7mail.api import Call
-from airflow_provider_r7mail.client import AsyncClient, Client, ClientConfig
+from airflow_provider_r7mail.client import PIECE_BYTES, AsyncClient, Client, ClientConfig
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
@@ -856,7 +856,7 @@ async def test_a_file_comes_in_pieces(kind: Kind, server: Emulator, chunked: boo
 
     assert length == (None if chunked else len(data))
     assert b"".join(pieces) == data
-    assert max(map(len, pieces)) <= 1 << 16
+    assert max(map(len, pieces)) <= PIECE_BYTES
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -887,6 +887,17 @@ async def test_a_gzipped_file_is_unpacked(kind: Kind) -> None:
         assert wire.calls[0].headers["accept-encoding"] == "identity"
     assert length is None
     assert data == DATA
+
+
+async def test_what_a_small_answer_unpacks_to_is_not_held_whole(kind: Kind) -> None:
+    """A packed file comes in pieces of bounded size, though it be a thousand times as large."""
+    large = bytes(40 * PIECE_BYTES)
+    with Wire(lambda _: _reply(gzip.compress(large), GZIP)) as wire:
+        async with _opened(kind, wire) as session, session.stream(FILE) as (_, chunks):
+            pieces = [len(chunk) async for chunk in chunks]
+
+    assert sum(pieces) == len(large)
+    assert max(pieces) <= PIECE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class Texts:
 class Synthetic(Stored):
     """A generated message; only what a call can change is kept."""
 
-    __slots__ = ("_deleted", "_draw", "_fields", "_important", "_read", "_texts")
+    __slots__ = ("_dates", "_deleted", "_draw", "_fields", "_important", "_read", "_texts")
 
     def __init__(
         self,
@@ -144,6 +144,7 @@ class Synthetic(Stored):
         # Fibonacci hashing: neighbouring ids draw unlike texts.
         self._draw = (id * 0x9E37_79B9 & 0xFFFF_FFFF) % _TEXTS
         self._fields = texts.fields(self._draw)
+        self._dates: tuple[bytes, bytes] | None = None
         self._read = read
         self._important = False
         self._deleted = False
@@ -184,8 +185,10 @@ class Synthetic(Stored):
         """The message as it stands in an answer."""
         texts, draw, number, files = self._texts, self._draw, self.id, self.files
         fields = self._fields
-        date = text_of_ticks(self.ticks).encode()
-        stored = text_of_ticks(self.ticks + _STORED_AFTER, 6).encode()
+        if self._dates is None:  # half of the work, and the ticks of a message never change
+            stored = text_of_ticks(self.ticks + _STORED_AFTER, 6)
+            self._dates = text_of_ticks(self.ticks).encode(), stored.encode()
+        date, stored_at = self._dates
         return _TEMPLATE % (
             number,
             texts.escaped_subjects[draw % len(texts.subjects)],
@@ -203,7 +206,7 @@ class Synthetic(Stored):
             to_json([item.json() for item in files]) if files else b"null",
             texts.labels[draw % len(texts.labels)],
             date,
-            stored,
+            stored_at,
             len(fields),
             number,
             number,
