@@ -22,7 +22,7 @@ import duckdb
 import openpyxl
 import pytest
 
-from airflow_provider_r7mail.emulator import Attachment, Emulator, Mailbox
+from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
 from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
 
 SOURCE = Path(__file__).parents[1] / "dags"
@@ -50,7 +50,7 @@ class Run:
         return found.xcom_pull(task_ids=task_id)
 
 
-Runner = Callable[[str, datetime], Run]
+Runner = Callable[..., Run]
 
 
 def load(name: str, path: Path) -> ModuleType:
@@ -65,11 +65,11 @@ def load(name: str, path: Path) -> ModuleType:
 
 @pytest.fixture
 def run_example(airflow_database: None) -> Iterator[Runner]:
-    """Run a file of `dags/` in Airflow, at a time."""
+    """Run a file of `dags/` in Airflow, at a time; sensors that wait hours may be changed."""
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     copies: list[Path] = []
 
-    def run(name: str, at: datetime) -> Run:
+    def run(name: str, at: datetime, **of_sensors: float) -> Run:
         copy = folder / f"{name}.py"
         shutil.copy(SOURCE / copy.name, copy)
         copies.append(copy)
@@ -78,6 +78,8 @@ def run_example(airflow_database: None) -> Iterator[Runner]:
             dag = load(name, copy).dag
             for task in dag.tasks:
                 task.retry_delay = timedelta(0)  # what fails need not fail slowly
+                for attribute in of_sensors.keys() & vars(task).keys():
+                    setattr(task, attribute, of_sensors[attribute])
             return Run(dag.test(logical_date=at))
 
     yield run
@@ -128,11 +130,13 @@ GOOD = price_list(
 # -- as files ---------------------------------------------------------------------------------
 
 
-def test_there_are_the_four_examples() -> None:
+def test_there_are_the_examples() -> None:
     """There is an example for each job the provider is made for."""
     assert NAMES == [
         "mail_analytics",
         "mail_extract",
+        "mail_starts_dag",
+        "report_by_nine",
         "report_distribution",
         "supplier_price_list",
     ]
@@ -330,6 +334,55 @@ def test_price_list_loaded_again_is_there_once(
     found = query(f"SELECT count(*) FROM '{lake}/price_lists/**/*.parquet'")
     assert found == [(2,)]
     assert [filed["Id"] for filed in server.mailbox.messages(PROCESSED)] == [message]
+
+
+# -- report_by_nine ---------------------------------------------------------------------------
+
+
+def statement(server: Emulator, at: datetime) -> int:
+    """The bank's message."""
+    return server.mailbox.deliver(
+        subject="Statement of yesterday", sender="statements@bank.example.org", date=at
+    )
+
+
+def test_report_in_time_alerts_nobody(server: Emulator, run_example: Runner) -> None:
+    """When the message has come, the tasks after the sensor have its id, and no mail goes out."""
+    statement(server, DAY - timedelta(hours=4))  # yesterday, in Moscow
+    statement(server, DAY - timedelta(hours=2))
+
+    run = run_example("report_by_nine", DAY)
+
+    assert run.state == "success"
+    assert run.xcom("use") == 1
+    assert server.mailbox.sent == []
+
+
+def test_report_that_does_not_come_alerts_once(
+    server: Emulator, run_example: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it has not come, the time-out is final, and exactly one mail says so."""
+    monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_ALERT_RECIPIENTS", "ann@example.org, bob@example.org")
+    statement(server, DAY - timedelta(hours=4))
+
+    run = run_example("report_by_nine", DAY, timeout=1.0, poke_interval=0.3)
+
+    assert run.states == {("wait_for_statement", -1): "failed", ("use", -1): "upstream_failed"}
+    [sent] = server.mailbox.sent
+    assert sent["To"] == ["ann@example.org", "bob@example.org"]
+    assert sent["Subject"] == "The bank's statement of 2025-06-03 has not come by nine"
+    assert "tasks/wait_for_statement" in sent["HtmlBody"]
+
+
+def test_report_is_waited_for_through_a_failure(server: Emulator, run_example: Runner) -> None:
+    """A mail server that is down for a moment is no alert: the sensor is tried again."""
+    server.faults.append(Fault("Messages", times=2, status=503))
+    statement(server, DAY - timedelta(hours=2))
+
+    run = run_example("report_by_nine", DAY)
+
+    assert run.state == "success"
+    assert server.mailbox.sent == []
 
 
 # -- the DAGs over the tables -----------------------------------------------------------------
