@@ -846,6 +846,22 @@ class TestReport:
         assert (order["point"], order["level"], order["reading"]) == ("R1", "ok", "ascending")
         assert all(item["says"] and item["title"] for item in found["findings"])
 
+    def test_from_python(self, server: Emulator) -> None:
+        """The example for Python runs as it stands in the documentation."""
+        fill(server.mailbox)
+        server.readings = Readings(list_attachments=False)
+        url, password = server.url, "TestPassword"
+
+        # [START python]
+        config = ClientConfig(url=url, login="user_test", password=password)
+        with Client(config) as client:
+            report = check_server(client, folder=24)
+        bad = [f"{f.title}: {f.says}" for f in report.of_level("warning", "outside")]
+        # [END python]
+
+        assert len(bad) == 1
+        assert "such files cannot be copied" in bad[0]
+
     def test_a_cap_is_the_page_size(self, server: Emulator) -> None:
         """To ask for more than the server gives is of no use."""
         fill(server.mailbox)
@@ -942,11 +958,16 @@ class TestOperator:
 
         result = run_dag(
             """
+            # [START operator]
+            from datetime import UTC, datetime
+
             from airflow.sdk import DAG
             from airflow_provider_r7mail.operators import R7MailCheckOperator
 
-            with DAG("check") as dag:
+            start = datetime(2026, 11, 1, tzinfo=UTC)
+            with DAG("mail_server_check", schedule="@daily", start_date=start) as dag:
                 R7MailCheckOperator(task_id="check", folder="inbox")
+            # [END operator]
             """
         )
 
