@@ -40,8 +40,8 @@ MAX_EXCEPTION_CHARS = 2000
 class _Throttle:
     """Lets one mail through in a time, and counts the others, in an Airflow Variable.
 
-    The Variable is read and then written, which is not one step: callbacks in the same instant
-    may all be let through, and some that were not may be missing in the count.
+    The Variable is read and then written, which is not one step: of callbacks in the same instant
+    more than one may be let through, and the count may miss some of the others.
 
     :param seconds: between two mails; 0 lets all through and touches no Variable
     :param key: the Variable's key
@@ -79,7 +79,8 @@ class _Throttle:
         """Take back a claim: the mail was not sent after all, and counts as one held back."""
         if self.seconds:
             sent_at, unsent = self._before
-            self._write(sent_at, unsent + 1)
+            _, meanwhile = self._read()
+            self._write(sent_at, unsent + meanwhile + 1)
 
     def _read(self) -> tuple[float, int]:
         # By position: the default is `default` in Airflow 3 and `default_var` in Airflow 2.
@@ -215,15 +216,13 @@ class R7MailNotifier(BaseNotifier):
                 return
             try:
                 hook = R7MailHook(self.r7mail_conn_id)
-                call = hook.message_call(**_with_unsent(letter, unsent))
-                async with await hook.aget_conn() as client:
-                    message = await client.send(call)
+                accepted = await hook.asend_message(**_with_unsent(letter, unsent))
             except R7MailSendUnclearError:
                 raise
             except Exception:
                 await asyncio.to_thread(throttle.release)
                 raise
-            self._log_accepted(message.id)
+            self._log_accepted(accepted["id"])
 
     @contextmanager
     def _logging_failure(self) -> Iterator[None]:
@@ -278,11 +277,9 @@ send_r7mail_notification = R7MailNotifier
 def _with_unsent(letter: _Letter, unsent: int) -> _Letter:
     if not unsent:
         return letter
-    return {
-        **letter,
-        "html_content": f"{letter['html_content']}<p>Not sent since the last mail like this, by "
-        f"its throttle or after a failure: {unsent}.</p>",
-    }
+    # "At least": see _Throttle.
+    note = "Not sent since the last mail like this, by its throttle or after a failure: at least"
+    return {**letter, "html_content": f"{letter['html_content']}<p>{note} {unsent}.</p>"}
 
 
 def _value(thing: Any, *names: str) -> str:
@@ -290,14 +287,17 @@ def _value(thing: Any, *names: str) -> str:
     for name in names:
         value = thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
         if value is not None:
-            return str(value)
+            return str(getattr(value, "value", value))  # Airflow's states are enums
     return ""
 
 
 def _task_instance(context: Context) -> Any:
-    """The task instance that it is about; a DAG's callback comes with any of its last ones."""
+    """The task instance that it is about; a DAG's callback may come with any, or without state."""
     ti = context.get("ti")
-    return None if "reason" in context and _value(ti, "state") != "failed" else ti
+    if "reason" not in context:
+        return ti
+    failed = context["reason"] == "task_failure" and _value(ti, "state") in {"", "failed"}
+    return ti if failed else None
 
 
 def _whose(context: Context) -> tuple[str, str]:
