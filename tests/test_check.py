@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -395,6 +396,45 @@ class TestCareful:
         assert found.get("end_inclusive", True) is True
         assert found.get("precision", "millisecond") == "millisecond"
         assert report.result == "fine", report.of_level("warning", "outside")
+
+    @pytest.mark.parametrize("seed", range(24))
+    def test_any_server_and_mailbox(self, server: Emulator, seed: int) -> None:
+        """Whatever a server, its mailbox and other people do, nothing wrong is claimed (R1 to R6)."""
+        dice = random.Random(seed)
+        mailbox, seconds = server.mailbox, 0.0
+        for _ in range(dice.choice([0, 1, 2, 3, 8, 30, 130])):
+            seconds += dice.choice([0, 0.2, 1, 60, 5_000])
+            date = JUNE + timedelta(seconds=round(seconds, dice.choice([0, 3, 6])))
+            nothing = {"Date": None} if dice.random() < 0.05 else {}
+            mailbox.deliver(date=date, was_read=dice.random() < 0.5, fields=nothing)
+        setting: dict[str, Any] = {
+            "sort_one": dice.choice(["ascending", "descending"]),
+            "count": dice.choice(["all", "page"]),
+            "page_cap": dice.choice([1, 2, 5, 20, 1_000]),
+            "start_inclusive": dice.choice([True, False]),
+            "end_inclusive": dice.choice([True, False]),
+            "precision": dice.choice(["second", "millisecond", "microsecond"]),
+            "ties": dice.choice(["stable", "reversed", "random"]),
+            "undated": dice.choice(["always", "never", "as_min"]),
+        }
+        server.readings = Readings(**setting)
+        comes, goes = dice.choice([0, 0.4]), dice.choice([0, 0, 0.3])
+
+        def live(_: object) -> None:
+            if dice.random() < comes:
+                mailbox.deliver(date=JUNE + timedelta(seconds=dice.randrange(int(seconds) + 1)))
+            if dice.random() < goes and (left := mailbox.messages(INBOX)):
+                mailbox.delete(INBOX, [dice.choice(left)["Id"]])
+
+        with calls_of(server, live):
+            found = claims(run(server))
+
+        # What is right as well: no cap was met, and whole milliseconds tell nothing finer.
+        vague = {"page_cap": "none seen", "precision": "millisecond or finer"}
+        for key, value in setting.items():
+            assert found.get(key, value) in {value, vague.get(key)}, key
+        assert found.get("dates", "honoured") == "honoured"
+        assert found.get("offset", "works") == "works"
 
     def test_a_huge_folder(self) -> None:
         """A folder of 60,000 messages takes no more requests, and no page too large for it."""
