@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test lint browser pictures bench constraints clean
+.PHONY: help install demo test lint browser docs pictures bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -37,6 +37,12 @@ browser:  ## install Debian's Chromium, for the tests of pages and the pictures 
 
 test: lint browser  ## everything: ruff, mypy (strict) and pytest
 	$(BIN)/python -m pytest
+
+docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
+	@for language in en ru; do \
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --conf-dir docs --define language=$$language \
+		docs/$$language docs/_build/$$language || exit 1; done
+	@echo "Open docs/_build/en/index.html or docs/_build/ru/index.html"
 
 pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/images
 	@for script in docs/pictures/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
