@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,13 +36,15 @@ log = logging.getLogger(__name__)
 
 MAX_EXCEPTION_CHARS = 2000
 
+_CLAIMING = threading.Lock()
+
 
 @dataclass(slots=True)
 class _Throttle:
     """Lets one mail through in a time, and counts the others, in an Airflow Variable.
 
-    The Variable is read and then written, which is not one step: of callbacks in the same instant
-    more than one may be let through, and the count may miss some of the others.
+    The Variable is read and then written, which is not one step: of callbacks that run at the same
+    instant in different processes more than one may be let through, and the count may miss some.
 
     :param seconds: between two mails; 0 lets all through and touches no Variable
     :param key: the Variable's key
@@ -61,13 +64,15 @@ class _Throttle:
         if not self.seconds:
             return 0
         try:
-            sent_at, unsent = self._before = self._read()
-            now = time.time()
-            # A distance, since the clocks of two workers differ.
-            if abs(now - sent_at) < self.seconds:
-                self._write(sent_at, unsent + 1)
-                return None
-            self._write(now, 0)
+            # The triggerer runs many callbacks at once in one process.
+            with _CLAIMING:
+                sent_at, unsent = self._before = self._read()
+                now = time.time()
+                # A distance, since the clocks of two workers differ.
+                if abs(now - sent_at) < self.seconds:
+                    self._write(sent_at, unsent + 1)
+                    return None
+                self._write(now, 0)
         except Exception as error:
             # Whatever it is, the alert is worth more.
             log.warning("Sent without throttle: its Airflow Variable failed: %s", error)

@@ -471,6 +471,31 @@ class TestThrottle:
         assert "least 1." in sent["HtmlBody"]
         assert throttles()[0][1]["unsent"] == 1
 
+    def test_many_at_once_in_the_triggerer(
+        self, server: Emulator, run_dag: RunDag, throttles: Callable[[], list[Any]]
+    ) -> None:
+        """Of deadlines that are missed at the same instant, one sends; the others are counted."""
+        run_dag(f"""
+            import asyncio
+            from airflow.sdk import DAG, task
+            from airflow_provider_r7mail.notifications import R7MailNotifier
+
+            async def one():
+                await R7MailNotifier("ops@example.org", context={DEADLINE!r})
+
+            async def five():
+                await asyncio.gather(*[one() for _ in range(5)])
+
+            with DAG("at_once") as dag:
+                @task
+                def miss():
+                    asyncio.run(five())
+                miss()
+        """)
+
+        assert len(server.mailbox.sent) == 1
+        assert throttles()[0][1]["unsent"] == 4
+
     def test_without_a_place_for_its_state(
         self, server: Emulator, logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
