@@ -7,10 +7,15 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test lint browser docs pictures bench constraints clean
+# Pairs of Airflow and Python that are tested, each in an environment .venv-<pair>.
+MATRIX := 2.11-3.11 3.3-3.11 3.3-3.12 3.3-3.13
+# What meets Airflow itself, and so what another version of it can break.
+AIRFLOW_TESTS := $(addprefix tests/test_,package.py connection_form.py hooks.py operators.py sensors.py transfers.py storage.py)
+
+.PHONY: help install demo test test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser docs pictures bench constraints clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 install: $(INSTALLED)  ## make .venv with the package, its extras and the pinned constraints
 
@@ -44,6 +49,21 @@ docs: $(INSTALLED)  ## build the documentation, in English and Russian, into doc
 		docs/$$language docs/_build/$$language || exit 1; done
 	@echo "Open docs/_build/en/index.html or docs/_build/ru/index.html"
 
+test-airflow-2: .venv-2.11-3.11/installed  ## what meets Airflow, with Airflow 2.11
+	.venv-2.11-3.11/bin/python -m pytest $(AIRFLOW_TESTS)
+
+test-matrix: $(MATRIX:%=test-%)  ## all tests with each version of Airflow and Python (some 30 minutes)
+
+$(MATRIX:%=test-%): test-%: .venv-%/installed browser
+	.venv-$*/bin/python -m pytest
+
+# pyenv's commands of a version need the variable; others take no notice of it.
+.venv-%/installed: pyproject.toml constraints.txt constraints-2.11.txt | $(INSTALLED)
+	@echo "Installing into .venv-$* ..."
+	@PYENV_VERSION=$(lastword $(subst -, ,$*)) python$(lastword $(subst -, ,$*)) -m venv .venv-$*
+	@$(UV) pip install --quiet --python .venv-$*/bin/python --compile-bytecode --constraints $(if $(filter 2.11-%,$*),constraints-2.11.txt,constraints.txt) --editable '.[dev]'
+	@touch $@
+
 pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/images
 	@for script in docs/pictures/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
@@ -52,8 +72,11 @@ bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minu
 	@$(UV) pip install --quiet --python .venv-bench/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/benchmarks/requirements.txt --editable '.[dev]'
 	@.venv-bench/bin/python tests/benchmarks/bench.py
 
-constraints:  ## renew constraints.txt: the newest versions of everything that work together
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev --output-file constraints.txt pyproject.toml
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev
 
-clean:  ## remove the environment and what the demo wrote
-	rm -rf $(VENV) .demo
+constraints: $(INSTALLED)  ## renew the pins: the newest versions of everything that work together
+	$(COMPILE) --output-file constraints.txt pyproject.toml
+	echo 'apache-airflow==2.11.2' | $(COMPILE) --output-file constraints-2.11.txt pyproject.toml -
+
+clean:  ## remove the environments and what the demo wrote
+	rm -rf .venv .venv-* .demo
