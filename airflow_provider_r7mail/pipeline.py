@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +40,7 @@ from airflow_provider_r7mail.extract import (
     first_error,
 )
 from airflow_provider_r7mail.models import MessageFilter
+from airflow_provider_r7mail.privacy import Privacy
 from airflow_provider_r7mail.storage import (
     ObjectPath,
     StagedObject,
@@ -104,6 +105,7 @@ class ExtractJob:
     :param max_attachment_bytes: larger files are not copied
     :param on_bad_message: `fail` raises when all is written; `quarantine` does not
     :param on_attachment_error: `fail` raises when all is written; `record` does not
+    :param privacy: what must not be written
     """
 
     folder: int
@@ -117,6 +119,7 @@ class ExtractJob:
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
     on_attachment_error: Literal["fail", "record"] = "fail"
+    privacy: Privacy = field(default_factory=Privacy)
 
     def check(self) -> None:
         """Refuse what can't work, before anything is asked of the server.
@@ -202,9 +205,11 @@ class _Extraction:
         self._started = time.monotonic()
         self._earlier = client.stats.as_dict()
         self._extracted_at = datetime.now(UTC)
-        mailbox, window = client.config.login, job.criteria.window.label()
+        self._outdated: list[ObjectPath] = []
+        self._mailbox = job.privacy.mailbox(client.config.login)
+        window = job.criteria.window.label()
         self._folders = {
-            table: window_path(job.output / table, mailbox, job.folder, window)
+            table: window_path(job.output / table, self._mailbox, job.folder, window)
             for table in job.tables
         }
         self._home = self._folders[job.tables[0]]
@@ -306,14 +311,17 @@ class _Extraction:
         assert job.attachments is not None  # noqa: S101 - asked by the caller
         # An attachments_path that can't be written fails once, not for each file.
         make_folder(job.attachments)
-        return AttachmentCopier(
+        copier = AttachmentCopier(
             client=self._client,
             folder=job.folder,
-            root=folder_path(job.attachments, self._client.config.login, job.folder),
+            root=folder_path(job.attachments, self._mailbox, job.folder),
             wanted=name_filter(job.attachment_pattern),
             max_bytes=job.max_attachment_bytes,
             known=self._known_files(),
+            stored_name=job.privacy.file_name,
         )
+        self._outdated = copier.outdated
+        return copier
 
     def _known_files(self) -> dict[tuple[int, str], StoredFile]:
         """What an earlier run of this window has stored, by its attachments table."""
@@ -342,7 +350,7 @@ class _Extraction:
             "schema_version": SCHEMA_VERSION,
             "provider_version": __version__,
             "run_id": self._run_id,
-            "mailbox": self._client.config.login,
+            "mailbox": self._mailbox,
             "folder_id": self._job.folder,
             "window": {
                 "start": window.start.isoformat() if window.start else None,
@@ -350,6 +358,7 @@ class _Extraction:
             },
             "extracted_at": self._extracted_at.isoformat(),
             "path": str(self._home),
+            "privacy": self._job.privacy.record(),
             "files": writer.files(),
             "messages": writer.messages,
             "quarantined": writer.quarantined,
@@ -375,6 +384,8 @@ class _Extraction:
             try:
                 for folder in self._folders.values():
                     remove(folder / MANIFEST)
+                for file in self._outdated:  # a rerun finds them as long as the old table is there
+                    remove(file)
                 writer.commit()
                 for note in notes:
                     note.commit()
@@ -454,6 +465,7 @@ class _WindowWriter:
         extracted_at: datetime,
     ) -> None:
         self._extracted_at = extracted_at
+        self._privacy = job.privacy
         self._folders = folders
         self._quarantine: StagedObject | None = None
         self._staged: dict[str, StagedObject] = {}
@@ -510,6 +522,8 @@ class _WindowWriter:
         if self._quarantine is None:
             home = next(iter(self._folders.values()))
             self._quarantine = StagedObject(home / QUARANTINE)
+        if self._privacy.active:
+            bad = replace(bad, raw=None)  # nobody knows what of it the policy would take away
         self._quarantine.write(f"{bad.to_json()}\n".encode())
         self.quarantined += 1
         self.bad_reasons.add(f"{bad.message_id}: {bad.reason}")
@@ -519,13 +533,13 @@ class _WindowWriter:
         """Write a page's rows."""
         self.messages += batch.num_rows
         if "messages" in self._tables:
-            self._tables["messages"].write(batch)
+            self._put("messages", batch)
         if "recipients" in self._tables:
             self._addressed.append(batch.select(RECIPIENT_SOURCES))
             if sum(part.num_rows for part in self._addressed) >= RECIPIENT_ROWS:
                 self._write_recipients()
         if "attachments" in self._tables and files:
-            self._tables["attachments"].write(attachments_batch(files))
+            self._put("attachments", attachments_batch(files))
         for row in files:
             self.statuses[row.status] += 1
             if row.status == "downloaded":
@@ -540,8 +554,12 @@ class _WindowWriter:
 
         if self._addressed:
             batch = pa.concat_batches(self._addressed)
-            self._tables["recipients"].write(recipients_of(batch))
+            self._put("recipients", recipients_of(batch))
         self._addressed = []
+
+    def _put(self, table: str, batch: pa.RecordBatch) -> None:
+        """The one way into the tables."""
+        self._tables[table].write(self._privacy.protect(batch))
 
     def finish(self) -> None:
         """Write what is still pending, and the footers."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.api import AnswerError, parse_items
@@ -570,12 +571,14 @@ def repeated_moment(moment: datetime, count: int) -> pa.Array:
     return int64_array([to_microseconds(moment)] * count).cast(pa.timestamp("us", tz="UTC"))
 
 
-def _text_array(text: str) -> pa.Array:
+def text_array(texts: Iterable[str]) -> pa.Array:
+    """The texts as Arrow."""
     import pyarrow as pa
 
-    data = text.encode()
-    offsets = pa.py_buffer(array("i", [0, len(data)]))
-    return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(data)])
+    encoded = [text.encode() for text in texts]
+    offsets = pa.py_buffer(array("i", accumulate(map(len, encoded), initial=0)))
+    data = pa.py_buffer(b"".join(encoded))
+    return pa.Array.from_buffers(pa.string(), len(encoded), [None, offsets, data])
 
 
 def _zeros(kind: pa.DataType, count: int) -> pa.Array:
@@ -585,6 +588,15 @@ def _zeros(kind: pa.DataType, count: int) -> pa.Array:
 
 
 # -- the other two tables, from a batch of messages -----------------------------------------
+
+
+def domains_of(addresses: pa.Array) -> pa.Array:
+    """The domains of mail addresses, in lower case; null where there is none."""
+    import pyarrow.compute as pc
+
+    # The part after the last @, without the > of "Name <address>".
+    found = pc.extract_regex(addresses, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$")
+    return pc.utf8_lower(pc.struct_field(found, "domain"))
 
 
 def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -601,18 +613,14 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
         lengths = pc.coalesce(lengths, _zeros(lengths.type, len(lengths)))
         firsts = pc.subtract(pc.cumulative_sum(lengths), lengths)
         positions = pc.subtract(int64_array(range(len(addresses))), firsts.take(rows))
-        # The part after the last @, without the > of "Name <address>".
-        domains = pc.struct_field(
-            pc.extract_regex(addresses, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$"), "domain"
-        )
         parts.append(
             pa.RecordBatch.from_arrays(
                 [
                     batch["message_id"].take(rows),
-                    _text_array(kind).take(_zeros(pa.int64(), len(addresses))),
+                    text_array([kind]).take(_zeros(pa.int64(), len(addresses))),
                     positions.cast(pa.int32()),
                     addresses,
-                    pc.utf8_lower(domains),
+                    domains_of(addresses),
                 ],
                 schema=schema("recipients"),
             )

@@ -33,7 +33,7 @@ LAYERS = (
     {"client", "storage", "console"},
     {"extract"},
     {"tables"},
-    {"attachments", "evidence"},
+    {"attachments", "evidence", "privacy"},
     {"pipeline", "sending", "check"},
     {"assets"},
     {"lineage", "links"},
