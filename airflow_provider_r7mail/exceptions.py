@@ -29,7 +29,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
-
 PAGE = "when-it-goes-wrong"
 """The page of the documentation, in every language, that has a section for each class here."""
 
