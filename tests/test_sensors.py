@@ -26,7 +26,6 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailProxyError,
     R7MailResponseError,
-    R7MailServerError,
 )
 from airflow_provider_r7mail.hooks import FILTER_FIELDS
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
@@ -271,13 +270,18 @@ async def test_the_trigger_gives_up(server: Emulator) -> None:
 
 async def test_a_dead_token_is_healed_in_the_trigger(server: Emulator) -> None:
     """A session that the server drops while a sensor is deferred is renewed; no poll fails."""
-    server.on_request = lambda _: server.expire_tokens() if len(paths(server)) == 4 else None
-    deliver = asyncio.get_running_loop().call_later(0.5, server.mailbox.deliver)
+
+    def change(record: dict[str, Any]) -> None:
+        if len(paths(server)) == 4:
+            server.expire_tokens()
+        if len(paths(server)) == 8:
+            server.mailbox.deliver()
+
+    server.on_request = change
     trigger = R7MailMessageTrigger(folder=24, poll_interval=0.02, max_consecutive_failures=1)
 
     event = await first_event(trigger)
 
-    deliver.cancel()
     assert event == {"status": "success", "message_ids": [701]}
     assert server.logins == 2
     assert set(paths(server)) == {"Login", "Messages"}
@@ -287,7 +291,7 @@ def test_how_many_failures_are_borne(server: Emulator) -> None:
     """A deferred sensor fails with the cause after as many failed polls as it is told."""
     server.faults.append(Fault("Messages", times=None, skip=1, status=403))
 
-    with pytest.raises(R7MailServerError, match="status 403"):
+    with pytest.raises(R7MailProxyError, match="status 403"):
         wait("deferrable", max_consecutive_failures=2)
     assert paths(server) == ["Login", "Messages", "Login", "Messages", "Messages"]
 
