@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -39,7 +39,7 @@ from airflow_provider_r7mail.extract import (
     aiter_messages,
     first_error,
 )
-from airflow_provider_r7mail.models import MessageFilter
+from airflow_provider_r7mail.models import MessageFilter, Window, parse_moment
 from airflow_provider_r7mail.privacy import Privacy
 from airflow_provider_r7mail.storage import (
     ObjectPath,
@@ -172,6 +172,24 @@ def window_path(root: ObjectPath, mailbox: str, folder: int, window: str) -> Any
 def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
     """`{root}/mailbox={login}/folder={id}`."""
     return root / f"mailbox={quote(mailbox, safe='@')}" / f"folder={folder}"
+
+
+def stored_windows(job: ExtractJob, login: str) -> list[Window]:
+    """The windows that the tables have of a job's folder, finished or not.
+
+    :param login: the mailbox
+    """
+    home = folder_path(job.output / job.tables[0], job.privacy.mailbox(login), job.folder)
+    try:
+        names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
+    except FileNotFoundError:
+        return []
+    windows = []
+    for name in names:
+        start, _, end = name.removeprefix("window=").partition("_")
+        with suppress(R7MailConfigError):  # not one of ours
+            windows.append(Window(parse_moment(start, name), parse_moment(end, name)))
+    return windows
 
 
 async def extract_window(

@@ -6,11 +6,12 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import pendulum
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowNotFoundException,
@@ -23,6 +24,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
     R7MailConfigError,
+    R7MailConnectionError,
+    R7MailExtractError,
+    R7MailProxyError,
 )
 from airflow_provider_r7mail.hooks import (
     FILTER_FIELDS,
@@ -39,8 +43,14 @@ from airflow_provider_r7mail.lineage import (
     storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
-from airflow_provider_r7mail.models import MessageFilter, parse_ids
-from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extract_window
+from airflow_provider_r7mail.models import MessageFilter, Window, parse_ids
+from airflow_provider_r7mail.pipeline import (
+    ExtractJob,
+    copy_attachments,
+    extract_window,
+    stored_windows,
+)
+from airflow_provider_r7mail.privacy import Privacy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -179,10 +189,17 @@ class R7MailToParquetOperator(_CopyOperator):
         tables (R20), or just `quarantine` it
     :param on_attachment_error: `fail` the task after writing all else if an attachment could not
         be copied, or just `record` it
+    :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`: what
+        there is in `privacy.ACTIONS`. Hashes need the connection's `privacy_secret`
+    :param refresh_windows: how many windows before this one to extract again, each replaced, so
+        that mail which came late or changed is right in them. They are those that the tables have;
+        where there are none, the schedule's data intervals, or else windows of the same length,
+        but none from before the DAG's `start_date`. The returned manifest then has `refreshed`:
+        `window`, `path` and `messages` of each
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the log-in was refused, or a message can't
         be in the tables
-    :raises R7MailExtractError: the window could not be read or published
+    :raises R7MailExtractError: a window could not be read or published; the others were
     :raises R7MailAttachmentError: all was written but some attachments
     """
 
@@ -206,6 +223,8 @@ class R7MailToParquetOperator(_CopyOperator):
         page_size: int = 200,
         on_bad_message: Literal["fail", "quarantine"] = "fail",
         on_attachment_error: Literal["fail", "record"] = "fail",
+        privacy: Mapping[str, str] | None = None,
+        refresh_windows: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(folder=folder, **kwargs)
@@ -215,10 +234,12 @@ class R7MailToParquetOperator(_CopyOperator):
         self.page_size = page_size
         self.on_bad_message = on_bad_message
         self.on_attachment_error = on_attachment_error
+        self.privacy = privacy
+        self.refresh_windows = refresh_windows
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
-        """Extract the window."""
+        """Extract the window, and refresh those before it."""
         hook = R7MailHook(self.r7mail_conn_id)
         start, end = self._window(context)
         job = ExtractJob(
@@ -235,29 +256,91 @@ class R7MailToParquetOperator(_CopyOperator):
             max_attachment_bytes=self.max_attachment_bytes,
             on_bad_message=self.on_bad_message,
             on_attachment_error=self.on_attachment_error,
+            privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
         )
         job.check()
+        earlier = self._earlier_windows(job, hook.settings.client.login, context)
         self._copy = extract_copy(job, hook.settings.folder_uri(job.folder))
         R7MailFolderLink.push(context, hook.settings.folder_url(job.folder))
-        window = job.criteria.window.label()
-        self.log.info("Extracting folder %s, window %s.", job.folder, window)
-        say = _Throttle(self.log.info)
-        try:
-            manifest = self._run(hook, lambda client: extract_window(client, job, say))
-        except R7MailBadMessageError as error:  # it will be there at the next try as well
-            raise AirflowFailException(str(error)) from error
-        count_extract(self._copy, manifest)
+        manifest, *refreshed = self._run(hook, lambda client: self._extract(client, job, earlier))
+        if self.refresh_windows:
+            names = ("window", "path", "messages")
+            manifest["refreshed"] = [{name: item[name] for name in names} for item in refreshed]
         self._copy.tell_outlets(self.outlets, context, extract_extra(job, manifest))
-        self.log.info(
-            "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
-            manifest["messages"],
-            manifest["attachments"],
-            window,
-            manifest["seconds"],
-            manifest["requests"],
-            manifest["path"],
-        )
         return manifest
+
+    async def _extract(
+        self, client: AsyncClient, job: ExtractJob, earlier: Sequence[Window]
+    ) -> list[dict[str, Any]]:
+        """Extract the job's own window, on which others wait, and then the earlier ones.
+
+        A window that fails does not keep the next ones from being tried, unless the server can't
+        be reached.
+        """
+        assert self._copy is not None  # noqa: S101 - set by the caller
+        say = _Throttle(self.log.info)
+        manifests: list[dict[str, Any]] = []
+        failures: list[R7MailExtractError | R7MailAttachmentError] = []
+        for window in (job.criteria.window, *earlier):
+            self.log.info("Extracting folder %s, window %s.", job.folder, window.label())
+            part = replace(job, criteria=replace(job.criteria, window=window))
+            try:
+                manifest = await extract_window(client, part, say)
+            except (R7MailExtractError, R7MailAttachmentError) as error:
+                if earlier:
+                    self.log.error("Window %s: %s", window.label(), error)  # noqa: TRY400 - raised below
+                failures.append(error)
+                if isinstance(error.__cause__, (R7MailConnectionError, R7MailProxyError)):
+                    break
+                continue
+            if part.criteria == job.criteria:
+                count_extract(self._copy, manifest)
+            manifests.append(manifest)
+            self.log.info(
+                "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
+                manifest["messages"],
+                manifest["attachments"],
+                window.label(),
+                manifest["seconds"],
+                manifest["requests"],
+                manifest["path"],
+            )
+        for failure in failures:
+            if not isinstance(failure, R7MailBadMessageError):
+                raise failure
+        if failures:  # these messages will be there at the next try as well
+            raise AirflowFailException(str(failures[0])) from failures[0]
+        return manifests
+
+    def _earlier_windows(self, job: ExtractJob, login: str, context: Context) -> list[Window]:
+        """The windows to refresh, the newest first."""
+        count: object = self.refresh_windows
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise R7MailConfigError(f"refresh_windows: {count!r}. Give a whole number, 0 or more.")
+        if not count:
+            return []
+        dag: Any = context.get("dag")
+        first = self.start_date or (dag and dag.start_date)
+        own = job.criteria.window
+        assert own.start is not None  # noqa: S101 - the job was checked, as the next
+        assert own.end is not None  # noqa: S101
+        schedule = _Schedule(dag and dag.timetable, own.start, own.end)
+        stored: dict[datetime | None, list[datetime]] = {}
+        for window in stored_windows(job, login):
+            if window.start is not None:
+                stored.setdefault(window.end, []).append(window.start)
+        windows: list[Window] = []
+        end = own.start
+        while len(windows) < count:
+            start = schedule.begin(end)
+            there = stored.get(end, [])
+            if there and start not in there:
+                start = min(there)
+            elif not there and first is not None and start < first:
+                break
+            windows.append(Window(start, end))
+            end = start
+        return windows
 
     def _window(self, context: Context) -> tuple[datetime | str | None, datetime | str | None]:
         """The window asked for, or the run's data interval."""
@@ -375,6 +458,40 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             # PostgreSQL's JSON, where XComs may be, takes neither NUL nor half of a character.
             item["file_name"] = item["file_name"] and _UNSTORABLE.sub("\ufffd", item["file_name"])
         return found
+
+
+class _Schedule:
+    """Tells the windows before a run's own.
+
+    :param timetable: the DAG's, if there is one
+    :param start: begin of the run's own window
+    :param end: its end
+    """
+
+    def __init__(self, timetable: Any, start: datetime, end: datetime) -> None:
+        self._length = end - start
+        try:
+            # Airflow 3 gives tasks timetables that only describe themselves.
+            from airflow.serialization.encoders import coerce_to_core_timetable  # noqa: PLC0415
+        except ImportError:
+            self._timetable = timetable
+        else:
+            self._timetable = coerce_to_core_timetable(timetable)
+        self._fits = self._interval(end) == (start, end)
+
+    def begin(self, end: datetime) -> datetime:
+        """Where the data interval that ends there begins, or a window as long as the own one."""
+        interval = self._interval(end) if self._fits else None
+        if interval is not None and interval[1] == end:
+            return interval[0]
+        return end - self._length
+
+    def _interval(self, end: datetime) -> tuple[datetime, datetime] | None:
+        try:
+            found = self._timetable.infer_manual_data_interval(run_after=pendulum.instance(end))
+        except (AttributeError, NotImplementedError):
+            return None  # no timetable, or one that can't tell
+        return (found.start, found.end) if found.start < found.end else None
 
 
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
