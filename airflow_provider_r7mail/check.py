@@ -912,11 +912,11 @@ class _Check:
     def _order(self) -> Told:
         told = order_of(self._pages)
         end = self._ended
-        if told[0] != "unknown" or end is None or not end.tail.rows:
+        if told[0] != "unknown" or end is None or not end.page.rows or not end.tail.rows:
             return told
         # Pages of one message each: the later place has the later date, or the earlier.
-        first, last, follows = end.page.rows[0], end.page.rows[-1], end.tail.rows[0]
-        if end.page.keys != end.again.keys or first.date is None:
+        last, follows = end.page.rows[-1], end.tail.rows[0]
+        if end.page.keys != end.again.keys:
             return told
         return order_of([replace(end.page, rows=(last, follows))])
 

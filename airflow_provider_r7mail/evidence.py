@@ -415,12 +415,12 @@ def ties_of(looks: Sequence[Sequence[int]]) -> Told | None:
         told = "note", "random", f"changes from one request to the next, {seen}"
     elif not any(turns):
         told = ("ok", "stable", f"the same each time, {seen}") if chance < limit else None
-    elif all(turns) or len(common) > 2:
-        likely = chance if all(turns) else chance + more * math.log(2)
-        told = ("note", "reversed", f"turned round at other requests, {seen}")
-        told = told if likely < limit else None
+    elif all(turns):
+        if chance < limit:
+            told = "note", "reversed", f"turned round at every other request, {seen}"
     elif len(looks) >= MAX_TIE_LOOKS:
-        told = "note", "random", f"changes irregularly, {seen}"
+        # Turned round, with other people's requests in between, or by chance: who can tell.
+        told = "note", "changes", f"changes irregularly, {seen}"
     return told
 
 
