@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/installed
+# Two processes, each with an Airflow of its own.
+AT_ONCE := --numprocesses 2 --dist loadfile
 
 # Pairs of Airflow and Python that are tested, each in an environment .venv-<pair>.
 MATRIX := 2.11-3.11 3.3-3.11 3.3-3.12 3.3-3.13
@@ -41,7 +43,7 @@ browser:  ## install Debian's Chromium, for the tests of pages and the pictures 
 	{ echo "The tests of pages need Chromium, which could not be installed: install it, then try again." >&2; exit 1; }
 
 test: lint browser  ## everything: ruff, mypy (strict) and pytest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
 	@for language in en ru; do \
@@ -50,12 +52,12 @@ docs: $(INSTALLED)  ## build the documentation, in English and Russian, into doc
 	@echo "Open docs/_build/en/index.html or docs/_build/ru/index.html"
 
 test-airflow-2: .venv-2.11-3.11/installed  ## what meets Airflow, with Airflow 2.11
-	.venv-2.11-3.11/bin/python -m pytest $(AIRFLOW_TESTS)
+	.venv-2.11-3.11/bin/python -m pytest $(AT_ONCE) $(AIRFLOW_TESTS)
 
 test-matrix: $(MATRIX:%=test-%)  ## all tests with each version of Airflow and Python (some 30 minutes)
 
 $(MATRIX:%=test-%): test-%: .venv-%/installed browser
-	.venv-$*/bin/python -m pytest
+	.venv-$*/bin/python -m pytest $(AT_ONCE)
 
 # pyenv's commands of a version need the variable; others take no notice of it.
 .venv-%/installed: pyproject.toml constraints.txt constraints-2.11.txt | $(INSTALLED)
