@@ -226,8 +226,17 @@ class AttachmentCopier:
             )
             for row in files:
                 if row.status == "listed" and row.file_name is not None:
-                    name = names[self.stored_name(row.file_name)]
-                    yield row, row.file_name, self.root / f"message_id={message_id}" / name
+                    home = self.root / f"message_id={message_id}"
+                    self._note_outdated(row, home)
+                    yield row, row.file_name, home / names[self.stored_name(row.file_name)]
+
+    def _note_outdated(self, row: AttachmentRow, home: ObjectPath) -> None:
+        name = row.file_name or ""
+        plain = self.known.get((row.message_id, name))
+        if plain is not None and self.stored_name(name) != name:
+            old = home / plain.uri.rpartition("/")[2]
+            if str(old) == plain.uri:
+                self.outdated.append(old)
 
     async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
         if not self.wanted(name):
@@ -256,14 +265,6 @@ class AttachmentCopier:
         else:
             row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
             row.size = stored.size
-            self._note_outdated(row.message_id, name, place)
-
-    def _note_outdated(self, message_id: int, name: str, place: ObjectPath) -> None:
-        plain = self.known.get((message_id, name))
-        if plain is not None and self.stored_name(name) != name:
-            old = place.parent / plain.uri.rpartition("/")[2]
-            if str(old) == plain.uri:
-                self.outdated.append(old)
 
     async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> StoredFile:
         call = download_attachment(self.folder, row.message_id, name)

@@ -73,7 +73,7 @@ EXTENSIONS = frozenset(
     wav webp xls xlsb xlsm xlsx xml zip zst""".split()  # noqa: SIM905 - a line each would be long
 )
 _BARE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
-_MIME_TYPE = r"^\s*(?P<type>[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)"
+_MIME_TYPE = r"^\s*(?P<type>[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)\s*(?:;.*)?$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +162,8 @@ class Privacy:
         return hmac.digest(self.key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def address(self, text: str) -> str:
-        """The hash of a mail address, however it is written: `Ann <ANN@example.org>` or bare."""
-        bare = _BARE_ADDRESS.search(text)
-        return self.name(bare[1] if bare else text)
+        """The hash of a mail address, however it is written; see `normal_address`."""
+        return self.name(normal_address(text))
 
     def name(self, text: str) -> str:
         """The hash of a name or domain, without regard to case and blanks around it."""
@@ -211,6 +210,12 @@ class Privacy:
             for column, values in zip(files.type, files.flatten(), strict=True)
         ]
         return pa.StructArray.from_arrays(columns, fields=list(files.type), mask=files.is_null())
+
+
+def normal_address(text: str) -> str:
+    """An address as it is hashed: `ann@example.org`, be it `Ann <ANN@example.org>` or bare."""
+    bare = _BARE_ADDRESS.search(text)
+    return (bare[1] if bare else text).strip().casefold()
 
 
 def _each(change: Callable[[str], str], texts: pa.StringArray) -> pa.StringArray:
