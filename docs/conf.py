@@ -10,7 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 # The reference imports Airflow, which writes a configuration wherever it finds none.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+home = tempfile.TemporaryDirectory(prefix="airflow-")
+os.environ.setdefault("AIRFLOW_HOME", home.name)
 
 from airflow_provider_r7mail import __version__  # noqa: E402 - after the path
 
@@ -32,8 +33,9 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 add_module_names = False
 
-# Every name of ours must be found. Those of others can't be: their sites are not asked.
-nitpick_ignore_regex = [("py:.*", r"(?!airflow_provider_r7mail\.).*")]
+# Every name of ours must be found, type variables excepted. Those of others can't be: their sites
+# are not asked.
+nitpick_ignore_regex = [("py:.*", r"(?!airflow_provider_r7mail\.).*|.*\.T")]
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -91,8 +91,36 @@ class ConnectionFields(Generated):
     rows = staticmethod(connection_fields)
 
 
+class Commands(SphinxDirective):
+    """What each command of `r7mail` says of itself."""
+
+    def run(self) -> list[nodes.Node]:
+        """Render the help as it is in a terminal."""
+        from typer.main import get_command
+        from typer.testing import CliRunner
+
+        from airflow_provider_r7mail.cli import app
+
+        terminal = CliRunner(env={"COLUMNS": "88", "TERM": "dumb", "NO_COLOR": "1"})
+        made: list[nodes.Node] = []
+        for name in get_command(app).commands:  # type: ignore[attr-defined]
+            said = terminal.invoke(app, [name, "--help"], prog_name="r7mail").output
+            text = "\n".join(line.rstrip() for line in said.strip().splitlines())
+            made.append(nodes.literal_block(text, text, language="text"))
+        return made
+
+
+def _no_module_docstring(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> None:
+    """Leave out what a module says of itself: that is for its developers."""
+    if what == "module":
+        lines: list[str] = rest[-1]
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of the directives."""
     app.add_directive("r7mail-columns", Columns)
     app.add_directive("r7mail-connection-fields", ConnectionFields)
+    app.add_directive("r7mail-commands", Commands)
+    app.connect("autodoc-process-docstring", _no_module_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
