@@ -13,8 +13,11 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.cli import app as r7mail
 from airflow_provider_r7mail.tables import FIELDS, FILE_FIELDS, schema
 
 Rows = dict[str, list[str]]
@@ -96,15 +99,10 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Render the help as it is in a terminal."""
-        from typer.main import get_command
-        from typer.testing import CliRunner
-
-        from airflow_provider_r7mail.cli import app
-
         terminal = CliRunner(env={"COLUMNS": "88", "TERM": "dumb", "NO_COLOR": "1"})
         made: list[nodes.Node] = []
-        for name in get_command(app).commands:  # type: ignore[attr-defined]
-            said = terminal.invoke(app, [name, "--help"], prog_name="r7mail").output
+        for name in get_command(r7mail).commands:  # type: ignore[attr-defined]
+            said = terminal.invoke(r7mail, [name, "--help"], prog_name="r7mail").output
             text = "\n".join(line.rstrip() for line in said.strip().splitlines())
             made.append(nodes.literal_block(text, text, language="text"))
         return made
