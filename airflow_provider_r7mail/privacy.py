@@ -12,7 +12,7 @@ import hmac
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -159,7 +159,7 @@ class Privacy:
 
     def pseudonym(self, text: str) -> str:
         """The hash of a text as it is."""
-        return hmac.digest(self.key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+        return _hash(self.key, text)
 
     def address(self, text: str) -> str:
         """The hash of a mail address, however it is written; see `normal_address`."""
@@ -167,8 +167,7 @@ class Privacy:
 
     def name(self, text: str) -> str:
         """The hash of a name or domain, without regard to case and blanks around it."""
-        normal = text.strip().casefold()
-        return normal and self.pseudonym(normal)
+        return _normal_hash(self.key, text)
 
     def file_name(self, name: str) -> str:
         """A file's name as the tables and the storage show it: hashed, with a common ending."""
@@ -210,6 +209,16 @@ class Privacy:
             for column, values in zip(files.type, files.flatten(), strict=True)
         ]
         return pa.StructArray.from_arrays(columns, fields=list(files.type), mask=files.is_null())
+
+
+def _hash(key: bytes, text: str) -> str:
+    return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+@lru_cache(maxsize=1 << 14)  # the same people write again and again
+def _normal_hash(key: bytes, text: str) -> str:
+    normal = text.strip().casefold()
+    return normal and _hash(key, normal)
 
 
 def normal_address(text: str) -> str:

@@ -460,17 +460,23 @@ def test_forgetting_a_person(server: Emulator, tmp_path: Path, policy: Any) -> N
     assert (manifest["messages"], manifest["attachments"]) == (1, {"unchanged": 1})
 
 
-def test_finding_a_person(server: Emulator, tmp_path: Path) -> None:
-    """The SQL on the page finds a person's mail, by the hash of their address."""
+def test_finding_a_person(
+    server: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The code on the page tells the hash of an address, and its SQL finds the person's mail."""
     server.mailbox.deliver(date=JUNE, sender="ann@example.org")
     server.mailbox.deliver(date=JUNE, to=["Ann <ann@example.org>"])
     server.mailbox.deliver(date=JUNE, to=["bob@example.org"])
     extract(tmp_path, {"addresses": "hash"})
     page = (Path(__file__).parents[1] / "docs/en/privacy.md").read_text()
-    [query] = [part for part in page.split("```")[1::2] if part.startswith("sql")]
+    blocks = page.split("```")[1::2]
+    [code] = [block for block in blocks if block.startswith("python\nfrom")]
+    exec(code.removeprefix("python"))
+    assert capsys.readouterr().out.splitlines()[-1] == digest("ann@example.org")
+    [query] = [block for block in blocks if block.startswith("sql")]
     query = query.removeprefix("sql").replace("/data/mail", str(tmp_path / "lake"))
     query = query.replace("<hash or address>", digest("ann@example.org"))
 
-    found = duckdb.sql(query).fetchall()
+    found = duckdb.connect().execute(query).fetchall()
 
     assert [len(row) for row in found] == [4, 4]

@@ -288,7 +288,7 @@ def test_a_moved_message_is_seen_once(
     moved, stays = deliver(server, 2)
     twice = [box.deliver(date=JUNE, mime_message_id="list@example.org") for _ in range(2)]
     bare = box.deliver(date=JUNE, mime_message_id="", fields={"MessageId": None})
-    to_self = {"date": JUNE, "mime_message_id": "self@example.org"}
+    to_self: dict[str, Any] = {"date": JUNE, "mime_message_id": "self@example.org"}
     arrived = box.deliver(**to_self)
     sent = box.deliver(**to_self, folder=PROCESSED, fields={"WasSent": True})
     for day in range(2):
