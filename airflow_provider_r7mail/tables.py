@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+# Under this key files and snapshots name the run that wrote them.
+RUN_ID_KEY = "r7mail.run_id"
 TABLES = ("messages", "recipients", "attachments")
 
 # Row groups of this many bytes in memory: readers skip and share them well, and larger ones cost
@@ -104,6 +106,11 @@ REPEATING_COLUMNS = frozenset(
         "mime_type",
         "status",
         "extracted_at",
+        # Iceberg's
+        "mailbox",
+        "folder",
+        "window",
+        "run_id",
     }
 )
 
@@ -715,7 +722,7 @@ class ParquetTable:
 
     :param table: the table's name
     :param sink: a binary file to write to; it is not closed
-    :param columns: the columns to write; None for all
+    :param columns: the columns to write; None for all; a schema for those of Iceberg
     :param metadata: further metadata for the file's schema
     :raises R7MailConfigError: an unknown column
     """
@@ -724,13 +731,15 @@ class ParquetTable:
         self,
         table: str,
         sink: Any,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | pa.Schema | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         full = schema(table)
+        if isinstance(columns, pa.Schema):
+            full, columns = columns, None
         self._names = list(full.names if columns is None else columns)
         unknown = [name for name in self._names if name not in full.names]
         if unknown:
@@ -754,7 +763,7 @@ class ParquetTable:
             write_statistics=[f.name for f in chosen if f.name not in LONG_COLUMNS],
         )
         self._pending: list[pa.RecordBatch] = []
-        self._pending_bytes = 0
+        self.pending_bytes = 0
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -762,20 +771,21 @@ class ParquetTable:
         if batch.num_rows == 0:
             return
         self._pending.append(batch.select(self._names))
-        self._pending_bytes += batch.nbytes
+        self.pending_bytes += batch.nbytes
         self.rows += batch.num_rows
-        if self._pending_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+        if self.pending_bytes >= ROW_GROUP_BYTES:
+            self.flush()
 
     def finish(self) -> None:
         """Write what is left and the footer. Without this the file is not valid Parquet."""
-        self._flush()
+        self.flush()
         self._writer.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write a row group of what is pending."""
         import pyarrow as pa
 
         if self._pending:
             table = pa.Table.from_batches(self._pending, self._pending[0].schema)
             self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self.pending_bytes = [], 0
