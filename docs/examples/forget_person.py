@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from airflow.sdk import ObjectStoragePath
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.pipeline import PART
 from airflow_provider_r7mail.privacy import Privacy, normal_address
 from airflow_provider_r7mail.storage import remove, staged
 
@@ -72,29 +74,28 @@ def forget(tables: str, is_theirs: Callable[[dict[str, Any]], bool]) -> dict[str
 def _rewrite(root: ObjectStoragePath, window: str, ids: list[int]) -> None:
     homes = {table: root / table / window for table in TABLES}
     manifest = json.loads((homes["messages"] / "_manifest.json").read_text())
-    for home in homes.values():
-        remove(home / "_manifest.json")  # a window without one is unfinished: run it again
-    files = {file["table"]: file for file in manifest["files"]}
-    for table, home in homes.items():
-        part = home / "part-00000.parquet"
-        with part.open("rb") as file:
-            rows = pq.read_table(file)
-        gone = pc.is_in(rows["message_id"], pc.cast(ids, rows["message_id"].type))
-        if table == "attachments":
-            for uri in rows.filter(gone)["uri"].drop_null().to_pylist():
-                remove(ObjectStoragePath(uri))
-        kept = rows.filter(pc.invert(gone))
-        with staged(part) as target:
-            pq.write_table(kept, target, compression="zstd")
-        files[table] |= {
-            "rows": kept.num_rows,
-            "bytes": target.bytes,
-            "sha256": target.sha256,
-        }
     manifest["messages"] -= len(ids)
-    for home in homes.values():
-        with staged(home / "_manifest.json") as note:
-            note.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+    files = {file["table"]: file for file in manifest["files"]}
+    with ExitStack() as stack:
+        # `messages` is replaced last: if this breaks off, the next try finds the same ids.
+        for table, home in homes.items():
+            with (home / PART).open("rb") as file:
+                rows = pq.read_table(file)
+            gone = pc.is_in(rows["message_id"], pc.cast(ids, rows["message_id"].type))
+            if table == "attachments":
+                for uri in rows.filter(gone)["uri"].drop_null().to_pylist():
+                    remove(ObjectStoragePath(uri))
+            kept = rows.filter(pc.invert(gone))
+            target = stack.enter_context(staged(home / PART))
+            pq.write_table(kept, target, compression="zstd")
+            files[table] |= {
+                "rows": kept.num_rows,
+                "bytes": target.bytes,
+                "sha256": target.sha256,
+            }
+        for home in homes.values():
+            with staged(home / "_manifest.json") as note:
+                note.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
 
 
 if __name__ == "__main__":
