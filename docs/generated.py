@@ -6,7 +6,9 @@ as `name: what it is`. A row without words, or words without a row, fail the bui
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -108,6 +110,21 @@ class Commands(SphinxDirective):
         return made
 
 
+class Measured(SphinxDirective):
+    """The figures of the last `make bench`; its argument is what to say if there are none."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Include them, with headings that are none of the page's sections."""
+        page = Path(__file__).with_name("performance.md")
+        self.env.note_dependency(page)
+        text = page.read_text(encoding="utf-8") if page.exists() else self.arguments[0]
+        text = re.sub(r"^# .*\n", "", text)
+        return self.parse_text_to_nodes(re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.MULTILINE))
+
+
 def _no_module_docstring(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> None:
     """Leave out what a module says of itself: that is for its developers."""
     if what == "module":
@@ -120,5 +137,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("r7mail-columns", Columns)
     app.add_directive("r7mail-connection-fields", ConnectionFields)
     app.add_directive("r7mail-commands", Commands)
+    app.add_directive("r7mail-measured", Measured)
     app.connect("autodoc-process-docstring", _no_module_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
