@@ -167,7 +167,7 @@ class IcebergTarget:
             raise OSError(self.tell(error)) from error
 
 
-def catalog_properties(
+def connection_properties(
     host: str | None, login: str | None, password: str | None, extra: Mapping[str, Any]
 ) -> dict[str, str]:
     """The catalog's properties by a connection's fields, as Airflow's `iceberg` type has them.
@@ -293,7 +293,11 @@ class IcebergWindow:
         making = contextlib.nullcontext() if target.properties else locked(output)
         with target.errors(), making:
             self._catalog = target.load(output)
-            self._tables = {name: self._prepare(name) for name in tables}
+            try:
+                self._tables = {name: self._prepare(name) for name in tables}
+            except BaseException:
+                self._catalog.close()
+                raise
 
     def close(self) -> None:
         """Close the catalog."""

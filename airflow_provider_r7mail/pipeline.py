@@ -289,11 +289,12 @@ class _Extraction:
                 if counted.explained:
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
-                    await asyncio.to_thread(self._publish, writer, manifest)
+                    await _to_its_end(self._publish, writer, manifest)
                     self._judge(writer, manifest)
                     return manifest
             finally:
-                writer.discard()
+                # There, so that it comes after what is being written when all is cancelled.
+                scribe.submit(writer.discard).result()
             log.warning(
                 "The server counted %s messages before and %s after, but %s were read; reading "
                 "the window again (%s of %s).",
@@ -505,6 +506,16 @@ class _Extraction:
                 'again to copy only what is missing. With on_attachment_error="record" this '
                 "does not fail the task."
             )
+
+
+async def _to_its_end(work: Callable[..., None], *args: Any) -> None:
+    """Work in a thread; also if cancelled meanwhile, it has ended when this ends."""
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 class _Named:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pendulum
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
     BaseHook,
@@ -34,6 +35,7 @@ from airflow_provider_r7mail.hooks import (
     R7MailHook,
     fail_at_once,
 )
+from airflow_provider_r7mail.iceberg import DEFAULT_NAMESPACE, IcebergTarget, connection_properties
 from airflow_provider_r7mail.lineage import (
     Copy,
     Output,
@@ -106,6 +108,7 @@ class _CopyOperator(BaseOperator):
         self.max_attachment_bytes = max_attachment_bytes
         self.storage_conn_id = storage_conn_id
         self.r7mail_conn_id = r7mail_conn_id
+        self._stop: Callable[[], object] | None = None
 
     def _criteria(self, start: datetime | str | None, end: datetime | str | None) -> MessageFilter:
         return MessageFilter.build(
@@ -151,10 +154,24 @@ class _CopyOperator(BaseOperator):
 
     def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
+            cancel = asyncio.current_task().cancel  # type: ignore[union-attr]
+            self._stop = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
             async with await hook.aget_conn() as client:
                 return await work(client)
 
-        return asyncio.run(connected())
+        try:
+            return asyncio.run(connected())
+        except asyncio.CancelledError:
+            raise AirflowException(
+                "Stopped, with all that was half-written removed; a later try does it again."
+            ) from None
+        finally:
+            self._stop = None
+
+    def on_kill(self) -> None:
+        """Stop: what is half-written is removed, and an earlier result stays."""
+        if self._stop is not None:
+            self._stop()
 
 
 class R7MailToParquetOperator(_CopyOperator):
@@ -163,6 +180,9 @@ class R7MailToParquetOperator(_CopyOperator):
     Writes `{output_path}/{table}/mailbox={login}/folder={id}/window={start}_{end}/` for the tables
     `messages`, `recipients` and `attachments`, and `_manifest.json` last. A rerun replaces the
     window. Returns the manifest: paths, numbers and checksums, no mail.
+
+    With `table_format="iceberg"` the rows go to the tables of an Iceberg catalog, and the manifest
+    to `{output_path}/windows/mailbox={login}/folder={id}/window={start}_{end}/`.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
     :param output_path: where the tables go: a path or any URL that ObjectStoragePath takes
@@ -196,6 +216,13 @@ class R7MailToParquetOperator(_CopyOperator):
         where there are none, the schedule's data intervals, or else windows of the same length,
         but none from before the DAG's `start_date`. The returned manifest then has `refreshed`:
         `window`, `path` and `messages` of each
+    :param table_format: `parquet` files under `output_path`, or `iceberg` tables
+    :param catalog_conn_id: for Iceberg, the connection of the catalog: host is its URI, login and
+        password its credential, and the extra has any of pyiceberg's properties. None, and no
+        `catalog_properties`: a SQLite file and a warehouse under `output_path` (templated)
+    :param catalog_properties: for Iceberg, pyiceberg's properties of the catalog; they come before
+        those of the connection (templated)
+    :param namespace: for Iceberg, the namespace of the tables (templated)
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the log-in was refused, or a message can't
         be in the tables
@@ -209,6 +236,9 @@ class R7MailToParquetOperator(_CopyOperator):
         "attachments_path",
         "attachment_pattern",
         "storage_conn_id",
+        "catalog_conn_id",
+        "catalog_properties",
+        "namespace",
         "r7mail_conn_id",
     )
     ui_color = "#dff0e6"
@@ -225,6 +255,10 @@ class R7MailToParquetOperator(_CopyOperator):
         on_attachment_error: Literal["fail", "record"] = "fail",
         privacy: Mapping[str, str] | None = None,
         refresh_windows: int = 0,
+        table_format: Literal["parquet", "iceberg"] = "parquet",
+        catalog_conn_id: str | None = None,
+        catalog_properties: Mapping[str, str] | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
         super().__init__(folder=folder, **kwargs)
@@ -236,6 +270,10 @@ class R7MailToParquetOperator(_CopyOperator):
         self.on_attachment_error = on_attachment_error
         self.privacy = privacy
         self.refresh_windows = refresh_windows
+        self.table_format = table_format
+        self.catalog_conn_id = catalog_conn_id
+        self.catalog_properties = catalog_properties
+        self.namespace = namespace
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
@@ -257,6 +295,7 @@ class R7MailToParquetOperator(_CopyOperator):
             on_bad_message=self.on_bad_message,
             on_attachment_error=self.on_attachment_error,
             privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
+            iceberg=self._iceberg(),
         )
         job.check()
         earlier = self._earlier_windows(job, hook.settings.client.login, context)
@@ -268,6 +307,31 @@ class R7MailToParquetOperator(_CopyOperator):
             manifest["refreshed"] = [{name: item[name] for name in names} for item in refreshed]
         self._copy.tell_outlets(self.outlets, context, extract_extra(job, manifest))
         return manifest
+
+    def _iceberg(self) -> IcebergTarget | None:
+        """The catalog to write to, by its connection and properties."""
+        table_format: object = self.table_format
+        if table_format not in {"parquet", "iceberg"}:
+            raise R7MailConfigError(f"table_format: {table_format!r}. Known: parquet, iceberg.")
+        if table_format == "parquet":
+            for name in ("catalog_conn_id", "catalog_properties"):
+                if getattr(self, name):
+                    raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
+            return None
+        properties: dict[str, str] = {}
+        if self.catalog_conn_id:
+            try:
+                conn = BaseHook.get_connection(self.catalog_conn_id)
+            except AirflowNotFoundException as error:
+                raise R7MailConfigError(f"catalog_conn_id: {error}") from error
+            extra = conn.extra_dejson
+            properties = connection_properties(conn.host, conn.login, conn.password, extra)
+            if not properties:
+                raise R7MailConfigError(
+                    f"catalog_conn_id: {self.catalog_conn_id} has neither a host nor an extra."
+                )
+        given = {name: str(value) for name, value in (self.catalog_properties or {}).items()}
+        return IcebergTarget({**properties, **given}, self.namespace)
 
     async def _extract(
         self, client: AsyncClient, job: ExtractJob, earlier: Sequence[Window]
@@ -449,7 +513,8 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             )
         extra = {
             "folder_id": folder,
-            "attachments": dict(Counter(row.status for row in rows)),
+            "files_downloaded": len(copied),
+            "files_unchanged": sum(row.status == "unchanged" for row in rows),
             "path": storage_url(root),
         }
         self._copy.tell_outlets(self.outlets, context, extra)
