@@ -55,23 +55,25 @@ def test_the_same_content_in_both_languages(page: str) -> None:
 
 def _outline(text: str) -> dict[str, list[str]]:
     """What a translation leaves as it is."""
-    code = [(name.strip(), body) for _, name, body in FENCED.findall(text)]
+    blocks = [(name.strip(), body) for _, name, body in FENCED.findall(text)]
     prose = FENCED.sub("", text)
     return {
         "sections": [mark for mark, _ in re.findall(r"^(#+) (.*)$", prose, re.MULTILINE)],
-        "code": [name if "r7mail-" in name else f"{name}\n{_uncommented(c)}" for name, c in code],
+        "code": [_code(name, body) for name, body in blocks],
         "pictures": re.findall(r"!\[[^\]]*\]\(([^)]+)\)", prose),
-        # Sections have other names in another language.
-        "links": sorted(re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose)),
+        # Sections have other names in another language, and so may other sites.
+        "links": sorted(re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", prose)),
     }
 
 
-def _uncommented(code: str) -> str:
-    """Code without comments and example output, which may be translated."""
-    lines = code.splitlines()
+def _code(name: str, body: str) -> str:
+    """A block without what may be translated: words for a table, comments, output, captions."""
+    if name.startswith("{r7mail-"):
+        return name.split(maxsplit=1)[0]
+    lines = [line for line in body.splitlines() if line[:1] != "#" and ":caption:" not in line]
     if any(line.startswith("$ ") for line in lines):
-        return "\n".join(line for line in lines if line.startswith("$ "))
-    return "\n".join(re.sub(r"\s+#.*$", "", line) for line in lines if line[:1] != "#")
+        lines = [line for line in lines if line.startswith("$ ")]
+    return "\n".join([name, *(re.sub(r"\s+#.*$", "", line) for line in lines)])
 
 
 # -- the site ---------------------------------------------------------------------------------
