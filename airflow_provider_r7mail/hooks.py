@@ -31,6 +31,7 @@ from airflow.providers.common.compat.sdk import (
     BaseHook,
     mask_secret,
 )
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from html2text import HTML2Text
 
 from airflow_provider_r7mail import api, get_provider_info
@@ -861,8 +862,9 @@ class R7MailHook(BaseHook):
 
     def _report_input(self, folder: int) -> None:
         """Tell Airflow's hook lineage that a folder was read."""
-        uri = self.settings.folder_uri(folder)
-        get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
+        if AIRFLOW_V_3_0_PLUS:  # Airflow 2 takes the login out of the URI, and warns
+            uri = self.settings.folder_uri(folder)
+            get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
 
     def _act(
         self,

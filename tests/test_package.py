@@ -56,7 +56,7 @@ FACING_AIRFLOW = {
     "notifications",
     "emailer",
 }
-HEAVY = {"pandas", "pyarrow", "pyiceberg", "aiohttp", "httpx_aiohttp"}
+HEAVY = {"pandas", "pyarrow", "pyiceberg", "aiohttp", "httpx_aiohttp", "openlineage"}
 
 
 def modules() -> list[Path]:
