@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp  # noqa: TID253 - no DAG file reads a test
 import httpx
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail import exceptions
 from airflow_provider_r7mail.api import delete_messages
@@ -23,6 +24,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
+from airflow_provider_r7mail.hooks import fail_at_once
 from airflow_provider_r7mail.triggers import error_event, error_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -106,6 +108,14 @@ def test_the_place_is_told_once(kind: type[R7MailError]) -> None:
         assert str(again) == str(error)
     assert str(error).count("[docs: ") == 1
     assert str(_made(own)) == str(error)
+
+
+def test_a_task_that_fails_at_once_tells_it() -> None:
+    """What Airflow shows of a task that can't be mended by trying again has the place too."""
+    with pytest.raises(AirflowFailException) as caught, fail_at_once():
+        raise R7MailConfigError("folder: unknown.")
+
+    assert str(caught.value) == ("folder: unknown. [docs: when-it-goes-wrong#r7mailconfigerror]")
 
 
 def _told(error: R7MailError) -> R7MailError:
