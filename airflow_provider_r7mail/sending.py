@@ -555,7 +555,7 @@ def _not_sent(error: R7MailSendUnclearError, sending: Sending) -> R7MailRequestE
 def _unsettled(error: R7MailError, sending: Sending) -> R7MailSendUnsettledError:
     return R7MailSendUnsettledError(
         "it is unclear whether the message was sent, and folder "
-        f"{sending.sent_folder} could not be read: {error}",
+        f"{sending.sent_folder} could not be read: {error.text}",
         method="POST",
         path=getattr(error, "path", "/api/v1/email/Messages"),
         status=getattr(error, "status", None),
@@ -683,7 +683,7 @@ def html_table(
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     # By default pandas cuts texts after 50 characters.
     with pd.option_context("display.max_colwidth", None):
-        table = frame.head(max_rows).to_html(
+        table = frame.head(max_rows).rename_axis(columns=None).to_html(
             index=False,
             border=1,
             escape=True,

@@ -135,12 +135,15 @@ class DagResult:
             run = session.get(DagRun, self._run.id)
             assert run is not None
             run.dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(self._dag))
-            clear_task_instances([ti for ti in run.get_task_instances() if wanted(ti)], session)
+            instances = run.get_task_instances(session=session)
+            clear_task_instances([ti for ti in instances if wanted(ti)], session)
             run.state = "running"
             session.commit()
             while run.state == "running":
                 session.expire_all()
-                for ti in run.update_state(session=session)[0]:
+                ready = run.update_state(session=session)[0]
+                assert ready or run.state != "running"
+                for ti in ready:
                     ti.try_number += 1
                     ti.state = "scheduled"
                     session.commit()
