@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -12,7 +13,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 # The reference imports Airflow, which writes a configuration wherever it finds none.
 home = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", home.name)
-os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+logging.getLogger("airflow").setLevel(logging.WARNING)  # it tells where its settings are
 
 from airflow_provider_r7mail import __version__  # noqa: E402 - after the path
 
