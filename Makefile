@@ -14,7 +14,7 @@ MATRIX := 2.11-3.11 3.3-3.11 3.3-3.12 3.3-3.13
 # What meets Airflow itself, and so what another version of it can break.
 AIRFLOW_TESTS := $(addprefix tests/test_,package.py connection_form.py hooks.py operators.py sensors.py transfers.py storage.py)
 
-.PHONY: help install demo test test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser docs pictures bench constraints clean
+.PHONY: help install demo test test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser postgres docs pictures bench scale constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -42,7 +42,17 @@ browser:  ## install Debian's Chromium, for the tests of pages and the pictures 
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null || \
 	{ echo "The tests of pages need Chromium, which could not be installed: install it, then try again." >&2; exit 1; }
 
-test: lint browser  ## everything: ruff, mypy (strict) and pytest
+postgres:  ## install Debian's PostgreSQL, for the tests of warehouses (as root)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
+	{ echo "The tests of warehouses need PostgreSQL, which could not be installed: install it, then try again." >&2; exit 1; }
+
+# ClickHouse's engine is too large for the environment of those who only look at the demo.
+$(VENV)/clickhouse: $(INSTALLED)
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt --editable '.[clickhouse]'
+	@touch $@
+
+test: lint browser postgres $(VENV)/clickhouse  ## everything: ruff, mypy (strict) and pytest
 	$(BIN)/python -m pytest $(AT_ONCE)
 
 docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
@@ -56,7 +66,7 @@ test-airflow-2: .venv-2.11-3.11/installed  ## what meets Airflow, with Airflow 2
 
 test-matrix: $(MATRIX:%=test-%)  ## all tests with each version of Airflow and Python (some 30 minutes)
 
-$(MATRIX:%=test-%): test-%: .venv-%/installed browser
+$(MATRIX:%=test-%): test-%: .venv-%/installed browser postgres
 	.venv-$*/bin/python -m pytest $(AT_ONCE)
 
 # pyenv's commands of a version need the variable; others take no notice of it.
@@ -74,7 +84,19 @@ bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minu
 	@$(UV) pip install --quiet --python .venv-bench/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/benchmarks/requirements.txt --editable '.[dev]'
 	@.venv-bench/bin/python tests/benchmarks/bench.py
 
-COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev
+# What `make scale` extracts, and in how many windows: `make scale MESSAGES=20000 DAYS=12` for a trial.
+MESSAGES := 500000
+DAYS := 60
+
+scale: $(INSTALLED)  ## extract 500,000 messages with Celery workers and kill one (in .venv-scale); writes docs/scale.md
+	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server postgresql >/dev/null; } || \
+	{ echo "Redis and PostgreSQL are needed, and could not be installed: install them, then try again." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv-scale
+	@$(UV) pip install --quiet --python .venv-scale/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/scale/requirements.txt --editable '.[emulator]'
+	@.venv-scale/bin/python tests/scale/scale.py --messages $(MESSAGES) --days $(DAYS)
+
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev --extra clickhouse
 
 constraints: $(INSTALLED)  ## renew the pins: the newest versions of everything that work together
 	$(COMPILE) --output-file constraints.txt pyproject.toml
