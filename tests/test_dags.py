@@ -136,6 +136,7 @@ def test_there_are_the_examples() -> None:
     """There is an example for each job the provider is made for."""
     assert NAMES == [
         "mail_analytics",
+        "mail_backfill",
         "mail_extract",
         "mail_starts_dag",
         "report_by_nine",
