@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -155,6 +156,42 @@ def test_each_error_has_its_place(site: Path) -> None:
 
     assert errors
     assert {kind.__name__.lower() for kind in errors} - page.ids == set()
+
+
+# -- what it says of errors -------------------------------------------------------------------
+
+
+def _said() -> str:
+    """All text in the package's code, placeholders left out."""
+    found = []
+    for path in (ROOT / "airflow_provider_r7mail").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [
+                part.value
+                for part in parts
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
+            found.append("\0".join(texts))
+    return "\n".join(found).replace("`", "")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_messages_are_those_of_the_package(language: str) -> None:
+    """A message that I look for on the page is there as the package says it."""
+    text, said = read(language, f"{exceptions.PAGE}.md"), _said()
+    by_message = text[text.index("\n### ") : text.rindex("\n## ")]
+    quoted = re.findall(r"^\| (?!---)([^|]*?) \|[^|]*\|[^|]*\|$", by_message, re.MULTILINE)
+    heading = quoted[0]
+    pieces = [
+        piece.strip(" .,")
+        for row in quoted
+        if row != heading
+        for piece in re.split(r"\.\.\.|; |, (?=`)|: |\[0\]:|\([^)]*\)", row.replace("`, `", "; "))
+    ]
+
+    assert len(pieces) > 80
+    assert [piece for piece in pieces if piece.replace("`", "") not in said] == []
 
 
 # -- what it shows ----------------------------------------------------------------------------
