@@ -289,15 +289,26 @@ class IcebergWindow:
         self.key: dict[str, str | int] = dict(
             zip(KEYS, (mailbox, folder, window.label()), strict=True)
         )
-        # Another process may be making the same file, with the same tables.
+        # Of two processes that make the same tables of the catalog, or of mail, or add the same
+        # column, one fails, as the catalog has it: then these are there.
         making = contextlib.nullcontext() if target.properties else locked(output)
         with target.errors(), making:
-            self._catalog = target.load(output)
-            try:
-                self._tables = {name: self._prepare(name) for name in tables}
-            except BaseException:
-                self._catalog.close()
-                raise
+            for attempt in tenacity.Retrying(
+                retry=tenacity.retry_if_not_exception_type((R7MailConfigError, OSError)),
+                stop=tenacity.stop_after_attempt(4),
+                wait=tenacity.wait_random(0, 1),
+                reraise=True,
+            ):
+                with attempt:
+                    self._catalog, self._tables = self._open(output, tables)
+
+    def _open(self, output: ObjectPath, names: Sequence[str]) -> tuple[Catalog, dict[str, Table]]:
+        catalog = self.target.load(output)
+        try:
+            return catalog, {name: self._prepared(catalog, name) for name in names}
+        except BaseException:
+            catalog.close()
+            raise
 
     def close(self) -> None:
         """Close the catalog."""
@@ -344,36 +355,27 @@ class IcebergWindow:
             *(make.EqualTo(name, value) for name, value in self.key.items())
         )
 
-    def _prepare(self, name: str) -> Table:
+    def _prepared(self, catalog: Catalog, name: str) -> Table:
         """The table, made or given the columns that it lacks."""
-        for attempt in tenacity.Retrying(
-            # Of two that make the same, or add the same column, one fails, as the catalog has it.
-            retry=tenacity.retry_if_not_exception_type((R7MailConfigError, OSError)),
-            stop=tenacity.stop_after_attempt(5),
-            wait=tenacity.wait_random(0, 1),
-            reraise=True,
-        ):
-            with attempt:
-                return self._made(name)
-        raise AssertionError("tenacity ended without a result")
-
-    def _made(self, name: str) -> Table:
         from pyiceberg.exceptions import NoSuchTableError, ValidationError
         from pyiceberg.transforms import DayTransform
 
         identifier = f"{self.target.namespace}.{name}"
         wanted = iceberg_schema(name)
         try:
-            table = self._catalog.load_table(identifier)
+            table = catalog.load_table(identifier)
         except NoSuchTableError:
-            self._catalog.create_namespace_if_not_exists(self.target.namespace)
-            new = self._catalog.create_table_transaction(
-                identifier, wanted, properties=table_properties(name)
-            )
+            catalog.create_namespace_if_not_exists(self.target.namespace)
+            try:
+                new = catalog.create_table_transaction(
+                    identifier, wanted, properties=table_properties(name)
+                )
+            except ValueError as error:
+                raise R7MailConfigError(f"{identifier}: can't be made ({error}).") from error
             with new.update_spec() as spec:
                 spec.add_field("date", DayTransform(), "date_day")
             new.commit_transaction()
-            return self._catalog.load_table(identifier)
+            return catalog.load_table(identifier)
         try:
             with table.update_schema() as change:  # commits nothing where nothing is missing
                 change.union_by_name(wanted)
