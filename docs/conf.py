@@ -54,4 +54,5 @@ html_sidebars = {
     ]
 }
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
