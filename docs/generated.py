@@ -111,16 +111,19 @@ class Commands(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """The figures of the last `make bench`; its argument is what to say if there are none."""
+    """`{r7mail-measured} performance.md`: figures that a measurement has written into that file.
+
+    The content is what to say where nothing has been measured yet.
+    """
 
     required_arguments = 1
-    final_argument_whitespace = True
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         """Include them, with headings that are none of the page's sections."""
-        page = Path(__file__).with_name("performance.md")
+        page = Path(__file__).with_name(self.arguments[0])
         self.env.note_dependency(page)
-        text = page.read_text(encoding="utf-8") if page.exists() else self.arguments[0]
+        text = page.read_text(encoding="utf-8") if page.exists() else "\n".join(self.content)
         text = re.sub(r"^# .*\n", "", text)
         return self.parse_text_to_nodes(re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.MULTILINE))
 
