@@ -460,7 +460,9 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
             if sending.sent_folder is None:
                 raise error.but(hint=what_to_do(sending.marker)) from error
             log.warning("%s. Looking into folder %d.", error.reason, sending.sent_folder)
-            number = yield from _settle(sending, begun.since, now)
+            # From now on, not from when it was begun: a log-in, a proxy that asked to wait, or a
+            # time-out may have come between.
+            number = yield from _settle(sending, begun.since, datetime.now(UTC))
             if number is not None:
                 yield _Record(replace(begun, state="sent", id=number))
                 return Sent(number)

@@ -168,6 +168,20 @@ def test_the_copy_appears_late(server: Emulator, way: Callable[[Emulator, Sendin
 
 
 @BOTH
+def test_the_time_to_settle_begins_when_it_failed(
+    server: Emulator, way: Callable[[Emulator, Sending], Sent]
+) -> None:
+    """A proxy that first made the sender wait takes nothing from the time to settle (R11, R16)."""
+    server.readings = Readings(sent_delay_seconds=1.2)
+    server.faults.append(Fault("Send", status=429, headers={"Retry-After": "2"}))
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+
+    way(server, letter(settle_seconds=2))
+
+    assert len(server.mailbox.sent) == 1
+
+
+@BOTH
 def test_without_a_sent_folder(server: Emulator, way: Callable[[Emulator, Sending], Sent]) -> None:
     """With nowhere to look, it is an error that says what a person can do."""
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
