@@ -102,5 +102,5 @@ constraints: $(INSTALLED)  ## renew the pins: the newest versions of everything 
 	$(COMPILE) --output-file constraints.txt pyproject.toml
 	echo 'apache-airflow==2.11.2' | $(COMPILE) --output-file constraints-2.11.txt pyproject.toml -
 
-clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-* .demo
+clean:  ## remove the environments and what the demo, the tutorial and the docs wrote
+	rm -rf .venv .venv-* .demo .tutorial docs/_build
