@@ -110,6 +110,8 @@ class IcebergTarget:
             UnauthorizedError,
         )
 
+        # It says for each file by which library it is read.
+        logging.getLogger("pyiceberg.io").setLevel(logging.WARNING)
         properties = dict(self.properties)
         if not properties:
             home = Path(output.path).absolute()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -67,11 +68,12 @@ CHILDREN.set_forkserver_preload(
         "airflow.providers.common.compat.sdk",
         "airflow.sdk.io.path",
         "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.pipeline",
+        "airflow_provider_r7mail.transfers",
         "boto3",
         "duckdb",
         "httpx_aiohttp",
         "moto.server",
+        "pyarrow.parquet",
         "pyiceberg.catalog.sql",
         "pyiceberg.io.pyarrow",
         "pytest",
@@ -819,3 +821,49 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert {key.split("/")[0] for key in keys} == {"mail", "warehouse"}
     finally:
         storage.stop()
+
+
+# -- the documentation's page ---------------------------------------------------------------
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def example(name: str) -> Any:
+    """A file of examples, as a module."""
+    spec: Any = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_documented_dag(
+    server: Emulator,
+    run_dag: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The page's DAG writes a day; the page's functions read it, check it and shorten history."""
+    monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    deliver(server, 3, midnight - DAY)
+    result = run_dag((EXAMPLES / "dags" / "mail_lake.py").read_text())
+    read = example("read_iceberg")
+
+    assert result.state == "success"
+    [note] = tmp_path.rglob("_manifest.json")
+    yesterday = (midnight - DAY).date()
+    with closing(read.open_catalog(str(tmp_path))) as catalog:
+        assert read.mail_by_domain(catalog, midnight - DAY) == [
+            (yesterday, "b.ru", 3),
+            (yesterday, "d.ru", 3),
+        ]
+        assert read.mail_by_domain(catalog, midnight) == []
+        assert read.is_published(catalog, note)
+        extract(server.url, tmp_path, midnight - DAY)
+        extract(server.url, tmp_path, midnight - DAY)
+        assert read.is_published(catalog, note)
+        read.forget_history(catalog, timedelta(0))
+        assert len(catalog.load_table("r7mail.messages").snapshots()) == 1
+        assert read.mail_by_domain(catalog, midnight - DAY)
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"run_id": "another"}))
+        assert not read.is_published(catalog, note)

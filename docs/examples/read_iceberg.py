@@ -1,0 +1,68 @@
+"""Read the Iceberg tables of a catalog with DuckDB, and keep their history short."""
+
+# ruff: noqa: TID253 - no DAG file
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+# [START open]
+from pyiceberg.catalog import Catalog, load_catalog
+
+
+def open_catalog(output_path: str) -> Catalog:
+    """The catalog that is made where none is given."""
+    return load_catalog(
+        "default",
+        type="sql",
+        uri=f"sqlite:///{output_path}/catalog.db",
+        warehouse=f"{output_path}/warehouse",
+    )
+    # [END open]
+
+
+# [START read]
+def mail_by_domain(catalog: Catalog, since: datetime) -> list[tuple[Any, ...]]:
+    """How many messages went to each domain on each day: only the days asked for are read."""
+    days = f"date >= '{since.isoformat()}'"
+    messages = catalog.load_table("r7mail.messages").scan(
+        days, selected_fields=("run_id", "message_id", "date")
+    )
+    recipients = catalog.load_table("r7mail.recipients").scan(
+        days, selected_fields=("run_id", "message_id", "domain")
+    )
+    database = messages.to_duckdb("messages")
+    recipients.to_duckdb("recipients", database)
+    return database.sql("""
+        select cast(date at time zone 'UTC' as date) as day, domain,
+               count(distinct message_id) as messages
+        from messages join recipients using (run_id, message_id)
+        group by all order by all
+    """).fetchall()
+    # [END read]
+
+
+# [START check]
+def is_published(catalog: Catalog, manifest: Path) -> bool:
+    """Whether all three tables have a window as its manifest tells."""
+    told = json.loads(manifest.read_text())
+    counted = {
+        table["identifier"]: catalog.load_table(table["identifier"])
+        .scan(f"run_id == '{told['run_id']}'", selected_fields=("run_id",))
+        .count()
+        for table in told["tables"]
+    }
+    return counted == {table["identifier"]: table["rows"] for table in told["tables"]}
+    # [END check]
+
+
+# [START expire]
+def forget_history(catalog: Catalog, keep: timedelta) -> None:
+    """Let go of snapshots that are older; their files go with Spark's or Trino's orphan removal."""
+    for name in ("messages", "recipients", "attachments"):
+        table = catalog.load_table(f"r7mail.{name}")
+        table.maintenance.expire_snapshots().older_than(datetime.now(UTC) - keep).commit()
+        # [END expire]
