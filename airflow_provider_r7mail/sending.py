@@ -250,6 +250,7 @@ class Search:
             for kind in ("To", "Cc", "Bcc")
         }
         self._texts = {_words(body.get("Body"))} | {_words_of_html(body.get("HtmlBody"))}
+        self._files = sorted(file["FileName"] for file in body.get("Attachments", ()))
         self._alike: list[Message] = []
         self._conflicting: list[int] = []
         self._markers = False
@@ -279,7 +280,7 @@ class Search:
         """To the same recipients, by the same task of the same run, from another map index."""
         if message.subject is not None and _flat(message.subject) != self._subject:
             return  # another one of several reports
-        if self._same_text(message):
+        if self._same_content(message):
             self.found = message.id
         else:
             self._conflicting.append(message.id)
@@ -293,15 +294,21 @@ class Search:
         """Whether a message without a marker may be this one, by all that the listing says."""
         if message.subject is not None and _flat(message.subject) != self._subject:
             return False
-        listed = {"To": message.to_addresses, "Cc": message.cc_addresses}
+        listed = {
+            "To": message.to_addresses,
+            "Cc": message.cc_addresses,
+            "Bcc": message.bcc_addresses,
+        }
         return all(
-            not addresses or _addresses(addresses) == self._recipients[kind]
+            _addresses(addresses) in (set(), self._recipients[kind])
             for kind, addresses in listed.items()
         )
 
-    def _same_text(self, message: Message) -> bool:
-        texts = {_words(message.body), _words_of_html(message.html_body)} - {""}
-        return bool(texts & self._texts)
+    def _same_content(self, message: Message) -> bool:
+        """Whether text and files are the same; the plain text, often a stopgap, does not count."""
+        text = _words_of_html(message.html_body) or _words(message.body)
+        files = sorted(str(file.file_name) for file in message.attachments or ())
+        return bool(text) and text in self._texts and files == self._files
 
     def conclude(self) -> int | None:
         """Tell what the whole window means: the id of the message, None if it was not sent.
@@ -336,7 +343,7 @@ class Search:
         first = alike[0]
         begun = self._since - SAME_TEXT_ALLOWANCE
         late_enough = first.date is not None and first.date >= begun
-        if len(alike) == 1 and late_enough and self._same_text(first):
+        if len(alike) == 1 and late_enough and self._same_content(first):
             log.warning(
                 "Message %d is taken for this one: its marker is missing, but subject, recipients "
                 "and text are the same, and no other is like it.",
@@ -407,7 +414,7 @@ def _words_of_html(text: str | None) -> str:
 def _addresses(listed: Iterable[object]) -> set[str]:
     """Addresses as a listing shows them, with or without names."""
     pairs = getaddresses([str(item) for item in listed])
-    return {address.casefold() for _, address in pairs if address}
+    return {address.casefold() for _, address in pairs if "@" in address}
 
 
 # -- the decision -----------------------------------------------------------------------------
@@ -445,7 +452,7 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
         return Sent(earlier.id, before=True)
     since: datetime | None = None
     if earlier is not None and earlier.reached:
-        since = earlier.since
+        since = None if earlier.last is None else earlier.since
         number = yield from _look_back(sending, earlier)
         if number is not None:
             yield _Record(replace(earlier, state="sent", id=number))
@@ -685,14 +692,18 @@ def html_table(
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     # By default pandas cuts texts after 50 characters.
     with pd.option_context("display.max_colwidth", None):
-        table = frame.head(max_rows).rename_axis(columns=None).to_html(
-            index=False,
-            border=1,
-            escape=True,
-            na_rep="",
-            render_links=False,
-            show_dimensions=False,
-            max_cols=None,
+        table = (
+            frame.head(max_rows)
+            .rename_axis(columns=None)
+            .to_html(
+                index=False,
+                border=1,
+                escape=True,
+                na_rep="",
+                render_links=False,
+                show_dimensions=False,
+                max_cols=None,
+            )
         )
     note = ""
     if len(frame) > max_rows:

@@ -28,6 +28,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailSendUnclearError,
     R7MailSendUnsettledError,
 )
+from airflow_provider_r7mail.models import Attachment
 from airflow_provider_r7mail.sending import (
     MAX_SENDS,
     Attempt,
@@ -87,6 +88,9 @@ def asend(server: Emulator, sending: Sending) -> Sent:
             return await asend_once(client, sending)
 
     return asyncio.run(run())
+
+
+WEST = Attachment(id=1, file_id=7, file_name="west.csv", size=1, mime_type="text/csv")
 
 
 def earlier(ago: float = 600.0, **values: Any) -> Attempt:
@@ -338,6 +342,23 @@ def test_begun_and_nowhere_to_look(server: Emulator) -> None:
     assert server.requests == []
 
 
+def test_refused_after_a_try_that_sent_nothing(server: Emulator) -> None:
+    """A refusal is recorded as one also if an earlier try had stopped before it began to send."""
+    server.faults.append(Fault("Send", status=403))
+    record: list[Attempt] = []
+    with pytest.raises(R7MailRequestError):
+        send(
+            server,
+            letter(folder=None),
+            earlier=earlier(state="unknown", last=None),
+            record=record.append,
+        )
+
+    send(server, letter(folder=None), earlier=record[-1])
+
+    assert len(server.mailbox.sent) == 1
+
+
 def test_the_login_is_refused_on_looking_back(server: Emulator) -> None:
     """A wrong password is told as such, also where the Sent folder was to be read."""
     with (
@@ -466,7 +487,9 @@ def test_not_to_be_told_apart(server: Emulator, others: list[dict[str, Any]]) ->
 
 
 @pytest.mark.parametrize(
-    "values", [{"subject": "Other"}, {"to": ["x@b.ru"]}, {"cc": ["c@b.ru"]}], ids=str
+    "values",
+    [{"subject": "Other"}, {"to": ["x@b.ru"]}, {"cc": ["c@b.ru"]}, {"bcc": ["c@b.ru"]}],
+    ids=str,
 )
 def test_messages_that_differ(server: Emulator, values: dict[str, Any]) -> None:
     """Another subject, or other recipients, make another message."""
@@ -494,6 +517,41 @@ def test_several_reports_for_one(server: Emulator) -> None:
     # The same subject with another text: it can't be told whether that is another report.
     with pytest.raises(R7MailSendUnclearError, match="differ"):
         send(server, letter(2, subject="Stock", text="Other numbers"), earlier=earlier())
+
+
+@pytest.mark.parametrize("strip_hidden", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [{"html": "<p>West</p>"}, {"attachments": [WEST]}],
+    ids=["html", "file"],
+)
+def test_reports_that_differ_in_one_part(
+    server: Emulator, values: dict[str, Any], strip_hidden: bool
+) -> None:
+    """A report is not taken for sent because another one of the run has the same plain text."""
+    server.readings = Readings(strip_hidden=strip_hidden)
+
+    def report(number: int, values: dict[str, Any]) -> Sending:
+        call = api.send_message(
+            **{"subject": "Sales", "text": "See HTML", "html": "<p>East</p>", **values},
+            to=["a@b.ru"],
+        )
+        marker = Marker.of(TASK, number, recipients_of(call))
+        return Sending(
+            call=marker.put_into(call), marker=marker, sent_folder=SENT, settle_seconds=0
+        )
+
+    send(server, report(0, {}))
+
+    with pytest.raises(R7MailSendUnclearError):
+        send(server, report(1, values), earlier=earlier(5))
+
+
+def test_recipients_that_cannot_be_read(server: Emulator) -> None:
+    """Recipients that the listing shows without addresses do not make it another message."""
+    sent_by_hand(server, to=["Ann"])
+
+    assert send(server, letter(), earlier=earlier(5)).before
 
 
 def test_the_subject_has_the_time(server: Emulator) -> None:
