@@ -110,3 +110,28 @@ def test_server_is_protected() -> None:
 
     assert len(asking) == 2
     assert {(task.pool, task.max_active_tis_per_dag) for task in asking} == {("r7mail", 8)}
+
+
+def test_airflows_own_backfill_suits_the_hourly_extract(
+    server: Emulator, lake: Path, run_example: Runner
+) -> None:
+    """`airflow backfill create` makes runs of `mail_extract`, each with an hour, `to` included."""
+    from airflow.models.backfill import ReprocessBehavior, _do_dry_run  # noqa: PLC0415
+    from airflow.utils.session import create_session  # noqa: PLC0415
+
+    run_example("mail_extract", MONDAY - DAY)  # so that Airflow knows the DAG
+    with create_session() as session:
+        runs = list(
+            _do_dry_run(
+                dag_id="mail_extract",
+                from_date=MONDAY,
+                to_date=MONDAY + timedelta(hours=3),
+                reverse=False,
+                reprocess_behavior=ReprocessBehavior.NONE,
+                session=session,
+            )
+        )
+
+    intervals = [(run.data_interval[0], run.data_interval[1]) for run in runs if run.data_interval]
+    hours = [MONDAY + timedelta(hours=n) for n in range(5)]
+    assert intervals == list(itertools.pairwise(hours))
