@@ -39,7 +39,7 @@ add_module_names = False
 # are not asked.
 nitpick_ignore_regex = [("py:.*", r"(?!airflow_provider_r7mail\.).*|.*\.T")]
 
-# Warehouses' dialects have more than Pygments' SQL: what it can't tell apart is shown without colour.
+# Warehouses' dialects have more than Pygments' SQL: what it can't read is shown without colour.
 suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "furo"
