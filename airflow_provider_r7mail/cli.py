@@ -456,9 +456,9 @@ def demo(
 ) -> None:
     """Show the whole way in about a minute: a mail server, Airflow, Parquet tables.
 
-    Starts a local mail server with an office's mail, and runs two DAGs in a real Airflow with a
-    database of its own: mail_extract for three working days, and supplier_price_list. Then it
-    shows what is on disk, and how to look further.
+    Starts a local mail server with an office's mail, and runs three DAGs in a real Airflow with a
+    database of its own: mail_extract for three weeks, supplier_price_list and mail_analytics. Then
+    it shows what is on disk, how to look further, and where the page with the charts is.
 
     Nothing of yours is touched: no other Airflow, no other mail. Nothing is left running.
     """

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -114,14 +114,6 @@ def _demo_folder(folder: Path, *, keep: bool) -> Iterator[Path]:
         yield home
 
 
-def _working_days(today: date) -> list[date]:
-    """The last three consecutive days before today that are no weekend."""
-    last = today - timedelta(days=1)
-    while last.weekday() not in {2, 3, 4}:
-        last -= timedelta(days=1)
-    return [last - timedelta(days=age) for age in (2, 1, 0)]
-
-
 class _DemoAirflow:
     """An Airflow of the demo's own."""
 
@@ -129,7 +121,9 @@ class _DemoAirflow:
         self.home = home
         self.lake = home / "lake"
         self.log = home / "airflow.log"
-        self.days = _working_days(datetime.now(UTC).date())
+        # The three weeks before today, which is where the office's mail ends.
+        today = datetime.now(UTC).date()
+        self.weeks = [today - timedelta(weeks=age) for age in (3, 2, 1)]
         self._console = console
         self.settings = {
             "AIRFLOW_HOME": str(home / "airflow"),
@@ -137,8 +131,8 @@ class _DemoAirflow:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW_CONN_R7MAIL_DEFAULT": server.connection(),
             "AIRFLOW_VAR_R7MAIL_LAKE": f"file://{self.lake}",
-            "R7MAIL_SCHEDULE": "0 0 * * *",
-            "R7MAIL_START": self.days[0].isoformat(),
+            "R7MAIL_SCHEDULE": f"0 0 * * {today.isoweekday() % 7}",
+            "R7MAIL_START": self.weeks[0].isoformat(),
         }
         (home / "airflow").mkdir(exist_ok=True)
         self.log.write_text("")
@@ -146,14 +140,18 @@ class _DemoAirflow:
     def run_all(self) -> None:
         """Run the demo's steps."""
         self._run("Airflow's database", ["db", "migrate"])
-        # Just after the day: a run by hand takes the last whole interval before it, and at midnight
-        # sharp it would stand in the way of the scheduler's own run of the next day.
-        ends = [f"{day + timedelta(days=1)}T00:05:00" for day in self.days]
+        # Just after the week: a run by hand takes the last whole interval before it, and at
+        # midnight sharp it would stand in the way of the scheduler's own run of the next week.
+        ends = [f"{week + timedelta(weeks=1)}T00:05:00" for week in self.weeks]
         self._run(
-            f"mail_extract for {self.days[0]}, {self.days[1]} and {self.days[2]}",
+            f"mail_extract for the weeks of {self.weeks[0]}, {self.weeks[1]} and {self.weeks[2]}",
             *(["dags", "test", "mail_extract", end] for end in ends),
         )
-        self._run("supplier_price_list", ["dags", "test", "supplier_price_list"])
+        self._run(
+            "supplier_price_list and mail_analytics",
+            ["dags", "test", "supplier_price_list"],
+            ["dags", "test", "mail_analytics"],
+        )
 
     def _run(self, what: str, *commands: Sequence[str]) -> None:
         """Run commands of Airflow; end the demo with the log's last lines if one fails."""
@@ -204,7 +202,7 @@ class _DemoAirflow:
 def _say_start(console: Console, server: Emulator, airflow: _DemoAirflow) -> None:
     count = sum(len(server.mailbox.messages(number)) for number in server.mailbox.folders)
     console.print(f"A mail server with {count:,} messages of an office runs at {server.url}.")
-    console.print("Two example DAGs run in a real Airflow. Its log:")
+    console.print("Three example DAGs run in a real Airflow. Its log:")
     console.print(str(airflow.log), soft_wrap=True, markup=False)
 
 
@@ -230,7 +228,7 @@ def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow) -> Non
     console.print(table)
     statuses = pc.value_counts(rows("tables/attachments")["status"]).to_pylist()
     told = ", ".join(f"{item['counts']} {item['values']}" for item in statuses)
-    console.print(f"Attachments of the three days: {told or 'none'}.")
+    console.print(f"Attachments of the three weeks: {told or 'none'}.")
     prices = set(rows("price_lists")["message_id"].to_pylist())
     filed = [m for m in server.mailbox.messages(_processed(server)) if m["Id"] in prices]
     if any(message["WasRead"] for message in filed):
@@ -311,5 +309,8 @@ def _show_further(console: Console, airflow: _DemoAirflow) -> None:
         f"  {short(tools / 'r7mail')} emulator",
         f"  . {short(settings)} && PATH={shlex.quote(str(tools))}:$PATH airflow standalone",
         "The last two go together, in two terminals: the mail server, and Airflow with its page.",
+        "",
+        "Questions of the mail, answered with charts, for your browser:",
+        f"  {short(lake / 'marts' / 'report.html')}",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)

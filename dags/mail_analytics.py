@@ -44,7 +44,10 @@ def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
     """Messages by day, folder and domain of the sender."""
     found = messages.assign(
         day=messages["date"].dt.tz_convert(zone).dt.date,
-        domain=messages["from_address"].fillna("").str.rpartition("@")[2].str.lower(),
+        domain=messages["from_address"]
+        .fillna("")
+        .str.replace("(?s).*@", "", regex=True)
+        .str.lower(),
     )
     keys = [*FOLDER, "day", "domain", "was_sent"]
     return found.groupby(keys).size().reset_index(name="messages")

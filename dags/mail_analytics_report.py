@@ -103,14 +103,18 @@ def make_report(
     backlog, files = named("unread_backlog"), marts["attachment_types"]
     came = volume[~volume["was_sent"]]
     ours = answers[answers["was_sent"]]["hours"]
-    charts = [
-        _volume(volume),
-        _backlog(backlog),
-        _senders(came),
-        _hours(marts["busiest_hours"]),
-        _answers(answers),
-        _attachments(files),
-    ]
+    charts = (
+        []
+        if volume.empty
+        else [
+            _volume(volume),
+            _backlog(backlog),
+            _senders(came),
+            _hours(marts["busiest_hours"]),
+            _answers(answers),
+            _attachments(files),
+        ]
+    )
     numbers = {
         "messages came": f"{came['messages'].sum():,}",
         "were sent": f"{volume['messages'].sum() - came['messages'].sum():,}",
@@ -123,8 +127,7 @@ def make_report(
     )
     return template.render(
         mailboxes=", ".join(shown(name) for name in sorted(volume["mailbox"].unique())),
-        first=volume["day"].min(),
-        last=volume["day"].max(),
+        span="No mail" if volume.empty else f"{volume['day'].min()} to {volume['day'].max()}",
         zone=zone,
         made=made,
         numbers=numbers,

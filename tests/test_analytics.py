@@ -228,3 +228,25 @@ def test_the_page_stands_alone_and_can_be_read_by_everybody(page: Path) -> None:
     assert width <= 360
     assert "inbox" in text, "a folder has its name in the connection"
     assert "folder 24" not in text
+
+
+def test_no_mail_is_no_failure(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """Where nothing came, the page says that."""
+    assert analyse(MONDAY).state == "success"
+
+    text = (lake / "marts/report.html").read_text()
+    assert "No mail" in text
+    assert "<section" not in text
+
+
+def test_a_long_time_is_shown_by_weeks(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """After some months there is a bar a week, not one a day."""
+    days = [MONDAY + age * DAY for age in (0, 1, 150)]
+    for day in days:
+        server.mailbox.deliver(date=day + 12 * HOUR)
+
+    assert analyse(*days).state == "success"
+
+    text = (lake / "marts/report.html").read_text()
+    assert "Messages by week" in text
+    assert "the most, 2, in the week of 2025-06-02" in text
