@@ -54,7 +54,6 @@ from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, m
 from airflow_provider_r7mail.sending import (
     SETTLE_SECONDS,
     Link,
-    Marker,
     Sending,
     add_links,
     asend_once,
@@ -624,9 +623,9 @@ class R7MailHook(BaseHook):
             draft_id=draft_id,
             links=resolve_links(links, link_seconds),
         )
-        folder = None if sent_folder is None else self.resolve_folder(sent_folder, "sent_folder")
+        where = read_sent_folder(self.settings, sent_folder, settle_seconds)
         with self.get_conn() as client:
-            sent = send_once(client, _marked(call, folder, settle_seconds))
+            sent = send_once(client, Sending.of(call, None, *where))
         return {"id": sent.id, "accepted": True}
 
     async def asend_message(
@@ -645,10 +644,9 @@ class R7MailHook(BaseHook):
         call = self.message_call(
             to, subject, html_content, text_content=text_content, cc=cc, bcc=bcc
         )
-        settings = await self._asettings()
-        folder = None if sent_folder is None else settings.resolve_folder(sent_folder)
+        where = read_sent_folder(await self._asettings(), sent_folder, settle_seconds)
         async with await self.aget_conn() as client:
-            sent = await asend_once(client, _marked(call, folder, settle_seconds))
+            sent = await asend_once(client, Sending.of(call, None, *where))
         return {"id": sent.id, "accepted": True}
 
     @staticmethod
@@ -672,7 +670,7 @@ class R7MailHook(BaseHook):
         recipients = parse_addresses(to, "to")
         if not recipients:
             raise R7MailConfigError("to: no address. Give one, several with commas, or a list.")
-        if not isinstance(subject, str) or re.search(r"[\r\n\x00]", subject):
+        if not isinstance(subject, str) or _LINE_BREAK.search(subject):
             raise R7MailConfigError("subject: expected one line of text, without line breaks.")
         if not isinstance(html_content, str):
             raise R7MailConfigError(
@@ -968,7 +966,7 @@ class _Trial:
             return False, self.failed(f"{error.reason}{status}", error.hint)
         except R7MailError as error:
             return False, str(error)
-        empty = "" if page.items else " It has no messages: check its id if it should have."
+        empty = "" if page.rows else " It has no messages: check its id if it should have."
         return True, f"Logged in, and read {self._name()}.{empty}"
 
     def failed(self, reason: str, hint: str) -> str:
@@ -1032,18 +1030,6 @@ def _row(message: Message, names: Sequence[str]) -> dict[str, Any]:
     return row
 
 
-def _marked(call: api.Call[Message], folder: int | None, settle_seconds: float) -> Sending:
-    if folder is None:
-        return Sending(call=call)
-    marker = Marker.random()
-    return Sending(
-        call=marker.put_into(call),
-        marker=marker,
-        sent_folder=folder,
-        settle_seconds=parse_seconds(settle_seconds, "settle_seconds"),
-    )
-
-
 def parse_seconds(value: object, name: str) -> float:
     """Read a number of seconds.
 
@@ -1052,6 +1038,17 @@ def parse_seconds(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise R7MailConfigError(f"{name}: got {value!r}. Give seconds, 0 or more.")
     return float(value)
+
+
+def read_sent_folder(
+    settings: Settings, folder: int | str | None, settle_seconds: float
+) -> tuple[int | None, float]:
+    """Tell the Sent folder's id, None if none is given, and the seconds to settle.
+
+    :raises R7MailConfigError: one of them is wrong
+    """
+    number = None if folder in (None, "") else settings.resolve_folder(folder, "sent_folder")
+    return number, parse_seconds(settle_seconds, "settle_seconds")
 
 
 def resolve_links(
@@ -1110,8 +1107,10 @@ def _text_of(html: str) -> str:
     return converter.handle(html).strip()
 
 
+_LINE_BREAK = re.compile(r"[\x00\n\x0b\f\r\x1c-\x1e\x85\u2028\u2029]")
+
 # One @, and around it nothing that would need quoting: a quoted local part is not worth the risk.
-_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]\"\\\x00-\x1f\x7f]+@[^\s@,;:<>()\"\\\x00-\x1f\x7f]+")
+_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]{}\"\\\x00-\x1f\x7f]+@[^\s@,;:<>()\"\\\x00-\x1f\x7f]+")
 
 
 def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
@@ -1141,7 +1140,10 @@ def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, 
             pairs = getaddresses([item])
         else:
             pairs = []
-        if not pairs or not all(_ADDRESS.fullmatch(address) for _, address in pairs):
+        # More than there are parts: in `a@b.ru <c@d.ru>` the name is taken for an address, too.
+        if not 0 < len(pairs) <= str(item).count(",") + 1 or not all(
+            _ADDRESS.fullmatch(address) for _, address in pairs
+        ):
             raise R7MailConfigError(
                 f"{name}: item {position + 1} holds something that is no mail address. Give "
                 "name@example.org, several with commas, or a list."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from airflow_provider_r7mail.hooks import (
     R7MailHook,
     fail_at_once,
     parse_addresses,
-    parse_seconds,
+    read_sent_folder,
     resolve_links,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_r7mail.api import Call
     from airflow_provider_r7mail.client import Client
 
+log = logging.getLogger(__name__)
 
 RECORD_KEY = "r7mail_sent"
 """Where the task state store has what a task instance sent: by hash of the recipients."""
@@ -164,16 +165,28 @@ class _Tries:
         def keep(attempt: Attempt) -> None:
             if not self.keeps_record or marker is None:
                 return
-            # Airflow 3.3 has it, as it has the store.
-            from airflow.sdk.execution_time.context import NEVER_EXPIRE  # noqa: PLC0415
-
-            key = _record_key(part)
-            known = self._store.get(key)
-            known = known if isinstance(known, Mapping) else {}
-            value = {**known, marker.recipients: attempt.to_json()}
-            self._store.set(key, value, retention=NEVER_EXPIRE)
+            try:
+                self._put(_record_key(part), marker, attempt)
+            except Exception as error:
+                if attempt.state == "sending":
+                    raise  # nothing is begun that a later try would not know of
+                # The outcome is known. To fail now would make it unclear.
+                log.warning(
+                    "Airflow's task state store failed (%s), so what became of the message is not "
+                    "recorded: if the task runs again, it looks whether it was sent.",
+                    type(error).__name__,
+                )
 
         return keep
+
+    def _put(self, key: str, marker: Marker, attempt: Attempt) -> None:
+        # Airflow 3.3 has it, as it has the store.
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE  # noqa: PLC0415
+
+        known = self._store.get(key)
+        known = known if isinstance(known, Mapping) else {}
+        value = {**known, marker.recipients: attempt.to_json()}
+        self._store.set(key, value, retention=NEVER_EXPIRE)
 
 
 def _record_key(part: int | str) -> str:
@@ -203,22 +216,6 @@ class _SendingOperator(BaseOperator):
             (html_env, [name for name in fields if name in self.html_fields]),
         ):
             super()._do_render_template_fields(parent, names, context, env, seen_oids, **kwargs)
-
-
-def _sending(
-    call: Call[Message],
-    marker: Marker | None,
-    folder: int | None,
-    settle_seconds: float,
-) -> Sending:
-    if marker is None and folder is not None:
-        marker = Marker.random()
-    return Sending(
-        call=call if marker is None else marker.put_into(call),
-        marker=marker,
-        sent_folder=folder,
-        settle_seconds=settle_seconds,
-    )
 
 
 class R7MailSendOperator(_SendingOperator):
@@ -358,10 +355,10 @@ class R7MailSendOperator(_SendingOperator):
         )
         body = call.body or {}
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc", "Attachments")]
-        folder, settle_seconds = _sent_folder(hook, self.sent_folder, self.settle_seconds)
+        where = read_sent_folder(hook.settings, self.sent_folder, self.settle_seconds)
         tries = _Tries(context)
         marker = tries.marker(recipients_of(call))
-        sending = _sending(call, marker, folder, settle_seconds)
+        sending = Sending.of(call, marker, *where)
         if self._dry_run:
             self.log.info(
                 "Dry run, nothing is sent: %d to, %d cc, %d bcc, %d attachments.", *numbers
@@ -459,7 +456,7 @@ class R7MailForwardOperator(_SendingOperator):
         folder = hook.resolve_folder(self.folder)
         R7MailFolderLink.push(context, hook.settings.folder_url(folder))
         recipients = parse_addresses(self.to, "to")
-        sent_folder, settle_seconds = _sent_folder(hook, self.sent_folder, self.settle_seconds)
+        where = read_sent_folder(hook.settings, self.sent_folder, self.settle_seconds)
         tries = _Tries(context)
         markers = {number: tries.marker(recipients, number) for number in ids}
         earlier = {number: tries.earlier(markers[number], number) for number in ids}
@@ -475,7 +472,7 @@ class R7MailForwardOperator(_SendingOperator):
         with hook.get_conn() as client:
             # All of them are made before the first is sent: what is wrong shows early.
             sendings = {
-                message.id: _sending(
+                message.id: Sending.of(
                     hook.message_call(
                         recipients,
                         forward_subject(message),
@@ -483,8 +480,7 @@ class R7MailForwardOperator(_SendingOperator):
                         attachments=_files_of(message),
                     ),
                     markers[message.id],
-                    sent_folder,
-                    settle_seconds,
+                    *where,
                 )
                 for message in _find(client, folder, rest)
             }
@@ -501,19 +497,12 @@ class R7MailForwardOperator(_SendingOperator):
                         record=tries.record(markers[number], number),
                     )
                 except R7MailRequestError as error:
-                    safe = tries.keeps_record or sent_folder is not None
+                    safe = tries.keeps_record or where[0] is not None
                     raise _half_way(error, number, list(forwarded), safe) from error
                 forwarded[number] = {"message_id": number, "id": sent.id, "accepted": True}
                 progress.add()
         self.log.info("The server accepted %d messages. That is not yet delivery.", len(ids))
         return [forwarded[number] for number in ids]
-
-
-def _sent_folder(
-    hook: R7MailHook, folder: int | str | None, settle_seconds: float
-) -> tuple[int | None, float]:
-    number = None if folder in (None, "") else hook.resolve_folder(folder, "sent_folder")
-    return number, parse_seconds(settle_seconds, "settle_seconds")
 
 
 def _half_way(error: R7MailRequestError, number: int, done: Sequence[int], safe: bool) -> Exception:

@@ -223,6 +223,24 @@ class Sending:
     sent_folder: int | None = None
     settle_seconds: float = SETTLE_SECONDS
 
+    @classmethod
+    def of(
+        cls,
+        call: Call[Message],
+        marker: Marker | None,
+        sent_folder: int | None,
+        settle_seconds: float,
+    ) -> Self:
+        """Put the marker into the call; a random one if it can be looked for and has none."""
+        if marker is None and sent_folder is not None:
+            marker = Marker.random()
+        return cls(
+            call=call if marker is None else marker.put_into(call),
+            marker=marker,
+            sent_folder=sent_folder,
+            settle_seconds=settle_seconds,
+        )
+
 
 # -- looking ----------------------------------------------------------------------------------
 
@@ -557,7 +575,7 @@ def _not_sent(error: R7MailSendUnclearError, sending: Sending) -> R7MailRequestE
     return cause.but(
         reason=f"{cause.reason}; the message was not in folder {sending.sent_folder} after "
         f"{sending.settle_seconds:g} s, {MAX_SENDS} times",
-        hint="It counts as not sent; a later try looks again before it sends.",
+        hint="It counts as not sent; an operator's next try looks again before it sends.",
     )
 
 
@@ -568,7 +586,8 @@ def _unsettled(error: R7MailError, sending: Sending) -> R7MailSendUnsettledError
         method="POST",
         path=getattr(error, "path", "/api/v1/email/Messages"),
         status=getattr(error, "status", None),
-        hint="A later try looks there before it sends anything.",
+        hint=f"An operator's next try looks there before it sends anything. Where there is none, "
+        f"look there for {sending.marker} in the HTML before you send it again.",
     )
 
 

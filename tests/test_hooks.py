@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import re
 import socket
 import ssl
 import time
@@ -17,6 +19,7 @@ from airflow.providers.common.compat.sdk import Connection, redact
 from airflow_provider_r7mail import get_provider_info, hooks
 from airflow_provider_r7mail.api import list_messages, mark_as_read, parse_page
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
+from airflow_provider_r7mail.emulator.mailbox import SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAuthError,
@@ -329,7 +332,10 @@ class TestSend:
             ("to", {"to": 7}),
             ("cc", {"cc": ["hidden@b.ru", "hidden"]}),
             ("bcc", {"bcc": "hidden@"}),
+            ("to", {"to": "hidden@b.ru <a@b.ru>"}),
+            ("to", {"to": "{'hidden@b.ru'}"}),
             ("subject", {"subject": "hidden\nBcc: x@y.ru"}),
+            ("subject", {"subject": "hidden\u2028Bcc: x@y.ru"}),
             ("html_content", {"html_content": None}),
             ("draft_id", {"draft_id": "hidden"}),
             ("attachments", {"attachments": ["/tmp/prices.csv"]}),
@@ -354,6 +360,30 @@ class TestSend:
             R7MailHook().send_message("a@b.ru", "s", "h")
 
         assert len(server.mailbox.sent) == 1
+
+    @pytest.mark.parametrize("way", ["sync", "async"])
+    def test_unclear_and_the_sent_folder_fails(self, server: Emulator, way: str) -> None:
+        """No try of a task looks after the hook: its error says what a person looks for."""
+        server.faults.append(Fault("Send", kind="reset", after_acting=True))
+        server.faults.append(Fault("Messages", None, status=500))
+
+        with pytest.raises(R7MailSendUnclearError, match="look there for r7mail-") as caught:
+            self.send(way, sent_folder=SENT, settle_seconds=0)
+
+        [marker] = re.findall("r7mail-[0-9a-f-]+", str(caught.value))
+        assert marker in server.mailbox.sent[0]["HtmlBody"]
+
+    @pytest.mark.parametrize("way", ["sync", "async"])
+    def test_no_such_sent_folder(self, server: Emulator, way: str) -> None:
+        """A Sent folder that the connection does not know is named as such."""
+        with pytest.raises(R7MailConfigError, match=r"^sent_folder: .*'outbox'"):
+            self.send(way, sent_folder="outbox")
+
+    def send(self, way: str, **values: Any) -> Any:
+        """Send something by either method of the hook."""
+        if way == "sync":
+            return R7MailHook().send_message("a@b.ru", "s", "h", **values)
+        return asyncio.run(R7MailHook().asend_message("a@b.ru", "s", "h", **values))
 
 
 def test_addresses_as_templates_render_them() -> None:

@@ -557,6 +557,37 @@ def test_records_that_are_lost(
     assert len(server.mailbox.sent) == 2
 
 
+@KEEPS_RECORDS
+def test_the_outcome_cannot_be_recorded(
+    server: Emulator,
+    run_dag: Callable[[str], DagResult],
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], str],
+) -> None:
+    """A message that was sent is a task that succeeded, also if Airflow can't record it."""
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor  # noqa: PLC0415
+
+    keep = TaskStateStoreAccessor.set
+
+    def fail(self: Any, key: str, value: Any, **options: Any) -> None:
+        if '"sent"' in json.dumps(value):
+            raise RuntimeError("no API server")
+        keep(self, key, value, **options)
+
+    monkeypatch.setattr(TaskStateStoreAccessor, "set", fail)
+    result = run_dag(f"""{HEAD}
+    with DAG("unrecorded") as dag:
+        R7MailSendOperator(task_id="send", **letter, **retry)
+    """)
+
+    assert result.states == {"send": "success"}
+    assert len(server.mailbox.sent) == 1
+    assert "store failed (RuntimeError)" in logged()
+    # Cleared, it knows that it may have been sent, and has nowhere to look.
+    assert result.clear("send").states == {"send": "failed"}
+    assert len(server.mailbox.sent) == 1
+
+
 MAPPED = """
     with DAG("mapped") as dag:
         @task
