@@ -8,6 +8,7 @@ mail server at once, from this DAG and any other; each has up to `max_concurrenc
 
 Where it writes: the Airflow Variable `r7mail_lake`, into the tables of `mail_extract`. So END must
 be where `mail_extract` begins, its START: windows that overlap hold the same messages twice.
+Attachments are listed, not copied: each would be a request. Give `attachments_path` to have them.
 
 Each task replaces its own window and nothing else. If a worker dies, or the server is down for
 longer than the retries last, clear the failed tasks: the others are not run again.
