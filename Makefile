@@ -6,11 +6,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/installed
+# Two processes, each with an Airflow of its own.
+AT_ONCE := --numprocesses 2 --dist loadfile
 
-.PHONY: help install demo test lint browser pictures bench constraints clean
+# Pairs of Airflow and Python that are tested, each in an environment .venv-<pair>.
+MATRIX := 2.11-3.11 3.3-3.11 3.3-3.12 3.3-3.13
+# What meets Airflow itself, and so what another version of it can break.
+AIRFLOW_TESTS := $(addprefix tests/test_,package.py connection_form.py hooks.py operators.py sensors.py transfers.py storage.py)
+
+.PHONY: help install demo test test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser postgres docs pictures bench scale constraints clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 install: $(INSTALLED)  ## make .venv with the package, its extras and the pinned constraints
 
@@ -35,8 +42,39 @@ browser:  ## install Debian's Chromium, for the tests of pages and the pictures 
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null || \
 	{ echo "The tests of pages need Chromium, which could not be installed: install it, then try again." >&2; exit 1; }
 
-test: lint browser  ## everything: ruff, mypy (strict) and pytest
-	$(BIN)/python -m pytest
+postgres:  ## install Debian's PostgreSQL, for the tests of warehouses (as root)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
+	{ echo "The tests of warehouses need PostgreSQL, which could not be installed: install it, then try again." >&2; exit 1; }
+
+# ClickHouse's engine is too large for the environment of those who only look at the demo.
+$(VENV)/clickhouse: $(INSTALLED)
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --constraints constraints.txt --editable '.[clickhouse]'
+	@touch $@
+
+test: lint browser postgres $(VENV)/clickhouse  ## everything: ruff, mypy (strict) and pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
+
+docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
+	@for language in en ru; do \
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --conf-dir docs --define language=$$language \
+		docs/$$language docs/_build/$$language || exit 1; done
+	@echo "Open docs/_build/en/index.html or docs/_build/ru/index.html"
+
+test-airflow-2: .venv-2.11-3.11/installed  ## what meets Airflow, with Airflow 2.11
+	.venv-2.11-3.11/bin/python -m pytest $(AT_ONCE) $(AIRFLOW_TESTS)
+
+test-matrix: $(MATRIX:%=test-%)  ## all tests with each version of Airflow and Python (some 30 minutes)
+
+$(MATRIX:%=test-%): test-%: .venv-%/installed browser postgres
+	.venv-$*/bin/python -m pytest $(AT_ONCE)
+
+# pyenv's commands of a version need the variable; others take no notice of it.
+.venv-%/installed: pyproject.toml constraints.txt constraints-2.11.txt | $(INSTALLED)
+	@echo "Installing into .venv-$* ..."
+	@PYENV_VERSION=$(lastword $(subst -, ,$*)) python$(lastword $(subst -, ,$*)) -m venv .venv-$*
+	@$(UV) pip install --quiet --python .venv-$*/bin/python --compile-bytecode --constraints $(if $(filter 2.11-%,$*),constraints-2.11.txt,constraints.txt) --editable '.[dev]'
+	@touch $@
 
 pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/images
 	@for script in docs/pictures/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
@@ -46,8 +84,23 @@ bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minu
 	@$(UV) pip install --quiet --python .venv-bench/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/benchmarks/requirements.txt --editable '.[dev]'
 	@.venv-bench/bin/python tests/benchmarks/bench.py
 
-constraints:  ## renew constraints.txt: the newest versions of everything that work together
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev --output-file constraints.txt pyproject.toml
+# What `make scale` extracts, and in how many windows: `make scale MESSAGES=20000 DAYS=12` for a trial.
+MESSAGES := 500000
+DAYS := 60
 
-clean:  ## remove the environment and what the demo wrote
-	rm -rf $(VENV) .demo
+scale: $(INSTALLED)  ## extract 500,000 messages with Celery workers and kill one (in .venv-scale); writes docs/scale.md
+	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server postgresql >/dev/null; } || \
+	{ echo "Redis and PostgreSQL are needed, and could not be installed: install them, then try again." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv-scale
+	@$(UV) pip install --quiet --python .venv-scale/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/scale/requirements.txt --editable '.[emulator]'
+	@.venv-scale/bin/python tests/scale/scale.py --messages $(MESSAGES) --days $(DAYS)
+
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra dev --extra clickhouse
+
+constraints: $(INSTALLED)  ## renew the pins: the newest versions of everything that work together
+	$(COMPILE) --output-file constraints.txt pyproject.toml
+	echo 'apache-airflow==2.11.2' | $(COMPILE) --output-file constraints-2.11.txt pyproject.toml -
+
+clean:  ## remove the environments and what the demo, the tutorial and the docs wrote
+	rm -rf .venv .venv-* .demo .tutorial docs/_build

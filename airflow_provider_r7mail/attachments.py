@@ -188,7 +188,8 @@ class AttachmentCopier:
     :param root: the folder of the mailbox's folder: files go to `message_id={Id}/{name}` in it
     :param wanted: which names to copy; others are `skipped`
     :param max_bytes: files listed or found larger than this are `skipped`
-    :param known: what an earlier run has stored: (message id, file name) -> file
+    :param known: what an earlier run has stored: (message id, stored name) -> file
+    :param stored_name: what tables and storage call a file of this name, if not the same
     """
 
     client: AsyncClient
@@ -197,6 +198,9 @@ class AttachmentCopier:
     wanted: Callable[[str], bool]
     max_bytes: int | None = None
     known: Mapping[tuple[int, str], StoredFile] = field(default_factory=dict)
+    stored_name: Callable[[str], str] = str
+    outdated: list[ObjectPath] = field(default_factory=list, init=False)
+    """Files that an earlier run has stored under names which are not to be seen any more."""
 
     async def copy(self, rows: Sequence[AttachmentRow]) -> None:
         """Copy the files of these rows; their status, uri, sha256 and error are filled in."""
@@ -217,11 +221,22 @@ class AttachmentCopier:
         self, by_message: Mapping[int, Sequence[AttachmentRow]]
     ) -> Iterator[tuple[AttachmentRow, str, ObjectPath]]:
         for message_id, files in by_message.items():
-            names = object_names([row.file_name for row in files if row.file_name])
+            names = object_names(
+                [self.stored_name(row.file_name) for row in files if row.file_name]
+            )
             for row in files:
                 if row.status == "listed" and row.file_name is not None:
-                    place = self.root / f"message_id={message_id}" / names[row.file_name]
-                    yield row, row.file_name, place
+                    home = self.root / f"message_id={message_id}"
+                    self._note_outdated(row, home)
+                    yield row, row.file_name, home / names[self.stored_name(row.file_name)]
+
+    def _note_outdated(self, row: AttachmentRow, home: ObjectPath) -> None:
+        name = row.file_name or ""
+        plain = self.known.get((row.message_id, name))
+        if plain is not None and self.stored_name(name) != name:
+            old = home / plain.uri.rpartition("/")[2]
+            if str(old) == plain.uri:
+                self.outdated.append(old)
 
     async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
         if not self.wanted(name):
@@ -231,7 +246,7 @@ class AttachmentCopier:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
             return
         try:
-            known = self.known.get((row.message_id, name))
+            known = self.known.get((row.message_id, self.stored_name(name)))
             if (
                 known is not None
                 and known.uri == str(place)
@@ -321,7 +336,7 @@ def _reason(error: R7MailError | OSError) -> str:
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
         return f"storage failed: {cause.strerror or type(cause.__cause__ or cause).__name__}"
-    return str(error)
+    return error.text if isinstance(error, R7MailError) else str(error)
 
 
 class _TooLargeError(Exception):

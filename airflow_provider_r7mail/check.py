@@ -81,6 +81,8 @@ MAX_ANSWER_BYTES = 128 << 20
 _NO_FOLDER = 2_147_483_647
 _TRIES = 2
 _MAX_PAUSE = 10.0
+# Pages that a message is looked for on, where many are dated like it.
+_CROWDED = 3
 
 _MARGINS = (
     f"Asks for {BELOW_SECONDS} s before and {ABOVE_SECONDS} s after the window, and drops what is "
@@ -531,12 +533,13 @@ class _Check:
                 if early or (end is not None and at > end + 2_000_000):
                     self._strays = True
 
-    def near(self, row: Row, folder: int | None = None) -> Page:
+    def near(self, row: Row, folder: int | None = None, offset: int = 0) -> Page:
         """List a message and what is dated like it, as the package asks for a window."""
         assert row.date is not None  # noqa: S101 - such rows are not asked for
         at = to_microseconds(row.date) // 1_000_000 * 1_000_000
         return self._list(
             FIRST_PAGE,
+            offset=offset,
             start=at - BELOW_SECONDS * 1_000_000,
             end=at + ABOVE_SECONDS * 1_000_000,
             folder=folder,
@@ -640,7 +643,8 @@ class _Check:
         page = self._list(FIRST_PAGE, start=at - day, end=at + day)
         for key in ("dates", *_BOUNDS):
             self._open(key, "messages were not found by their dates")
-        if page.holds(row.key) and not self.near(row).holds(row.key):
+        near = self.near(row)
+        if page.holds(row.key) and not near.holds(row.key) and self.is_whole(near):
             self.tell(
                 "dates",
                 ("outside", "shifted", "messages are not found by their dates: another zone?"),
@@ -657,8 +661,12 @@ class _Check:
         page = self._list(FIRST_PAGE, start=start, end=end)
         if page.holds(probe.key):
             return True
+        return False if self.is_whole(page) else None
+
+    def is_whole(self, page: Page) -> bool:
+        """Whether nothing follows a page: the server gives longer ones."""
         largest = max(len(seen.rows) for seen in self._pages)
-        return False if len(page.rows) < max(min(page.asked, largest), 1) else None
+        return len(page.rows) < max(min(page.asked, largest), 1)
 
     def _tell_bounds(self, alive: Sequence[Bounds]) -> None:
         if not alive:
@@ -747,26 +755,31 @@ class _Check:
             told: Told = "warning", "ignored", "messages without the label are found as well"
         elif page.holds(row.key):
             told = "ok", "array works", "an array with a label finds the messages that have it"
-        elif not self.near(row).holds(row.key):
-            told = "unknown", None, "the message that was looked at is gone"
+        elif not (self.is_whole(page) and self.near(row).holds(row.key)):
+            told = "unknown", None, "the message that was looked at is gone, or hidden by others"
         else:
             told = "warning", "finds nothing", "a message that has the label is not found by it"
         self.tell("labels", told)
 
     def _ask_undated(self) -> None:
         """Which date bounds let messages without a date through."""
-        undated = {row.key for page in self._pages for row in page.rows if row.date is None}
-        if not undated:
+
+        def undated_on(page: Page) -> set[int | None]:
+            return {row.key for row in page.rows if row.date is None}
+
+        seen = next((page for page in self._whole() if undated_on(page)), None)
+        if seen is None:
             self._open("undated", "none was seen")
             return
-        # Where no dated message is: what comes has no date.
-        far, year = datetime(2200, 1, 1, tzinfo=UTC), 31_536_000_000_000
-        start = to_microseconds(far)
+        # Where no dated message is.
+        far, year = to_microseconds(datetime(2200, 1, 1, tzinfo=UTC)), 31_536_000_000_000
         early = to_microseconds(datetime(2, 1, 1, tzinfo=UTC))
-        if undated.intersection(self._list(FIRST_PAGE, start=start, end=start + year).keys):
+        if undated_on(self._list(FIRST_PAGE, start=far, end=far + year)):
             self.tell("undated", ("note", "always", "are found whatever the bounds"))
-        elif undated.intersection(self._list(FIRST_PAGE, end=early).keys):
+        elif undated_on(self._list(FIRST_PAGE, end=early)):
             self.tell("undated", ("note", "as_min", "are found as of the beginning of time"))
+        elif not undated_on(self._list(seen.asked, offset=seen.offset)):
+            self._open("undated", "the folder changed while it was looked at")
         else:
             self.tell("undated", ("warning", "never", "are not found with date bounds"))
 
@@ -844,8 +857,14 @@ class _Check:
             return
         self._allowed += MAX_WRITE_REQUESTS
         rows = [row for row in self._rows() if row.touchable]
-        # A read one, and an old one: nobody looks at it just now.
-        row = max(rows, key=lambda row: (row.touchable, -dated(row)[1]), default=None)
+        crowds = Counter(dated(row)[1] // 1_000_000 for row in rows)
+
+        def suits(row: Row) -> tuple[int, int, int]:
+            at = dated(row)[1]
+            return row.touchable, -crowds[at // 1_000_000], -at
+
+        # A read one, one that stands alone, and an old one: nobody looks at it just now.
+        row = max(rows, key=suits, default=None)
         loan = None if row is None else _Loan(self, row, self._folder, self._write_folder)
         if loan is None or loan.look(self._folder) is None:
             for key in _WRITING:
@@ -893,11 +912,11 @@ class _Check:
     def _order(self) -> Told:
         told = order_of(self._pages)
         end = self._ended
-        if told[0] != "unknown" or end is None or not end.tail.rows:
+        if told[0] != "unknown" or end is None or not end.page.rows or not end.tail.rows:
             return told
         # Pages of one message each: the later place has the later date, or the earlier.
-        first, last, follows = end.page.rows[0], end.page.rows[-1], end.tail.rows[0]
-        if end.page.keys != end.again.keys or first.date is None:
+        last, follows = end.page.rows[-1], end.tail.rows[0]
+        if end.page.keys != end.again.keys:
             return told
         return order_of([replace(end.page, rows=(last, follows))])
 
@@ -1003,12 +1022,17 @@ class _Loan:
 
     def look(self, folder: int) -> Row | None:
         """The message as it is in a folder now; None if it is not there."""
-        before = self._before
-        for row in self._check.near(before, folder).rows:
-            if row.key == self._key:
-                return row
-            if before.mime_id and (row.mime_id, row.date) == (before.mime_id, before.date):
-                return row
+        before, offset = self._before, 0
+        for _ in range(_CROWDED):
+            page = self._check.near(before, folder, offset)
+            for row in page.rows:
+                if row.key == self._key:
+                    return row
+                if before.mime_id and (row.mime_id, row.date) == (before.mime_id, before.date):
+                    return row
+            if self._check.is_whole(page):
+                break
+            offset += len(page.rows)
         return None
 
     def try_marks(self) -> None:
@@ -1023,7 +1047,10 @@ class _Loan:
                 for wanted in (not value, value):
                     self._check.ask(mark(wanted))
                     now = self.look(self._home)
-                    if now is None or getattr(now, name) is not wanted:
+                    if now is None:
+                        self._check.tell(key, ("unknown", None, "the message was seen no more"))
+                        break
+                    if getattr(now, name) is not wanted:
                         says = "the answer is true, but the listing does not show it"
                         self._check.tell(key, ("warning", "no effect", says))
                         break
@@ -1071,8 +1098,10 @@ class _Loan:
                 now = self.look(self._home)
                 if now is None:
                     there = self.look(self._away)
-                    if there is not None:
-                        self._bring_home(there)
+                    if there is None:
+                        why = "it was seen in neither folder"
+                        continue
+                    self._bring_home(there)
                     now = self.look(self._home)
                 if now is not None and now.read is not before.read:
                     self._check.ask(self._mark_read(bool(before.read)))

@@ -360,7 +360,7 @@ def check(
     from airflow_provider_r7mail.client import Client  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
 
-    if (connection is None) == (url is None or login is None):
+    if connection is None and (url is None or login is None):
         fail("give --connection, or --url and --login", code=2)
     try:
         if connection is not None:

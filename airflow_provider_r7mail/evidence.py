@@ -307,21 +307,24 @@ def count_of(pages: Sequence[Page], end: End | None) -> Told:
         return "note", "absent", "there is none"
     if any(count < rows for count, rows in counted):
         return "outside", "less", "it is less than the messages that came with it"
-    exact = [rows for count, rows in counted if count == rows]
-    # Larger pages before and after show that there were more all the time.
-    of_page = any(a > b < c for a, b, c in combinations(exact, 3))
+    exact = [page for page in pages if page.count == len(page.rows)]
+    # Larger pages before and after show that there were more all the time. More by two: of a
+    # folder of two messages, one may have gone, and another come.
+    of_page = any(
+        len(a.rows) - 1 > len(b.rows) < len(c.rows) - 1 and len(b.rows) == b.asked
+        for a, b, c in combinations(exact, 3)
+    )
     of_all = any(count > rows for count, rows in counted)
     wrong = False
     if end is not None and cap_of(end)[0] == "note":
         of_page = of_page or end.again.count == len(end.again.rows)
     elif end is not None and end.total is not None:
         wrong = end.page.count == end.again.count != end.total
-    if wrong or (of_all and of_page):
+    if wrong:
         return "outside", "neither", "neither all messages nor those of the page"
-    if of_all:
-        return "ok", "all", "all messages that match"
-    if of_page:
-        return "ok", "page", "the messages of the page only"
+    if of_all != of_page:
+        reading = "all" if of_all else "page"
+        return "ok", reading, "all messages that match" if of_all else "those of the page only"
     return "unknown", None, "the whole folder was on each page, or it changed meanwhile"
 
 
@@ -412,12 +415,12 @@ def ties_of(looks: Sequence[Sequence[int]]) -> Told | None:
         told = "note", "random", f"changes from one request to the next, {seen}"
     elif not any(turns):
         told = ("ok", "stable", f"the same each time, {seen}") if chance < limit else None
-    elif all(turns) or len(common) > 2:
-        likely = chance if all(turns) else chance + more * math.log(2)
-        told = ("note", "reversed", f"turned round at other requests, {seen}")
-        told = told if likely < limit else None
+    elif all(turns):
+        if chance < limit:
+            told = "note", "reversed", f"turned round at every other request, {seen}"
     elif len(looks) >= MAX_TIE_LOOKS:
-        told = "note", "random", f"changes irregularly, {seen}"
+        # Turned round, with other people's requests in between, or by chance: who can tell.
+        told = "note", "changes", f"changes irregularly, {seen}"
     return told
 
 

@@ -18,8 +18,9 @@ R7MailError
     ├── R7MailBadMessageError            messages that no table can hold
     └── R7MailPublishError               the result could not be put in its place
 
-Messages name the method, path, status, attempt and what to do. They never hold a body, a token,
-an address or a subject: they end up in logs that more people read than the mailbox.
+Messages name the method, path, status, attempt and what to do, and end with the place in the
+documentation that has the causes and the ways out. They never hold a body, a token, an address or
+a subject: they end up in logs that more people read than the mailbox.
 """
 
 from __future__ import annotations
@@ -28,9 +29,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
+PAGE = "when-it-goes-wrong"
+"""The page of the documentation, in every language, that has a section for each class here."""
+
 
 class R7MailError(Exception):
     """Base of every error this package raises by itself."""
+
+    @property
+    def text(self) -> str:
+        """The message without its place in the documentation: for use in another message."""
+        return super().__str__()
+
+    @property
+    def anchor(self) -> str:
+        """Its place in the documentation: page and section."""
+        kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return f"{PAGE}#{kind.__name__.lower()}"
+
+    def __str__(self) -> str:
+        return f"{self.text} [docs: {self.anchor}]"
 
 
 class R7MailConfigError(R7MailError, ValueError):

@@ -787,7 +787,7 @@ class WindowReader(Generic[L]):
             raise R7MailExtractError(
                 f"Folder {self._folder}, window {self._criteria.window.label()}: the page of "
                 f"{request.size} at offset {request.offset} from {request.start} to "
-                f"{request.end} could not be read. {error}"
+                f"{request.end} could not be read. {error.text}"
             ) from error
 
     async def _reconcile(self) -> Reconciliation:

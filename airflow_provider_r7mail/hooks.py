@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import base64
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from datetime import datetime
 from email.utils import getaddresses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
@@ -30,6 +31,7 @@ from airflow.providers.common.compat.sdk import (
     BaseHook,
     mask_secret,
 )
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from html2text import HTML2Text
 
 from airflow_provider_r7mail import api, get_provider_info
@@ -384,21 +386,36 @@ def _base_url(source: _Fields, host: str | None, schema: str | None, port: int |
     return f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
 
 
-def _secrets(secret: str | None) -> set[str]:
-    """A secret in the forms it takes: as it is, and quoted for URLs and for JSON."""
+def _secrets(secret: str | None, user: str | None = None) -> set[str]:
+    """A secret in the forms it takes in URLs, JSON and headers.
+
+    :param user: whose it is, in an HTTP header of type Basic
+    """
     if not secret:
         return set()
-    return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1]}
+    plain = secret.encode(errors="replace")
+    encoded = {plain} if user is None else {plain, f"{user}:{secret}".encode(errors="replace")}
+    return {
+        secret,
+        quote(plain, safe=""),
+        quote(plain),
+        quote_plus(plain),
+        json.dumps(secret)[1:-1],
+        repr(plain)[2:-1],
+        *(base64.b64encode(item).decode().rstrip("=") for item in encoded),
+        *(base64.urlsafe_b64encode(item).decode().rstrip("=") for item in encoded),
+    }
 
 
 def _secrets_of(settings: Settings) -> set[str]:
     config = settings.client
-    proxy = urlsplit(config.proxy).password if config.proxy else None
+    proxy = urlsplit(config.proxy or "")
+    user = unquote(proxy.username or "")
     return (
-        _secrets(config.password)
+        _secrets(config.password, config.login)
         | _secrets(settings.privacy_secret)
-        | _secrets(proxy)
-        | _secrets(unquote(proxy or ""))
+        | _secrets(proxy.password)
+        | _secrets(unquote(proxy.password or ""), user)
     )
 
 
@@ -845,8 +862,9 @@ class R7MailHook(BaseHook):
 
     def _report_input(self, folder: int) -> None:
         """Tell Airflow's hook lineage that a folder was read."""
-        uri = self.settings.folder_uri(folder)
-        get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
+        if AIRFLOW_V_3_0_PLUS:  # Airflow 2 takes the login out of the URI, and warns
+            uri = self.settings.folder_uri(folder)
+            get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
 
     def _act(
         self,

@@ -36,7 +36,11 @@ def storage_url(path: ObjectPath) -> str:
 
 def storage_uri(path: ObjectPath) -> str:
     """The same as an asset URI: what would end a URI's path, or is not ASCII, is quoted."""
-    scheme, _, rest = storage_url(path).partition("://")
+    return _quoted(storage_url(path))
+
+
+def _quoted(url: str) -> str:
+    scheme, _, rest = url.partition("://")
     return f"{scheme}://{quote(rest, safe='/:@=+,;!$&()*~')}"
 
 
@@ -44,20 +48,32 @@ def storage_uri(path: ObjectPath) -> str:
 class Output:
     """A place that is written: a table, or the root of attachments.
 
-    :param path: where it is, without mailbox, folder and window: the same for every run
+    :param path: where it is, without mailbox, folder and window: the same for every run; None for
+        a table of an Iceberg catalog
     :param columns: a table's columns
     :param rows: how many rows were written; None if that is not known, as the next two
     :param size: how many bytes
     :param files: how many files
+    :param location: where the catalog has the table; None if that is not known
     """
 
-    path: ObjectPath
+    path: ObjectPath | None
     columns: pa.Schema | None = None
     rows: int | None = None
     size: int | None = None
     files: int | None = None
+    location: str | None = None
 
-    def openlineage(self) -> OutputDataset:
+    @property
+    def url(self) -> str | None:
+        """Where it is; None if that is not known."""
+        if self.path is not None:
+            return storage_url(self.path)
+        if self.location is not None and "://" not in self.location:
+            return f"file://{self.location}"
+        return self.location
+
+    def openlineage(self, url: str) -> OutputDataset:
         """The dataset, by OpenLineage's naming conventions for file systems and object stores."""
         from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415
             OutputDataset,
@@ -66,7 +82,7 @@ class Output:
             SchemaDatasetFacetFields,
         )
 
-        scheme, _, rest = storage_url(self.path).partition("://")
+        scheme, _, rest = url.partition("://")
         if scheme == "file":
             namespace, name = scheme, rest
         else:
@@ -104,16 +120,18 @@ class Copy:
     attachments: Output | None = None
 
     @property
-    def outputs(self) -> list[Output]:
-        """All places that are written."""
-        return [*self.tables.values(), *([self.attachments] if self.attachments else [])]
+    def outputs(self) -> list[tuple[str, Output]]:
+        """All places that are written, as far as it is known where they are."""
+        places = [*self.tables.values(), *([self.attachments] if self.attachments else [])]
+        return [(url, place) for place in places if (url := place.url) is not None]
 
     def openlineage(self) -> OperatorLineage[Any, Any]:
         """The datasets, for an operator's `get_openlineage_facets_on_complete`."""
         from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
 
         return OperatorLineage(
-            inputs=[_input(self.source)], outputs=[output.openlineage() for output in self.outputs]
+            inputs=[_input(self.source)],
+            outputs=[output.openlineage(url) for url, output in self.outputs],
         )
 
     def tell_outlets(
@@ -124,7 +142,8 @@ class Copy:
         :param outlets: the task's outlets: an asset gets the extra in its event, an alias gets an
             event for the asset of each output; others are passed over
         :param context: the running task's context
-        :param extra: numbers, ids and paths; nothing of the mail, since everyone may read it
+        :param extra: numbers, ids and paths; nothing of the mail, since everyone may read it, and
+            nothing nested, which an alias of Airflow 2 can't take
         """
         from airflow.providers.common.compat.sdk import Asset, AssetAlias  # noqa: PLC0415
 
@@ -132,8 +151,8 @@ class Copy:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(extra)
             elif isinstance(outlet, AssetAlias):
-                for output in self.outputs:
-                    asset = Asset(uri=storage_uri(output.path))
+                for url, _ in self.outputs:
+                    asset = Asset(uri=_quoted(url))
                     context["outlet_events"][outlet].add(asset, extra=dict(extra))
 
 
@@ -149,16 +168,18 @@ def extract_copy(job: ExtractJob, source: str) -> Copy:
         columns = schema(name)
         if name == "messages" and job.columns is not None:
             columns = pa.schema([columns.field(column) for column in job.columns])
-        tables[name] = Output(job.output / name, columns)
+        tables[name] = Output(job.output / name if job.iceberg is None else None, columns)
     attachments = Output(job.attachments) if job.attachments is not None else None
     return Copy(source, tables, attachments)
 
 
 def count_extract(copy: Copy, manifest: Mapping[str, Any]) -> None:
     """Take an extract's numbers from its manifest."""
-    for file in manifest["files"]:
-        output = copy.tables[file["table"]]
-        output.rows, output.size, output.files = file["rows"], file["bytes"], 1
+    for table in _written(manifest):
+        output = copy.tables[table["table"]]
+        output.rows, output.size = table["rows"], table["bytes"]
+        output.files = table.get("files", 1)
+        output.location = table.get("location")
     if copy.attachments is not None:
         copy.attachments.files = manifest["attachments"].get("downloaded", 0)
         copy.attachments.size = manifest["attachment_bytes"]
@@ -167,14 +188,20 @@ def count_extract(copy: Copy, manifest: Mapping[str, Any]) -> None:
 def extract_extra(job: ExtractJob, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the asset events of an extract tell: folder, window, rows, and where the manifest is."""
     window = job.criteria.window.label()
-    home = window_path(job.output / job.tables[0], manifest["mailbox"], job.folder, window)
+    home = window_path(job.notes, manifest["mailbox"], job.folder, window)
     return {
         "folder_id": job.folder,
-        "window": manifest["window"],
-        "rows": {file["table"]: file["rows"] for file in manifest["files"]},
-        "attachments": manifest["attachments"],
+        "window_start": manifest["window"]["start"],
+        "window_end": manifest["window"]["end"],
+        **{f"{table['table']}_rows": table["rows"] for table in _written(manifest)},
         "manifest": storage_url(home / MANIFEST),
     }
+
+
+def _written(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a manifest tells of each table: a file of it, or an Iceberg table."""
+    written: list[Mapping[str, Any]] = manifest.get("files") or manifest["tables"]
+    return written
 
 
 def _input(uri: str) -> InputDataset:

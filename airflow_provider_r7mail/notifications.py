@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,13 +36,15 @@ log = logging.getLogger(__name__)
 
 MAX_EXCEPTION_CHARS = 2000
 
+_CLAIMING = threading.Lock()
+
 
 @dataclass(slots=True)
 class _Throttle:
     """Lets one mail through in a time, and counts the others, in an Airflow Variable.
 
-    The Variable is read and then written, which is not one step: callbacks in the same instant
-    may all be let through, and some that were not may be missing in the count.
+    The Variable is read and then written, which is not one step: of callbacks that run at the same
+    instant in different processes more than one may be let through, and the count may miss some.
 
     :param seconds: between two mails; 0 lets all through and touches no Variable
     :param key: the Variable's key
@@ -61,13 +64,15 @@ class _Throttle:
         if not self.seconds:
             return 0
         try:
-            sent_at, unsent = self._before = self._read()
-            now = time.time()
-            # A distance, since the clocks of two workers differ.
-            if abs(now - sent_at) < self.seconds:
-                self._write(sent_at, unsent + 1)
-                return None
-            self._write(now, 0)
+            # The triggerer runs many callbacks at once in one process.
+            with _CLAIMING:
+                sent_at, unsent = self._before = self._read()
+                now = time.time()
+                # A distance, since the clocks of two workers differ.
+                if abs(now - sent_at) < self.seconds:
+                    self._write(sent_at, unsent + 1)
+                    return None
+                self._write(now, 0)
         except Exception as error:
             # Whatever it is, the alert is worth more.
             log.warning("Sent without throttle: its Airflow Variable failed: %s", error)
@@ -79,7 +84,8 @@ class _Throttle:
         """Take back a claim: the mail was not sent after all, and counts as one held back."""
         if self.seconds:
             sent_at, unsent = self._before
-            self._write(sent_at, unsent + 1)
+            _, meanwhile = self._read()
+            self._write(sent_at, unsent + meanwhile + 1)
 
     def _read(self) -> tuple[float, int]:
         # By position: the default is `default` in Airflow 3 and `default_var` in Airflow 2.
@@ -215,15 +221,13 @@ class R7MailNotifier(BaseNotifier):
                 return
             try:
                 hook = R7MailHook(self.r7mail_conn_id)
-                call = hook.message_call(**_with_unsent(letter, unsent))
-                async with await hook.aget_conn() as client:
-                    message = await client.send(call)
+                accepted = await hook.asend_message(**_with_unsent(letter, unsent))
             except R7MailSendUnclearError:
                 raise
             except Exception:
                 await asyncio.to_thread(throttle.release)
                 raise
-            self._log_accepted(message.id)
+            self._log_accepted(accepted["id"])
 
     @contextmanager
     def _logging_failure(self) -> Iterator[None]:
@@ -278,11 +282,9 @@ send_r7mail_notification = R7MailNotifier
 def _with_unsent(letter: _Letter, unsent: int) -> _Letter:
     if not unsent:
         return letter
-    return {
-        **letter,
-        "html_content": f"{letter['html_content']}<p>Not sent since the last mail like this, by "
-        f"its throttle or after a failure: {unsent}.</p>",
-    }
+    # "At least": see _Throttle.
+    note = "Not sent since the last mail like this, by its throttle or after a failure: at least"
+    return {**letter, "html_content": f"{letter['html_content']}<p>{note} {unsent}.</p>"}
 
 
 def _value(thing: Any, *names: str) -> str:
@@ -290,14 +292,17 @@ def _value(thing: Any, *names: str) -> str:
     for name in names:
         value = thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
         if value is not None:
-            return str(value)
+            return str(getattr(value, "value", value))  # Airflow's states are enums
     return ""
 
 
 def _task_instance(context: Context) -> Any:
-    """The task instance that it is about; a DAG's callback comes with any of its last ones."""
+    """The task instance that it is about; a DAG's callback may come with any, or without state."""
     ti = context.get("ti")
-    return None if "reason" in context and _value(ti, "state") != "failed" else ti
+    if "reason" not in context:
+        return ti
+    failed = context["reason"] == "task_failure" and _value(ti, "state") in {"", "failed"}
+    return ti if failed else None
 
 
 def _whose(context: Context) -> tuple[str, str]:

@@ -164,7 +164,8 @@ class _Tries:
         def keep(attempt: Attempt) -> None:
             if not self.keeps_record or marker is None:
                 return
-            from airflow.sdk import NEVER_EXPIRE  # noqa: PLC0415 - Airflow 3.3 has it, as the store
+            # Airflow 3.3 has it, as it has the store.
+            from airflow.sdk.execution_time.context import NEVER_EXPIRE  # noqa: PLC0415
 
             key = _record_key(part)
             known = self._store.get(key)
@@ -422,8 +423,8 @@ class R7MailForwardOperator(_SendingOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"comment_html": "html"}
     html_fields: ClassVar[frozenset[str]] = frozenset({"comment_html"})
     ui_color = "#e6eef8"
-
     operator_extra_links = (R7MailFolderLink(),)
+
     def __init__(
         self,
         *,
@@ -456,8 +457,8 @@ class R7MailForwardOperator(_SendingOperator):
             return []
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
-        recipients = parse_addresses(self.to, "to")
         R7MailFolderLink.push(context, hook.settings.folder_url(folder))
+        recipients = parse_addresses(self.to, "to")
         sent_folder, settle_seconds = _sent_folder(hook, self.sent_folder, self.settle_seconds)
         tries = _Tries(context)
         markers = {number: tries.marker(recipients, number) for number in ids}
@@ -567,7 +568,7 @@ def _files_of(message: Message) -> list[Attachment]:
         ]
     except R7MailConfigError as error:
         raise R7MailAttachmentError(
-            f"Message {message.id} can't be forwarded whole: {error} Nothing was sent."
+            f"Message {message.id} can't be forwarded whole: {error.text} Nothing was sent."
         ) from error
 
 
@@ -604,8 +605,8 @@ class _MessagesOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("folder", "message_ids", "r7mail_conn_id")
     ui_color = "#e6eef8"
-
     operator_extra_links = (R7MailFolderLink(),)
+
     def __init__(
         self,
         *,
@@ -629,8 +630,8 @@ class _MessagesOperator(BaseOperator):
         ti = context.get("ti")
         tried_before = getattr(ti, "try_number", 1) > 1
         hook = R7MailHook(self.r7mail_conn_id)
-        count = self._act(hook, ids, tried_before)
         R7MailFolderLink.push(context, hook.settings.folder_url(hook.resolve_folder(self.folder)))
+        count = self._act(hook, ids, tried_before)
         self.log.info("Done, for %d messages.", count)
         return count
 
@@ -779,7 +780,9 @@ class R7MailCheckOperator(BaseOperator):
         for finding in report.findings:
             self.log.info("%s %s: %s", finding.level, finding.title, finding.says)
         found = report.as_dict()
-        bad = report.of_level("outside", *(["warning"] if self.fail_on_warning else []))
+        bad = report.of_level("outside")
+        if self.fail_on_warning:
+            bad += report.of_level("warning")
         if bad:
             if "ti" in context:
                 context["ti"].xcom_push(key="return_value", value=found)

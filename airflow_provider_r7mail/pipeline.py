@@ -15,8 +15,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,7 +39,9 @@ from airflow_provider_r7mail.extract import (
     aiter_messages,
     first_error,
 )
-from airflow_provider_r7mail.models import MessageFilter
+from airflow_provider_r7mail.iceberg import IcebergTable, IcebergTarget, IcebergWindow
+from airflow_provider_r7mail.models import MessageFilter, Window, parse_moment
+from airflow_provider_r7mail.privacy import Privacy
 from airflow_provider_r7mail.storage import (
     ObjectPath,
     StagedObject,
@@ -53,6 +55,7 @@ from airflow_provider_r7mail.storage import (
     staged,
 )
 from airflow_provider_r7mail.tables import (
+    RUN_ID_KEY,
     SCHEMA_VERSION,
     TABLES,
     AttachmentRow,
@@ -78,7 +81,8 @@ MANIFEST = "_manifest.json"
 QUARANTINE = "_quarantine.jsonl"
 PART = "part-00000.parquet"
 PATH_LEVELS = 3  # mailbox=, folder=, window=
-RUN_ID_KEY = "r7mail.run_id"
+# Where the manifests of Iceberg's windows are, whose rows are elsewhere.
+WINDOWS = "windows"
 # How often a window is read anew when the server counted more than came.
 MAX_READINGS = 3
 NAMED_IDS = 10
@@ -86,7 +90,7 @@ NAMED_IDS = 10
 PAGES_IN_HAND = 16
 # Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
 RECIPIENT_ROWS = 2_000
-RECIPIENT_SOURCES = ["message_id", "to_addresses", "cc_addresses", "bcc_addresses"]
+RECIPIENT_SOURCES = ["message_id", "date", "to_addresses", "cc_addresses", "bcc_addresses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,8 @@ class ExtractJob:
     :param max_attachment_bytes: larger files are not copied
     :param on_bad_message: `fail` raises when all is written; `quarantine` does not
     :param on_attachment_error: `fail` raises when all is written; `record` does not
+    :param privacy: what must not be written
+    :param iceberg: the catalog whose tables take the rows; None for Parquet under `output`
     """
 
     folder: int
@@ -117,6 +123,13 @@ class ExtractJob:
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
     on_attachment_error: Literal["fail", "record"] = "fail"
+    privacy: Privacy = field(default_factory=Privacy)
+    iceberg: IcebergTarget | None = None
+
+    @property
+    def notes(self) -> Any:
+        """The root of the folder for each window that has its manifest."""
+        return self.output / (self.tables[0] if self.iceberg is None else WINDOWS)
 
     def check(self) -> None:
         """Refuse what can't work, before anything is asked of the server.
@@ -149,6 +162,8 @@ class ExtractJob:
                 f"columns: messages has no {', '.join(wrong)}. Known: {', '.join(columns)}."
             )
         name_filter(self.attachment_pattern)
+        if self.iceberg is not None:
+            self.iceberg.check(self.output)
 
 
 @dataclass(slots=True)
@@ -169,6 +184,24 @@ def window_path(root: ObjectPath, mailbox: str, folder: int, window: str) -> Any
 def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
     """`{root}/mailbox={login}/folder={id}`."""
     return root / f"mailbox={quote(mailbox, safe='@')}" / f"folder={folder}"
+
+
+def stored_windows(job: ExtractJob, login: str) -> list[Window]:
+    """The windows that the tables have of a job's folder, finished or not.
+
+    :param login: the mailbox
+    """
+    home = folder_path(job.notes, job.privacy.mailbox(login), job.folder)
+    try:
+        names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
+    except FileNotFoundError:
+        return []
+    windows = []
+    for name in names:
+        start, _, end = name.removeprefix("window=").partition("_")
+        with suppress(R7MailConfigError):  # not one of ours
+            windows.append(Window(parse_moment(start, name), parse_moment(end, name)))
+    return windows
 
 
 async def extract_window(
@@ -202,12 +235,19 @@ class _Extraction:
         self._started = time.monotonic()
         self._earlier = client.stats.as_dict()
         self._extracted_at = datetime.now(UTC)
-        mailbox, window = client.config.login, job.criteria.window.label()
-        self._folders = {
-            table: window_path(job.output / table, mailbox, job.folder, window)
-            for table in job.tables
-        }
-        self._home = self._folders[job.tables[0]]
+        self._outdated: list[ObjectPath] = []
+        self._mailbox = job.privacy.mailbox(client.config.login)
+        window = job.criteria.window.label()
+        self._home = window_path(job.notes, self._mailbox, job.folder, window)
+        self._folders = (
+            {
+                table: window_path(job.output / table, self._mailbox, job.folder, window)
+                for table in job.tables
+            }
+            if job.iceberg is None
+            else {WINDOWS: self._home}
+        )
+        self._iceberg: IcebergWindow | None = None
 
     async def run(self) -> dict[str, Any]:
         with (
@@ -218,12 +258,28 @@ class _Extraction:
             ThreadPoolExecutor(1, "r7mail-write") as scribe,
         ):
             try:
+                if self._job.iceberg is not None:
+                    self._iceberg = await asyncio.to_thread(self._open_iceberg, self._job.iceberg)
                 return await self._run(decoder, scribe)
             except OSError as error:
                 raise R7MailPublishError(
                     f"{self._home}: the window can't be written ({error}). An earlier result of it "
                     "is as it was."
                 ) from error
+            finally:
+                if self._iceberg is not None:
+                    await asyncio.to_thread(self._iceberg.close)
+
+    def _open_iceberg(self, target: IcebergTarget) -> IcebergWindow:
+        return IcebergWindow(
+            target,
+            self._job.output,
+            self._job.tables,
+            mailbox=self._mailbox,
+            folder=self._job.folder,
+            window=self._job.criteria.window,
+            run_id=self._run_id,
+        )
 
     async def _run(self, decoder: Executor, scribe: Executor) -> dict[str, Any]:
         for number in range(MAX_READINGS):
@@ -233,11 +289,12 @@ class _Extraction:
                 if counted.explained:
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
-                    await asyncio.to_thread(self._publish, writer, manifest)
+                    await _to_its_end(self._publish, writer, manifest)
                     self._judge(writer, manifest)
                     return manifest
             finally:
-                writer.discard()
+                # There, so that it comes after what is being written when all is cancelled.
+                scribe.submit(writer.discard).result()
             log.warning(
                 "The server counted %s messages before and %s after, but %s were read; reading "
                 "the window again (%s of %s).",
@@ -257,7 +314,9 @@ class _Extraction:
     def _open(self) -> _WindowWriter:
         for folder in self._folders.values():
             clean(folder)
-        return _WindowWriter(self._job, self._folders, self._run_id, self._extracted_at)
+        return _WindowWriter(
+            self._job, self._folders, self._run_id, self._extracted_at, self._iceberg
+        )
 
     async def _read(
         self, writer: _WindowWriter, decoder: Executor, scribe: Executor
@@ -306,28 +365,36 @@ class _Extraction:
         assert job.attachments is not None  # noqa: S101 - asked by the caller
         # An attachments_path that can't be written fails once, not for each file.
         make_folder(job.attachments)
-        return AttachmentCopier(
+        copier = AttachmentCopier(
             client=self._client,
             folder=job.folder,
-            root=folder_path(job.attachments, self._client.config.login, job.folder),
+            root=folder_path(job.attachments, self._mailbox, job.folder),
             wanted=name_filter(job.attachment_pattern),
             max_bytes=job.max_attachment_bytes,
             known=self._known_files(),
+            stored_name=job.privacy.file_name,
         )
+        self._outdated = copier.outdated
+        return copier
 
     def _known_files(self) -> dict[tuple[int, str], StoredFile]:
         """What an earlier run of this window has stored, by its attachments table."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        folder = self._folders.get("attachments")
-        data = read(folder / PART) if folder is not None else None
-        if data is None:
+        if "attachments" not in self._job.tables:
             return {}
-        try:
-            rows = pq.read_table(pa.BufferReader(data)).to_pylist()
-        except pa.ArrowException:
-            return {}
+        if self._iceberg is not None:
+            columns = ("message_id", "file_name", "uri", "size", "sha256")
+            rows = self._iceberg.stored("attachments", columns)
+        else:
+            data = read(self._folders["attachments"] / PART)
+            if data is None:
+                return {}
+            try:
+                rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+            except pa.ArrowException:
+                return {}
         return {
             (row["message_id"], row["file_name"]): StoredFile(
                 row["uri"], row["size"], row["sha256"]
@@ -342,7 +409,7 @@ class _Extraction:
             "schema_version": SCHEMA_VERSION,
             "provider_version": __version__,
             "run_id": self._run_id,
-            "mailbox": self._client.config.login,
+            "mailbox": self._mailbox,
             "folder_id": self._job.folder,
             "window": {
                 "start": window.start.isoformat() if window.start else None,
@@ -350,7 +417,8 @@ class _Extraction:
             },
             "extracted_at": self._extracted_at.isoformat(),
             "path": str(self._home),
-            "files": writer.files(),
+            "privacy": self._job.privacy.record(),
+            **writer.written(),
             "messages": writer.messages,
             "quarantined": writer.quarantined,
             "server_count": {"before": counted.counted_before, "after": counted.counted_after},
@@ -362,32 +430,53 @@ class _Extraction:
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
-    def _publish(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
+    def _stage(self, manifest: dict[str, Any], stack: ExitStack) -> list[StagedObject]:
         text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+        notes = []
+        for folder in reversed(self._folders.values()):
+            note = StagedObject(folder / MANIFEST)
+            stack.callback(note.discard)
+            note.write(text)
+            notes.append(note)
+        return notes
+
+    def _publish(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
         with ExitStack() as stack:
             stack.enter_context(locked(self._job.output))
-            notes = []
-            for folder in reversed(self._folders.values()):
-                note = StagedObject(folder / MANIFEST)
-                stack.callback(note.discard)
-                note.write(text)  # a disk that is full now must not cost the earlier result
-                notes.append(note)
+            # A disk that is full now must not cost the earlier result.
+            notes = self._stage(manifest, stack)
             try:
                 for folder in self._folders.values():
                     remove(folder / MANIFEST)
+                for file in self._outdated:  # a rerun finds them as long as the old table is there
+                    remove(file)
                 writer.commit()
+                if self._iceberg is not None:
+                    manifest |= writer.written()  # the snapshots have ids now
+                    notes = self._stage(manifest, stack)
                 for note in notes:
                     note.commit()
-                if not is_local(self._home):
-                    self._verify()
+                if self._iceberg is not None or not is_local(self._home):
+                    self._verify(writer)
             except OSError as error:
                 raise R7MailPublishError(
                     f"{self._home}: the window was read but could not be published ({error}). It "
                     "may have no manifest now; then it is unfinished: run it again."
                 ) from error
 
-    def _verify(self) -> None:
-        """See on a store without locks that no other run published the same window meanwhile."""
+    def _verify(self, writer: _WindowWriter) -> None:
+        """See where there are no locks that no other run published the same window meanwhile."""
+        other = writer.overtaken() if self._iceberg is not None else self._overtaken()
+        if other is not None:
+            for folder in self._folders.values():
+                remove(folder / MANIFEST)
+            raise R7MailPublishError(
+                f"{other}: another run of this window published at the same time. The window "
+                "has no manifest now: run it again, once."
+            )
+
+    def _overtaken(self) -> Any:
+        """A file that another run has replaced; None if there is none."""
         import pyarrow.parquet as pq
 
         for folder in self._folders.values():
@@ -396,12 +485,8 @@ class _Extraction:
             with path.fs.open(path.path, "rb") as file:
                 found = (pq.read_metadata(file).metadata or {}).get(RUN_ID_KEY.encode(), b"")
             if found.decode() != self._run_id:
-                for table in self._folders.values():
-                    remove(table / MANIFEST)
-                raise R7MailPublishError(
-                    f"{path}: another run of this window published at the same time. The window "
-                    "has no manifest now: run it again, once."
-                )
+                return path
+        return None
 
     def _judge(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
         """Fail after publishing, where something did not make it into the tables."""
@@ -421,6 +506,16 @@ class _Extraction:
                 'again to copy only what is missing. With on_attachment_error="record" this '
                 "does not fail the task."
             )
+
+
+async def _to_its_end(work: Callable[..., None], *args: Any) -> None:
+    """Work in a thread; also if cancelled meanwhile, it has ended when this ends."""
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 class _Named:
@@ -452,12 +547,16 @@ class _WindowWriter:
         folders: dict[str, Any],
         run_id: str,
         extracted_at: datetime,
+        iceberg: IcebergWindow | None,
     ) -> None:
         self._extracted_at = extracted_at
+        self._privacy = job.privacy
+        self._chosen = job.tables
         self._folders = folders
         self._quarantine: StagedObject | None = None
         self._staged: dict[str, StagedObject] = {}
         self._tables: dict[str, ParquetTable] = {}
+        self._iceberg: dict[str, IcebergTable] = {}
         self.messages = self.quarantined = self.repaired = 0
         self.attachment_bytes = 0
         self.bad_reasons = _Named()
@@ -467,13 +566,14 @@ class _WindowWriter:
         self.statuses: Counter[str] = Counter()
         self._with_files = "attachments" in job.tables or job.attachments is not None
         try:
-            for table, folder in folders.items():
-                self._staged[table] = StagedObject(folder / PART)
+            for table in job.tables:
+                columns = job.columns if table == "messages" else None
+                if iceberg is not None:
+                    self._iceberg[table] = iceberg.writer(table, columns)
+                    continue
+                self._staged[table] = StagedObject(folders[table] / PART)
                 self._tables[table] = ParquetTable(
-                    table,
-                    self._staged[table],
-                    job.columns if table == "messages" else None,
-                    {RUN_ID_KEY: run_id},
+                    table, self._staged[table], columns, {RUN_ID_KEY: run_id}
                 )
         except BaseException:
             self.discard()
@@ -510,6 +610,8 @@ class _WindowWriter:
         if self._quarantine is None:
             home = next(iter(self._folders.values()))
             self._quarantine = StagedObject(home / QUARANTINE)
+        if self._privacy.active:
+            bad = replace(bad, raw=None)  # nobody knows what of it the policy would take away
         self._quarantine.write(f"{bad.to_json()}\n".encode())
         self.quarantined += 1
         self.bad_reasons.add(f"{bad.message_id}: {bad.reason}")
@@ -518,14 +620,14 @@ class _WindowWriter:
     def write(self, batch: pa.RecordBatch, files: Sequence[AttachmentRow]) -> None:
         """Write a page's rows."""
         self.messages += batch.num_rows
-        if "messages" in self._tables:
-            self._tables["messages"].write(batch)
-        if "recipients" in self._tables:
+        if "messages" in self._chosen:
+            self._put("messages", batch, batch)
+        if "recipients" in self._chosen:
             self._addressed.append(batch.select(RECIPIENT_SOURCES))
             if sum(part.num_rows for part in self._addressed) >= RECIPIENT_ROWS:
                 self._write_recipients()
-        if "attachments" in self._tables and files:
-            self._tables["attachments"].write(attachments_batch(files))
+        if "attachments" in self._chosen and files:
+            self._put("attachments", attachments_batch(files), batch)
         for row in files:
             self.statuses[row.status] += 1
             if row.status == "downloaded":
@@ -540,40 +642,64 @@ class _WindowWriter:
 
         if self._addressed:
             batch = pa.concat_batches(self._addressed)
-            self._tables["recipients"].write(recipients_of(batch))
+            self._put("recipients", recipients_of(batch), batch)
         self._addressed = []
+
+    def _put(self, table: str, rows: pa.RecordBatch, messages: pa.RecordBatch) -> None:
+        """The one way into the tables: rows, and the messages that they belong to."""
+        rows = self._privacy.protect(rows)
+        if table in self._iceberg:
+            self._iceberg[table].write(rows, messages)
+        else:
+            self._tables[table].write(rows)
 
     def finish(self) -> None:
         """Write what is still pending, and the footers."""
         self._write_recipients()
-        for table in self._tables.values():
-            table.finish()
-
-    def files(self) -> list[dict[str, Any]]:
-        """The manifest's list of files."""
-        return [
-            {
-                "table": name,
-                "path": str(self._staged[name].path),
-                "rows": table.rows,
-                "bytes": self._staged[name].bytes,
-                "sha256": self._staged[name].sha256,
-            }
-            for name, table in self._tables.items()
+        writers: list[ParquetTable | IcebergTable] = [
+            *self._tables.values(),
+            *self._iceberg.values(),
         ]
+        for writer in writers:
+            writer.finish()
+
+    def written(self) -> dict[str, Any]:
+        """The manifest's list of files, or of Iceberg's tables."""
+        if self._iceberg:
+            return {"tables": [table.record() for table in self._iceberg.values()]}
+        return {
+            "files": [
+                {
+                    "table": name,
+                    "path": str(self._staged[name].path),
+                    "rows": table.rows,
+                    "bytes": self._staged[name].bytes,
+                    "sha256": self._staged[name].sha256,
+                }
+                for name, table in self._tables.items()
+            ]
+        }
 
     def commit(self) -> None:
-        """Put all files in their places."""
-        for item in self._staged.values():
+        """Put all files in their places, or all rows into Iceberg's tables: messages last."""
+        items: list[StagedObject | IcebergTable] = [
+            *self._staged.values(),
+            *reversed(self._iceberg.values()),
+        ]
+        for item in items:
             item.commit()
         if self._quarantine is not None:
             self._quarantine.commit()
         else:
             remove(next(iter(self._folders.values())) / QUARANTINE)
 
+    def overtaken(self) -> str | None:
+        """An Iceberg table into which another run of this window has committed since."""
+        return next((name for table in self._iceberg.values() if (name := table.overtaken())), None)
+
     def discard(self) -> None:
         """Forget what was not committed."""
-        for item in (*self._staged.values(), self._quarantine):
+        for item in (*self._staged.values(), *self._iceberg.values(), self._quarantine):
             if item is not None:
                 item.discard()
         for folder in self._folders.values():

@@ -460,7 +460,9 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
             if sending.sent_folder is None:
                 raise error.but(hint=what_to_do(sending.marker)) from error
             log.warning("%s. Looking into folder %d.", error.reason, sending.sent_folder)
-            number = yield from _settle(sending, begun.since, now)
+            # From now on, not from when it was begun: a log-in, a proxy that asked to wait, or a
+            # time-out may have come between.
+            number = yield from _settle(sending, begun.since, datetime.now(UTC))
             if number is not None:
                 yield _Record(replace(begun, state="sent", id=number))
                 return Sent(number)
@@ -555,7 +557,7 @@ def _not_sent(error: R7MailSendUnclearError, sending: Sending) -> R7MailRequestE
 def _unsettled(error: R7MailError, sending: Sending) -> R7MailSendUnsettledError:
     return R7MailSendUnsettledError(
         "it is unclear whether the message was sent, and folder "
-        f"{sending.sent_folder} could not be read: {error}",
+        f"{sending.sent_folder} could not be read: {error.text}",
         method="POST",
         path=getattr(error, "path", "/api/v1/email/Messages"),
         status=getattr(error, "status", None),
@@ -683,7 +685,7 @@ def html_table(
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     # By default pandas cuts texts after 50 characters.
     with pd.option_context("display.max_colwidth", None):
-        table = frame.head(max_rows).to_html(
+        table = frame.head(max_rows).rename_axis(columns=None).to_html(
             index=False,
             border=1,
             escape=True,

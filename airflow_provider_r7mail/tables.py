@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.api import AnswerError, parse_items
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+# Under this key files and snapshots name the run that wrote them.
+RUN_ID_KEY = "r7mail.run_id"
 TABLES = ("messages", "recipients", "attachments")
 
 # Row groups of this many bytes in memory: readers skip and share them well, and larger ones cost
@@ -103,6 +106,11 @@ REPEATING_COLUMNS = frozenset(
         "mime_type",
         "status",
         "extracted_at",
+        # Iceberg's
+        "mailbox",
+        "folder",
+        "window",
+        "run_id",
     }
 )
 
@@ -570,12 +578,14 @@ def repeated_moment(moment: datetime, count: int) -> pa.Array:
     return int64_array([to_microseconds(moment)] * count).cast(pa.timestamp("us", tz="UTC"))
 
 
-def _text_array(text: str) -> pa.Array:
+def text_array(texts: Iterable[str]) -> pa.Array:
+    """The texts as Arrow."""
     import pyarrow as pa
 
-    data = text.encode()
-    offsets = pa.py_buffer(array("i", [0, len(data)]))
-    return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(data)])
+    encoded = [text.encode() for text in texts]
+    offsets = pa.py_buffer(array("i", accumulate(map(len, encoded), initial=0)))
+    data = pa.py_buffer(b"".join(encoded))
+    return pa.Array.from_buffers(pa.string(), len(encoded), [None, offsets, data])
 
 
 def _zeros(kind: pa.DataType, count: int) -> pa.Array:
@@ -585,6 +595,15 @@ def _zeros(kind: pa.DataType, count: int) -> pa.Array:
 
 
 # -- the other two tables, from a batch of messages -----------------------------------------
+
+
+def domains_of(addresses: pa.Array) -> pa.Array:
+    """The domains of mail addresses, in lower case; null where there is none."""
+    import pyarrow.compute as pc
+
+    # The part after the last @, without the > of "Name <address>".
+    found = pc.extract_regex(addresses, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$")
+    return pc.utf8_lower(pc.struct_field(found, "domain"))
 
 
 def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -601,18 +620,14 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
         lengths = pc.coalesce(lengths, _zeros(lengths.type, len(lengths)))
         firsts = pc.subtract(pc.cumulative_sum(lengths), lengths)
         positions = pc.subtract(int64_array(range(len(addresses))), firsts.take(rows))
-        # The part after the last @, without the > of "Name <address>".
-        domains = pc.struct_field(
-            pc.extract_regex(addresses, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$"), "domain"
-        )
         parts.append(
             pa.RecordBatch.from_arrays(
                 [
                     batch["message_id"].take(rows),
-                    _text_array(kind).take(_zeros(pa.int64(), len(addresses))),
+                    text_array([kind]).take(_zeros(pa.int64(), len(addresses))),
                     positions.cast(pa.int32()),
                     addresses,
-                    pc.utf8_lower(domains),
+                    domains_of(addresses),
                 ],
                 schema=schema("recipients"),
             )
@@ -707,7 +722,7 @@ class ParquetTable:
 
     :param table: the table's name
     :param sink: a binary file to write to; it is not closed
-    :param columns: the columns to write; None for all
+    :param columns: the columns to write; None for all; a schema for those of Iceberg
     :param metadata: further metadata for the file's schema
     :raises R7MailConfigError: an unknown column
     """
@@ -716,13 +731,15 @@ class ParquetTable:
         self,
         table: str,
         sink: Any,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | pa.Schema | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         full = schema(table)
+        if isinstance(columns, pa.Schema):
+            full, columns = columns, None
         self._names = list(full.names if columns is None else columns)
         unknown = [name for name in self._names if name not in full.names]
         if unknown:
@@ -746,7 +763,7 @@ class ParquetTable:
             write_statistics=[f.name for f in chosen if f.name not in LONG_COLUMNS],
         )
         self._pending: list[pa.RecordBatch] = []
-        self._pending_bytes = 0
+        self.pending_bytes = 0
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -754,20 +771,21 @@ class ParquetTable:
         if batch.num_rows == 0:
             return
         self._pending.append(batch.select(self._names))
-        self._pending_bytes += batch.nbytes
+        self.pending_bytes += batch.nbytes
         self.rows += batch.num_rows
-        if self._pending_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+        if self.pending_bytes >= ROW_GROUP_BYTES:
+            self.flush()
 
     def finish(self) -> None:
         """Write what is left and the footer. Without this the file is not valid Parquet."""
-        self._flush()
+        self.flush()
         self._writer.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write a row group of what is pending."""
         import pyarrow as pa
 
         if self._pending:
             table = pa.Table.from_batches(self._pending, self._pending[0].schema)
             self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self.pending_bytes = [], 0

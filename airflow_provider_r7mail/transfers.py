@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import pendulum
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
     BaseHook,
@@ -23,6 +25,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
     R7MailConfigError,
+    R7MailConnectionError,
+    R7MailExtractError,
+    R7MailProxyError,
 )
 from airflow_provider_r7mail.hooks import (
     FILTER_FIELDS,
@@ -30,6 +35,7 @@ from airflow_provider_r7mail.hooks import (
     R7MailHook,
     fail_at_once,
 )
+from airflow_provider_r7mail.iceberg import DEFAULT_NAMESPACE, IcebergTarget, connection_properties
 from airflow_provider_r7mail.lineage import (
     Copy,
     Output,
@@ -39,8 +45,14 @@ from airflow_provider_r7mail.lineage import (
     storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
-from airflow_provider_r7mail.models import MessageFilter, parse_ids
-from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extract_window
+from airflow_provider_r7mail.models import MessageFilter, Window, parse_ids
+from airflow_provider_r7mail.pipeline import (
+    ExtractJob,
+    copy_attachments,
+    extract_window,
+    stored_windows,
+)
+from airflow_provider_r7mail.privacy import Privacy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -96,6 +108,7 @@ class _CopyOperator(BaseOperator):
         self.max_attachment_bytes = max_attachment_bytes
         self.storage_conn_id = storage_conn_id
         self.r7mail_conn_id = r7mail_conn_id
+        self._stop: Callable[[], object] | None = None
 
     def _criteria(self, start: datetime | str | None, end: datetime | str | None) -> MessageFilter:
         return MessageFilter.build(
@@ -141,10 +154,24 @@ class _CopyOperator(BaseOperator):
 
     def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
+            cancel = asyncio.current_task().cancel  # type: ignore[union-attr]
+            self._stop = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
             async with await hook.aget_conn() as client:
                 return await work(client)
 
-        return asyncio.run(connected())
+        try:
+            return asyncio.run(connected())
+        except asyncio.CancelledError:
+            raise AirflowException(
+                "Stopped, with all that was half-written removed; a later try does it again."
+            ) from None
+        finally:
+            self._stop = None
+
+    def on_kill(self) -> None:
+        """Stop: what is half-written is removed, and an earlier result stays."""
+        if self._stop is not None:
+            self._stop()
 
 
 class R7MailToParquetOperator(_CopyOperator):
@@ -153,6 +180,9 @@ class R7MailToParquetOperator(_CopyOperator):
     Writes `{output_path}/{table}/mailbox={login}/folder={id}/window={start}_{end}/` for the tables
     `messages`, `recipients` and `attachments`, and `_manifest.json` last. A rerun replaces the
     window. Returns the manifest: paths, numbers and checksums, no mail.
+
+    With `table_format="iceberg"` the rows go to the tables of an Iceberg catalog, and the manifest
+    to `{output_path}/windows/mailbox={login}/folder={id}/window={start}_{end}/`.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
     :param output_path: where the tables go: a path or any URL that ObjectStoragePath takes
@@ -179,10 +209,24 @@ class R7MailToParquetOperator(_CopyOperator):
         tables (R20), or just `quarantine` it
     :param on_attachment_error: `fail` the task after writing all else if an attachment could not
         be copied, or just `record` it
+    :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`: what
+        there is in `privacy.ACTIONS`. Hashes need the connection's `privacy_secret`
+    :param refresh_windows: how many windows before this one to extract again, each replaced, so
+        that mail which came late or changed is right in them. They are those that the tables have;
+        where there are none, the schedule's data intervals, or else windows of the same length,
+        but none from before the DAG's `start_date`. The returned manifest then has `refreshed`:
+        `window`, `path` and `messages` of each
+    :param table_format: `parquet` files under `output_path`, or `iceberg` tables
+    :param catalog_conn_id: for Iceberg, the connection of the catalog: host is its URI, login and
+        password its credential, and the extra has any of pyiceberg's properties. None, and no
+        `catalog_properties`: a SQLite file and a warehouse under `output_path` (templated)
+    :param catalog_properties: for Iceberg, pyiceberg's properties of the catalog; they come before
+        those of the connection (templated)
+    :param namespace: for Iceberg, the namespace of the tables (templated)
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the log-in was refused, or a message can't
         be in the tables
-    :raises R7MailExtractError: the window could not be read or published
+    :raises R7MailExtractError: a window could not be read or published; the others were
     :raises R7MailAttachmentError: all was written but some attachments
     """
 
@@ -192,6 +236,9 @@ class R7MailToParquetOperator(_CopyOperator):
         "attachments_path",
         "attachment_pattern",
         "storage_conn_id",
+        "catalog_conn_id",
+        "catalog_properties",
+        "namespace",
         "r7mail_conn_id",
     )
     ui_color = "#dff0e6"
@@ -206,6 +253,12 @@ class R7MailToParquetOperator(_CopyOperator):
         page_size: int = 200,
         on_bad_message: Literal["fail", "quarantine"] = "fail",
         on_attachment_error: Literal["fail", "record"] = "fail",
+        privacy: Mapping[str, str] | None = None,
+        refresh_windows: int = 0,
+        table_format: Literal["parquet", "iceberg"] = "parquet",
+        catalog_conn_id: str | None = None,
+        catalog_properties: Mapping[str, str] | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
         super().__init__(folder=folder, **kwargs)
@@ -215,10 +268,16 @@ class R7MailToParquetOperator(_CopyOperator):
         self.page_size = page_size
         self.on_bad_message = on_bad_message
         self.on_attachment_error = on_attachment_error
+        self.privacy = privacy
+        self.refresh_windows = refresh_windows
+        self.table_format = table_format
+        self.catalog_conn_id = catalog_conn_id
+        self.catalog_properties = catalog_properties
+        self.namespace = namespace
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
-        """Extract the window."""
+        """Extract the window, and refresh those before it."""
         hook = R7MailHook(self.r7mail_conn_id)
         start, end = self._window(context)
         job = ExtractJob(
@@ -235,29 +294,117 @@ class R7MailToParquetOperator(_CopyOperator):
             max_attachment_bytes=self.max_attachment_bytes,
             on_bad_message=self.on_bad_message,
             on_attachment_error=self.on_attachment_error,
+            privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
+            iceberg=self._iceberg(),
         )
         job.check()
+        earlier = self._earlier_windows(job, hook.settings.client.login, context)
         self._copy = extract_copy(job, hook.settings.folder_uri(job.folder))
         R7MailFolderLink.push(context, hook.settings.folder_url(job.folder))
-        window = job.criteria.window.label()
-        self.log.info("Extracting folder %s, window %s.", job.folder, window)
-        say = _Throttle(self.log.info)
-        try:
-            manifest = self._run(hook, lambda client: extract_window(client, job, say))
-        except R7MailBadMessageError as error:  # it will be there at the next try as well
-            raise AirflowFailException(str(error)) from error
-        count_extract(self._copy, manifest)
+        manifest, *refreshed = self._run(hook, lambda client: self._extract(client, job, earlier))
+        if self.refresh_windows:
+            names = ("window", "path", "messages")
+            manifest["refreshed"] = [{name: item[name] for name in names} for item in refreshed]
         self._copy.tell_outlets(self.outlets, context, extract_extra(job, manifest))
-        self.log.info(
-            "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
-            manifest["messages"],
-            manifest["attachments"],
-            window,
-            manifest["seconds"],
-            manifest["requests"],
-            manifest["path"],
-        )
         return manifest
+
+    def _iceberg(self) -> IcebergTarget | None:
+        """The catalog to write to, by its connection and properties."""
+        table_format: object = self.table_format
+        if table_format not in {"parquet", "iceberg"}:
+            raise R7MailConfigError(f"table_format: {table_format!r}. Known: parquet, iceberg.")
+        if table_format == "parquet":
+            for name in ("catalog_conn_id", "catalog_properties"):
+                if getattr(self, name):
+                    raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
+            return None
+        properties: dict[str, str] = {}
+        if self.catalog_conn_id:
+            try:
+                conn = BaseHook.get_connection(self.catalog_conn_id)
+            except AirflowNotFoundException as error:
+                raise R7MailConfigError(f"catalog_conn_id: {error}") from error
+            extra = conn.extra_dejson
+            properties = connection_properties(conn.host, conn.login, conn.password, extra)
+            if not properties:
+                raise R7MailConfigError(
+                    f"catalog_conn_id: {self.catalog_conn_id} has neither a host nor an extra."
+                )
+        given = {name: str(value) for name, value in (self.catalog_properties or {}).items()}
+        return IcebergTarget({**properties, **given}, self.namespace)
+
+    async def _extract(
+        self, client: AsyncClient, job: ExtractJob, earlier: Sequence[Window]
+    ) -> list[dict[str, Any]]:
+        """Extract the job's own window, on which others wait, and then the earlier ones.
+
+        A window that fails does not keep the next ones from being tried, unless the server can't
+        be reached.
+        """
+        assert self._copy is not None  # noqa: S101 - set by the caller
+        say = _Throttle(self.log.info)
+        manifests: list[dict[str, Any]] = []
+        failures: list[R7MailExtractError | R7MailAttachmentError] = []
+        for window in (job.criteria.window, *earlier):
+            self.log.info("Extracting folder %s, window %s.", job.folder, window.label())
+            part = replace(job, criteria=replace(job.criteria, window=window))
+            try:
+                manifest = await extract_window(client, part, say)
+            except (R7MailExtractError, R7MailAttachmentError) as error:
+                if earlier:
+                    self.log.error("Window %s: %s", window.label(), error)  # noqa: TRY400 - raised below
+                failures.append(error)
+                if isinstance(error.__cause__, (R7MailConnectionError, R7MailProxyError)):
+                    break
+                continue
+            if part.criteria == job.criteria:
+                count_extract(self._copy, manifest)
+            manifests.append(manifest)
+            self.log.info(
+                "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
+                manifest["messages"],
+                manifest["attachments"],
+                window.label(),
+                manifest["seconds"],
+                manifest["requests"],
+                manifest["path"],
+            )
+        for failure in failures:
+            if not isinstance(failure, R7MailBadMessageError):
+                raise failure
+        if failures:  # these messages will be there at the next try as well
+            raise AirflowFailException(str(failures[0])) from failures[0]
+        return manifests
+
+    def _earlier_windows(self, job: ExtractJob, login: str, context: Context) -> list[Window]:
+        """The windows to refresh, the newest first."""
+        count: object = self.refresh_windows
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise R7MailConfigError(f"refresh_windows: {count!r}. Give a whole number, 0 or more.")
+        if not count:
+            return []
+        dag: Any = context.get("dag")
+        first = self.start_date or (dag and dag.start_date)
+        own = job.criteria.window
+        assert own.start is not None  # noqa: S101 - the job was checked, as the next
+        assert own.end is not None  # noqa: S101
+        schedule = _Schedule(dag and dag.timetable, own.start, own.end)
+        stored: dict[datetime | None, list[datetime]] = {}
+        for window in stored_windows(job, login):
+            if window.start is not None:
+                stored.setdefault(window.end, []).append(window.start)
+        windows: list[Window] = []
+        end = own.start
+        while len(windows) < count:
+            start = schedule.begin(end)
+            there = stored.get(end, [])
+            if there and start not in there:
+                start = min(there)
+            elif not there and first is not None and start < first:
+                break
+            windows.append(Window(start, end))
+            end = start
+        return windows
 
     def _window(self, context: Context) -> tuple[datetime | str | None, datetime | str | None]:
         """The window asked for, or the run's data interval."""
@@ -366,7 +513,8 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             )
         extra = {
             "folder_id": folder,
-            "attachments": dict(Counter(row.status for row in rows)),
+            "files_downloaded": len(copied),
+            "files_unchanged": sum(row.status == "unchanged" for row in rows),
             "path": storage_url(root),
         }
         self._copy.tell_outlets(self.outlets, context, extra)
@@ -375,6 +523,40 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             # PostgreSQL's JSON, where XComs may be, takes neither NUL nor half of a character.
             item["file_name"] = item["file_name"] and _UNSTORABLE.sub("\ufffd", item["file_name"])
         return found
+
+
+class _Schedule:
+    """Tells the windows before a run's own.
+
+    :param timetable: the DAG's, if there is one
+    :param start: begin of the run's own window
+    :param end: its end
+    """
+
+    def __init__(self, timetable: Any, start: datetime, end: datetime) -> None:
+        self._length = end - start
+        try:
+            # Airflow 3 gives tasks timetables that only describe themselves.
+            from airflow.serialization.encoders import coerce_to_core_timetable  # noqa: PLC0415
+        except ImportError:
+            self._timetable = timetable
+        else:
+            self._timetable = coerce_to_core_timetable(timetable)
+        self._fits = self._interval(end) == (start, end)
+
+    def begin(self, end: datetime) -> datetime:
+        """Where the data interval that ends there begins, or a window as long as the own one."""
+        interval = self._interval(end) if self._fits else None
+        if interval is not None and interval[1] == end:
+            return interval[0]
+        return end - self._length
+
+    def _interval(self, end: datetime) -> tuple[datetime, datetime] | None:
+        try:
+            found = self._timetable.infer_manual_data_interval(run_after=pendulum.instance(end))
+        except (AttributeError, NotImplementedError):
+            return None  # no timetable, or one that can't tell
+        return (found.start, found.end) if found.start < found.end else None
 
 
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")

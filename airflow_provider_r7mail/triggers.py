@@ -207,7 +207,7 @@ def error_event(error: R7MailError) -> dict[str, Any]:
         details = {name: getattr(error, name) for name in DETAILS}
     return {
         "status": "error",
-        "message": str(error),
+        "message": error.text,
         "error": type(error).__name__,
         "details": details,
     }

@@ -1,17 +1,20 @@
-"""After each extract: small tables about the mail, made with pandas.
+"""After each extract: small tables about the mail, made with pandas, and a page with charts.
 
-What it needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`. What
-it writes there, each time anew, under `marts/`:
+What it needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, and
+`pip install 'airflow-provider-r7mail[analytics]'` for the charts. What it writes there, each time
+anew: `marts/report.html`, one file that can be mailed or put on a web server, and under `marts/`
 
 * `daily_volume.parquet`: messages by day, folder and domain of the sender
-* `unread_backlog.parquet`: unread messages by folder, and the date of the oldest
-* `busiest_hours.parquet`: messages by day of the week and hour, in TIMEZONE
+* `response_times.parquet`: a row for each answer, with the hours that it took
+* `unread_backlog.parquet`: unread messages by folder, how old they are, and the date of the oldest
+* `busiest_hours.parquet`: messages that came, by day of the week and hour
 * `attachment_types.parquet`: files and bytes by the end of the file's name
 
-A message is counted as it was when it was extracted: one that was read or moved since then still
-counts as unread, and in its old folder. Extract its window again to see it as it is now.
+Days and hours are those of the param `timezone`. A message is counted once, as it was when it was
+last extracted: one that was read since then still counts as unread. See docs/en/changing-mail.md.
 
-To adapt: TIMEZONE, and a function like the four below for a table of your own.
+To adapt: TIMEZONE, a function like the five below for a table of your own, and the charts in
+`mail_analytics_report.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
-from airflow.sdk import DAG, Asset, ObjectStoragePath, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import DAG, Asset, ObjectStoragePath, Param, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,31 +36,59 @@ if TYPE_CHECKING:
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 TIMEZONE = "Europe/Moscow"
 FOLDER = ["mailbox", "folder"]
+# What tells a message from all others; see docs/sql/latest_messages.sql.
+IDENTITY = ["message_id", "mime_message_id", "was_sent", "extracted_at"]
 
 
-def daily_volume(messages: pd.DataFrame) -> pd.DataFrame:
+def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
     """Messages by day, folder and domain of the sender."""
     found = messages.assign(
-        day=messages["date"].dt.tz_convert(TIMEZONE).dt.date,
+        day=messages["date"].dt.tz_convert(zone).dt.date,
         domain=messages["from_address"].fillna("").str.rpartition("@")[2].str.lower(),
     )
-    return found.groupby([*FOLDER, "day", "domain"]).size().reset_index(name="messages")
+    keys = [*FOLDER, "day", "domain", "was_sent"]
+    return found.groupby(keys).size().reset_index(name="messages")
 
 
-def unread_backlog(messages: pd.DataFrame) -> pd.DataFrame:
-    """Unread messages by folder, and the date of the oldest."""
-    unread = messages[messages["was_read"].eq(other=False)]
-    return unread.groupby(FOLDER).agg(unread=("date", "size"), oldest=("date", "min")).reset_index()
+def response_times(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
+    """How long each side of a thread waited for the other, from the first message unanswered."""
+    people = messages[messages["thread_id"].notna() & ~messages["is_auto_submitted"].eq(other=True)]
+    thread = ["mailbox", "thread_id"]
+    ordered = people.sort_values([*thread, "date", "message_id"])
+    # A turn: messages of one side that follow each other.
+    before = ordered.groupby(thread)["was_sent"].shift()
+    turn = before.ne(ordered["was_sent"]).cumsum().rename("turn")
+    turns = ordered.groupby([*thread, turn, "was_sent"]).agg(date=("date", "min")).reset_index()
+    asked = turns.groupby(thread)["date"].shift()
+    answered = turns.assign(
+        hours=(turns["date"] - asked).dt.total_seconds() / 3600,
+        answered_at=turns["date"].dt.tz_convert(zone),
+    )
+    return answered[asked.notna()][["mailbox", "thread_id", "answered_at", "was_sent", "hours"]]
 
 
-def busiest_hours(messages: pd.DataFrame) -> pd.DataFrame:
-    """Messages by day of the week and hour."""
-    local = messages["date"].dt.tz_convert(TIMEZONE)
+def unread_backlog(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
+    """Unread messages by folder and how old they were when last looked at, and the oldest."""
+    unread = messages[messages["was_read"].eq(other=False) & ~messages["was_sent"]]
+    age = messages["extracted_at"].max() - unread["date"]
+    aged = unread.assign(day=age.dt.days < 1, week=age.dt.days.between(1, 6), older=age.dt.days > 6)
+    sums = {name: (name, "sum") for name in ("day", "week", "older")}
+    return (
+        aged.groupby(FOLDER)
+        .agg(unread=("date", "size"), oldest=("date", "min"), **sums)
+        .reset_index()
+    )
+
+
+def busiest_hours(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
+    """Messages that came, by day of the week and hour."""
+    local = messages["date"].dt.tz_convert(zone)
     found = messages.assign(weekday=local.dt.day_name(), hour=local.dt.hour)
-    return found.groupby([*FOLDER, "weekday", "hour"]).size().reset_index(name="messages")
+    came = found[~messages["was_sent"]]
+    return came.groupby([*FOLDER, "weekday", "hour"]).size().reset_index(name="messages")
 
 
-def attachment_types(attachments: pd.DataFrame) -> pd.DataFrame:
+def attachment_types(attachments: pd.DataFrame, zone: str) -> pd.DataFrame:
     """Files and bytes by the end of the file's name."""
     named = attachments["file_name"].fillna("")
     found = attachments.assign(type=named.str.extract(r"\.(\w{1,8})$")[0].str.lower().fillna(""))
@@ -63,32 +97,74 @@ def attachment_types(attachments: pd.DataFrame) -> pd.DataFrame:
 
 
 # A mart's function, the table it is made of, and the columns it needs of it.
-MARTS: dict[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, list[str]]] = {
+MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] = {
     daily_volume: ("messages", ["from_address", "date"]),
+    response_times: ("messages", ["date", "thread_id", "is_auto_submitted"]),
     unread_backlog: ("messages", ["was_read", "date"]),
     busiest_hours: ("messages", ["date"]),
     attachment_types: ("attachments", ["file_name", "size"]),
 }
 
 
-@task
-def write_mart(name: str, lake: str) -> int:
-    """Make a mart of its table; return how many rows it has."""
-    import pandas as pd
+def read(lake: str, table: str, columns: list[str]) -> pd.DataFrame:
+    """Read columns of a table: its finished windows, each message as it was last seen."""
+    import pyarrow.parquet as pq
 
-    make, (table, columns) = next(item for item in MARTS.items() if item[0].__name__ == name)
     root = ObjectStoragePath(f"{lake}/tables/{table}")
-    if not root.exists():
+    finished = root.fs.glob(f"{root.path}/*/*/*/_manifest.json")
+    if not finished:
         raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
-    # `mailbox` and `folder` are in the paths of the files, and come as categories.
-    rows = pd.read_parquet(root.path, filesystem=root.fs, columns=[*FOLDER, *columns])
-    mart = make(rows.astype(dict.fromkeys(FOLDER, "str")))
+    # `mailbox`, `folder` and `window` are in the paths of the files, and come as categories.
+    places = dict.fromkeys([*FOLDER, "window"], "str")
+    files = [path.removesuffix("_manifest.json") + "part-00000.parquet" for path in finished]
+    wanted = IDENTITY if table == "messages" else ["message_id"]
+    stored = pq.read_table(files, filesystem=root.fs, columns=[*places, *wanted, *columns])
+    rows: pd.DataFrame = stored.to_pandas().astype(places)
+    if table != "messages":
+        return rows.merge(read(lake, "messages", [])[[*places, "message_id"]])
+    rows["was_sent"] = rows["was_sent"].eq(other=True)
+    mail = rows["mime_message_id"].replace("", None).fillna(rows["message_id"].astype("str"))
+    last = rows.groupby(["mailbox", mail, "was_sent"])["extracted_at"].transform("max")
+    return rows.loc[rows["extracted_at"] == last]
+
+
+def write(lake: str, name: str, data: bytes) -> str:
+    """Write a file among the marts; tell where."""
+    path = ObjectStoragePath(f"{lake}/marts/{name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+@task
+def write_mart(name: str, lake: str, zone: str) -> str:
+    """Make a mart of its table; tell where it is."""
+    make, (table, columns) = next(item for item in MARTS.items() if item[0].__name__ == name)
+    rows = read(lake, table, columns)
+    try:
+        mart = make(rows, zone)
+    except KeyError as error:  # ZoneInfoNotFoundError
+        raise AirflowFailException(
+            f"params.timezone: {error}. Give a name like {TIMEZONE}."
+        ) from error
     made = BytesIO()
     mart.to_parquet(made, index=False)
-    folder = ObjectStoragePath(f"{lake}/marts")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.parquet").write_bytes(made.getvalue())
-    return len(mart)
+    return write(lake, f"{name}.parquet", made.getvalue())
+
+
+@task
+def write_report(paths: Any, lake: str, zone: str) -> str:
+    """Make the page of the marts; tell where it is."""
+    import pandas as pd
+    from mail_analytics_report import make_report  # noqa: PLC0415 - heavy
+
+    marts = {
+        path.stem: pd.read_parquet(BytesIO(path.read_bytes()))
+        for path in map(ObjectStoragePath, paths)
+    }
+    names = {str(number): name for name, number in R7MailHook().settings.folders.items()}
+    page = make_report(marts, zone, names, datetime.now(ZoneInfo(zone)))
+    return write(lake, "report.html", page.encode())
 
 
 with DAG(
@@ -98,8 +174,13 @@ with DAG(
     catchup=False,
     max_active_runs=1,  # each run writes the same files
     default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
+    params={"timezone": Param(TIMEZONE, type="string", description="Of days and hours.")},
     tags=["r7mail"],
     doc_md=__doc__,
 ) as dag:
-    for function in MARTS:
-        write_mart.override(task_id=function.__name__)(function.__name__, LAKE)
+    ZONE = "{{ params.timezone }}"
+    marts = [
+        write_mart.override(task_id=function.__name__)(function.__name__, LAKE, ZONE)
+        for function in MARTS
+    ]
+    write_report(marts, LAKE, ZONE)

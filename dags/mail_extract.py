@@ -1,18 +1,18 @@
-"""Every hour: copy the inbox's new messages into Parquet tables, and their attachments to storage.
+"""Every hour: copy new messages into Parquet tables, and their attachments to storage.
 
-What it needs: the connection `r7mail_default`, with `inbox` in its `folders`. Where it writes: the
-Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath takes, such as
+What it needs: the connection `r7mail_default`, with `inbox` and `sent` in its `folders`. Where it
+writes: the Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath takes, such as
 `s3://bucket/mail`.
 
 A run extracts its own data interval and nothing else. So runs may come late, in any order and at
 the same time; a second run of an interval replaces the first one's files, and counts nothing
 twice. That makes catch-up safe, and it is on: hours in which Airflow was down are extracted later.
 
-To adapt: set START, the day your history begins, before you unpause the DAG. Other folders are
-other tasks of the same kind. For days instead of hours change SCHEDULE, and the output path with
-it: windows that overlap hold the same messages twice. Keep CronDataIntervalTimetable: the interval
-of Airflow 3's plain cron schedules is empty. R7MAIL_START and R7MAIL_SCHEDULE in Airflow's
-environment are for `r7mail demo`, which runs this file by days; a copy needs neither.
+To adapt: FOLDERS; and set START, the day your history begins, before you unpause the DAG. For days
+instead of hours change SCHEDULE, and the output path with it: windows that overlap hold the same
+messages twice. Keep CronDataIntervalTimetable: the interval of Airflow 3's plain cron schedules is
+empty. R7MAIL_START and R7MAIL_SCHEDULE in Airflow's environment are for `r7mail demo`, which runs
+this file by weeks; a copy needs neither.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 SCHEDULE = os.environ.get("R7MAIL_SCHEDULE", "0 * * * *")
+FOLDERS = ["inbox", "sent"]
 START = datetime.fromisoformat(os.environ.get("R7MAIL_START", "2026-11-01")).replace(tzinfo=UTC)
 
 with DAG(
@@ -38,10 +39,11 @@ with DAG(
     tags=["r7mail"],
     doc_md=__doc__,
 ) as dag:
-    R7MailToParquetOperator(
-        task_id="extract_inbox",
-        folder="inbox",
-        output_path=f"{LAKE}/tables",
-        attachments_path=f"{LAKE}/attachments",
-        outlets=[Asset("r7mail_messages")],  # starts mail_analytics
-    )
+    for folder in FOLDERS:
+        R7MailToParquetOperator(
+            task_id=f"extract_{folder}",
+            folder=folder,
+            output_path=f"{LAKE}/tables",
+            attachments_path=f"{LAKE}/attachments",
+            outlets=[Asset("r7mail_messages")],  # starts mail_analytics
+        )

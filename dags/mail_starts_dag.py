@@ -19,6 +19,7 @@ is only its name: write your login and server there, as other DAGs may wait for 
 from __future__ import annotations
 
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
@@ -74,7 +75,8 @@ def load(files: Any, lake: str) -> int:
     orders = [file for file in files if file["uri"]]
     for number, file in enumerate(orders):
         try:
-            rows = pd.read_csv(ObjectStoragePath(file["uri"]).open("rb"), dtype={"sku": str})
+            data = ObjectStoragePath(file["uri"]).read_bytes()
+            rows = pd.read_csv(BytesIO(data), dtype={"sku": str})
             rows = rows[["sku", "quantity"]].astype({"quantity": "int64"})
         except (KeyError, ValueError) as error:
             raise AirflowFailException(

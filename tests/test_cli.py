@@ -56,7 +56,7 @@ def extract(server: Emulator, output: Path, *more: str, password: str = "TestPas
     return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
 
 
-@pytest.mark.parametrize("command", ["emulator", "extract", "demo"])
+@pytest.mark.parametrize("command", ["emulator", "extract", "check", "demo"])
 def test_help_teaches(command: str) -> None:
     """Each command explains itself, with an example to copy."""
     text = " ".join(run(command, "--help").stdout.split())

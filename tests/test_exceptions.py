@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp  # noqa: TID253 - no DAG file reads a test
 import httpx
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail import exceptions
 from airflow_provider_r7mail.api import delete_messages
@@ -21,7 +24,10 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
+from airflow_provider_r7mail.hooks import fail_at_once
+from airflow_provider_r7mail.triggers import error_event, error_of
 
+DOCS = Path(__file__).parents[1] / "docs"
 CALL = delete_messages(24, [711])
 
 
@@ -64,6 +70,56 @@ def test_every_error_says_what_it_means() -> None:
     kinds = [R7MailError, *_descendants(R7MailError)]
 
     assert [kind for kind in kinds if not kind.__doc__] == []
+
+
+def _made(kind: type[R7MailError]) -> R7MailError:
+    if issubclass(kind, R7MailRequestError):
+        return kind("no luck", method="GET", path="/x", hint="Look there.")
+    return kind("no luck.")
+
+
+def _documented() -> list[type[R7MailError]]:
+    kinds = [R7MailError, *_descendants(R7MailError)]
+    return [kind for kind in kinds if kind.__module__ == exceptions.__name__]
+
+
+@pytest.mark.parametrize("kind", _documented(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_every_error_leads_to_its_way_out(kind: type[R7MailError], language: str) -> None:
+    """A message ends with a place in the documentation, which has a section under that name."""
+    found = re.search(r" \[docs: ([a-z-]+)#(\w+)\]$", str(_made(kind)))
+
+    assert found
+    page, section = found.groups()
+    text = (DOCS / language / f"{page}.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (\w+)$", text, re.MULTILINE)
+    assert [title.lower() for title in titles].count(section) == 1
+    assert kind.__name__ in titles
+
+
+@pytest.mark.parametrize("kind", _documented(), ids=lambda kind: kind.__name__)
+def test_the_place_is_told_once(kind: type[R7MailError]) -> None:
+    """It is told once: by a copy, from another process, by an event, and of an error of mine."""
+    error = _made(kind)
+    own = type("OwnError", (kind,), {})
+
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error)), _told(error)):
+        assert type(again) is kind
+        assert str(again) == str(error)
+    assert str(error).count("[docs: ") == 1
+    assert str(_made(own)) == str(error)
+
+
+def test_a_task_that_fails_at_once_tells_it() -> None:
+    """What Airflow shows of a task that can't be mended by trying again has the place too."""
+    with pytest.raises(AirflowFailException) as caught, fail_at_once():
+        raise R7MailConfigError("folder: unknown.")
+
+    assert str(caught.value) == ("folder: unknown. [docs: when-it-goes-wrong#r7mailconfigerror]")
+
+
+def _told(error: R7MailError) -> R7MailError:
+    return error_of(json.loads(json.dumps(error_event(error))))
 
 
 TRANSPORT = {
@@ -169,8 +225,8 @@ def test_a_message_tells_where_and_what_to_do() -> None:
     )
     silent = R7MailTimeoutError("no luck", method="GET", path="/api/y")
 
-    assert str(error) == "POST /api/x: the server failed (status 500, attempt 2). Look there."
-    assert str(silent) == "GET /api/y: no luck (no answer, attempt 1)"
+    assert error.text == "POST /api/x: the server failed (status 500, attempt 2). Look there."
+    assert silent.text == "GET /api/y: no luck (no answer, attempt 1)"
 
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])

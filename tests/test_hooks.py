@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import ssl
@@ -685,7 +686,7 @@ def try_out(monkeypatch: pytest.MonkeyPatch, host: str, **extra: Any) -> tuple[b
 
 
 def test_secrets_are_masked(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Password, token and the proxy's password are masked in logs, URL-quoted too."""
+    """Password, token and the proxy's password are masked in logs, in headers and URLs too."""
     server.mailbox.password = "пароль/1+2"
     monkeypatch.setenv(CONNECTION, server.connection(proxy="http://u:p%40ss-word@proxy:3128"))
     assert R7MailHook().settings.client.proxy is not None
@@ -696,8 +697,13 @@ def test_secrets_are_masked(server: Emulator, monkeypatch: pytest.MonkeyPatch) -
 
     assert token
     quoted = "%D0%BF%D0%B0%D1%80%D0%BE%D0%BB%D1%8C%2F1%2B2"
-    for secret in ("p%40ss-word", "p@ss-word", "пароль/1+2", quoted, token):
+    basic = base64.b64encode(b"u:p@ss-word").decode().rstrip("=")
+    in_base64 = base64.b64encode(token.encode()).decode().rstrip("=")
+    secrets = ("p%40ss-word", "p@ss-word", basic, "пароль/1+2", quoted, token, in_base64)
+    for secret in secrets:
         assert redact(f"a {secret} b") == "a *** b"
+    assert redact(f"{{'Authorization': '{token}'}}") == "{'Authorization': '***'}"
+    assert redact(repr("пароль/1+2".encode())) == "b'***'"
 
 
 async def test_secrets_are_masked_on_the_event_loop(

@@ -22,15 +22,16 @@ from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lineage import storage_uri, storage_url
 from airflow_provider_r7mail.tables import schema
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.conftest import AIRFLOW_2, DAGS
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
-DAY = {"start": "2025-06-01T00:00:00Z", "end": "2025-06-02T00:00:00Z"}
+DAY: dict[str, Any] = {"start": "2025-06-01T00:00:00Z", "end": "2025-06-02T00:00:00Z"}
 WINDOW = "mailbox=user_test/folder=24/window=20250601T000000Z_20250602T000000Z"
 SECRET = "ТАЙНА"
 
 # One process for all: Airflow decides about OpenLineage once, when it loads its plugins.
 DAG = """
-    from airflow.sdk import DAG, Asset, task
+    from airflow.sdk import DAG, task
     from airflow_provider_r7mail.hooks import R7MailHook
     from airflow_provider_r7mail.transfers import (
         R7MailAttachmentsToObjectStorageOperator, R7MailToParquetOperator,
@@ -92,9 +93,10 @@ class Lineage(NamedTuple):
 def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     """What the tasks above told OpenLineage's file transport, in an Airflow that has it."""
     root = tmp_path_factory.mktemp("lineage")
-    dags = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    path = dags / "openlineage_dag.py"
-    path.write_text(textwrap.dedent(DAG).replace("{root}", str(root)))
+    path = DAGS / "openlineage_dag.py"
+    code = textwrap.dedent(DAG).replace("{root}", str(root))
+    sdk = "airflow.providers.common.compat.sdk" if AIRFLOW_2 else "airflow.sdk"
+    path.write_text(code.replace("airflow.sdk", sdk))
     mailbox = Mailbox()
     mailbox.deliver(
         date=START, subject=f"Прайс {SECRET}", body=SECRET, attachments=[("a.csv", b"1;2", "x/y")]
@@ -205,6 +207,7 @@ def test_a_failed_extract(lineage: Lineage) -> None:
     assert f"file {lineage.root}/broken/messages" in outputs
 
 
+@pytest.mark.skipif(AIRFLOW_2, reason="it takes the login out of a folder's URI")
 def test_a_hook(lineage: Lineage) -> None:
     """What a task's own code reads and downloads by the hook is in the graph, each once."""
     inputs, outputs = lineage.of("hook")
@@ -245,6 +248,7 @@ def test_without_openlineage(
     assert R7MailHook().download_attachment(24, number, "a", tmp_path / "a").size == 1
 
 
+@pytest.mark.skipif(AIRFLOW_2, reason="its dag.test() knows no assets")
 def test_asset_events(server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path) -> None:
     """What an extract puts out tells its consumers the window, the rows and the manifest's path."""
     server.mailbox.deliver(
@@ -287,16 +291,18 @@ def test_asset_events(server: Emulator, run_dag: Callable[[str], Any], tmp_path:
 
     assert extra == {
         "folder_id": 24,
-        "window": {"start": "2025-06-01T00:00:00+00:00", "end": "2025-06-02T00:00:00+00:00"},
-        "rows": {"messages": 1, "recipients": 1},
-        "attachments": {},
+        "window_start": "2025-06-01T00:00:00+00:00",
+        "window_end": "2025-06-02T00:00:00+00:00",
+        "messages_rows": 1,
+        "recipients_rows": 1,
         "manifest": f"file://{tmp_path}/lake/messages/{WINDOW}/_manifest.json",
     }
     manifest = json.loads(ObjectStoragePath(extra["manifest"]).read_bytes())
     assert manifest == result.xcom("extract")
     assert copied == {
         "folder_id": 24,
-        "attachments": {"downloaded": 1},
+        "files_downloaded": 1,
+        "files_unchanged": 0,
         "path": f"file://{tmp_path}/files",
     }
     assert sorted(uris) == [f"file://{tmp_path}/lake/{name}" for name in ("messages", "recipients")]

@@ -33,7 +33,7 @@ LAYERS = (
     {"client", "storage", "console"},
     {"extract"},
     {"tables"},
-    {"attachments", "evidence"},
+    {"attachments", "evidence", "iceberg", "privacy"},
     {"pipeline", "sending", "check"},
     {"assets"},
     {"lineage", "links"},
@@ -56,7 +56,7 @@ FACING_AIRFLOW = {
     "notifications",
     "emailer",
 }
-HEAVY = {"pandas", "pyarrow", "aiohttp", "httpx_aiohttp"}
+HEAVY = {"pandas", "pyarrow", "pyiceberg", "aiohttp", "httpx_aiohttp", "openlineage"}
 
 
 def modules() -> list[Path]:

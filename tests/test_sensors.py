@@ -268,6 +268,34 @@ async def test_the_trigger_gives_up(server: Emulator) -> None:
     assert paths(server) == ["Login", *["Messages"] * 3]
 
 
+async def test_a_dead_token_is_healed_in_the_trigger(server: Emulator) -> None:
+    """A session that the server drops while a sensor is deferred is renewed; no poll fails."""
+
+    def change(record: dict[str, Any]) -> None:
+        if len(paths(server)) == 4:
+            server.expire_tokens()
+        if len(paths(server)) == 8:
+            server.mailbox.deliver()
+
+    server.on_request = change
+    trigger = R7MailMessageTrigger(folder=24, poll_interval=0.02, max_consecutive_failures=1)
+
+    event = await first_event(trigger)
+
+    assert event == {"status": "success", "message_ids": [701]}
+    assert server.logins == 2
+    assert set(paths(server)) == {"Login", "Messages"}
+
+
+def test_how_many_failures_are_borne(server: Emulator) -> None:
+    """A deferred sensor fails with the cause after as many failed polls as it is told."""
+    server.faults.append(Fault("Messages", times=None, skip=1, status=403))
+
+    with pytest.raises(R7MailProxyError, match="status 403"):
+        wait("deferrable", max_consecutive_failures=2)
+    assert paths(server) == ["Login", "Messages", "Login", "Messages", "Messages"]
+
+
 async def test_events_hold_ids_only(server: Emulator) -> None:
     """Nothing of the mail goes into the metadata database but ids."""
     server.mailbox.deliver(subject="Top-Subject", sender="spy@devr7.ru")
@@ -302,7 +330,7 @@ def test_errors_survive_an_event() -> None:
 
         assert type(again) is type(error)
         assert str(again) == str(error)
-    assert str(error_of({"status": "error", "message": "m", "error": "NoSuchError"})) == "m"
+    assert error_of({"status": "error", "message": "m", "error": "NoSuchError"}).text == "m"
 
 
 def test_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,12 @@ FILTERS = "folder query body sender recipient subject labels was_read start end"
 
 
 EXTRACT = f"""{FILTERS} output_path attachments_path tables columns page_size attachment_pattern
-    max_attachment_bytes storage_conn_id on_bad_message on_attachment_error r7mail_conn_id"""
+    max_attachment_bytes storage_conn_id on_bad_message on_attachment_error privacy refresh_windows
+    table_format catalog_conn_id catalog_properties namespace r7mail_conn_id"""
 COPY = f"""{FILTERS} message_ids attachments_path attachment_pattern max_attachment_bytes
     storage_conn_id on_attachment_error r7mail_conn_id"""
-PLAIN = """tables columns page_size max_attachment_bytes on_bad_message on_attachment_error"""
+PLAIN = """tables columns page_size max_attachment_bytes on_bad_message on_attachment_error privacy
+    refresh_windows table_format"""
 
 
 @pytest.mark.parametrize(

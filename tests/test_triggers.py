@@ -13,14 +13,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from airflow.providers.common.compat.triggers import BaseEventTrigger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_r7mail import triggers
 from airflow_provider_r7mail.emulator import Emulator, Fault, Readings
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.hooks import Filters
@@ -33,6 +32,12 @@ from airflow_provider_r7mail.triggers import (
 
 # Airflow 3.3 has them; before, `run` is what there is.
 streams = pytest.importorskip("airflow.triggers.shared_stream")
+comms = pytest.importorskip("airflow.sdk.execution_time.comms")
+errors = pytest.importorskip("airflow.sdk.exceptions")
+
+UNREACHABLE = errors.AirflowRuntimeError(
+    comms.ErrorResponse(error=errors.ErrorType.API_SERVER_ERROR, detail=None)
+)
 
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 POLL = 0.05
@@ -56,7 +61,7 @@ class State:
         """Keep it."""
         if self.failures:
             self.failures -= 1
-            raise triggers.AirflowRuntimeError(Unreachable())
+            raise UNREACHABLE
         self.writes += 1
         self.values[key] = json.dumps(value)
 
@@ -66,17 +71,6 @@ class State:
         [value] = self.values.values()
         kept: dict[str, Any] = json.loads(value)
         return kept
-
-
-class Unreachable:
-    """What Airflow answers when its API server is down."""
-
-    class error:  # noqa: N801 - Airflow's name
-        """Its kind."""
-
-        value = "API_SERVER_ERROR"
-
-    detail = None
 
 
 class Triggerer:
@@ -101,7 +95,7 @@ class Triggerer:
         trigger = event_trigger(**values)
         _, arguments = trigger.serialize()
         trigger = R7MailMessageEventTrigger(**json.loads(json.dumps(arguments)))
-        trigger.asset_state_store = state
+        trigger.asset_state_store = cast("Any", state)
         number = len(self.tasks)
         if state is not None:
             self.states.append(state)

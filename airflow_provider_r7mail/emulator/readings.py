@@ -43,7 +43,7 @@ class Readings:
     :param latency_seconds: seconds that every call takes at least.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
     :param strip_hidden: elements that are not displayed are taken out of what is sent.
-    :param token_header_strict: a ``Bearer `` before the token is refused; False forgives it.
+    :param token_header_strict: a ``Bearer`` before the token is refused; False forgives it.
     :param repeat_answer: what Delete and MoveMessage answer when an id is not in the folder (R23).
     :param unknown_mark_answer: what MarkAsRead and MarkAsFavorite answer then (R15).
     """

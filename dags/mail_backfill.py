@@ -1,0 +1,78 @@
+"""By hand, once: two years of several folders, a task for each day and folder.
+
+What it needs: the connection `r7mail_default`, with FOLDERS in its `folders`; and the pool
+`r7mail`, without which Airflow leaves the tasks waiting. Its slots are how many tasks may ask the
+mail server at once, from this DAG and any other; each has up to `max_concurrency` requests out:
+
+    airflow pools set r7mail 2 "Tasks that ask the mail server"
+
+Where it writes: the Airflow Variable `r7mail_lake`, into the tables of `mail_extract`. So END must
+be where `mail_extract` begins, its START: windows that overlap hold the same messages twice.
+
+Each task replaces its own window and nothing else. If a worker dies, or the server is down for
+longer than the retries last, clear the failed tasks: the others are not run again.
+
+To adapt: FOLDERS and END, or the run's params. Airflow maps a task at most 1,024 times
+(`[core] max_map_length`), which is two years and nine months of days: take longer windows for
+more. How to choose the numbers is in docs/en/scale.md.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+from airflow.sdk import DAG, Param, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+
+LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
+FOLDERS = ("inbox", "sent")
+END = date(2026, 11, 1)
+
+
+@task
+def split(start: str, end: str, days: str) -> list[dict[str, str]]:
+    """Cut the time from `start` to `end` into windows, the newest first."""
+    first, last = date.fromisoformat(start), date.fromisoformat(end)
+    if first >= last:
+        raise AirflowFailException(f"start: {start} is not before end, {end}.")
+    length = timedelta(days=int(days))
+    windows = []
+    while last > first:
+        begin = max(first, last - length)
+        windows.append({"start": begin.isoformat(), "end": last.isoformat()})
+        last = begin
+    return windows
+
+
+with DAG(
+    dag_id="mail_backfill",
+    schedule=None,
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    params={
+        "start": Param(END.replace(year=END.year - 2).isoformat(), type="string", format="date"),
+        "end": Param(END.isoformat(), type="string", format="date", description="not in it"),
+        "days": Param(1, type="integer", minimum=1, description="length of a window"),
+    },
+    max_active_runs=1,
+    default_args={
+        "retries": 5,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": True,
+    },
+    tags=["r7mail"],
+    doc_md=__doc__,
+) as dag:
+    # [START backfill]
+    windows = split("{{ params.start }}", "{{ params.end }}", "{{ params.days }}")
+    for folder in FOLDERS:
+        R7MailToParquetOperator.partial(
+            task_id=f"extract_{folder}",
+            folder=folder,
+            output_path=f"{LAKE}/tables",
+            pool="r7mail",  # the mail server has other users
+            max_active_tis_per_dag=8,  # leaves workers to other DAGs, whatever the pool has
+            map_index_template="{{ task.start }}",
+        ).expand_kwargs(windows)
+    # [END backfill]

@@ -1,0 +1,148 @@
+"""After each extract: load the windows that are new into PostgreSQL.
+
+What it needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, the
+connection `mail_postgres`, and `pip install 'airflow-provider-r7mail[postgres]'`. What it writes:
+the tables in `mail_to_postgres.sql`, beside this file, in the schema `mail`.
+
+It compares what lies in storage with what it has loaded, so nothing is missed or loaded twice,
+whichever runs failed, came late or were extracted again. A window is replaced whole, in one
+transaction: mail that was deleted, or moved away, goes. Of a message that two windows have, the
+later extraction counts. A window that was removed from storage stays here.
+
+PostgreSQL's text has no NUL character; U+FFFD stands for it.
+
+To adapt: the columns, in the SQL file.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, Asset, ObjectStoragePath, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+if TYPE_CHECKING:
+    from psycopg import Cursor
+
+LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
+CONNECTION = "mail_postgres"
+SCHEMA = Path(__file__).with_suffix(".sql")
+BATCH = 500  # messages in memory at once
+
+
+@task
+def load_new_windows(lake: str) -> int:
+    """Load each finished window that is not loaded as it is now; return how many."""
+    from airflow.providers.postgres.hooks.postgres import PostgresHook  # noqa: PLC0415 - slow
+
+    root = ObjectStoragePath(f"{lake}/tables")
+    paths = root.fs.glob(f"{root.path}/messages/*/*/*/_manifest.json")
+    if not paths:
+        raise AirflowSkipException(f"There are no tables at {root} yet: run mail_extract first.")
+    # All at once, for there may be thousands; one that is gone is being extracted again.
+    manifests = root.fs.cat(paths, on_error="omit")
+    count = 0
+    connection: Any = PostgresHook(CONNECTION).get_conn()  # psycopg's, with SQLAlchemy 2
+    with closing(connection):
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.execute(SCHEMA.read_text(encoding="utf-8"))
+            cursor.execute("SELECT run_id FROM mail.windows")
+            loaded = {run_id for (run_id,) in cursor}
+        for path, text in sorted(manifests.items()):
+            manifest = json.loads(text)
+            if manifest["run_id"] not in loaded:
+                place = path.removeprefix(f"{root.path}/messages/").removesuffix("/_manifest.json")
+                with connection.transaction(), connection.cursor() as cursor:
+                    load_window(cursor, root, place, manifest)
+                count += 1
+    return count
+
+
+def load_window(
+    cursor: Cursor[Any], root: ObjectStoragePath, place: str, manifest: dict[str, Any]
+) -> None:
+    """Replace a window."""
+    key = {
+        "mailbox": manifest["mailbox"],
+        "folder": manifest["folder_id"],
+        "window": place.rpartition("window=")[2],
+    }
+    for table in ("messages", "recipients", "attachments"):
+        stage(cursor, table, root / table / place / "part-00000.parquet", key, manifest["run_id"])
+    cursor.execute(
+        """
+        DELETE FROM mail.messages
+        WHERE mailbox = %(mailbox)s AND folder = %(folder)s AND "window" = %(window)s
+        """,
+        key,
+    )
+    cursor.execute(
+        """
+        DELETE FROM mail.messages AS old USING staged_messages AS new
+        WHERE (old.mailbox, old.folder, old.message_id) = (new.mailbox, new.folder, new.message_id)
+            AND old.extracted_at <= new.extracted_at;
+        INSERT INTO mail.messages SELECT * FROM staged_messages
+        ON CONFLICT (mailbox, folder, message_id) DO NOTHING;
+        """
+    )
+    for table in ("recipients", "attachments"):
+        cursor.execute(
+            f"""
+            INSERT INTO mail.{table} SELECT new.* FROM staged_{table} AS new
+            JOIN mail.messages USING (mailbox, folder, message_id)
+            WHERE "window" = %(window)s
+            """,  # noqa: S608 - the names are ours
+            key,
+        )
+    cursor.execute(
+        """
+        INSERT INTO mail.windows VALUES (%(mailbox)s, %(folder)s, %(window)s, %(run_id)s)
+        ON CONFLICT (mailbox, folder, "window") DO UPDATE SET run_id = excluded.run_id
+        """,
+        {**key, "run_id": manifest["run_id"]},
+    )
+
+
+def stage(
+    cursor: Cursor[Any], table: str, path: ObjectStoragePath, key: dict[str, Any], run_id: str
+) -> None:
+    """Copy a file into a temporary table, those columns that the real one has."""
+    import pyarrow.parquet as pq
+
+    cursor.execute(f"CREATE TEMP TABLE staged_{table} (LIKE mail.{table}) ON COMMIT DROP")
+    cursor.execute(f"SELECT * FROM staged_{table}")  # noqa: S608 - the names are ours
+    names = [column.name for column in cursor.description or ()]
+    with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as stored:
+        if stored.schema_arrow.metadata[b"r7mail.run_id"].decode() != run_id:
+            raise RuntimeError(f"{path}: it was extracted again meanwhile. Try again.")
+        columns = [name for name in names if name not in key]
+        with cursor.copy(f"COPY staged_{table} FROM STDIN") as copy:
+            for batch in stored.iter_batches(BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    copy.write_row(
+                        [key[name] if name in key else plain(row[name]) for name in names]
+                    )
+
+
+def plain(value: Any) -> Any:
+    """A value that PostgreSQL can hold."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+
+with DAG(
+    dag_id="mail_to_postgres",
+    schedule=[Asset("r7mail_messages")],  # when mail_extract has written
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,  # one after another: each looks for what the one before has left
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=2)},
+    tags=["r7mail"],
+    doc_md=__doc__,
+) as dag:
+    load_new_windows(LAKE)

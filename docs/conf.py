@@ -1,0 +1,58 @@
+"""Sphinx's settings for both languages; `make docs` gives the language and the folder of pages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+# The reference imports Airflow, which writes a configuration wherever it finds none.
+home = tempfile.TemporaryDirectory(prefix="airflow-")
+os.environ.setdefault("AIRFLOW_HOME", home.name)
+logging.getLogger("airflow").setLevel(logging.WARNING)  # it tells where its settings are
+
+from airflow_provider_r7mail import __version__  # noqa: E402 - after the path
+
+project = "airflow-provider-r7mail"
+html_title = f"{project} {__version__}"
+release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
+
+# What is written in both languages, with the same names.
+master_doc = "index"
+myst_heading_anchors = 4
+myst_enable_extensions = ["deflist"]
+
+# Docstrings: one pair of backticks, as in Markdown; parameters with their types.
+default_role = "literal"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+add_module_names = False
+
+# Every name of ours must be found, type variables excepted. Those of others can't be: their sites
+# are not asked.
+nitpick_ignore_regex = [("py:.*", r"(?!airflow_provider_r7mail\.).*|.*\.T")]
+
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["extra.css"]
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/language.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False

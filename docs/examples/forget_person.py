@@ -1,0 +1,105 @@
+"""Delete the mail that one person sent or got from the tables, with the files attached to it.
+
+Delete it on the mail server first: what is still there comes back with the next run of its window.
+
+    python forget_person.py /data/mail ann@example.org [r7mail_conn_id]
+
+The connection is needed where addresses are hashed. Let no extract run meanwhile.
+"""
+
+# ruff: noqa: TID253, T201 - no DAG file, and run by a person
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.pipeline import PART
+from airflow_provider_r7mail.privacy import Privacy, normal_address
+from airflow_provider_r7mail.storage import remove, staged
+
+TABLES = ("messages", "recipients", "attachments")
+COLUMNS = ("from_address", "to_addresses", "cc_addresses", "bcc_addresses")
+
+
+def person(address: str, secret: str | None = None) -> Callable[[dict[str, Any]], bool]:
+    """Tell whether a message is the person's: sent by them, or to them.
+
+    :param address: the person's address
+    :param secret: the connection's `privacy_secret`, to find the address where it is hashed
+    """
+    wanted = {normal_address(address)}
+    if secret:
+        wanted.add(Privacy.build({"addresses": "hash"}, secret).address(address))
+
+    def is_theirs(message: dict[str, Any]) -> bool:
+        for name in COLUMNS:
+            value = message[name]
+            texts = value if isinstance(value, list) else [value]
+            if any(text and normal_address(text) in wanted for text in texts):
+                return True
+        return False
+
+    return is_theirs
+
+
+def forget(tables: str, is_theirs: Callable[[dict[str, Any]], bool]) -> dict[str, list[int]]:
+    """Delete the rows and files of messages; all three tables must be there.
+
+    :param tables: the root of the tables
+    :param is_theirs: tells of a row of `messages` whether it goes
+    :return: the ids deleted, by window
+    """
+    root = ObjectStoragePath(tables if "://" in tables else f"file://{tables}")
+    found: dict[str, list[int]] = {}
+    for part in sorted((root / "messages").glob("mailbox=*/folder=*/window=*/*.parquet"), key=str):
+        window = part.parent.path.removeprefix((root / "messages").path).strip("/")
+        with part.open("rb") as file:
+            rows = pq.read_table(file, columns=["message_id", *COLUMNS]).to_pylist()
+        ids = [row["message_id"] for row in rows if is_theirs(row)]
+        if ids:
+            _rewrite(root, window, ids)
+            found[window] = ids
+    return found
+
+
+def _rewrite(root: ObjectStoragePath, window: str, ids: list[int]) -> None:
+    homes = {table: root / table / window for table in TABLES}
+    manifest = json.loads((homes["messages"] / "_manifest.json").read_text())
+    manifest["messages"] -= len(ids)
+    files = {file["table"]: file for file in manifest["files"]}
+    with ExitStack() as stack:
+        # `messages` is replaced last: if this breaks off, the next try finds the same ids.
+        for table, home in homes.items():
+            with (home / PART).open("rb") as file:
+                rows = pq.read_table(file)
+            gone = pc.is_in(rows["message_id"], pc.cast(ids, rows["message_id"].type))
+            if table == "attachments":
+                for uri in rows.filter(gone)["uri"].drop_null().to_pylist():
+                    remove(ObjectStoragePath(uri))
+            kept = rows.filter(pc.invert(gone))
+            target = stack.enter_context(staged(home / PART))
+            pq.write_table(kept, target, compression="zstd")
+            files[table] |= {
+                "rows": kept.num_rows,
+                "bytes": target.bytes,
+                "sha256": target.sha256,
+            }
+        for home in homes.values():
+            with staged(home / "_manifest.json") as note:
+                note.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+
+
+if __name__ == "__main__":
+    where, address, *conn_id = sys.argv[1:]
+    secret = R7MailHook(*conn_id).settings.privacy_secret if conn_id else None
+    for window, ids in forget(where, person(address, secret)).items():
+        print(f"{window}: {ids}")

@@ -1,0 +1,11 @@
+"""Who wrote most: a look into the tables."""
+
+import os
+
+import duckdb
+
+duckdb.sql(f"""
+    SELECT from_address, count(*) AS messages
+    FROM '{os.environ["AIRFLOW_HOME"]}/tables/messages/**/*.parquet'
+    GROUP BY from_address ORDER BY messages DESC, from_address LIMIT 5
+""").show()

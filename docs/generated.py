@@ -1,0 +1,145 @@
+"""Sphinx directives: tables made from the package itself, so that they can't fall behind.
+
+The package has names, types and defaults; a page gives the words in its language, one line a row,
+as `name: what it is`. A row without words, or words without a row, fail the build.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.cli import app as r7mail
+from airflow_provider_r7mail.tables import FIELDS, FILE_FIELDS, schema
+
+Rows = dict[str, list[str]]
+
+
+def columns(table: str) -> Rows:
+    """The columns of a table: type, and where the API has it."""
+    fields = FIELDS if table == "messages" else FILE_FIELDS if table == "attachments" else ()
+    theirs = {column: f"`{name}`" for name, column, _ in fields}
+    if table == "messages":
+        theirs |= {"from_name": "`From.Name`", "from_address": "`From.Address`"}
+    return {
+        field.name: [
+            f"`{field.type}`" + ("" if field.nullable else ", not null"),
+            theirs.get(field.name, ""),
+        ]
+        for field in schema(table)
+    }
+
+
+def connection_fields(_: str = "") -> Rows:
+    """The fields of the connection's form beyond Airflow's own: type and default."""
+    [connection] = get_provider_info()["connection-types"]
+    return {
+        name: [
+            next(kind for kind in field["schema"]["type"] if kind != "null"),
+            f"`{field['schema']['default']}`" if "default" in field["schema"] else "",
+        ]
+        for name, field in connection["conn-fields"].items()
+    }
+
+
+class Generated(SphinxDirective):
+    """A table of what `rows` finds, with the words of the page; `:head:` has its headings."""
+
+    required_arguments = 0
+    optional_arguments = 1
+    has_content = True
+    option_spec: ClassVar[dict[str, Callable[[str], Any]] | None] = {
+        "head": directives.unchanged_required
+    }
+    rows: Callable[[str], Rows]
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        rows = type(self).rows(*self.arguments)
+        words = dict(self._words())
+        if rows.keys() != words.keys():
+            raise self.error(
+                f"{self.name}: without words: {sorted(rows.keys() - words.keys())}; "
+                f"unknown: {sorted(words.keys() - rows.keys())}"
+            )
+        head = [title.strip() for title in self.options["head"].split("|")]
+        lines = [head, ["---"] * len(head)]
+        lines += [[f"`{name}`", *facts, words[name]] for name, facts in rows.items()]
+        return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+    def _words(self) -> Iterable[tuple[str, str]]:
+        for line in self.content:
+            if line.strip():
+                name, _, text = line.partition(":")
+                yield name.strip(), text.strip()
+
+
+class Columns(Generated):
+    """`{r7mail-columns} messages`."""
+
+    rows = staticmethod(columns)
+
+
+class ConnectionFields(Generated):
+    """`{r7mail-connection-fields}`."""
+
+    rows = staticmethod(connection_fields)
+
+
+class Commands(SphinxDirective):
+    """What each command of `r7mail` says of itself."""
+
+    def run(self) -> list[nodes.Node]:
+        """Render the help as it is in a terminal."""
+        terminal = CliRunner(env={"COLUMNS": "88", "TERM": "dumb", "NO_COLOR": "1"})
+        made: list[nodes.Node] = []
+        for name in get_command(r7mail).commands:  # type: ignore[attr-defined]
+            said = terminal.invoke(r7mail, [name, "--help"], prog_name="r7mail").output
+            text = "\n".join(line.rstrip() for line in said.strip().splitlines())
+            made.append(nodes.literal_block(text, text, language="text"))
+        return made
+
+
+class Measured(SphinxDirective):
+    """`{r7mail-measured} performance.md`: figures that a measurement has written into that file.
+
+    The content is what to say where nothing has been measured yet.
+    """
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Include them, with headings that are none of the page's sections."""
+        page = Path(__file__).with_name(self.arguments[0])
+        self.env.note_dependency(page)
+        text = page.read_text(encoding="utf-8") if page.exists() else "\n".join(self.content)
+        text = re.sub(r"^# .*\n", "", text)
+        return self.parse_text_to_nodes(re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.MULTILINE))
+
+
+def _no_module_docstring(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> None:
+    """Leave out what a module says of itself: that is for its developers."""
+    if what == "module":
+        lines: list[str] = rest[-1]
+        lines.clear()
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx of the directives."""
+    app.add_directive("r7mail-columns", Columns)
+    app.add_directive("r7mail-connection-fields", ConnectionFields)
+    app.add_directive("r7mail-commands", Commands)
+    app.add_directive("r7mail-measured", Measured)
+    app.connect("autodoc-process-docstring", _no_module_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
