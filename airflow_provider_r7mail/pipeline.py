@@ -87,7 +87,7 @@ WINDOWS = "windows"
 MAX_READINGS = 3
 NAMED_IDS = 10
 # Pages read but not yet written: a row group takes as long to write as some pages to read.
-PAGES_IN_HAND = 16
+PAGES_IN_HAND = 10
 # Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
 RECIPIENT_ROWS = 2_000
 RECIPIENT_SOURCES = ["message_id", "date", "to_addresses", "cc_addresses", "bcc_addresses"]

@@ -228,7 +228,8 @@ def generate(
 ) -> Sequence[Synthetic]:
     """The messages of `Mailbox.synthetic`, in the order of their dates."""
     texts = Texts(seed, mailbox.address)
-    data = random.Random(seed).randbytes(attachment_bytes)
+    block = random.Random(seed).randbytes(min(attachment_bytes, 1 << 20))  # it has a limit
+    data = (block * (attachment_bytes // (len(block) or 1) + 1))[:attachment_bytes]
     first, span = ticks_of(start), ticks_of(end) - ticks_of(start)
     groups = max(1, -(-count // ties))
     # Whole seconds as in real mail, as long as that makes no ties that were not asked for.
