@@ -24,7 +24,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
-from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, Page
+from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, NoMessage, Page
 
 T = TypeVar("T")
 
@@ -276,12 +276,22 @@ def parse_items(body: bytes) -> tuple[list[Any], int | None]:
 
 
 def parse_page(body: bytes) -> Page:
-    """Read an answer of Messages."""
+    """Read an answer of Messages.
+
+    :raises AnswerError: not a listing; one message without an Id does not make it none
+    """
     items, count = parse_items(body)
     try:
-        return Page(items=tuple(Message.from_json(item) for item in items), count=count)
+        return Page(rows=tuple(_read_row(item) for item in items), count=count)
     except (KeyError, TypeError, ValueError) as error:
         raise AnswerError("a listing with an item that is no message") from error
+
+
+def _read_row(item: Any) -> Message | NoMessage:
+    try:
+        return Message.from_json(item)
+    except (KeyError, TypeError, ValueError):
+        return NoMessage.from_json(item)
 
 
 def parse_message(body: bytes) -> Message:

@@ -45,7 +45,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
-from airflow_provider_r7mail.models import EPOCH, Message, MessageFilter, Page, Window
+from airflow_provider_r7mail.models import EPOCH, Message, MessageFilter, NoMessage, Page, Window
 
 log = logging.getLogger(__name__)
 
@@ -546,8 +546,8 @@ class Seek:
 
 def _page_listing(page: Page) -> Listing:
     return Listing(
-        [message.id for message in page.items],
-        [None if m.date is None else to_microseconds(m.date) for m in page.items],
+        [row.id if isinstance(row, Message) else row.key for row in page.rows],
+        [None if row.date is None else to_microseconds(row.date) for row in page.rows],
         page.count,
     )
 
@@ -571,8 +571,14 @@ def _messages(
 ) -> Iterator[Message]:
     bounded = not keep_undated and (window.start is not None or window.end is not None)
     for index in indexes:
-        message = page.items[index]
-        if message.date is None and bounded:
+        message = page.rows[index]
+        if isinstance(message, NoMessage):
+            log.warning(
+                "A message of %s has no readable Id: left out, since nothing can be done with it. "
+                "An extract puts such messages into quarantine.",
+                message.date or "no date",
+            )
+        elif message.date is None and bounded:
             log.warning(
                 "Message %s has no readable Date: whether it is in the window is not known; "
                 "left out.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import operator
 import re
@@ -500,15 +501,42 @@ NESTED_FIELDS: dict[str, set[str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoMessage:
+    """A row of a listing that has no readable Id (R20): there is no way to act on it.
+
+    :param key: what tells it apart from others
+    :param date: its date, None if there is none
+    """
+
+    key: str
+    date: datetime | None
+
+    @classmethod
+    def from_json(cls, raw: JsonObject) -> Self:
+        """Read what can be read.
+
+        :raises KeyError, TypeError, ValueError: it has no Date either, so it is no row of a listing
+        """
+        date = parse_api_date(raw["Date"])
+        text = json.dumps(raw, sort_keys=True)
+        return cls(key=hashlib.sha256(text.encode()).hexdigest(), date=date)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """One answer of Messages.
 
-    :param items: the messages
+    :param rows: the messages, and rows that are none, which have their place in the paging
     :param count: the server's `Count` (R2: of all that match, or of this page), None if missing
     """
 
-    items: tuple[Message, ...]
+    rows: tuple[Message | NoMessage, ...]
     count: int | None
+
+    @property
+    def items(self) -> tuple[Message, ...]:
+        """The messages."""
+        return tuple(row for row in self.rows if isinstance(row, Message))
 
 
 @dataclass(slots=True)

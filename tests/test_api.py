@@ -23,7 +23,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
-from airflow_provider_r7mail.models import Attachment, MessageFilter
+from airflow_provider_r7mail.models import Attachment, MessageFilter, NoMessage
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -337,6 +337,19 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
         api.parse_page(body)
 
     assert caught.value.error is R7MailResponseError
+
+
+def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
+    """A message without a readable Id keeps its place in the listing, and the others are read."""
+    dates = [f"2025-06-27T04:21:5{second}Z" for second in range(3)]
+    rows = [{"Id": 1}, {"Subject": "x"}, {"Id": "7a"}]
+    rows = [{**row, "Date": date} for row, date in zip(rows, dates, strict=True)]
+
+    page = api.parse_page(json.dumps({"Items": rows}).encode())
+
+    assert [message.id for message in page.items] == [1]
+    assert [row.date.second for row in page.rows if row.date] == [50, 51, 52]
+    assert len({row.key for row in page.rows if isinstance(row, NoMessage)}) == 2
 
 
 @pytest.mark.parametrize(
