@@ -25,6 +25,7 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Unpack
+from weakref import WeakValueDictionary
 
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.common.compat.triggers import BaseEventTrigger
@@ -181,6 +182,13 @@ def _known(filters: Filters) -> Filters:
     for name in filters:
         if name not in Filters.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}: there is no such filter")
+    labels = filters.get("labels")
+    # A set is in another order in each process, an iterator is used up by the first look at it;
+    # Airflow takes a watcher with other arguments for another one.
+    if isinstance(labels, (set, frozenset)):
+        return {**filters, "labels": sorted(labels, key=str)}
+    if isinstance(labels, Iterator):
+        return {**filters, "labels": list(labels)}
     return filters
 
 
@@ -302,23 +310,17 @@ class R7MailMessageEventTrigger(BaseEventTrigger):
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
         """The poll of the watchers that share it; the triggerer has one for each key."""
         trigger = cls(**kwargs)
-        return FolderPoll(trigger, _WATCHERS[trigger.shared_stream_key()])
+        return FolderPoll(trigger, Watchers.of(trigger))
 
     async def filter_shared_stream(
         self, shared_stream: AsyncIterator[Round]
     ) -> AsyncIterator[TriggerEvent]:
         """Tell what the shared poll has found for this watcher."""
-        key = self.shared_stream_key()
-        watchers = _WATCHERS[key]
-        try:
-            with watchers.joined(self) as watcher:
-                async for news in shared_stream:
-                    payload = news.take(watcher)
-                    if payload is not None:
-                        yield TriggerEvent(payload)
-        finally:
-            if not watchers.members and _WATCHERS.get(key) is watchers:
-                del _WATCHERS[key]
+        with Watchers.of(self).joined(self) as watcher:
+            async for news in shared_stream:
+                payload = news.take(watcher)
+                if payload is not None:
+                    yield TriggerEvent(payload)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for this watcher alone: Airflow before 3.3 has no shared streams."""
@@ -402,7 +404,8 @@ class Position:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Position:
         """A position that was kept."""
-        return cls(state["start"], {int(key): date for key, date in state["told"].items()})
+        told = {int(key): int(date) for key, date in state["told"].items()}
+        return cls(int(state["start"]), told)
 
 
 class Watcher:
@@ -427,19 +430,37 @@ class Watcher:
         """Whether messages were found that are not told yet."""
         return self._position is not None and self._position.is_waiting
 
-    async def load(self) -> None:
+    async def load(self, now: datetime) -> None:
         """Find where this watcher stopped, if it ran before."""
-        if self._is_loaded:
-            return
+        if not self._is_loaded:
+            await self._load()
+            self._is_loaded = True
+        latest = to_microseconds(max(now, self.criteria.window.start or now))
+        if self._position is not None and self._position.start > latest:
+            log.warning(
+                "The position in the mail is ahead of the clock, which must have been wrong: mail "
+                "of the last %.0f s is looked for, and what was told of may be told of again.",
+                self.lookback.total_seconds(),
+            )
+            self._position = Position(to_microseconds(now - self.lookback), self._position.told)
+            self._kept = None
+
+    async def _load(self) -> None:
         state = None
         for store in self._stores():
             state = state or await store.aget(self._key)
         if state is not None:
-            self._position = Position.from_json(state)
-            self._kept = self._position.start
-        elif self.criteria.window.start is not None:
+            try:
+                self._position = Position.from_json(state)
+                self._kept = self._position.start
+            except (AttributeError, KeyError, TypeError, ValueError):
+                log.warning(
+                    "What is under %s in the asset's state is no position in the mail: it is begun "
+                    "anew, as by a new watcher.",
+                    self._key,
+                )
+        if self._position is None and self.criteria.window.start is not None:
             self._position = Position(to_microseconds(self.criteria.window.start))
-        self._is_loaded = True
         if self._store is None:
             log.warning(
                 "The position in the mail is in memory only: it takes Airflow 3.3 to keep it. "
@@ -521,6 +542,12 @@ class Watchers:
         self.members: dict[R7MailMessageEventTrigger, Watcher] = {}
         self.joined_lately = asyncio.Event()
 
+    @staticmethod
+    def of(trigger: R7MailMessageEventTrigger) -> Watchers:
+        """Those that share a poll with a trigger, which may not have joined yet."""
+        key = (asyncio.get_running_loop(), trigger.shared_stream_key())
+        return _WATCHERS.setdefault(key, Watchers())
+
     @contextmanager
     def joined(self, trigger: R7MailMessageEventTrigger) -> Iterator[Watcher]:
         """Be one of them meanwhile."""
@@ -533,8 +560,9 @@ class Watchers:
 
 
 # Filters are the server's to apply, so the poll must know its watchers. Airflow makes it from the
-# arguments of one of them; the others of the triggerer's process are found here.
-_WATCHERS: defaultdict[Hashable, Watchers] = defaultdict(Watchers)
+# arguments of one of them; the others of the event loop are found here. They are kept as
+# long as the poll is, which may outlive all of them and serve the next that comes.
+_WATCHERS: WeakValueDictionary[Hashable, Watchers] = WeakValueDictionary()
 
 
 class Round:
@@ -606,7 +634,9 @@ class FolderPoll(SharedStreamProducer):
                         yield news, news
                         with suppress(TimeoutError):
                             await asyncio.wait_for(self._watchers.joined_lately.wait(), interval)
-            except (R7MailError, AirflowRuntimeError) as error:
+            except Exception as error:
+                # Also what nobody foresaw: Airflow begins a watcher that ended anew each second,
+                # and each has to log in.
                 delay = max(interval, min(interval * 2**failures, MAX_BACKOFF_SECONDS))
                 failures = min(failures + 1, MAX_DOUBLINGS)
                 log.warning(
@@ -614,6 +644,7 @@ class FolderPoll(SharedStreamProducer):
                     self._trigger.folder,
                     delay,
                     error,
+                    exc_info=not isinstance(error, (R7MailError, AirflowRuntimeError)),
                 )
                 await asyncio.sleep(delay)
 
@@ -634,7 +665,7 @@ class FolderPoll(SharedStreamProducer):
         now = datetime.now(UTC)
         groups: defaultdict[MessageFilter, list[Watcher]] = defaultdict(list)
         for watcher in list(self._watchers.members.values()):
-            await watcher.load()
+            await watcher.load(now)
             groups[watcher.criteria].append(watcher)
         self._asked = {key: asked for key, asked in self._asked.items() if key in groups}
         listed = await self._list_all(client, folder, groups, now)

@@ -564,6 +564,110 @@ async def test_a_wrong_password(
     assert triggerer.ids() == [new]
 
 
+async def test_what_nobody_foresaw(
+    server: Emulator,
+    triggerer: Triggerer,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], str],
+) -> None:
+    """An unforeseen error does not end the watching, which Airflow would begin anew each second."""
+    state = State()
+    asked = 0
+
+    async def fail_twice(key: str) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(state, "aget", fail_twice)
+    triggerer.watch(state)
+    await until(lambda: state.writes or triggerer.tasks[0].done())
+    new = server.mailbox.deliver()
+    await until(lambda: triggerer.events or triggerer.tasks[0].done())
+
+    assert triggerer.ids() == [new]
+    assert "unforeseen" in logged()
+    assert server.logins <= 3
+
+
+@pytest.mark.parametrize("text", ["7", "{}", '{"start": "x", "told": {}}'])
+async def test_a_position_that_was_spoilt(
+    server: Emulator, triggerer: Triggerer, text: str, logged: Callable[[], str]
+) -> None:
+    """A position that someone spoilt in the asset's state is begun anew, and the log says so."""
+    state = State()
+    triggerer.watch(state)
+    await triggerer.ready()
+    await triggerer.stop()
+    [key] = state.values
+    state.values[key] = text
+    number = triggerer.watch(state)
+    await until(lambda: state.values[key] != text)
+    new = server.mailbox.deliver()
+    await until(lambda: triggerer.events)
+
+    assert triggerer.ids(number) == [new]
+    assert f"{key} in the asset's state" in logged()
+
+
+async def test_a_clock_that_was_ahead(
+    server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
+) -> None:
+    """Once a clock that was years ahead is right, mail is told of again."""
+    state = State()
+    triggerer.watch(state)
+    await triggerer.ready()
+    await triggerer.stop()
+    [key] = state.values
+    ahead = (datetime.now(UTC) + timedelta(days=999)).timestamp()
+    state.values[key] = json.dumps({"start": int(ahead * 1e6), "told": {}})
+    new = server.mailbox.deliver()
+    number = triggerer.watch(state)
+    await until(lambda: triggerer.events)
+
+    assert new in triggerer.ids(number)
+    assert "the clock" in logged()
+
+
+async def test_a_watcher_that_takes_the_place_of_another(
+    server: Emulator, triggerer: Triggerer
+) -> None:
+    """A watcher that comes while the folder's only other one goes is served by the same poll."""
+    first = event_trigger()
+    key = first.shared_stream_key()
+    raw = triggerer.streams.subscribe(trigger_id=99, trigger=first, key=key)
+    async with aclosing(cast("Any", first.filter_shared_stream(raw))) as events:
+        going = asyncio.ensure_future(anext(events))
+        await polls(server)
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+    state = State()
+    triggerer.watch(state)
+    await asyncio.sleep(0)
+    await triggerer.streams.unsubscribe(99, key)
+    await triggerer.ready()
+    new = server.mailbox.deliver()
+    await until(lambda: triggerer.events)
+
+    assert triggerer.ids() == [new]
+
+
+async def test_a_message_without_an_id(
+    server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
+) -> None:
+    """A message that the server lists without an Id does not keep the others from being told."""
+    triggerer.watch(State())
+    await triggerer.ready()
+    server.mailbox.deliver(fields={"Id": None}, subject="nameless")
+    new = server.mailbox.deliver()
+    await until(lambda: triggerer.events)
+
+    assert triggerer.ids() == [new]
+    assert "has no readable Id" in logged()
+    assert "nameless" not in logged()
+
+
 async def test_a_filter_that_the_server_can_not_bear(
     server: Emulator, triggerer: Triggerer
 ) -> None:
@@ -611,6 +715,16 @@ def test_a_misspelt_filter(kind: type[Any]) -> None:
     """A filter that does not exist is refused at once, as Python does."""
     with pytest.raises(TypeError, match="'sendr'"):
         kind(folder=24, sendr="ann@x.ru")
+
+
+@pytest.mark.parametrize("kind", [R7MailMessageTrigger, R7MailMessageEventTrigger])
+@pytest.mark.parametrize("form", [set, iter])
+def test_labels_in_any_form(kind: type[Any], form: Callable[[Any], Any]) -> None:
+    """Labels as a set or an iterator make the same watcher each time the DAG is read."""
+    trigger = kind(folder=1, labels=form(["11", "3", "9"]))
+
+    for _ in range(2):
+        assert trigger.serialize()[1]["labels"] == ["11", "3", "9"]
 
 
 def test_it_is_the_same_after_a_restart() -> None:
