@@ -389,18 +389,29 @@ class R7MailToParquetOperator(_CopyOperator):
         assert own.start is not None  # noqa: S101 - the job was checked, as the next
         assert own.end is not None  # noqa: S101
         schedule = _Schedule(dag and dag.timetable, own.start, own.end)
-        stored: dict[datetime | None, list[datetime]] = {}
-        for window in stored_windows(job, login):
-            if window.start is not None:
-                stored.setdefault(window.end, []).append(window.start)
+        stored = [
+            (window.start, window.end)
+            for window in stored_windows(job, login)
+            if window.start is not None and window.end is not None
+        ]
         windows: list[Window] = []
         end = own.start
         while len(windows) < count:
             start = schedule.begin(end)
-            there = stored.get(end, [])
+            there = [begin for begin, finish in stored if finish == end]
             if there and start not in there:
                 start = min(there)
             elif not there and first is not None and start < first:
+                break
+            across = [Window(*pair) for pair in stored if pair[0] < end and start < pair[1]]
+            if not there and across:
+                self.log.warning(
+                    "Window %s is not made, nor any before it is refreshed: the tables have %s, "
+                    "and mail would be in both. To refresh that one, run it by itself, with its "
+                    "start and end.",
+                    Window(start, end).label(),
+                    across[0].label(),
+                )
                 break
             windows.append(Window(start, end))
             end = start

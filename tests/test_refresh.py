@@ -193,6 +193,22 @@ def test_a_schedule_that_was_changed(server: Emulator, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("hours", [6, 18])
+def test_a_schedule_that_begins_elsewhere(
+    server: Emulator, tmp_path: Path, hours: int, logged: Callable[[], str]
+) -> None:
+    """A missing window is not made across one that the tables have: no mail is in two of them."""
+    ids = deliver(server, 6)
+    for day in range(3):
+        extract(tmp_path, JUNE + DAY * day)
+
+    extract(tmp_path, JUNE + DAY * 4 + timedelta(hours=hours), refresh_windows=3)
+
+    assert set(rows(tmp_path)) <= set(ids)
+    assert len(windows(tmp_path)) == 5
+    assert "20250603T000000Z_20250604T000000Z" in logged()
+
+
 def test_in_a_dag(server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path) -> None:
     """In a DAG the windows follow its schedule, from its start_date on."""
     server.mailbox.deliver(date=datetime(2025, 2, 10, tzinfo=UTC))
