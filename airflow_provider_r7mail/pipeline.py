@@ -515,6 +515,8 @@ async def _to_its_end(work: Callable[..., None], *args: Any) -> None:
         await asyncio.shield(working)
     except asyncio.CancelledError:
         await asyncio.wait([working])
+        if (error := working.exception()) is not None:
+            log.warning("Publishing, when all was cancelled: %s", error)
         raise
 
 

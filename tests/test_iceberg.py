@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
+from airflow.providers.common.compat.sdk import AirflowFailException
 from moto.server import ThreadedMotoServer
 
 from tests.conftest import AIRFLOW_2
@@ -39,6 +39,7 @@ from pyiceberg.table import Table
 from pyiceberg.transforms import DayTransform
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from upath import UPath
 
 from airflow_provider_r7mail.client import AsyncClient, ClientConfig
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault
@@ -66,7 +67,6 @@ CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
     [
         "airflow.providers.common.compat.sdk",
-        "airflow.sdk.io.path",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.transfers",
         "boto3",
@@ -77,13 +77,15 @@ CHILDREN.set_forkserver_preload(
         "pyiceberg.catalog.sql",
         "pyiceberg.io.pyarrow",
         "pytest",
+        "sqlalchemy.dialects.sqlite",
+        "upath",
     ]
 )
 
 
 def extract(
     url: str,
-    root: Path | str,
+    root: Path,
     start: datetime = START,
     length: timedelta = DAY,
     **options: Any,
@@ -93,7 +95,7 @@ def extract(
         **{
             "folder": 24,
             "criteria": MessageFilter.build(start=start, end=start + length),
-            "output": ObjectStoragePath(f"file://{root}" if isinstance(root, Path) else root),
+            "output": UPath(root),  # not Airflow's, which takes a child seconds to import
             "iceberg": IcebergTarget(),
             "page_size": 50,
             **options,
@@ -120,7 +122,7 @@ def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
     """The catalog under the output path."""
-    with closing(IcebergTarget().load(ObjectStoragePath(f"file://{tmp_path}"))) as opened:
+    with closing(IcebergTarget().load(UPath(tmp_path))) as opened:
         yield opened
 
 
@@ -170,52 +172,6 @@ def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
 # -- what is written ------------------------------------------------------------------------
 
 
-def test_in_a_dag(
-    server: Emulator,
-    run_dag: Callable[[str], Any],
-    catalog: Catalog,
-    tmp_path: Path,
-    logged: Callable[[], str],
-) -> None:
-    """The operator writes three Iceberg tables; XCom has their names, snapshots and rows."""
-    deliver(server, 5, body="ТАЙНА-тела")
-    result = run_dag(f"""
-        from airflow.sdk import DAG
-        from airflow_provider_r7mail.transfers import R7MailToParquetOperator
-
-        with DAG("lake") as dag:
-            R7MailToParquetOperator(
-                task_id="extract",
-                folder=24,
-                start="2025-06-01",
-                end="2025-06-02",
-                output_path="{tmp_path}",
-                table_format="iceberg",
-            )
-    """)
-
-    assert result.state == "success"
-    written = result.xcom("extract")
-    told = {item["identifier"]: item for item in written["tables"]}
-    assert {name: item["rows"] for name, item in told.items()} == {
-        "r7mail.messages": 5,
-        "r7mail.recipients": 10,
-        "r7mail.attachments": 5,
-    }
-    for name, item in told.items():
-        current: Any = catalog.load_table(name).current_snapshot()
-        properties = current.summary.additional_properties
-        assert item["snapshot_id"] == current.snapshot_id
-        assert (properties["r7mail.run_id"], properties["r7mail.window"]) == (
-            written["run_id"],
-            WINDOW,
-        )
-        assert properties["r7mail.rows"] == str(item["rows"])
-    assert json.loads((tmp_path / NOTE).read_text()) == written
-    assert joined(catalog) == [(WINDOW, written["run_id"], 5, 10, 5)]
-    assert "ТАЙНА" not in logged() + json.dumps(written, ensure_ascii=False)
-
-
 def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """What stands in the Parquet tables stands in the Iceberg tables, column by column."""
     deliver(server, 30, cc=["Анна <anna@б.рф>"], labels=[1, 2], html_body="<b>ё</b>")
@@ -236,7 +192,9 @@ def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: 
 
     for name in TABLES:
         # By Hive's convention: the keys, under the names that Iceberg's columns have.
-        files: Any = duckdb.read_parquet(f"{tmp_path}/parquet/{name}/*/*/*/*.parquet")
+        files: Any = duckdb.read_parquet(
+            f"{tmp_path}/parquet/{name}/*/*/*/*.parquet", hive_partitioning=True
+        )
         other = files.to_arrow_table().to_pylist()
         ours = rows(catalog, name)
         extra = {"run_id"} if name == "messages" else {"run_id", "date"}
@@ -356,7 +314,7 @@ def test_quarantine(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
 def test_attachments_are_not_fetched_again(server: Emulator, tmp_path: Path) -> None:
     """A rerun knows by the table which files it has, and fetches only what is new."""
     deliver(server, 3)
-    files = ObjectStoragePath(f"file://{tmp_path}/files")
+    files = UPath(tmp_path / "files")
     extract(server.url, tmp_path, attachments=files)
     deliver(server, 1)
     written = extract(server.url, tmp_path, attachments=files)
@@ -384,7 +342,7 @@ def test_a_window_that_cannot_be_read_leaves_nothing(
 
 
 def extract_until(url: str, root: Path, number: int) -> None:
-    """Extract, and die at a step of the catalog: before an UPDATE, before or after its COMMIT."""
+    """Extract, and die before a COMMIT of the catalog's, or after it."""
     count = 0
     committing = False
 
@@ -394,13 +352,8 @@ def extract_until(url: str, root: Path, number: int) -> None:
         if count == number:
             os.kill(os.getpid(), 9)
 
-    @event.listens_for(Engine, "before_cursor_execute")
-    def before(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if statement.startswith("UPDATE"):
-            step()
-
     @event.listens_for(Engine, "commit")
-    def commit(_: Any) -> None:
+    def before(_: Any) -> None:
         nonlocal committing
         committing = True
         step()
@@ -443,7 +396,7 @@ def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
 
 def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Killed before and after each commit: each table has all of one run, and no manifest lies."""
-    for number in range(1, 10):
+    for number in range(1, 7):
         before = runs(catalog)
         child = CHILDREN.Process(target=extract_until, args=(full.url, tmp_path, number))
         child.start()
@@ -452,7 +405,7 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
         assert child.exitcode == -9
         after = runs(catalog)
         changed = [name for name in ORDER if after[name] != before[name]]
-        assert changed == list(ORDER[: number // 3])
+        assert changed == list(ORDER[: number // 2])
         assert not (tmp_path / NOTE).exists()
         # A reader who joins by run_id sees no recipients of another run than the messages'.
         [(_, run, messages, recipients, files)] = joined(catalog)
@@ -467,7 +420,7 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
 def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Killed while reading, writing and committing: all of one run in each table, then a rerun."""
     moments = random.Random(5)
-    for _ in range(5):
+    for _ in range(4):
         full.requests.clear()
         child = CHILDREN.Process(target=extract, args=(full.url, tmp_path))
         child.start()
@@ -526,7 +479,7 @@ def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
     finally:
         stop()
 
-    with closing(target.load(ObjectStoragePath(f"file://{tmp_path}"))) as catalog:
+    with closing(target.load(UPath(tmp_path))) as catalog:
         assert [row[2:] for row in joined(catalog)] == [(3, 6, 3), (4, 8, 4)]
         for name in TABLES:
             assert len(catalog.load_table(f"r7mail.{name}").snapshots()) == 2
@@ -545,7 +498,7 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
         stop()
 
     assert not (tmp_path / "a" / NOTE).exists()
-    with closing(target.load(ObjectStoragePath(f"file://{tmp_path}"))) as catalog:
+    with closing(target.load(UPath(tmp_path))) as catalog:
         assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
         written = extract(server.url, tmp_path / "a", iceberg=target)
         assert joined(catalog) == [(WINDOW, written["run_id"], 3, 6, 3)]
@@ -563,7 +516,7 @@ def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, range(4)))
 
-    with closing(target.load(ObjectStoragePath(f"file://{tmp_path}"))) as catalog:
+    with closing(target.load(UPath(tmp_path))) as catalog:
         assert [row[2:] for row in joined(catalog)] == [(5, 10, 5)] * 4
 
 
@@ -643,12 +596,12 @@ def extract_and_tell(url: str, root: Path, days: int) -> None:
 
 
 def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) -> None:
-    """A window of 120 MB on many days takes hardly more memory than one of 10 MB."""
+    """A window of 70 MB on many days takes hardly more memory than one of 20 MB."""
     source = random.Random(1)
-    for n in range(1200):
+    for n in range(700):
         server.mailbox.deliver(date=START + n * DAY / 50, body=source.randbytes(50_000).hex())
     peaks = []
-    for days in (2, 24):
+    for days in (4, 14):
         root = tmp_path / str(days)
         root.mkdir()
         child = CHILDREN.Process(target=extract_and_tell, args=(server.url, root, days))
@@ -657,7 +610,7 @@ def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) 
         assert child.exitcode == 0
         peaks.append(int((root / "peak").read_text()))
 
-    assert peaks[1] - peaks[0] < 80
+    assert peaks[1] - peaks[0] < 50
 
 
 # -- catalogs -------------------------------------------------------------------------------
@@ -702,17 +655,42 @@ def test_properties_of_a_connection(
     assert connection_properties(host, login, password, extra) == expected
 
 
+def operator(root: Path | str, **options: Any) -> Any:
+    """The operator, for a day."""
+    given = {"start": "2025-06-01", "end": "2025-06-02", "table_format": "iceberg", **options}
+    return R7MailToParquetOperator(task_id="extract", folder=24, output_path=str(root), **given)
+
+
 def operate(root: Path | str, **options: Any) -> Any:
     """Run the operator."""
-    operator: Any = R7MailToParquetOperator(
-        task_id="extract",
-        folder=24,
-        output_path=str(root),
-        start="2025-06-01",
-        end="2025-06-02",
-        **{"table_format": "iceberg", **options},
-    )
-    return operator.execute({})
+    return operator(root, **options).execute({})
+
+
+def test_refreshed_windows(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """`refresh_windows` replaces the windows that the tables have, in commits of their own."""
+    [changed] = deliver(server, 1)
+    operate(tmp_path)
+    server.mailbox.mark_read(24, [changed])
+    deliver(server, 2, START + DAY)
+    written = operate(tmp_path, start="2025-06-02", end="2025-06-03", refresh_windows=3)
+
+    assert written["refreshed"][0]["messages"] == 1
+    assert {row["message_id"]: row["was_read"] for row in rows(catalog)}[changed]
+    assert [row[2:] for row in joined(catalog)] == [(1, 2, 1), (2, 4, 2)]
+
+
+def test_lineage(server: Emulator, tmp_path: Path) -> None:
+    """OpenLineage is told where the catalog has the tables, and how many rows were written."""
+    deliver(server, 3)
+    task = operator(tmp_path)
+    task.execute({})
+
+    told = task.get_openlineage_facets_on_complete(None).outputs
+    assert {output.name: output.outputFacets["outputStatistics"].rowCount for output in told} == {
+        f"{tmp_path}/warehouse/r7mail/messages": 3,
+        f"{tmp_path}/warehouse/r7mail/recipients": 6,
+        f"{tmp_path}/warehouse/r7mail/attachments": 3,
+    }
 
 
 def test_a_catalog_by_connection(
@@ -814,7 +792,7 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for _ in range(2):
             written = operate("s3://s3@lake/mail", catalog_properties=properties)
 
-        with closing(IcebergTarget(properties).load(ObjectStoragePath("file:///"))) as catalog:
+        with closing(IcebergTarget(properties).load(UPath("/"))) as catalog:
             assert joined(catalog) == [(WINDOW, written["run_id"], 5, 10, 5)]
         keys = {item["Key"] for item in s3.list_objects_v2(Bucket="lake")["Contents"]}
         assert f"mail/{NOTE}" in keys
@@ -841,29 +819,53 @@ def test_the_documented_dag(
     run_dag: Callable[[str], Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], str],
 ) -> None:
-    """The page's DAG writes a day; the page's functions read it, check it and shorten history."""
+    """The page's DAG writes a day; XCom names tables, snapshots and rows, and nothing of mail."""
     monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    deliver(server, 3, midnight - DAY)
+    deliver(server, 3, midnight - DAY, body="ТАЙНА-тела")
     result = run_dag((EXAMPLES / "dags" / "mail_lake.py").read_text())
-    read = example("read_iceberg")
 
     assert result.state == "success"
+    written = result.xcom("extract")
     [note] = tmp_path.rglob("_manifest.json")
-    yesterday = (midnight - DAY).date()
+    assert json.loads(note.read_text()) == written
+    assert "ТАЙНА" not in logged() + json.dumps(written, ensure_ascii=False)
+    told = {item["identifier"]: item for item in written["tables"]}
+    assert {name: item["rows"] for name, item in told.items()} == {
+        "r7mail.messages": 3,
+        "r7mail.recipients": 6,
+        "r7mail.attachments": 3,
+    }
+    with closing(IcebergTarget().load(UPath(tmp_path))) as catalog:
+        for name, item in told.items():
+            current: Any = catalog.load_table(name).current_snapshot()
+            assert item["snapshot_id"] == current.snapshot_id
+            assert {
+                "r7mail.run_id": written["run_id"],
+                "r7mail.mailbox": "user_test",
+                "r7mail.folder": "24",
+                "r7mail.window": note.parent.name.removeprefix("window="),
+                "r7mail.rows": str(item["rows"]),
+            }.items() <= current.summary.additional_properties.items()
+
+
+def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
+    """The page's functions read the tables, check a window, and shorten the history."""
+    read = example("read_iceberg")
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    extract(server.url, tmp_path)
+    note = tmp_path / NOTE
+
     with closing(read.open_catalog(str(tmp_path))) as catalog:
-        assert read.mail_by_domain(catalog, midnight - DAY) == [
-            (yesterday, "b.ru", 3),
-            (yesterday, "d.ru", 3),
-        ]
-        assert read.mail_by_domain(catalog, midnight) == []
-        assert read.is_published(catalog, note)
-        extract(server.url, tmp_path, midnight - DAY)
-        extract(server.url, tmp_path, midnight - DAY)
+        day = [(START.date(), "b.ru", 3), (START.date(), "d.ru", 3)]
+        assert read.mail_by_domain(catalog, START) == day
+        assert read.mail_by_domain(catalog, START + DAY) == []
         assert read.is_published(catalog, note)
         read.forget_history(catalog, timedelta(0))
         assert len(catalog.load_table("r7mail.messages").snapshots()) == 1
-        assert read.mail_by_domain(catalog, midnight - DAY)
+        assert read.mail_by_domain(catalog, START) == day
         note.write_text(json.dumps(json.loads(note.read_text()) | {"run_id": "another"}))
         assert not read.is_published(catalog, note)
