@@ -641,8 +641,9 @@ class R7MailHook(BaseHook):
         settle_seconds: float = SETTLE_SECONDS,
     ) -> Accepted:
         """Send a message, once, on an event loop; see `send_message`."""
-        call = self.message_call(
-            to, subject, html_content, text_content=text_content, cc=cc, bcc=bcc
+        # To make the text of a long report takes its time: not on a triggerer's event loop.
+        call = await asyncio.to_thread(
+            self.message_call, to, subject, html_content, text_content=text_content, cc=cc, bcc=bcc
         )
         where = read_sent_folder(await self._asettings(), sent_folder, settle_seconds)
         async with await self.aget_conn() as client:

@@ -265,7 +265,7 @@ class R7MailNotifier(BaseNotifier):
         )
 
     def _letter(self, context: Context) -> _Letter:
-        subject = _subject(context) if self.subject is None else self.subject
+        subject = _subject(context) if self.subject is None else str(self.subject)
         return {
             "to": parse_addresses(self.to, "to"),
             # An alert goes out rather than fails because an exception's text has two lines.

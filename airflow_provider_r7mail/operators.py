@@ -118,11 +118,12 @@ class _Tries:
         retried = self._ti.try_number > 1
         # A new instance may have an old one's recipient: the list that is mapped over may shift.
         rerun = bool(getattr(self._run, "clear_number", 0))
-        known = self._store.get(_record_key(part)) if self.keeps_record else None
+        key = _record_key(part)
+        known = self._store.get(key) if self.keeps_record else None
         if known == RESEND:
             return None
         if known is not None:
-            return self._of_record(known, marker)
+            return self._of_record(key, known, marker)
         if not (retried or rerun):
             return None
         # Without a record nothing was begun, unless records are not kept.
@@ -132,18 +133,18 @@ class _Tries:
         last = self._began if retried and forgets else None
         return Attempt(state="unknown", since=self._run_start(rerun), last=last)
 
-    def _of_record(self, known: Any, marker: Marker) -> Attempt:
-        if not isinstance(known, Mapping) or not all(
-            isinstance(entry, Mapping) for entry in known.values()
-        ):
+    def _of_record(self, key: str, known: Any, marker: Marker) -> Attempt:
+        try:
+            attempts = {name: Attempt.from_json(entry) for name, entry in known.items()}
+        except (AttributeError, R7MailConfigError) as error:
             raise R7MailConfigError(
-                f"The task's state has a value that is no record of sendings. Delete it, or set it "
-                f"to {RESEND!r} to send without looking."
-            )
-        if marker.recipients in known:
-            return Attempt.from_json(known[marker.recipients])
+                f"The task's state {key!r} is no record of sendings. Set it to {RESEND!r} to send "
+                "without looking, or delete it."
+            ) from error
+        if marker.recipients in attempts:
+            return attempts[marker.recipients]
         # It was sent to others: the list that is mapped over has shifted, or was mended.
-        others = [Attempt.from_json(entry) for entry in known.values()]
+        others = attempts.values()
         return Attempt(
             state="unknown",
             since=min((other.since for other in others), default=self._began),
@@ -532,8 +533,9 @@ def _find(client: Client, folder: int, ids: Sequence[int]) -> list[Message]:
                 break
     if missing:
         raise R7MailMessageNotFoundError(
-            f"Not in folder {folder}: messages {list(missing)}. Nothing was sent. Were they moved "
-            "or deleted? Ids are the server's own, and belong to the folder they were read from."
+            f"Not in folder {folder}: messages {list(missing)}. This try sent nothing. Were they "
+            "moved or deleted? Ids are the server's own, and belong to the folder that they were read "
+            "from."
         )
     return [found[message_id] for message_id in ids]
 
@@ -547,7 +549,7 @@ def _files_of(message: Message) -> list[Attachment]:
         if message.has_attachments:
             raise R7MailAttachmentError(
                 f"Message {message.id} has attachments, but the listing does not name them: it "
-                "can't be forwarded whole. Nothing was sent."
+                "can't be forwarded whole. This try sent nothing."
             )
         return []
     try:
@@ -557,7 +559,7 @@ def _files_of(message: Message) -> list[Attachment]:
         ]
     except R7MailConfigError as error:
         raise R7MailAttachmentError(
-            f"Message {message.id} can't be forwarded whole: {error.text} Nothing was sent."
+            f"Message {message.id} can't be forwarded whole: {error.text} This try sent nothing."
         ) from error
 
 

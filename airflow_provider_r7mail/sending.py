@@ -191,7 +191,7 @@ class Attempt:
         since = parse_moment(raw.get("since"), "since")
         state = raw.get("state")
         if since is None or state not in {"sending", "sent", "not sent", "unknown"}:
-            raise R7MailConfigError("The record of an earlier sending can't be read: delete it.")
+            raise R7MailConfigError("This is no record of a sending.")
         last = parse_moment(raw.get("last"), "last")
         return cls(state=state, since=since, last=last, id=raw.get("id"))
 

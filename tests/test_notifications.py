@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib import import_module
@@ -21,6 +22,7 @@ from sqlalchemy import select
 
 from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.emulator import Emulator, Fault
+from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.notifications import R7MailNotifier, send_r7mail_notification
 
 if TYPE_CHECKING:
@@ -315,6 +317,29 @@ class TestDeadline:
         assert len(server.mailbox.sent) == 1
         assert ticks > 20
 
+    async def test_a_long_text_leaves_the_event_loop_free(self, server: Emulator) -> None:
+        """While the plain text of a long report is made, the triggerer's other triggers go on."""
+        report = "<p>x</p>" * 20_000
+        await alert().async_notify({})  # the libraries are loaded
+        begun = time.monotonic()
+        R7MailHook.message_call("a@b.ru", "s", report)
+        whole = time.monotonic() - begun
+        longest = 0.0
+
+        async def tick() -> None:
+            nonlocal longest
+            while True:
+                before = time.monotonic()
+                await asyncio.sleep(0)
+                longest = max(longest, time.monotonic() - before)
+
+        ticking = asyncio.create_task(tick())
+        await alert(html_content=report).async_notify({})
+        ticking.cancel()
+
+        assert len(server.mailbox.sent) == 2
+        assert longest < whole / 2
+
 
 class TestThrottle:
     """A failing DAG does not send a hundred mails."""
@@ -593,6 +618,13 @@ def test_a_line_break_does_not_stop_an_alert(server: Emulator) -> None:
     alert(subject="{{ exception }}")({"exception": ValueError("one\r\ntwo\x00")})
 
     assert subjects(server) == ["one two"]
+
+
+def test_a_subject_that_is_no_text(server: Emulator) -> None:
+    """A number for a subject, as a native template may make one, does not stop an alert."""
+    alert(subject=404).notify({})
+
+    assert subjects(server) == ["404"]
 
 
 def test_known_secrets_are_masked(server: Emulator) -> None:

@@ -558,6 +558,26 @@ def test_records_that_are_lost(
 
 
 @KEEPS_RECORDS
+@pytest.mark.parametrize(
+    "value", ["again", {"x": "again"}, {"x": {}}, {"x": {"state": "sent", "since": "now"}}], ids=str
+)
+def test_a_record_that_is_none(
+    server: Emulator, run_dag: Callable[[str], DagResult], logged: Callable[[], str], value: Any
+) -> None:
+    """A record that a person has spoilt is named, with the two ways out; nothing is sent."""
+    result = run_dag(f"""{HEAD}
+    with DAG("spoilt") as dag:
+        R7MailSendOperator(task_id="send", **letter)
+    """)
+    result.set_state("send", "r7mail_sent", value)
+
+    assert result.clear("send").states == {"send": "failed"}
+
+    assert "The task's state 'r7mail_sent' is no record" in logged()
+    assert len(server.mailbox.sent) == 1
+
+
+@KEEPS_RECORDS
 def test_the_outcome_cannot_be_recorded(
     server: Emulator,
     run_dag: Callable[[str], DagResult],
