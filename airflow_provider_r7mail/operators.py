@@ -534,8 +534,7 @@ def _find(client: Client, folder: int, ids: Sequence[int]) -> list[Message]:
     if missing:
         raise R7MailMessageNotFoundError(
             f"Not in folder {folder}: messages {list(missing)}. This try sent nothing. Were they "
-            "moved or deleted? Ids are the server's own, and belong to the folder that they were read "
-            "from."
+            "moved or deleted? An id belongs to the folder that it was read from."
         )
     return [found[message_id] for message_id in ids]
 
