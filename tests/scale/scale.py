@@ -235,12 +235,14 @@ class Cluster:
         log = self.logs / f"{name}.log"
         self._wait(name, lambda: " ready." in log.read_text(errors="replace"))
 
-    def is_busy(self, name: str, tasks: list[dict[str, Any]]) -> bool:
-        """Whether a worker runs one of the tasks now."""
-        with suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self._running[name].pid).children(recursive=True)
-            running = {task["pid"] for task in tasks if task["state"] == "running"}
-            return any(process.pid in running for process in family)
+    def is_writing(self, name: str) -> bool:
+        """Whether a worker is in the middle of a window: it has files open in the lake."""
+        with suppress(psutil.Error):
+            for process in psutil.Process(self._running[name].pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    files = [Path(file.path) for file in process.open_files()]
+                    if any(file.is_relative_to(self.lake) for file in files):
+                        return True
         return False
 
     def kill(self, name: str, kind: int = signal.SIGKILL) -> None:
@@ -354,9 +356,7 @@ def mail_server(**options: Any) -> Iterator[tuple[str, str]]:
 class Progress:
     """A line that says how many tasks are done; and what is to happen after a third of them."""
 
-    def __init__(
-        self, what: str, after_a_third: Callable[[list[dict[str, Any]]], bool] | None = None
-    ) -> None:
+    def __init__(self, what: str, after_a_third: Callable[[], bool] | None = None) -> None:
         self._what = what
         self._after_a_third = after_a_third
         self._said = time.monotonic()
@@ -365,7 +365,7 @@ class Progress:
         """Take note of the task instances."""
         done = sum(task["state"] == "success" for task in tasks)
         # Before it is mapped, a task is a single one.
-        if self._after_a_third and 3 * done > len(tasks) > 3 and self._after_a_third(tasks):
+        if self._after_a_third and 3 * done > len(tasks) > 3 and self._after_a_third():
             self._after_a_third = None
         if time.monotonic() > self._said + 10:
             self._said = time.monotonic()
@@ -425,7 +425,9 @@ def measure(options: argparse.Namespace, home: Path, stack: ExitStack) -> list[P
     )
     print("Starting PostgreSQL, Redis and Airflow with one worker", flush=True)
     cluster = stack.enter_context(Cluster(home, connection, at_once=options.at_once))
-    stack.push(lambda kind, *_: keep_logs(cluster.logs) if kind else None)
+    stack.push(
+        lambda kind, *_: keep_logs(cluster.logs) if kind and issubclass(kind, Exception) else None
+    )
 
     def asked() -> tuple[int, int]:
         state = httpx.get(f"{url}/_emulator/state", timeout=60, trust_env=False).json()
@@ -447,19 +449,21 @@ def measure(options: argparse.Namespace, home: Path, stack: ExitStack) -> list[P
         print(part.row(), flush=True)
         return part
 
-    def kill_when_busy(tasks: list[dict[str, Any]]) -> bool:
-        if not cluster.is_busy("worker 2", tasks):
-            return False
-        print("  killing worker 2 in the middle of its tasks", flush=True)
-        cluster.kill("worker 2")
-        return True
+    def kill_while_writing() -> bool:
+        for _ in range(20):  # a window takes a second or two: look often
+            if cluster.is_writing("worker 2"):
+                print("  killing worker 2 while it writes", flush=True)
+                cluster.kill("worker 2")
+                return True
+            time.sleep(0.05)
+        return False
 
     run("not counted, to warm up", days[0], days[1])
     quarter = options.days // 4
     parts = [run("one worker", days[1], days[quarter])]
     cluster.start_worker("worker 2")
     parts.append(run("two workers", days[quarter], days[2 * quarter]))
-    parts.append(run("two, one killed", days[2 * quarter], days[-1], kill_when_busy))
+    parts.append(run("two, one killed", days[2 * quarter], days[-1], kill_while_writing))
     check(cluster.lake, ids)
     if parts[-1].tries == parts[-1].tasks:
         raise RuntimeError("no task was tried again: the worker was killed at the wrong moment")
