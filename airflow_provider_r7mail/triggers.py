@@ -512,7 +512,7 @@ class Watcher:
             for store in self._stores():
                 await store.aset(self._key, dict(position))
             self._kept = position["start"]
-        except AirflowRuntimeError as error:
+        except Exception as error:  # any that went further would end the poll of all watchers
             self._kept = None  # the next poll tries again
             log.warning("The position in the mail could not be kept: %s", error)
 

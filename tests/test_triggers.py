@@ -46,9 +46,10 @@ POLL = 0.05
 class State:
     """An asset's state, as JSON in Airflow's database, and what triggers are given of it."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int = 0, error: Exception = UNREACHABLE) -> None:
         self.values: dict[str, str] = {}
         self.failures = failures
+        self.error = error
         self.writes = 0
         self._by_name = {"asset": self}
         self._by_uri: dict[str, State] = {}
@@ -61,7 +62,7 @@ class State:
         """Keep it."""
         if self.failures:
             self.failures -= 1
-            raise UNREACHABLE
+            raise self.error
         self.writes += 1
         self.values[key] = json.dumps(value)
 
@@ -402,11 +403,12 @@ async def test_one_watcher_whose_event_is_not_stored(server: Emulator) -> None:
     assert triggerer.ids(1) == [kept]
 
 
+@pytest.mark.parametrize("error", [UNREACHABLE, ValueError("API_SERVER_ERROR")])
 async def test_a_state_that_can_not_be_kept(
-    server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
+    server: Emulator, triggerer: Triggerer, logged: Callable[[], str], error: Exception
 ) -> None:
     """If Airflow's API is down for a while, the position is kept later, and watching goes on."""
-    state = State(failures=2)
+    state = State(failures=2, error=error)
     triggerer.watch(state)
     await until(lambda: state.values)
     new = server.mailbox.deliver()
