@@ -342,8 +342,8 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
 def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
     """A message without a readable Id keeps its place in the listing, and the others are read."""
     dates = [f"2025-06-27T04:21:5{second}Z" for second in range(3)]
-    rows = [{"Id": 1}, {"Subject": "x"}, {"Id": "7a"}]
-    rows = [{**row, "Date": date} for row, date in zip(rows, dates, strict=True)]
+    named: list[dict[str, object]] = [{"Id": 1}, {"Subject": "x"}, {"Id": "7a"}]
+    rows = [{**row, "Date": date} for row, date in zip(named, dates, strict=True)]
 
     page = api.parse_page(json.dumps({"Items": rows}).encode())
 
