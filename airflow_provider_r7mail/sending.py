@@ -7,7 +7,7 @@ What "it was sent" rests on, strongest first:
 
 * A message in the Sent folder has this message's marker.
 * The server takes markers out (no message in the window has one), and just one message has the
-  same subject, recipients and text, dated after the first attempt.
+  same subject, recipients, text and files, dated after the first attempt.
 
 What can be neither told apart from this message nor taken for it is an error, never a guess.
 """
@@ -566,6 +566,12 @@ def _conclude(search: Search) -> Generator[_Step, Any, int | None]:
         yield _Look(sample)
         if sample.seen and not sample.has_sent:
             raise search.doubt_folder()
+        if not sample.seen:
+            log.warning(
+                "Folder %d is empty. If this account has sent mail before, it is not the Sent "
+                "folder, and the message may go out twice: correct sent_folder.",
+                search.folder,
+            )
     return number
 
 

@@ -282,6 +282,16 @@ def test_not_the_sent_folder(server: Emulator) -> None:
     assert len(server.mailbox.sent) == 1
 
 
+def test_an_empty_sent_folder(server: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """An empty folder is what a new account has, or the wrong one: the log says so."""
+    server.faults.append(Fault("Send", kind="reset"))
+
+    send(server, letter())
+
+    assert len(server.mailbox.sent) == 1
+    assert "Folder 25 is empty" in caplog.text
+
+
 # -- earlier tries ----------------------------------------------------------------------------
 
 
