@@ -79,7 +79,7 @@ def _made(kind: type[R7MailError]) -> R7MailError:
 
 
 def _documented() -> list[type[R7MailError]]:
-    kinds = [R7MailError, *_descendants(R7MailError)]
+    kinds: list[type[R7MailError]] = [R7MailError, *_descendants(R7MailError)]
     return [kind for kind in kinds if kind.__module__ == exceptions.__name__]
 
 
