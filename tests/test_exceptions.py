@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp  # noqa: TID253 - no DAG file reads a test
 import httpx
@@ -29,9 +30,10 @@ from airflow_provider_r7mail.triggers import error_event, error_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 CALL = delete_messages(24, [711])
+K = TypeVar("K", bound=Exception)
 
 
-def _descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
+def _descendants(kind: type[K]) -> Iterator[type[K]]:
     for child in kind.__subclasses__():
         yield child
         yield from _descendants(child)
@@ -55,7 +57,7 @@ def _drawn_tree() -> dict[str, set[str]]:
 
 def test_the_drawn_tree_is_the_tree() -> None:
     """The tree of errors that the documentation shows is the one that I can catch."""
-    kinds: list[type[Exception]] = [R7MailError, *_descendants(R7MailError)]
+    kinds = [R7MailError, *_descendants(R7MailError)]
     actual = {
         kind.__name__: {base.__name__ for base in kind.__bases__}
         for kind in kinds
@@ -79,7 +81,7 @@ def _made(kind: type[R7MailError]) -> R7MailError:
 
 
 def _documented() -> list[type[R7MailError]]:
-    kinds: list[type[R7MailError]] = [R7MailError, *_descendants(R7MailError)]
+    kinds = [R7MailError, *_descendants(R7MailError)]
     return [kind for kind in kinds if kind.__module__ == exceptions.__name__]
 
 
