@@ -88,10 +88,9 @@ bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minu
 MESSAGES := 500000
 DAYS := 60
 
-scale: $(INSTALLED)  ## extract 500,000 messages with Celery workers and kill one (in .venv-scale); writes docs/scale.md
-	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
-	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server postgresql >/dev/null; } || \
-	{ echo "Redis and PostgreSQL are needed, and could not be installed: install them, then try again." >&2; exit 1; }
+scale: $(INSTALLED) postgres  ## extract 500,000 messages with Celery workers and kill one (in .venv-scale); writes docs/scale.md
+	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || \
+	{ echo "Redis is needed, and could not be installed: install it, then try again." >&2; exit 1; }
 	@$(PYTHON) -m venv .venv-scale
 	@$(UV) pip install --quiet --python .venv-scale/bin/python --compile-bytecode --constraints constraints.txt --requirements tests/scale/requirements.txt --editable '.[emulator]'
 	@.venv-scale/bin/python tests/scale/scale.py --messages $(MESSAGES) --days $(DAYS)
