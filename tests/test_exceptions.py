@@ -4,9 +4,7 @@ import copy
 import json
 import pickle
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import aiohttp  # noqa: TID253 - no DAG file reads a test
 import httpx
@@ -30,13 +28,13 @@ from airflow_provider_r7mail.triggers import error_event, error_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 CALL = delete_messages(24, [711])
-K = TypeVar("K", bound=Exception)
 
 
-def _descendants(kind: type[K]) -> Iterator[type[K]]:
+def _tree(kind: type[R7MailError]) -> list[type[R7MailError]]:
+    kinds = [kind]
     for child in kind.__subclasses__():
-        yield child
-        yield from _descendants(child)
+        kinds += _tree(child)
+    return kinds
 
 
 def _drawn_tree() -> dict[str, set[str]]:
@@ -57,7 +55,7 @@ def _drawn_tree() -> dict[str, set[str]]:
 
 def test_the_drawn_tree_is_the_tree() -> None:
     """The tree of errors that the documentation shows is the one that I can catch."""
-    kinds = [R7MailError, *_descendants(R7MailError)]
+    kinds = _tree(R7MailError)
     actual = {
         kind.__name__: {base.__name__ for base in kind.__bases__}
         for kind in kinds
@@ -69,7 +67,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
 
 def test_every_error_says_what_it_means() -> None:
     """Each error class explains itself in a sentence."""
-    kinds = [R7MailError, *_descendants(R7MailError)]
+    kinds = _tree(R7MailError)
 
     assert [kind for kind in kinds if not kind.__doc__] == []
 
@@ -81,7 +79,7 @@ def _made(kind: type[R7MailError]) -> R7MailError:
 
 
 def _documented() -> list[type[R7MailError]]:
-    kinds = [R7MailError, *_descendants(R7MailError)]
+    kinds = _tree(R7MailError)
     return [kind for kind in kinds if kind.__module__ == exceptions.__name__]
 
 
