@@ -289,7 +289,7 @@ def prototype(url: str, output: Path, options: dict[str, Any]) -> Callable[[], i
 
 
 def _files(url: str, take: Callable[[int, bytes], None] | None) -> Callable[[], int]:
-    """Read all attachments with aiohttp, eight at once; with nothing to take them, throw them away."""
+    """Read all attachments with aiohttp, eight at once; without `take`, throw them away."""
     import aiohttp
 
     async def run() -> int:
