@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ HOME = Path(tempfile.mkdtemp(prefix="r7mail-airflow-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 DAGS = HOME / "dags"
 DAGS.mkdir()
+NUMBERS = itertools.count()
 
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
     del os.environ[name]
@@ -161,7 +163,9 @@ def run_dag(
 
     def run(code: str) -> DagResult:
         # Airflow runs only what is in a file of its DAG folder, and knows it by its dag_id.
-        name = f"dag_{len(list(DAGS.iterdir()))}_{request.node.name.split('[')[0]}"
+        # Never the same name twice: Python would take one file's bytecode for another's of the same
+        # size and second.
+        name = f"dag_{next(NUMBERS)}_{request.node.name.split('[')[0]}"
         path = DAGS / f"{name}.py"
         if AIRFLOW_2:
             code = code.replace("airflow.sdk", "airflow.providers.common.compat.sdk")

@@ -767,7 +767,7 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **login)
         s3.create_bucket(Bucket="lake")
         monkeypatch.setenv(
-            "AIRFLOW_CONN_S3",
+            "AIRFLOW_CONN_S3_ICEBERG",  # Airflow keeps what it made of a connection of another test
             json.dumps(
                 {
                     "conn_type": "aws",
@@ -778,7 +778,7 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             ),
         )
         with pytest.raises(AirflowFailException, match="needs a disk"):
-            operate("s3://s3@lake/mail")
+            operate("s3://s3_iceberg@lake/mail")
         properties = {
             "type": "sql",
             "uri": f"sqlite:///{tmp_path}/catalog.db",
@@ -790,7 +790,7 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         }
         deliver(server, 5)
         for _ in range(2):
-            written = operate("s3://s3@lake/mail", catalog_properties=properties)
+            written = operate("s3://s3_iceberg@lake/mail", catalog_properties=properties)
 
         with closing(IcebergTarget(properties).load(UPath("/"))) as catalog:
             assert joined(catalog) == [(WINDOW, written["run_id"], 5, 10, 5)]

@@ -319,7 +319,7 @@ class TestDeadline:
 
     async def test_a_long_text_leaves_the_event_loop_free(self, server: Emulator) -> None:
         """While the plain text of a long report is made, the triggerer's other triggers go on."""
-        report = "<p>x</p>" * 20_000
+        report = "<p>x</p>" * 100_000
         await alert().async_notify({})  # the libraries are loaded
         begun = time.monotonic()
         R7MailHook.message_call("a@b.ru", "s", report)
