@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 _DEMO_MARK = ".r7mail-demo"
 _STEP_SECONDS = 300
 _LOG_TAIL = 40
+_STOPPING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 # Several commands of Airflow in one process: each process needs some 8 s to begin.
 _RUN_AIRFLOW = """
-import json, sys
+import json, signal, sys
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 from airflow.__main__ import main
 for words in json.loads(sys.argv[1]):
     print("$ airflow", *words, flush=True)
@@ -162,6 +164,8 @@ class _DemoAirflow:
         environment |= {"NO_PROXY": "*", "no_proxy": "*", **self.settings}
         begun = datetime.now(UTC)
         with self._console.status(f"{what} ..."), self.log.open("ab") as log:
+            # Told to stop between its start and `try`, it would be left running.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
             # A session of its own: whatever it starts can be ended with it.
             process = subprocess.Popen(  # noqa: S603 - our own words
                 [sys.executable, "-c", _RUN_AIRFLOW, json.dumps(commands)],
@@ -173,6 +177,7 @@ class _DemoAirflow:
                 start_new_session=True,
             )
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
                 code: int | str = process.wait(_STEP_SECONDS)
             except subprocess.TimeoutExpired:
                 code = f"no end after {_STEP_SECONDS} s"
