@@ -1148,6 +1148,28 @@ class Certificates:
                 ),
                 critical=False,
             )
+            # Python 3.13 asks for these.
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.authority.public_key()),
+                critical=False,
+            )
+            .add_extension(
+                x509.KeyUsage(
+                    digital_signature=True,
+                    content_commitment=False,
+                    key_encipherment=False,
+                    data_encipherment=False,
+                    key_agreement=False,
+                    key_cert_sign=name == "ca",
+                    crl_sign=name == "ca",
+                    encipher_only=False,
+                    decipher_only=False,
+                ),
+                critical=True,
+            )
             .sign(self.authority, hashes.SHA256())
             .public_bytes(serialization.Encoding.PEM)
         )
