@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_REQUESTS = 48
+MAX_REQUESTS = 50
 MAX_WRITE_REQUESTS = 20
 """More of them with `write_folder`; putting the message back is never given up for their number."""
 
@@ -344,7 +344,8 @@ class _Check:
         self._ended: End | None = None
         self._failures: list[str] = []
         self._strays = False
-        self._allowed = MAX_REQUESTS
+        # The last one may need a log-in and a repetition besides.
+        self._allowed = MAX_REQUESTS - 2
         self._putting_back = False
         self._lives: list[int] = []
         self._served = 0
