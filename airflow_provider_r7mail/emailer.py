@@ -6,11 +6,13 @@ Set `[email] email_backend = airflow_provider_r7mail.emailer.send_email`.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable
 from html import escape
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailSendUnclearError
 from airflow_provider_r7mail.hooks import R7MailHook, fail_at_once
 
 log = logging.getLogger(__name__)
@@ -80,8 +82,31 @@ def send_email(
         return
     if conn_id in (None, "", AIRFLOWS_DEFAULT):
         conn_id = R7MailHook.default_conn_name
-    accepted = R7MailHook(conn_id).send_message(**letter)
+    _refuse_second_text(letter)
+    try:
+        accepted = R7MailHook(conn_id).send_message(**letter)
+    except R7MailSendUnclearError as error:
+        _unclear[error] = _addressed(letter)
+        raise
     log.info("The server accepted message %s. That is not yet delivery.", accepted["id"])
+
+
+# Whom an unclear message was for, and about what.
+_unclear: WeakKeyDictionary[R7MailSendUnclearError, list[Any]] = WeakKeyDictionary()
+
+
+def _addressed(letter: dict[str, Any]) -> list[Any]:
+    return [letter[name] for name in ("to", "subject", "cc", "bcc")]
+
+
+def _refuse_second_text(letter: dict[str, Any]) -> None:
+    """Airflow 2 mails an alert again, with another text, from where it handles the failed mail.
+
+    :raises R7MailSendUnclearError: it may have been sent already, with the first text (R23)
+    """
+    unclear = getattr(sys.exc_info()[1], "__cause__", None)
+    if isinstance(unclear, R7MailSendUnclearError) and _unclear.get(unclear) == _addressed(letter):
+        raise unclear
 
 
 def _with_commas(addresses: str | Iterable[str] | None) -> str | Iterable[str] | None:

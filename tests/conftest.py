@@ -52,7 +52,16 @@ from airflow_provider_r7mail.emulator import Emulator, Mailbox  # noqa: E402
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 # The example DAGs, the README's and those that `r7mail demo` runs are for Airflow 3; assets and
 # the notifier are tested in what only that has.
-FOR_AIRFLOW_3 = ("analytics", "assets", "cli", "dags", "notifications", "readme", "warehouses")
+FOR_AIRFLOW_3 = (
+    "analytics",
+    "assets",
+    "backfill",
+    "cli",
+    "dags",
+    "notifications",
+    "readme",
+    "warehouses",
+)
 collect_ignore = [f"test_{name}.py" for name in FOR_AIRFLOW_3] if AIRFLOW_2 else []
 
 
@@ -66,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
             "ignore:Encountered (non-JSON|JSON value)",
         ):
             config.addinivalue_line("filterwarnings", warning)
+        # As its own processes do: models are of no use before those that they refer to.
+        importlib.import_module("airflow.models").import_all_models()
 
 
 @pytest.fixture
