@@ -559,7 +559,7 @@ class Client(_Base):
                     number = attempt.retry_state.attempt_number
                     with self.exchange(call, number) as response:
                         with network(call, number):
-                            body = response.read()
+                            body = b"".join(response.iter_bytes())  # see AsyncClient
                         self.stats.bytes_read += len(body)
                     return interpret(call, response.status_code, response.headers, body, number)
         except R7MailRequestError as error:
@@ -706,7 +706,8 @@ class AsyncClient(_Base):
                     number = attempt.retry_state.attempt_number
                     async with self.exchange(call, number) as response:
                         with _async_network(call, number):
-                            body = await response.aread()
+                            # Not aread(): the response would keep it, in a cycle with its stream.
+                            body = b"".join([part async for part in response.aiter_bytes()])
                         self.stats.bytes_read += len(body)
                     read = partial(
                         interpret, call, response.status_code, response.headers, body, number

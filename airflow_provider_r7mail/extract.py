@@ -32,8 +32,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import pairwise
 from math import inf
+from operator import ge, le
 from typing import Generic, Literal, Protocol, TypeVar
 
 from airflow_provider_r7mail.api import Call, list_messages, parse_page
@@ -215,10 +215,11 @@ class Seek:
         if self.first_count is None:
             self.first_count = page.count
         seconds = [None if date is None else date // MICROSECONDS for date in page.dates]
-        self._check_bounds(seconds)
-        if self._first_second is None and self._offset == 0:
-            self._first_second = next((second for second in seconds if second is not None), None)
-        self._check_order(seconds)
+        dated = [second for second in seconds if second is not None]
+        self._check_bounds(dated)
+        if self._first_second is None and self._offset == 0 and dated:
+            self._first_second = dated[0]
+        self._check_order(dated)
         fresh = self._deliver(page, seconds)
         longest = self.largest_page
         self.largest_page = max(longest, len(page.keys))
@@ -237,11 +238,9 @@ class Seek:
         self._previous = frozenset(page.keys)
         return fresh
 
-    def _check_bounds(self, seconds: Sequence[int | None]) -> None:
+    def _check_bounds(self, dated: Sequence[int]) -> None:
         low, high = self._span
-        for second in seconds:
-            if second is None:
-                continue
+        for second in (min(dated), max(dated)) if dated else ():
             # One second more than asked for, for a server that rounds.
             if (low is not None and second < low - BELOW_SECONDS - 1) or (
                 high is not None and second > high + ABOVE_SECONDS + 1
@@ -252,18 +251,19 @@ class Seek:
                     "from it; see whether a proxy changes requests."
                 )
 
-    def _check_order(self, seconds: Sequence[int | None]) -> None:
+    def _check_order(self, dated: Sequence[int]) -> None:
         """Find out, or confirm, what sortOrder 1 means (R1)."""
-        dated = [second for second in seconds if second is not None]
-        signs = {1 if b > a else -1 for a, b in pairwise(dated) if a != b}
-        if not signs:
+        rising = all(map(le, dated, dated[1:]))
+        falling = all(map(ge, dated, dated[1:]))
+        if rising and falling:
             return
-        if len(signs) == 2 or (self.sign is not None and self.sign not in signs):
+        sign = 1 if rising else -1
+        if not (rising or falling) or self.sign not in {None, sign}:
             raise R7MailExtractError(
                 "The server does not sort messages by Date as asked: a page held dates that rise "
                 "and fall. A window can't be read from it whole."
             )
-        self.sign = signs.pop()
+        self.sign = sign
 
     def _deliver(self, page: Listing, seconds: Sequence[int | None]) -> list[int]:
         fresh: list[int] = []

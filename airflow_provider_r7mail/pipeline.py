@@ -552,6 +552,7 @@ class _WindowWriter:
         iceberg: IcebergWindow | None,
     ) -> None:
         self._extracted_at = extracted_at
+        self._moments = repeated_moment(extracted_at, 0)
         self._privacy = job.privacy
         self._chosen = job.tables
         self._folders = folders
@@ -590,9 +591,9 @@ class _WindowWriter:
             batch = page.batch.slice(good[0], len(good))  # no copy
         else:
             batch = page.batch.take(int64_array(good))
-        batch = batch.append_column(
-            "extracted_at", repeated_moment(self._extracted_at, batch.num_rows)
-        )
+        if len(self._moments) < batch.num_rows:
+            self._moments = repeated_moment(self._extracted_at, batch.num_rows)
+        batch = batch.append_column("extracted_at", self._moments.slice(0, batch.num_rows))
         for index in indexes:
             if index in page.bad:
                 self._set_aside(page, index)

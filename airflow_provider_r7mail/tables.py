@@ -601,9 +601,10 @@ def domains_of(addresses: pa.Array) -> pa.Array:
     """The domains of mail addresses, in lower case; null where there is none."""
     import pyarrow.compute as pc
 
+    distinct = addresses.dictionary_encode()  # most come again and again
     # The part after the last @, without the > of "Name <address>".
-    found = pc.extract_regex(addresses, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$")
-    return pc.utf8_lower(pc.struct_field(found, "domain"))
+    found = pc.extract_regex(distinct.dictionary, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$")
+    return pc.utf8_lower(pc.struct_field(found, "domain")).take(distinct.indices)
 
 
 def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -770,8 +771,9 @@ class ParquetTable:
         """Take rows; writes a row group when enough have come."""
         if batch.num_rows == 0:
             return
-        self._pending.append(batch.select(self._names))
-        self.pending_bytes += batch.nbytes
+        chosen = batch.select(self._names)
+        self._pending.append(chosen)
+        self.pending_bytes += chosen.get_total_buffer_size()
         self.rows += batch.num_rows
         if self.pending_bytes >= ROW_GROUP_BYTES:
             self.flush()
@@ -785,7 +787,11 @@ class ParquetTable:
         """Write a row group of what is pending."""
         import pyarrow as pa
 
-        if self._pending:
-            table = pa.Table.from_batches(self._pending, self._pending[0].schema)
-            self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
+        if not self._pending:
+            return
+        table = pa.Table.from_batches(self._pending, self._pending[0].schema)
+        self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
         self._pending, self.pending_bytes = [], 0
+        del table
+        # Otherwise Arrow keeps 20 MB more than it ever needs at once.
+        pa.default_memory_pool().release_unused()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import ipaddress
 import json
@@ -13,6 +14,7 @@ import ssl
 import threading
 import time
 import traceback
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -362,6 +364,28 @@ async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
             await session.client.send(replace(MARK, parse=parse))
 
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
+async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server: Emulator) -> None:
+    """What a page has taken of memory is free when it has been read, not some pages later."""
+    server.mailbox.deliver(folder=INBOX, body="x" * 3_000_000)
+    listing = api.list_messages(
+        INBOX, MessageFilter(), start=None, end=None, offset=0, size=100, parse=len
+    )
+    async with _opened(kind, server) as session:
+        await session.send(listing)
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(4):
+                assert await session.send(listing) > 3_000_000
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    assert kept < 3_000_000
 
 
 @pytest.mark.parametrize("call", [MARK, SEND])

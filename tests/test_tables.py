@@ -508,13 +508,16 @@ def test_file_format() -> None:
         message(Id=n, Body="Ж" * 40_000, Subject="s", From={"Name": "a", "Address": "b@c"})
         for n in range(400)
     ]
-    batch = with_time(decode_page(page(*items)).batch)
-    pieces = [batch.slice(start, 20) for start in range(0, 400, 20)]
+    pieces = [
+        with_time(decode_page(page(*items[start : start + 20])).batch)
+        for start in range(0, 400, 20)
+    ]
+    size = sum(piece.nbytes for piece in pieces)
     file = parquet("messages", *pieces)
     metadata = file.metadata
 
     assert metadata.num_rows == 400
-    assert metadata.num_row_groups == math.ceil(batch.nbytes / ROW_GROUP_BYTES)
+    assert metadata.num_row_groups == math.ceil(size / ROW_GROUP_BYTES)
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         assert group.total_byte_size < ROW_GROUP_BYTES + 20 * 81_000
@@ -525,7 +528,7 @@ def test_file_format() -> None:
             if name in LONG_COLUMNS:
                 assert column.statistics is None
             elif name == "message_id":
-                assert column.statistics.min == batch["message_id"][0].as_py() or number > 0
+                assert column.statistics.min == 0 or number > 0
     assert file.read()["message_id"].to_pylist() == list(range(400))
 
 
