@@ -35,6 +35,8 @@ TABLES = ("messages", "recipients", "attachments")
 # Row groups of this many bytes in memory: readers skip and share them well, and larger ones cost
 # memory here.
 ROW_GROUP_BYTES = 16 << 20
+# The other tables' rows are short: this is some 50,000 of them already.
+SHORT_ROW_GROUP_BYTES = 4 << 20
 
 Fields = tuple[tuple[str, str, str], ...]
 # The API's field, our column, and what it holds.
@@ -764,6 +766,7 @@ class ParquetTable:
             write_statistics=[f.name for f in chosen if f.name not in LONG_COLUMNS],
         )
         self._pending: list[pa.RecordBatch] = []
+        self._row_group_bytes = ROW_GROUP_BYTES if table == "messages" else SHORT_ROW_GROUP_BYTES
         self.pending_bytes = 0
         self.rows = 0
 
@@ -775,7 +778,7 @@ class ParquetTable:
         self._pending.append(chosen)
         self.pending_bytes += chosen.get_total_buffer_size()
         self.rows += batch.num_rows
-        if self.pending_bytes >= ROW_GROUP_BYTES:
+        if self.pending_bytes >= self._row_group_bytes:
             self.flush()
 
     def finish(self) -> None:

@@ -27,6 +27,7 @@ from airflow_provider_r7mail.tables import (
     FILE_FIELDS,
     LONG_COLUMNS,
     ROW_GROUP_BYTES,
+    SHORT_ROW_GROUP_BYTES,
     TABLES,
     ParquetTable,
     attachment_rows,
@@ -530,6 +531,19 @@ def test_file_format() -> None:
             elif name == "message_id":
                 assert column.statistics.min == 0 or number > 0
     assert file.read()["message_id"].to_pylist() == list(range(400))
+
+
+def test_row_groups_of_short_rows() -> None:
+    """While a row group of recipients fills, it takes little memory: 4 MB, not 16."""
+    addresses = [f"somebody.{n}@partner.example" for n in range(20_000)]
+    piece = recipients_of(with_time(decode_page(page(message(Id=1, To=addresses))).batch))
+    metadata = parquet("recipients", *[piece] * 8).metadata
+
+    assert piece.nbytes * 8 > 2 * SHORT_ROW_GROUP_BYTES
+    assert metadata.num_rows == 160_000
+    for number in range(metadata.num_row_groups):
+        rows = metadata.row_group(number).num_rows
+        assert rows * piece.nbytes / 20_000 < SHORT_ROW_GROUP_BYTES + piece.nbytes
 
 
 def test_columns_parameter() -> None:
