@@ -34,7 +34,7 @@ TABLES = ("messages", "recipients", "attachments")
 
 # Row groups of this many bytes in memory: readers skip and share them well, and larger ones cost
 # memory here.
-ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_BYTES = 20 << 20
 # The other tables' rows are short: this is some 50,000 of them already.
 SHORT_ROW_GROUP_BYTES = 4 << 20
 

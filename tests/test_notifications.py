@@ -320,10 +320,6 @@ class TestDeadline:
     async def test_a_long_text_leaves_the_event_loop_free(self, server: Emulator) -> None:
         """While the plain text of a long report is made, the triggerer's other triggers go on."""
         report = "<p>x</p>" * 100_000
-        await alert().async_notify({})  # the libraries are loaded
-        begun = time.monotonic()
-        R7MailHook.message_call("a@b.ru", "s", report)
-        whole = time.monotonic() - begun
         longest = 0.0
 
         async def tick() -> None:
@@ -333,12 +329,20 @@ class TestDeadline:
                 await asyncio.sleep(0)
                 longest = max(longest, time.monotonic() - before)
 
-        ticking = asyncio.create_task(tick())
-        await alert(html_content=report).async_notify({})
-        ticking.cancel()
+        await alert().async_notify({})  # the libraries are loaded
+        shares = []
+        for _ in range(3):  # a busy machine may halt either for a while
+            begun = time.monotonic()
+            R7MailHook.message_call("a@b.ru", "s", report)
+            whole = time.monotonic() - begun
+            longest = 0.0
+            ticking = asyncio.create_task(tick())
+            await alert(html_content=report).async_notify({})
+            ticking.cancel()
+            shares.append(longest / whole)
 
-        assert len(server.mailbox.sent) == 2
-        assert longest < whole / 2
+        assert len(server.mailbox.sent) == 4
+        assert min(shares) < 0.5
 
 
 class TestThrottle:

@@ -534,7 +534,7 @@ def test_file_format() -> None:
 
 
 def test_row_groups_of_short_rows() -> None:
-    """While a row group of recipients fills, it takes little memory: 4 MB, not 16."""
+    """While a row group of recipients fills, it takes little memory: 4 MB, not 20."""
     addresses = [f"somebody.{n}@partner.example" for n in range(20_000)]
     piece = recipients_of(with_time(decode_page(page(message(Id=1, To=addresses))).batch))
     metadata = parquet("recipients", *[piece] * 8).metadata
