@@ -12,13 +12,15 @@ and doubles mail. What holds instead, and all that `Seek` rests on:
 2. Bounds are asked for wider than meant: a second below and two above serve every reading of R4.
    What is outside the window, or before the place already reached, is dropped here; what comes
    again at the very second of that place is known by its id.
-3. A short page is not the end (R3). It is looked beyond: by a page that begins with a row before
-   its last second, so that this second is seen whole once more, or by one that begins right after
-   it. Only when nothing follows there is the end reached. Should the folder have changed in between
-   (R6), so that the look does not fit, nothing is concluded: the reading seeks again.
-4. A single second that fills a page, or keeps changing, is swept by offsets again and again. A calm
-   sweep brings as many rows as there are messages, however ties fall (R5), so the ids are complete
-   when they are as many as the rows; further sweeps that bring nothing new confirm it.
+3. Where a page at offset 0 brings no later Date, offsets have to be used: in a single second that
+   fills a page, and to learn that a short page (R3) was the last. There the span is swept again and
+   again, until as many ids as it had rows have been met both before and after the empty answer
+   that told the number of rows (`_Sweeps`). For a short last page that is two requests more.
+
+Taken for granted are: an answer is a list sorted by Date to the second, as it was at one moment;
+only an empty answer says that nothing follows; ids are unique, and a message's Date stays; none
+leaves and comes back between two requests, since it would be taken for one that stayed, and could
+hide another.
 
 Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
 there is no silent gap and no endless loop. No Airflow here.
@@ -57,19 +59,19 @@ MICROSECONDS = 1_000_000  # in a second
 BELOW_SECONDS = 1
 ABOVE_SECONDS = 2
 
-# Pages at one second that may not fit to the one before, until the second is swept instead.
-MAX_RETRIES = 4
-# A sweep of n pages in random order (R5) misses a message with a chance of 1/e: forty in a row
+# In random order (R5), a pass of n pages misses a message with a chance of 1/e; this many in a row
 # miss it once in 10^17.
 MAX_SWEEPS = 40
-QUIET_SWEEPS = 3
-MAX_SWEEP_PAGE = 10_000
+# The longest page asked for on the package's own account, where longer ones help to an end.
+MAX_SWEEP_PAGE = 2_000
 # Pages of a sweep without a new id after which the server is held to ignore the offset. In random
 # order with one message a page, the chance of this many is below 10^-9.
 MAX_STALE_PAGES = 50
 # A span is worth sharing with an idle reader when about this many pages are left in it: a span of
 # its own costs two requests more.
 MIN_PAGES_TO_SHARE = 3
+
+_Step = Literal["seek", "sweep second", "sweep all"]
 
 Key = int | str
 """What tells messages apart: the server's Id; text for one whose Id can't be read."""
@@ -116,13 +118,82 @@ def _moment(second: int) -> datetime | None:
 
 
 @dataclass(slots=True)
-class _Sweep:
-    """One pass over a second by offsets."""
+class _Sweeps:
+    """Passes over a span by offsets, until they prove that all of it has been met.
 
-    rows: int = 0
-    keys: set[Key] = field(default_factory=set)
-    stale_pages: int = 0
-    skip: bool = False
+    A pass ends with an empty answer, at an offset of so many rows: at that moment the span held at
+    most so many messages. One that was met before that answer, and is met again after it, was
+    there. Once as many have been met on both sides of it as there were rows, they are all that
+    the span held then; so nothing that was there all along is missing.
+
+    Neither the order of ties (R5) nor what comes and goes (R6) matters to this: they only delay it.
+    """
+
+    # For each pass, the last of which is under way: its rows, and the keys met both by its end
+    # and after it.
+    _rows: list[int] = field(default_factory=lambda: [0])
+    _on_both_sides: list[int] = field(default_factory=lambda: [0])
+    _last_met: dict[Key, int] = field(default_factory=dict)
+    _stale_pages: int = 0
+
+    @property
+    def number(self) -> int:
+        """Passes that have ended."""
+        return len(self._rows) - 1
+
+    def meet(self, keys: Sequence[Key]) -> None:
+        """Take a page of the pass under way.
+
+        :raises R7MailExtractError: page after page brings nothing that this pass has not met
+        """
+        current, distinct = self.number, set(keys)
+        new = 0
+        for key in distinct:
+            last = self._last_met.get(key)
+            if last == current:
+                continue
+            new += 1
+            if last is not None:
+                for number in range(last, current):
+                    self._on_both_sides[number] += 1
+            self._last_met[key] = current
+        # Ids are unique, so that these are all rows; a server that repeats some is put up with.
+        self._rows[current] += len(distinct)
+        self._stale_pages = 0 if new else self._stale_pages + 1
+        if self._stale_pages > MAX_STALE_PAGES:
+            raise R7MailExtractError(
+                f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
+                "brought nothing new. It seems to ignore offset, and more messages share one "
+                "second than it lists at once."
+            )
+
+    def end_pass(self) -> None:
+        """An empty answer came."""
+        self._rows.append(0)
+        self._on_both_sides.append(0)
+        self._stale_pages = 0
+
+    def complete(self) -> bool:
+        """Whether every message that was in the span all along has been met.
+
+        :raises R7MailExtractError: after so many passes some are still hidden
+        """
+        ended = list(zip(self._on_both_sides, self._rows, strict=True))[:-1]
+        if any(both >= rows for both, rows in ended):
+            return True
+        if self.number < MAX_SWEEPS:
+            return False
+        # Mail has left in the middle of each pass. A message that stayed is missed by one of them
+        # with a chance of about 1/e at most (R5), by so many never; but fewer ids than rows mean
+        # that some can't be seen.
+        fewest = min(rows for _, rows in ended)
+        if len(self._last_met) < fewest:
+            raise R7MailExtractError(
+                f"After {MAX_SWEEPS} sweeps over one second the server still shows fewer "
+                f"messages ({len(self._last_met)}) than rows ({fewest}). Try again, or with a "
+                "larger page_size."
+            )
+        return True
 
 
 class Seek:
@@ -130,6 +201,11 @@ class Seek:
 
     Performs no I/O. Positions are seconds since 1970, negated if the server sorts the newest
     first, so that they always rise.
+
+    Invariant: each message that was there all along, at a position before `_cursor`, has been
+    delivered, and none twice. `_delivered` has all those delivered at the cursor or after it, and
+    those without a date. The cursor is moved in three places, each marked with its reason: (a) a
+    page at offset 0, (b) a second that was swept, (c) the first row of all.
 
     :param window: the span; bounds may be None
     :param size: messages to ask for at once
@@ -145,29 +221,26 @@ class Seek:
         )
         self.size: int = max(size, 2) if like is None else like.size
         self.sign: int | None = None if like is None else like.sign
-        self.largest_page: int = 0 if like is None else like.largest_page
         self.finished = False
-        self.first_count: int | None = None
+        # For the Reconciliation only: what was seen beyond the window's edges.
         self.in_margins: set[Key] = set()
-        self.rows = 0
-        # Everything before this position has been read; None is nowhere yet.
+        # Nothing is at a position before this one that has not been delivered; None is nowhere yet.
         self._cursor: int | None = None
-        self._origin: int | None = None
-        self._furthest: int | None = None
-        self._first_second: int | None = None
-        # Delivered at the cursor or after it, with their positions: these can come again.
+        # The keys delivered, with their seconds, that can come again.
         self._delivered: dict[Key, int | None] = {}
+        # The second of the first dated row of the first page at offset 0: nothing was before it.
+        self._first_second: int | None = None
+        self.longest_page: int = 0 if like is None else like.longest_page
+        # Only for `pages_left`, which is an estimate.
+        self._rows = 0
+        self._origin: int | None = None
+        # What is asked for: a page at offset 0 of what is left, or the next one of the sweeps.
         self._span = self._remaining()
-        self._purpose: Literal["seek", "probe", "tail"] = "seek"
         self._offset = 0
         self._asked = self.size
-        # Messages without a date that stand before all others, and can be passed over.
-        self._lead = 0
-        self._previous: frozenset[Key] = frozenset()
-        self._passes = self._stale_pages = 0
-        self._retries = 0
-        self._sweeps: list[_Sweep] = []
-        self._sweeping: _Sweep | None = None
+        self._sweeps: _Sweeps | None = None
+        self._then: _Step | None = None
+        self._one_second = self._skip = False
 
     # -- what to ask ------------------------------------------------------------------------
 
@@ -195,14 +268,17 @@ class Seek:
         return low, high
 
     def _seek(self) -> None:
+        """Ask for the first rows of what is left."""
+        self._sweeps = None
         self._span = self._remaining()
-        self._ask("seek", self._lead)
-        self.finished = self._passed_end(self._cursor)
+        self._offset, self._asked = 0, self.size
+        if self._passed_end(self._cursor):
+            self._finish()
 
-    def _ask(self, purpose: Literal["seek", "probe", "tail"], offset: int) -> None:
-        self._purpose = purpose
-        self._offset = offset
-        self._asked = self.size
+    def _finish(self) -> None:
+        self.finished = True
+        self._sweeps = None
+        self._delivered.clear()
 
     # -- what came --------------------------------------------------------------------------
 
@@ -212,8 +288,6 @@ class Seek:
         :return: the indexes of rows that are new and dated within the span, or have no date
         :raises R7MailExtractError: the answer contradicts what was asked
         """
-        if self.first_count is None:
-            self.first_count = page.count
         seconds = [None if date is None else date // MICROSECONDS for date in page.dates]
         dated = [second for second in seconds if second is not None]
         self._check_bounds(dated)
@@ -221,21 +295,18 @@ class Seek:
             self._first_second = dated[0]
         self._check_order(dated)
         fresh = self._deliver(page, seconds)
-        longest = self.largest_page
-        self.largest_page = max(longest, len(page.keys))
-        beginning = self._beginning() if self._sweeping and self._cursor is None else None
-        if beginning is not None:
+        # Pages are cut at what was asked for, or at less (R3): as many as have come.
+        usual = min(self._asked, self.longest_page or self._asked)
+        self.longest_page = max(self.longest_page, len(page.keys))
+        beginning = self._beginning() if self._sweeps and self._cursor is None else None
+        if self._sweeps is None:
+            self._accept_page(page, dated, usual)
+        elif beginning is not None:
             # Now that the order is known, there is a place to seek from.
-            self._sweeping = None
-            self._advance(beginning)
+            self._advance(beginning)  # (c) nothing was before the first row of all
             self._seek()
-        elif self._sweeping is not None:
-            self._accept_sweep(self._sweeping, page)
-        elif self._purpose == "tail":
-            self._accept_tail(page)
         else:
-            self._accept_page(page, seconds, longest)
-        self._previous = frozenset(page.keys)
+            self._accept_sweep(self._sweeps, page)
         return fresh
 
     def _check_bounds(self, dated: Sequence[int]) -> None:
@@ -266,6 +337,7 @@ class Seek:
         self.sign = sign
 
     def _deliver(self, page: Listing, seconds: Sequence[int | None]) -> list[int]:
+        """Pick the rows that are new: these can't be told from ones delivered but by their key."""
         fresh: list[int] = []
         delivered, cursor, sign = self._delivered, self._cursor, self.sign or 1
         low, high = _open(self.low, self.high)
@@ -278,17 +350,12 @@ class Seek:
                     if not lowest <= date < highest:
                         self.in_margins.add(key)
                     continue
-                position = second * sign
-                if cursor is not None and position < cursor:
+                if cursor is not None and second * sign < cursor:
                     continue
-                if self._furthest is None or position > self._furthest:
-                    self._furthest = position
-            else:
-                position = None
             if key not in delivered:
-                delivered[key] = position
+                delivered[key] = second
                 fresh.append(index)
-        self.rows += len(fresh)
+        self._rows += len(fresh)
         return fresh
 
     def _beginning(self) -> int | None:
@@ -301,15 +368,20 @@ class Seek:
         return None if second is None else second * self.sign
 
     def _advance(self, position: int | None) -> bool:
-        """Move the cursor: everything before the position has been read."""
+        """Move the cursor to where everything before has been delivered.
+
+        :return: whether that is further than it was
+        """
         if position is None or (self._cursor is not None and position <= self._cursor):
             return False
         if self._origin is None:
             self._origin = self._beginning()
         self._cursor = position
-        self._retries = 0
+        sign = self.sign or 1
         self._delivered = {
-            key: at for key, at in self._delivered.items() if at is None or at >= position
+            key: second
+            for key, second in self._delivered.items()
+            if second is None or second * sign >= position
         }
         return True
 
@@ -326,219 +398,133 @@ class Seek:
         edge = self.edges[0]
         return self.low not in {None, edge} and (1 - position) * MICROSECONDS <= (self.low or 0)
 
-    def _accept_page(self, page: Listing, seconds: Sequence[int | None], longest: int) -> None:
-        rows = len(page.keys)
-        dated = [(at, s) for at, s in enumerate(seconds) if s is not None]
-        if not dated:
-            self._pass_undated(page)
-            return
-        if not self._is_anchored(seconds):
-            self._retry()
-            return
-        # Nothing is missing up to the page's last row, so nothing before its last second.
-        probed = self._purpose == "probe"
-        news = not self._previous.issuperset(page.keys)
-        position = None if self.sign is None else dated[-1][1] * self.sign
-        moved = self._advance(position)
-        if self._passed_end(position):
-            self.finished = True
-            return
-        if probed and not news:
-            if rows < longest:
-                self._ask("tail", self._offset + rows)
-            else:
-                self._retry()
-            return
-        if probed:
-            # The page before was short, yet not the end: that was the server's cap (R3).
-            self.size = min(self.size, max(self.largest_page, 2))
-        if rows >= min(self._asked, self.size):
-            if moved:
-                self._seek()
-            else:
-                self._sweep()  # one second fills a page
-        elif rows < longest or rows == 1:
-            # Longer pages have come, so this one was not cut. One look beyond it is cheap.
-            self._ask("tail", self._offset + rows)
-        else:
-            self._probe(dated)
+    def _accept_page(self, page: Listing, dated: Sequence[int], usual: int) -> None:
+        """Take the first rows of what is left.
 
-    def _probe(self, dated: Sequence[tuple[int, int]]) -> None:
-        """Ask for the page's last second again, and a row before it, and for what follows.
+        =========================  ===================  ============================================
+        rows                       the cursor moved     next
+        =========================  ===================  ============================================
+        none                                            the span is read
+        half a page and more       yes                  seek: from the new place
+        a page                     no                   sweep: one second fills a page
+        fewer                      (both)               look whether that was all, else as above
+        =========================  ===================  ============================================
 
-        If nothing follows, and the page is shorter than others, it ends where the mail ends.
+        :param usual: how many rows a page has, as far as is known
         """
-        cursor = None if self._cursor is None or self.sign is None else self._cursor * self.sign
-        first = next((at for at, second in dated if second == cursor), 0)
-        if first == 0 or self._offset + first - 1 == self._lead:
-            self._sweep()
-        else:
-            self._ask("probe", self._offset + first - 1)
-
-    def _is_anchored(self, seconds: Sequence[int | None]) -> bool:
-        """Whether the page begins before, or at the very beginning of, what is left to read."""
-        if self._offset == 0 or seconds[0] is None:
-            return True
-        if self._cursor is None or self.sign is None:
-            return False
-        return seconds[0] * self.sign < self._cursor
-
-    def _accept_tail(self, page: Listing) -> None:
-        if not page.keys:
-            self.finished = True
-        else:
-            self.size = min(self.size, max(self.largest_page, 2))
-            self._retry()
-
-    def _pass_undated(self, page: Listing) -> None:
-        """A page without any dated row: the end, or what stands before the dated ones."""
-        if self._purpose != "seek":
-            self._retry()
-        elif page.keys:
-            stale = self._previous.issuperset(page.keys)
-            self._stale_pages = self._stale_pages + 1 if stale else 0
-            self._check_progress(self._stale_pages)
-            self._lead = self._offset + max(len(page.keys) - 1, 1)
-            self._ask("seek", self._lead)
-        elif self._offset == 0 or self._passes > 0:
-            self.finished = True
-        else:
-            # Had one of them left meanwhile, a dated row would have been stepped over.
-            self._passes += 1
-            self._lead = 0
-            self._ask("seek", 0)
-
-    def _check_progress(self, stale_pages: int) -> None:
-        if stale_pages > MAX_STALE_PAGES:
-            raise R7MailExtractError(
-                f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
-                f"brought nothing new (now at offset {self._offset}). It seems to ignore offset, "
-                "and more messages share one second than it lists at once."
-            )
-
-    def _retry(self) -> None:
-        """The folder changed between two requests (R6): seek again from where all is read."""
-        self._retries += 1
-        if self._retries <= MAX_RETRIES:
-            self._lead = 0
+        last = dated[-1] * self.sign if dated and self.sign is not None else None
+        moved = self._advance(last)  # (a) a page at offset 0 has no gap before its last row
+        rows = len(page.keys)
+        if rows == 0 or self._passed_end(last):
+            self._finish()
+        elif moved and 2 * rows >= usual:
             self._seek()
         else:
-            self._sweep()
+            then: _Step = "seek" if moved else "sweep second" if dated else "sweep all"
+            if rows < usual:
+                self._look(page, then)
+            else:
+                self._go_on(then)
 
-    def _sweep(self) -> None:
-        low, high = self._remaining()
-        if self._cursor is not None and self.sign is not None:
-            low = high = self._cursor * self.sign
-        self._span = (low, high)
-        self._sweeps = []
-        self._start_sweep()
+    def _look(self, page: Listing, then: _Step) -> None:
+        """See whether a short page was all there is: it is the first page of a sweep (R3).
 
-    def _start_sweep(self) -> None:
-        self._sweeping = _Sweep()
-        self._offset = 0
-        number = len(self._sweeps)
-        self._asked = min(self.size << (number // 2), MAX_SWEEP_PAGE)
-        # Ties that alternate from request to request (R5) must not hide the same message in each
-        # sweep: every other one spends a request beforehand.
-        self._sweeping.skip = number % 2 == 1
+        :param then: what to do if more follows
+        """
+        self._sweeps = _Sweeps()
+        self._then = then
+        self._one_second = self._skip = False
+        self._sweeps.meet(page.keys)
+        self._offset += len(page.keys)
 
-    def _accept_sweep(self, sweep: _Sweep, page: Listing) -> None:
-        if sweep.skip:
-            sweep.skip = False
-        elif page.keys:
-            known = len(sweep.keys)
-            sweep.keys.update(page.keys)
-            sweep.rows += len(page.keys)
-            sweep.stale_pages = 0 if len(sweep.keys) > known else sweep.stale_pages + 1
-            self._check_progress(sweep.stale_pages)
-            self._offset += len(page.keys)
+    def _go_on(self, how: _Step) -> None:
+        if how == "seek":
+            self._seek()
+        elif how == "sweep all" and self.longest_page >= self._asked < MAX_SWEEP_PAGE:
+            # A whole page has no date; these may come first each time, so pages must be longer.
+            self.size = min(2 * self.size, MAX_SWEEP_PAGE)
+            self._seek()
         else:
-            self._sweeps.append(sweep)
-            self._end_sweep()
+            self._one_second = how == "sweep second" and self._cursor is not None
+            self._span = self._remaining()
+            if self._one_second and self._cursor is not None:
+                second = self._cursor * (self.sign or 1)
+                self._span = (second, second)
+            self._sweeps = _Sweeps()
+            self._then = None
+            self._start_pass(self._sweeps)
 
-    def _end_sweep(self) -> None:
-        if not self._settled():
-            self._start_sweep()
-            return
-        self._sweeping = None
-        self._sweeps = []
-        if self._cursor is None:
-            self.finished = True
-            return
-        self._advance(self._cursor + 1)
-        self._seek()
+    def _start_pass(self, sweeps: _Sweeps) -> None:
+        self._offset = 0
+        if self._then is None:
+            self._asked = max(self.size, min(self.size << (sweeps.number // 2), MAX_SWEEP_PAGE))
+            # Ties that alternate from request to request (R5) must not hide the same message in
+            # each pass: every other one spends a request beforehand.
+            self._skip = sweeps.number % 2 == 1
 
-    def _settled(self) -> bool:
-        """Whether the sweeps have brought every message of the second."""
-        newest = self._sweeps[-1]
-        calm: list[_Sweep] = []
-        for sweep in reversed(self._sweeps):
-            if sweep.rows != newest.rows:
-                break
-            calm.append(sweep)
-        everything: set[Key] = set()
-        quiet = 0
-        for sweep in reversed(calm):
-            quiet = quiet + 1 if everything >= sweep.keys else 0
-            everything |= sweep.keys
-        if len(everything) == newest.rows:
-            whole = [sweep.keys for sweep in calm[:2] if len(sweep.keys) == sweep.rows]
-            if (len(whole) == 2 and whole[0] == whole[1]) or quiet >= QUIET_SWEEPS:
-                return True
-        if len(self._sweeps) < MAX_SWEEPS:
-            return False
-        # The second changes all the time. What was there all along has been met, unless there
-        # are fewer ids than rows: then something hides.
-        union = set().union(*(sweep.keys for sweep in self._sweeps))
-        if len(union) < min(sweep.rows for sweep in self._sweeps):
-            raise R7MailExtractError(
-                f"After {MAX_SWEEPS} sweeps over one second the server still shows fewer "
-                f"messages ({len(union)}) than rows ({newest.rows}). Try again, or with a larger "
-                "page_size."
-            )
-        return True
+    def _accept_sweep(self, sweeps: _Sweeps, page: Listing) -> None:
+        if self._skip:
+            self._skip = False
+        elif page.keys and self._offset and self._then is not None:
+            self._go_on(self._then)
+        else:
+            if page.keys:
+                sweeps.meet(page.keys)
+                self._offset += len(page.keys)
+            else:
+                sweeps.end_pass()
+                self._start_pass(sweeps)
+            if sweeps.complete():
+                if self._one_second and self._cursor is not None:
+                    self._advance(self._cursor + 1)  # (b) the whole second has been met
+                    self._seek()
+                else:
+                    self._finish()
 
     # -- sharing the work -------------------------------------------------------------------
 
     def pages_left(self) -> float:
         """About how many pages are left, judging by what has been read; 0 if not known."""
         low, high = self._remaining()
-        if self._cursor is None or self._origin is None or self._sweeping or self.finished:
+        if self._cursor is None or self._origin is None or self._sweeps or self.finished:
             return 0.0
-        if low is None or high is None or self.largest_page == 0:
+        if low is None or high is None or self.longest_page == 0:
             return 0.0
         done = max(self._cursor - self._origin, 1)
-        return self.rows / done * (high - low) / self.largest_page
+        return self._rows / done * (high - low) / self.longest_page
 
     def share(self) -> Seek | None:
-        """Give the later half of what is left to another reader; None if it is too little."""
-        if self.pages_left() < MIN_PAGES_TO_SHARE or self.sign is None or self._furthest is None:
+        """Give the later half of what is left to another reader; None if it is too little.
+
+        An answer may be on its way meanwhile: `_span` stays what was asked for, and `accept` drops
+        its rows beyond the cut. None of those has been delivered: the cut lies beyond all that was.
+        """
+        sign = self.sign
+        if self.pages_left() < MIN_PAGES_TO_SHARE or sign is None:
             return None
         low, high = self._remaining()
-        if low is None or high is None:
+        furthest = max(
+            (at * sign for at in self._delivered.values() if at is not None), default=None
+        )
+        if low is None or high is None or furthest is None:
             return None
         middle = (low + high) // 2
-        if not low < middle < high or middle * self.sign <= self._furthest + 1:
+        if not low < middle < high or middle * sign <= furthest + 1:
             return None
         cut = middle * MICROSECONDS
         other = Seek(Window(), self.size, like=self)
-        if self.sign == 1:
+        if sign == 1:
             other.low, other.high, self.high = cut, self.high, cut
+            other._cursor = middle
         else:
             other.low, other.high, self.low = self.low, cut, cut
+            other._cursor = 1 - middle
+        other._span = other._remaining()
         # Its density is not known yet; it is taken to be like here.
-        other._start_like(self)
+        if self._cursor is not None and self._origin is not None:
+            other._origin = other._cursor - (self._cursor - self._origin)
+            other._rows = self._rows
         return other
-
-    def _start_like(self, other: Seek) -> None:
-        self._span = self._remaining()
-        if self.sign == 1 and self.low is not None:
-            self._cursor = self.low // MICROSECONDS
-        elif self.high is not None:
-            self._cursor = -((self.high - 1) // MICROSECONDS)
-        if self._cursor is not None and other._cursor is not None and other._origin is not None:
-            self._origin = self._cursor - (other._cursor - other._origin)
-            self.rows = other.rows
 
 
 # -- one after another, for the hook --------------------------------------------------------
@@ -660,16 +646,15 @@ class Reconciliation:
     repeated: int
 
     @property
-    def explained(self) -> bool:
-        """Whether mail that came or went can explain the difference.
+    def missing(self) -> int:
+        """Messages that were counted both before and after, and not read.
 
-        It can if the count changed. If it did not, all that was counted should have been read;
-        that as many messages came after they were passed as left unread, the reading of the window
-        once more will tell.
+        Mail that only comes, or only goes, leaves none missing: what came is not in the count
+        before, what went not in the one after. Where mail does both there may be some.
         """
-        if self.counted_before is None or self.counted_before != self.counted_after:
-            return True
-        return self.read >= self.counted_before
+        if self.counted_before is None or self.counted_after is None:
+            return 0
+        return max(min(self.counted_before, self.counted_after) - self.read, 0)
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -707,11 +692,13 @@ class WindowReader(Generic[L]):
         self._decode = decode
         self._executor = executor
         self._deliver = deliver
-        self._whole = Seek(criteria.window, page_size)
-        self._spans: list[Seek] = [self._whole]
-        self._waiting: list[Seek] = [self._whole]
+        whole = Seek(criteria.window, page_size)
+        self._spans: list[Seek] = [whole]
+        self._waiting: list[Seek] = [whole]
         self._undated: set[Key] = set()
+        self._counted_before: int | None = None
         self._count_is_total = False
+        self._pages = 0
         self._read = 0
         self._received = 0
         self._changed = asyncio.Condition()
@@ -759,6 +746,9 @@ class WindowReader(Generic[L]):
     async def _take(self, seek: Seek, page: L) -> L | None:
         """Deliver a page's new rows, and bring the next page meanwhile."""
         listing = page.listing
+        if self._pages == 0:
+            self._counted_before = listing.count
+        self._pages += 1
         self._received += len(listing.keys)
         fresh = seek.accept(listing)
         if listing.count is not None and listing.count > len(listing.keys):
@@ -799,7 +789,7 @@ class WindowReader(Generic[L]):
     async def _reconcile(self) -> Reconciliation:
         in_margins = set().union(*(span.in_margins for span in self._spans))
         read = self._read + len(in_margins)
-        before, after = self._whole.first_count, None
+        before, after = self._counted_before, None
         if before is not None and not self._count_is_total and before < read:
             before = None  # it counts the page
         if self._count_is_total:

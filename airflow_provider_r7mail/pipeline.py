@@ -224,6 +224,14 @@ async def extract_window(
     return await _Extraction(client, job, on_progress).run()
 
 
+def _same_are_missing(missing: Sequence[int]) -> bool:
+    """Whether reading after reading lacks the same messages, judging by how many.
+
+    Mail that both comes and goes may leave some missing (R6), but not as many each time.
+    """
+    return 2 * min(missing) > max(missing)
+
+
 class _Extraction:
     def __init__(
         self, client: AsyncClient, job: ExtractJob, on_progress: Callable[[Progress], None]
@@ -282,11 +290,15 @@ class _Extraction:
         )
 
     async def _run(self, decoder: Executor, scribe: Executor) -> dict[str, Any]:
-        for number in range(MAX_READINGS):
+        missing: list[int] = []
+        while True:
             writer = await asyncio.to_thread(self._open)
             try:
                 counted = await self._read(writer, decoder, scribe)
-                if counted.explained:
+                missing.append(counted.missing)
+                if counted.missing == 0 or (
+                    len(missing) == MAX_READINGS and not _same_are_missing(missing)
+                ):
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
                     await _to_its_end(self._publish, writer, manifest)
@@ -295,21 +307,22 @@ class _Extraction:
             finally:
                 # There, so that it comes after what is being written when all is cancelled.
                 scribe.submit(writer.discard).result()
+            if len(missing) == MAX_READINGS:
+                raise R7MailExtractError(
+                    f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the "
+                    f"server counts {counted.counted_after} messages, but lists only "
+                    f"{counted.read}, {MAX_READINGS} times over. Nothing was written. Mail that "
+                    "comes or goes does not explain it: see the server's index of this folder."
+                )
             log.warning(
                 "The server counted %s messages before and %s after, but %s were read; reading "
                 "the window again (%s of %s).",
                 counted.counted_before,
                 counted.counted_after,
                 counted.read,
-                number + 1,
+                len(missing),
                 MAX_READINGS,
             )
-        raise R7MailExtractError(
-            f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the server "
-            f"counts {counted.counted_after} messages, but lists only {counted.read}, "
-            f"{MAX_READINGS} times over. Nothing was written. Mail that comes or goes does not "
-            "explain it: see the server's index of this folder."
-        )
 
     def _open(self) -> _WindowWriter:
         for folder in self._folders.values():

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -385,6 +386,7 @@ def _decode_carefully(body: bytes) -> DecodedPage:
     dates: list[int | None] = []
     bad: dict[int, BadMessage] = {}
     repaired: set[int] = set()
+    equal: Counter[str] = Counter()
     for index, item in enumerate(items):
         reader = _Careful(item)
         row = reader.read()
@@ -394,7 +396,8 @@ def _decode_carefully(body: bytes) -> DecodedPage:
         message_id, moment = row.get("message_id"), row.get("date")
         if message_id is None:
             digest = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
-            keys.append(digest)
+            equal[digest] += 1  # without an Id, several may be equal in all
+            keys.append(f"{digest}-{equal[digest]}")
         else:
             keys.append(message_id)
         dates.append(None if moment is None else to_microseconds(moment))
