@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
+import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_r7mail.emulator import Mailbox, Readings
 from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
 from airflow_provider_r7mail.emulator.listing import Search, find
+from airflow_provider_r7mail.exceptions import R7MailExtractError
 from airflow_provider_r7mail.extract import Listing, PageRequest, Seek, to_microseconds
 from airflow_provider_r7mail.models import Window
 
@@ -167,7 +171,7 @@ def read(world: World, window: Window, size: int, readers: int) -> list[int]:
         ),
         max_size=40,
     ),
-    undated=st.integers(0, 3),
+    undated=st.sampled_from([0, 0, 1, 3, 12]),
     changes=changes_strategy,
     length=st.sampled_from([1, 2, 20, 40]),
     size=st.sampled_from([1, 2, 3, 5, 10, 100]),
@@ -211,3 +215,203 @@ def test_whatever_was_there_all_along_is_read_once(
         date = after[key]
         assert date is None or low <= date < high
     event(f"requests per message: {world.requests / max(len(wanted), 1):.0f}")
+
+
+# -- one case each, in a folder that lists what it is told to --------------------------------
+
+
+@dataclass
+class Rows:
+    """A folder: key -> the second, after START, that the server sorts it by; None: always first.
+
+    :param unreadable: the keys whose dates it shows in a form that can't be read (R20)
+    :param cap: the longest page (R3)
+    :param caps: that of single requests, by their number
+    :param newest_first: what sortOrder 1 means (R1)
+    :param leaves: what leaves just before a request (R6), by its number
+    :param shuffled: gives ties in another order each time (R5)
+    """
+
+    seconds: Mapping[str, int | None]
+    unreadable: Collection[str] = ()
+    cap: int = 1000
+    caps: Mapping[int, int] = field(default_factory=dict)
+    newest_first: bool = False
+    leaves: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    shuffled: random.Random | None = None
+    ignores_offset: bool = False
+    requests: int = 0
+
+    def answer(self, request: PageRequest) -> Listing:
+        """What the server lists."""
+        self.requests += 1
+        left = self.leaves.get(self.requests, ())
+        self.seconds = {key: at for key, at in self.seconds.items() if key not in left}
+        assert request.start is not None
+        assert request.end is not None
+        low, high = (
+            (bound - START) // timedelta(seconds=1) for bound in (request.start, request.end)
+        )
+        dated = [(at, key) for key, at in self.seconds.items() if at is not None]
+        found = [(at, key) for at, key in dated if low <= at <= high]
+        always = [key for key, at in self.seconds.items() if at is None]
+        if self.shuffled is not None:
+            self.shuffled.shuffle(found)
+            self.shuffled.shuffle(always)
+        found.sort(key=itemgetter(0), reverse=self.newest_first)
+        rows = [key for _, key in found]
+        rows = rows + always if self.newest_first else always + rows
+        offset = 0 if self.ignores_offset else request.offset
+        page = rows[offset : offset + min(request.size, self.caps.get(self.requests, self.cap))]
+        return Listing(page, [self._shown(key) for key in page], len(page))
+
+    def _shown(self, key: str) -> int | None:
+        at = self.seconds[key]
+        if at is None or key in self.unreadable:
+            return None
+        return to_microseconds(START) + at * 1_000_000
+
+    def read(self, size: int, start: datetime = START) -> list[int | str]:
+        """Read a hundred seconds of it."""
+        seek = Seek(Window(start, START + timedelta(seconds=100)), size)
+        read: list[int | str] = []
+        while (request := seek.request()) is not None:
+            page = self.answer(request)
+            read += [page.keys[index] for index in seek.accept(page)]
+            assert self.requests < 10_000, "no end"
+        return read
+
+
+def test_ten_thousand_small_folders() -> None:
+    """R1, R3, R5, R6: pages of any length, ties in any order, mail that leaves: nothing is lost."""
+    for seed in range(10_000):
+        chance = random.Random(seed)
+        keys = [f"{number}" for number in range(chance.randint(0, 14))]
+        cap = chance.choice([1, 2, 3, 4, 100])
+        uneven = chance.choice([True, False])
+        gone = chance.sample(keys, min(len(keys), chance.randint(0, 3)))
+        rows = Rows(
+            {key: chance.choice([0, 1, 2, 5, 5, 5, 5, 6, 9]) for key in keys},
+            cap=cap,
+            caps={number: chance.randint(1, cap) for number in range(30)} if uneven else {},
+            newest_first=chance.choice([True, False]),
+            leaves={chance.randint(2, 12): [key] for key in gone},
+            shuffled=chance.choice([None, chance]),
+        )
+        read = rows.read(chance.choice([2, 3, 100]))
+        assert len(read) == len(set(read)), seed
+        assert set(read) >= set(rows.seconds), seed
+
+
+def test_an_empty_look_beyond_a_short_page_is_not_believed() -> None:
+    """R3, R6: what a page cut off moves up when a message of the page leaves; it is read still."""
+    ones = Rows({"gone": 1, "cut off": 5}, cap=1, leaves={2: ["gone"]})
+    assert "cut off" in ones.read(100)
+
+    dates = {f"{second}": second for second in range(0, 60, 10)}
+    uneven = Rows(
+        {**dates, "cut off": 60},
+        cap=4,
+        caps={2: 3},
+        leaves={3: ["50"], 4: ["50"]},
+    )
+    assert set(uneven.read(4)) >= {"0", "10", "20", "30", "40", "cut off"}
+
+
+def test_what_has_left_does_not_stand_for_what_is_hidden() -> None:
+    """R5, R6: in a crowded second with ties in any order, one that leaves does not hide another."""
+    for seed in range(3000):
+        shuffle = random.Random(seed)
+        gone = shuffle.choice("abcde")
+        rows = Rows(
+            dict.fromkeys("abcde", 1),
+            cap=2,
+            leaves={shuffle.choice([3, 4, 5]): [gone]},
+            shuffled=shuffle,
+        )
+        assert set(rows.read(2)) >= {*"abcde"} - {gone}, seed
+
+
+def test_before_1970_newest_first() -> None:
+    """R1: dates before 1970, whose seconds are negative, are read once in either order."""
+    for newest_first in (False, True):
+        old = datetime(1969, 12, 31, tzinfo=UTC)
+        distance = (old - START) // timedelta(seconds=1)
+        rows = Rows(
+            {f"{second}": distance + second for second in (1, 2, 2, 3)} | {"tie": distance + 3},
+            newest_first=newest_first,
+        )
+        assert sorted(map(str, rows.read(2, start=old))) == ["1", "2", "3", "tie"]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_crowded_beginning_does_not_keep_readers_from_sharing(newest_first: bool) -> None:
+    """R1: a window whose first page is one second is still read by several readers."""
+    ends = {"first": 99, "second": 99} if newest_first else {"first": 0, "second": 0}
+    rows = Rows(
+        {**{f"{second}": second for second in range(1, 99)}, **ends},
+        cap=5,
+        caps={1: 2},
+        newest_first=newest_first,
+    )
+    seek = Seek(Window(START, START + timedelta(seconds=100)), 5)
+    while seek.share() is None:
+        request = seek.request()
+        assert request is not None
+        seek.accept(rows.answer(request))
+
+
+def test_undated_messages_that_come_first() -> None:
+    """R20, R5: more of them than a page holds, in any order: all are read, and what follows."""
+    undated = dict.fromkeys(map(str, range(30)))
+    dated = {f"at {second}": second for second in range(50)}
+    for cap in (10, 1000):
+        rows = Rows({**undated, **dated}, cap=cap, shuffled=random.Random(1))
+        read = rows.read(10)
+        assert len(read) == len(set(read)) == 80
+
+    leaving = Rows(
+        {**dict.fromkeys("abcd"), "dated": 5},
+        cap=2,
+        leaves={4: ["a", "b"], 6: ["c", "d"]},
+    )
+    assert "dated" in leaving.read(2)
+
+
+def test_messages_sorted_by_a_date_that_can_not_be_read() -> None:
+    """R20: where the server sorts by a Date that it does not show, all others are read as well."""
+    seconds = {"u": 1, "v": 2, "w": 3, "a": 8, "b": 10, "c": 10, "x": 12, "d": 20, "e": 30}
+    for cap in (1, 2, 3, 4):
+        rows = Rows(seconds, unreadable="uvwx", cap=cap)
+        assert sorted(map(str, rows.read(cap))) == sorted(seconds)
+
+
+def test_an_ignored_offset_ends_in_an_error() -> None:
+    """A server that ignores offset, and shuffles what has no date, ends in an error, not a loop."""
+    rows = Rows(
+        dict.fromkeys(map(str, range(30))),
+        cap=10,
+        shuffled=random.Random(1),
+        ignores_offset=True,
+    )
+    with pytest.raises(R7MailExtractError, match="no progress"):
+        rows.read(10)
+
+
+def test_a_row_that_comes_twice_in_each_answer() -> None:
+    """A server that lists a message twice, by a fault of its own: it is read once, all the same."""
+
+    class Doubling(Rows):
+        def answer(self, request: PageRequest) -> Listing:
+            page = super().answer(request)
+            return Listing([*page.keys[:1], *page.keys], [*page.dates[:1], *page.dates], page.count)
+
+    assert Doubling({"a": 1, "b": 1, "c": 7}).read(10) == ["a", "b", "c"]
+
+
+def test_few_requests_where_little_has_come() -> None:
+    """A poll costs one request when nothing is there, and three when a few messages are."""
+    for count, requests in ((0, 1), (1, 3), (20, 3)):
+        rows = Rows({f"{second}": second for second in range(count)})
+        assert len(rows.read(100)) == count
+        assert rows.requests == requests

@@ -411,9 +411,12 @@ async def test_a_server_that_ignores_dates(
 
 
 class _Liar(BaseHTTPRequestHandler):
-    """A mail server that counts more messages than it lists."""
+    """A mail server that counts more messages than it lists.
 
-    counts: int
+    `counts` is what it counts during and after each reading of the window; the last stays.
+    """
+
+    counts: list[tuple[int | None, int]]
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -421,11 +424,14 @@ class _Liar(BaseHTTPRequestHandler):
             answer: Any = {"Response": {"Data": {"Tokens": {"AuthToken": "t"}, "State": "Login"}}}
         else:
             listed = [{"Id": n, "Date": f"2025-06-01T0{n}:00:00Z"} for n in range(1, 4)]
-            items = listed[asked["offset"] : asked["offset"] + asked["size"]]
             low = asked["SearchContext"]["StartDate"]
             items = [item for item in listed if item["Date"] >= low][asked["offset"] :]
             items = items[: asked["size"]]
-            answer = {"FolderId": 0, "Items": items, "Count": self.counts, "UnreadCount": 0}
+            answer = {"FolderId": 0, "Items": items, "UnreadCount": 0}
+            after = asked["size"] == 2  # the question that follows each reading
+            answer["Count"] = self.counts[0][after]
+            if after and len(self.counts) > 1:
+                self.counts.pop(0)
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -439,7 +445,7 @@ class _Liar(BaseHTTPRequestHandler):
 @pytest.fixture
 def liar() -> Iterator[tuple[type[_Liar], str]]:
     """The handler and the URL of a server that counts as told."""
-    handler = type("Handler", (_Liar,), {"counts": 3})
+    handler = type("Handler", (_Liar,), {"counts": [(3, 3)]})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -455,7 +461,7 @@ async def test_reconciliation(
 ) -> None:
     """R2: a server that counts more than it lists, each time, is an error: something hides."""
     handler, url = liar
-    handler.counts = counts
+    handler.counts = [(counts, counts)]
     settings = ClientConfig(url=url, login="user_test", password="p", backoff=0.001)
     async with AsyncClient(settings) as client:
         if whole:
@@ -464,6 +470,32 @@ async def test_reconciliation(
             with pytest.raises(R7MailExtractError, match="counts 5 messages, but lists only 3"):
                 await extract(client, tmp_path)
             assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "whole"),
+    [
+        ([(5, 6)], False),  # one came meanwhile: it does not explain two that hide
+        ([(5, 6), (6, 7), (6, 6)], False),
+        ([(None, 5)], True),  # the first answer has no Count: nothing to compare with
+        ([(4, 3)], True),  # one went
+        ([(3, 4)], True),  # one came after its place was passed
+        ([(9, 9), (5, 5), (4, 4)], True),  # mail comes and goes, not as much each time
+    ],
+)
+async def test_reconciliation_while_mail_comes_and_goes(
+    liar: tuple[type[_Liar], str], tmp_path: Path, counts: list[tuple[int | None, int]], whole: bool
+) -> None:
+    """R2, R6: mail that comes or goes explains a difference, but not one that is always there."""
+    handler, url = liar
+    handler.counts = list(counts)
+    settings = ClientConfig(url=url, login="user_test", password="p", backoff=0.001)
+    async with AsyncClient(settings) as client:
+        if whole:
+            assert (await extract(client, tmp_path))["messages"] == 3
+        else:
+            with pytest.raises(R7MailExtractError, match="but lists only 3"):
+                await extract(client, tmp_path)
 
 
 # -- messages that no table holds -----------------------------------------------------------

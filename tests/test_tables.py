@@ -160,6 +160,11 @@ def test_ordinary_pages_go_the_fast_way() -> None:
     assert tables._decode_fast(page(ordinary, message(Id=2, Timestamp=DATE))) is not None
 
 
+def test_equal_messages_without_an_id_stay_apart() -> None:
+    """R20: two empty messages are two: neither is dropped as one that came before."""
+    assert len(set(decode_page(page({}, {}, {"Id": None})).listing.keys)) == 3
+
+
 @quick
 @given(st.lists(odd_messages | anything, max_size=3))
 def test_no_message_breaks_a_page_and_nothing_is_lost(items: list[Any]) -> None:
