@@ -24,18 +24,34 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConnectionError,
     R7MailError,
 )
-from airflow_provider_r7mail.storage import ObjectPath, StagedObject, clean, size_of, staged
+from airflow_provider_r7mail.storage import (
+    ObjectPath,
+    StagedObject,
+    clean,
+    remove_empty,
+    size_of,
+    staged,
+    to_its_end,
+)
 from airflow_provider_r7mail.tables import AttachmentRow
 
 log = logging.getLogger(__name__)
 
-MAX_NAME_BYTES = 180
+MAX_NAME_BYTES = 180  # with the longest mark less than the 255 of file systems
+# The folder of a mailbox's folder where files take shape; readers of tables pass it over.
+STAGING = "_staged"
 # Bytes gathered before they are hashed and written in a worker thread.
 WRITE_BYTES = 1 << 20
 
 # Not allowed in names on Windows, special in shells, URLs or fsspec's globs, or invisible.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%#&\[\]{}$`\'!;=~\u2028\u2029\ud800-\udfff]')
-_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]) *(\.|$)", re.IGNORECASE)
+# What has no width and no name of its own: ext4 and others leave it out of a comparison (Unicode's
+# Default_Ignorable_Code_Point, without the format characters, which no safe name has).
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+MARK_DIGITS = 10
 
 
 def object_names(names: Sequence[str]) -> dict[str, str]:
@@ -50,15 +66,21 @@ def object_names(names: Sequence[str]) -> dict[str, str]:
     """
     safe = {name: _safe(name) for name in names}
     folded = Counter(_folded(item) for item in safe.values())
-    return {
+    marked = {
         name: item if item == name and folded[_folded(item)] == 1 else _marked(name, item)
         for name, item in safe.items()
+    }
+    # A short mark is easily read, but a stranger can find two names that have the same.
+    folded = Counter(_folded(item) for item in marked.values())
+    return {
+        name: item if folded[_folded(item)] == 1 else _marked(name, safe[name], digits=64)
+        for name, item in marked.items()
     }
 
 
 def _folded(name: str) -> str:
     """The same for all names that some file system may take for one (Unicode's NFKC_Casefold)."""
-    text = unicodedata.normalize("NFKC", name).casefold()
+    text = unicodedata.normalize("NFKC", _IGNORABLE.sub("", name)).casefold()
     return unicodedata.normalize("NFKC", text).casefold().upper()
 
 
@@ -86,8 +108,8 @@ def _shorten(text: str, limit: int) -> str:
     return head.decode(errors="ignore").rstrip(" .") + tail
 
 
-def _marked(name: str, safe: str) -> str:
-    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+def _marked(name: str, safe: str, digits: int = MARK_DIGITS) -> str:
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
     stem, dot, extension = safe.rpartition(".")
     return f"{stem}~{mark}{dot}{extension}" if dot and stem else f"{safe}~{mark}"
 
@@ -201,6 +223,21 @@ class AttachmentCopier:
     stored_name: Callable[[str], str] = str
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
     """Files that an earlier run has stored under names which are not to be seen any more."""
+    _slots: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A file that goes up to a slow store is held in memory, as is one that comes down.
+        self._slots = asyncio.Semaphore(self.client.config.max_concurrency)
+
+    @property
+    def _staging(self) -> ObjectPath:
+        staging: ObjectPath = self.root / STAGING
+        return staging
+
+    def clean_up(self) -> None:
+        """Remove what killed runs have left unfinished; blocking. To be called before and after."""
+        clean(self._staging)
+        remove_empty(self._staging, 1)
 
     async def copy(self, rows: Sequence[AttachmentRow]) -> None:
         """Copy the files of these rows; their status, uri, sha256 and error are filled in."""
@@ -211,7 +248,8 @@ class AttachmentCopier:
 
         async def work() -> None:
             for row, name, place in waiting:
-                await self._copy_one(row, name, place)
+                async with self._slots:
+                    await self._copy_one(row, name, place)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self.client.config.max_concurrency):
@@ -271,15 +309,15 @@ class AttachmentCopier:
         async for attempt in self.client.attempts(call):
             with attempt:
                 number = attempt.retry_state.attempt_number
-                async with self.client.stream(call, number) as source:
-                    target = _Target(place)
-                    try:
+                target = _Target(place, self._staging)
+                try:
+                    async with self.client.stream(call, number) as source:
                         await self._pour(source.chunks, target)
                         _check(call, target.bytes, source.length, row.size, number)
-                    except BaseException:
-                        await asyncio.to_thread(target.discard)
-                        raise
-                return await asyncio.to_thread(target.commit)
+                    return await to_its_end(target.commit)
+                except BaseException:
+                    await to_its_end(target.discard)
+                    raise
         raise AssertionError("tenacity ended without a result")
 
     async def _pour(self, chunks: AsyncIterator[bytes], target: _Target) -> None:
@@ -288,7 +326,7 @@ class AttachmentCopier:
             if self.max_bytes is not None and target.bytes > self.max_bytes:
                 raise _TooLargeError
             if target.gathered >= WRITE_BYTES:
-                await asyncio.to_thread(target.write)
+                await to_its_end(target.write)
 
 
 class _Target:
@@ -297,8 +335,9 @@ class _Target:
     `take` costs nothing; the other methods block, and belong into a worker thread.
     """
 
-    def __init__(self, place: ObjectPath) -> None:
+    def __init__(self, place: ObjectPath, staging: ObjectPath) -> None:
         self._place = place
+        self._staging = staging
         self._object: StagedObject | None = None
         self._chunks: list[bytes] = []
         self.gathered = self.bytes = 0
@@ -310,20 +349,14 @@ class _Target:
 
     def write(self) -> StagedObject:
         if self._object is None:
-            clean(self._place.parent)
-            self._object = StagedObject(self._place)
-        chunks, self._chunks, self.gathered = self._chunks, [], 0
-        for chunk in chunks:
-            self._object.write(chunk)
+            self._object = StagedObject(self._place, self._staging)
+        data, self._chunks, self.gathered = b"".join(self._chunks), [], 0
+        self._object.write(data)
         return self._object
 
     def commit(self) -> StoredFile:
-        try:
-            item = self.write()
-            item.commit()
-        except BaseException:
-            self.discard()
-            raise
+        item = self.write()
+        item.commit()
         return StoredFile(str(self._place), item.bytes, item.sha256)
 
     def discard(self) -> None:

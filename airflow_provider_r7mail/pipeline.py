@@ -7,16 +7,15 @@ The window is the unit of work: it is staged whole, then published over what was
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +52,7 @@ from airflow_provider_r7mail.storage import (
     remove,
     remove_empty,
     staged,
+    to_its_end,
 )
 from airflow_provider_r7mail.tables import (
     RUN_ID_KEY,
@@ -86,6 +86,8 @@ WINDOWS = "windows"
 # How often a window is read anew when the server counted more than came.
 MAX_READINGS = 3
 NAMED_IDS = 10
+# Notes of copied files are kept for so many message ids each: small enough to read and write anew.
+MESSAGES_PER_NOTE = 1_000
 # Pages read but not yet written: a row group takes as long to write as some pages to read.
 PAGES_IN_HAND = 10
 # Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
@@ -290,18 +292,31 @@ class _Extraction:
         )
 
     async def _run(self, decoder: Executor, scribe: Executor) -> dict[str, Any]:
+        copier = await asyncio.to_thread(self._copier) if self._job.attachments else None
+        try:
+            return await self._read_and_publish(copier, decoder, scribe)
+        finally:
+            if copier is not None:
+                await asyncio.to_thread(copier.clean_up)
+
+    async def _read_and_publish(
+        self, copier: AttachmentCopier | None, decoder: Executor, scribe: Executor
+    ) -> dict[str, Any]:
         missing: list[int] = []
         while True:
-            writer = await asyncio.to_thread(self._open)
+            writer = _WindowWriter(
+                self._job, self._folders, self._run_id, self._extracted_at, self._iceberg
+            )
             try:
-                counted = await self._read(writer, decoder, scribe)
+                await to_its_end(self._open, writer)
+                counted = await self._read(writer, copier, decoder, scribe)
                 missing.append(counted.missing)
                 if counted.missing == 0 or (
                     len(missing) == MAX_READINGS and not _same_are_missing(missing)
                 ):
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
-                    await _to_its_end(self._publish, writer, manifest)
+                    await to_its_end(self._publish, writer, manifest)
                     self._judge(writer, manifest)
                     return manifest
             finally:
@@ -324,18 +339,19 @@ class _Extraction:
                 MAX_READINGS,
             )
 
-    def _open(self) -> _WindowWriter:
+    def _open(self, writer: _WindowWriter) -> None:
         for folder in self._folders.values():
             clean(folder)
-        return _WindowWriter(
-            self._job, self._folders, self._run_id, self._extracted_at, self._iceberg
-        )
+        writer.open()
 
     async def _read(
-        self, writer: _WindowWriter, decoder: Executor, scribe: Executor
+        self,
+        writer: _WindowWriter,
+        copier: AttachmentCopier | None,
+        decoder: Executor,
+        scribe: Executor,
     ) -> Reconciliation:
         job, progress = self._job, Progress()
-        copier = await asyncio.to_thread(self._copier) if job.attachments is not None else None
         in_hand = asyncio.Semaphore(PAGES_IN_HAND)
         run = partial(asyncio.get_running_loop().run_in_executor, scribe)
 
@@ -388,6 +404,7 @@ class _Extraction:
             stored_name=job.privacy.file_name,
         )
         self._outdated = copier.outdated
+        copier.clean_up()
         return copier
 
     def _known_files(self) -> dict[tuple[int, str], StoredFile]:
@@ -467,9 +484,14 @@ class _Extraction:
                 if self._iceberg is not None:
                     manifest |= writer.written()  # the snapshots have ids now
                     notes = self._stage(manifest, stack)
+                unlocked = self._iceberg is not None or not is_local(self._home)
+                # Before, so that hardly ever a manifest is seen beside another run's tables; and
+                # after, since another run may have begun in between.
+                if unlocked:
+                    self._verify(writer)
                 for note in notes:
                     note.commit()
-                if self._iceberg is not None or not is_local(self._home):
+                if unlocked:
                     self._verify(writer)
             except OSError as error:
                 raise R7MailPublishError(
@@ -521,18 +543,6 @@ class _Extraction:
             )
 
 
-async def _to_its_end(work: Callable[..., None], *args: Any) -> None:
-    """Work in a thread; also if cancelled meanwhile, it has ended when this ends."""
-    working = asyncio.ensure_future(asyncio.to_thread(work, *args))
-    try:
-        await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        if (error := working.exception()) is not None:
-            log.warning("Publishing, when all was cancelled: %s", error)
-        raise
-
-
 class _Named:
     """Things to be named in a message: the first ones, and how many more there are."""
 
@@ -568,7 +578,10 @@ class _WindowWriter:
         self._moments = repeated_moment(extracted_at, 0)
         self._privacy = job.privacy
         self._chosen = job.tables
+        self._columns = job.columns
         self._folders = folders
+        self._run_id = run_id
+        self._catalog = iceberg
         self._quarantine: StagedObject | None = None
         self._staged: dict[str, StagedObject] = {}
         self._tables: dict[str, ParquetTable] = {}
@@ -581,19 +594,18 @@ class _WindowWriter:
         self._addressed: list[pa.RecordBatch] = []
         self.statuses: Counter[str] = Counter()
         self._with_files = "attachments" in job.tables or job.attachments is not None
-        try:
-            for table in job.tables:
-                columns = job.columns if table == "messages" else None
-                if iceberg is not None:
-                    self._iceberg[table] = iceberg.writer(table, columns)
-                    continue
-                self._staged[table] = StagedObject(folders[table] / PART)
-                self._tables[table] = ParquetTable(
-                    table, self._staged[table], columns, {RUN_ID_KEY: run_id}
-                )
-        except BaseException:
-            self.discard()
-            raise
+
+    def open(self) -> None:
+        """Begin the files, or the rows of Iceberg's tables; `discard` ends them in any case."""
+        for table in self._chosen:
+            columns = self._columns if table == "messages" else None
+            if self._catalog is not None:
+                self._iceberg[table] = self._catalog.writer(table, columns)
+                continue
+            self._staged[table] = StagedObject(self._folders[table] / PART)
+            self._tables[table] = ParquetTable(
+                table, self._staged[table], columns, {RUN_ID_KEY: self._run_id}
+            )
 
     def prepare(
         self, page: DecodedPage, indexes: Sequence[int]
@@ -765,27 +777,72 @@ async def copy_attachments(
             f"({len(missing)} of {len(sought or ())} ids not found). Nothing was copied."
         )
     home = folder_path(root, client.config.login, folder)
-    digest = hashlib.sha256(json.dumps(sorted(seen)).encode()).hexdigest()[:16]
-    note = home / f"_copied-{digest}.json"
-    noted = await asyncio.to_thread(read, note)
-    copier = AttachmentCopier(
-        client=client,
-        folder=folder,
-        root=home,
-        wanted=wanted,
-        max_bytes=max_bytes,
-        known={
-            (item["message_id"], item["file_name"]): StoredFile(
-                item["uri"], item["size"], item["sha256"]
-            )
-            for item in json.loads(noted or b"[]")
-        },
-    )
-    await copier.copy(rows)
-    stored = [row for row in rows if row.sha256 is not None]
-    if stored:
-        names = ("message_id", "file_name", "uri", "size", "sha256")
-        text = json.dumps([{name: getattr(row, name) for name in names} for row in stored])
-        with staged(note) as file:
-            file.write(text.encode())
+    try:
+        copier = AttachmentCopier(
+            client=client,
+            folder=folder,
+            root=home,
+            wanted=wanted,
+            max_bytes=max_bytes,
+            known=await asyncio.to_thread(_prepare_copies, root, home, seen),
+        )
+        try:
+            await to_its_end(copier.clean_up)
+            await copier.copy(rows)
+        finally:
+            await asyncio.to_thread(_note_copies, home, rows)
+            await asyncio.to_thread(copier.clean_up)
+    except OSError as error:
+        raise R7MailPublishError(
+            f"{home}: what was copied can't be noted there ({error}). Files that were copied are "
+            "whole; run it again."
+        ) from error
     return rows
+
+
+def _note_of(home: ObjectPath, message_id: int) -> ObjectPath:
+    note: ObjectPath = home / f"_copied-{message_id // MESSAGES_PER_NOTE}.json"
+    return note
+
+
+def _read_note(note: ObjectPath) -> dict[tuple[int, str], StoredFile]:
+    return {
+        (item["message_id"], item["file_name"]): StoredFile(
+            item["uri"], item["size"], item["sha256"]
+        )
+        for item in json.loads(read(note) or b"[]")
+    }
+
+
+def _prepare_copies(
+    root: ObjectPath, home: ObjectPath, message_ids: Iterable[int]
+) -> dict[tuple[int, str], StoredFile]:
+    """See that files can be written, and which have been: (message id, file name) -> file."""
+    make_folder(root)
+    notes = {str(note): note for note in (_note_of(home, number) for number in message_ids)}
+    return {key: file for note in notes.values() for key, file in _read_note(note).items()}
+
+
+def _note_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
+    """Add to the notes what has been stored; another run may have added to them meanwhile."""
+    by_note: dict[str, dict[tuple[int, str], StoredFile]] = {}
+    for row in rows:
+        if row.uri is not None and row.sha256 is not None:
+            file = StoredFile(row.uri, row.size or 0, row.sha256)
+            by_note.setdefault(_note_of(home, row.message_id).name, {})[
+                row.message_id, row.file_name or ""
+            ] = file
+    if not by_note:
+        return
+    with locked(home):
+        for name, added in by_note.items():
+            note = home / name
+            known = _read_note(note) | added
+            text = json.dumps(
+                [
+                    {"message_id": number, "file_name": name, **asdict(file)}
+                    for (number, name), file in known.items()
+                ]
+            )
+            with staged(note) as target:
+                target.write(text.encode())

@@ -7,6 +7,7 @@ elsewhere, and `commit` puts them in place in one step of the store.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -15,11 +16,13 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R7MailPublishError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -85,17 +88,21 @@ class StagedObject:
     `write` and `commit` raise OSError where the store fails, whatever it raises itself.
 
     :param path: where it is to appear
+    :param staging: the folder where it takes shape if `path` is on a disk, on the same file system;
+        None is the one it is to appear in. See `clean`
     :raises R7MailConfigError: nothing can be written there
     :raises R7MailPublishError: nothing can be written there now: the disk is full, say
     """
 
-    def __init__(self, path: ObjectPath) -> None:
+    def __init__(self, path: ObjectPath, staging: ObjectPath | None = None) -> None:
         self.path = path
+        self._staging = path.parent if staging is None else staging
+        self._is_local = is_local(path)
         self.bytes = 0
         self._hash = hashlib.sha256()
         self._temporary: str | None = None
         # For deferring stores: what is to go up in one request, None once it is too much for that.
-        self._small: bytearray | None = None
+        self._small: list[bytes] | None = None
         self._settled = self._discarded = False
         self._file: Any = None
         try:
@@ -106,27 +113,30 @@ class StagedObject:
             raise kind(f"{path}: can't be written ({error}).") from error
 
     def _open(self) -> None:
-        if is_local(self.path):
-            self._open_beside(Path(self.path.path).parent)
+        if self._is_local:
+            self._open_in(Path(self._staging.path))
         elif DEFERRING_PROTOCOLS & set(_protocols(self.path.fs)):
-            self._small = bytearray()
+            self._small = []
         else:
             self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
                 prefix="r7mail-", delete=False
             )
             self._temporary = self._file.name
 
-    def _open_beside(self, folder: Path) -> None:
-        """Open a file beside its place: only a rename within one file system is one step."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def _open_in(self, folder: Path) -> None:
+        """Open a file near its place: only a rename within one file system is one step."""
         while self._temporary is None:
-            temporary = folder / f"{STAGED_PREFIX}{uuid.uuid4().hex}.tmp"
-            file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
+            temporary = f"{folder}/{STAGED_PREFIX}{uuid.uuid4().hex}.tmp"
+            try:
+                file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
+            except FileNotFoundError:  # not made yet, or another process has removed it: empty
+                folder.mkdir(parents=True, exist_ok=True)
+                continue
             # Held while this process lives: `clean` knows by it what a killed one has left.
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Between these two lines another process's `clean` may have taken it for such.
-            if temporary.exists():
-                self._file, self._temporary = file, str(temporary)
+            # Before that another process's `clean` may have taken it for such, and removed it.
+            if os.fstat(file.fileno()).st_nlink:
+                self._file, self._temporary = file, temporary
             else:
                 file.close()
 
@@ -148,7 +158,7 @@ class StagedObject:
         self._hash.update(view)
         with _store_errors(self.path):
             if self._small is not None and self.bytes + view.nbytes <= BLOCK_BYTES:
-                self._small += view
+                self._small.append(bytes(view))
             elif self._temporary is None:
                 self._upload(view)
             else:
@@ -164,7 +174,7 @@ class StagedObject:
             self._file = self.path.fs.open(
                 self.path.path, "wb", autocommit=False, block_size=BLOCK_BYTES
             )
-            self._file.write(self._small)
+            self._file.write(b"".join(self._small))
             self._small = None
         self._file.write(bytes(view))
 
@@ -187,17 +197,30 @@ class StagedObject:
 
     def _commit(self) -> None:
         if self._small is not None:
-            self.path.fs.pipe_file(self.path.path, bytes(self._small))
+            self.path.fs.pipe_file(self.path.path, b"".join(self._small))
         elif self._temporary is None:
             self._file.close()
             self._file.commit()
-        elif is_local(self.path):
-            os.replace(self._temporary, self.path.path)  # noqa: PTH105
+        elif self._is_local:
+            self._put_in_place(Path(self._temporary))
             self._file.close()
         else:
             self._file.close()
             self.path.fs.put_file(self._temporary, self.path.path)
             os.unlink(self._temporary)  # noqa: PTH108
+
+    def _put_in_place(self, temporary: Path) -> None:
+        place = Path(self.path.path)
+        while True:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.replace(place)
+            except FileNotFoundError:
+                if not temporary.exists():
+                    raise
+                # Another process has removed the folder, which was empty.
+            else:
+                return
 
     def discard(self) -> None:
         """Forget it, unless it was committed; what was under its name before stays.
@@ -211,7 +234,12 @@ class StagedObject:
             with _store_errors(self.path):
                 self._discard()
         except OSError as error:
-            log.warning("%s: could not be discarded: %s", self.path, error)
+            # Neither its name nor the error's text, which has it: files are named by strangers.
+            log.warning(
+                "%s: what was begun there could not be discarded (%s).",
+                self.path.parent,
+                type(error.__cause__ or error).__name__,
+            )
 
     def _discard(self) -> None:
         if self._temporary is not None:
@@ -235,6 +263,22 @@ def staged(path: ObjectPath) -> Iterator[StagedObject]:
         item.discard()
         raise
     item.commit()
+
+
+async def to_its_end(work: Callable[..., T], *args: Any) -> T:
+    """Do blocking work in a thread; also if cancelled meanwhile, it has ended when this ends.
+
+    A thread can't be stopped: one left alone would go on writing after all was discarded.
+    """
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        if (error := working.exception()) is not None:
+            text = str(error) if isinstance(error, R7MailError) else type(error).__name__
+            log.warning("When all was cancelled, there was an error besides: %s", text)
+        raise
 
 
 def read(path: ObjectPath) -> bytes | None:

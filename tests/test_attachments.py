@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import random
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_r7mail.attachments import (
+    STAGING,
     AttachmentCopier,
     StoredFile,
     download,
@@ -117,6 +121,21 @@ def test_names_are_safe_and_meet_nowhere(names: list[str]) -> None:
     assert found == object_names(sorted(names)) == object_names(list(reversed(names)))
 
 
+def test_names_that_a_stranger_has_chosen_to_meet() -> None:
+    """R19: names made to have one short checksum, or signs without width, stay apart."""
+    # Found by trying a million names.
+    pair = ["a\x01\x05\x0b\r$b.pdf", "a\x01\x08}\x07\x15b.pdf"]
+    assert len({hashlib.sha256(name.encode()).digest()[:5] for name in pair}) == 1
+    assert len(set(object_names(pair).values())) == 2
+    assert all(len(item) < 100 for item in object_names(pair).values())
+
+    invisible = object_names(["ab", "a\ufe0fb", "a\u034fb", "a\u3164b"])
+    assert len({re.sub("[\ufe0f\u034f\u3164]", "", item) for item in invisible.values()}) == 4
+    assert object_names(["❤️.png"]) == {"❤️.png": "❤️.png"}
+    for reserved in ("com¹.txt", "con .txt", "LPT²"):
+        assert object_names([reserved])[reserved].startswith("file_")
+
+
 def test_ordinary_names_stay() -> None:
     """A name that is safe as it is, in any script, is kept; others keep their ending."""
     names = [
@@ -188,12 +207,17 @@ class Copies:
         """Copy, and return the rows."""
         rows = self.listed() if rows is None else rows
         options.setdefault("wanted", lambda _: True)
-        await AttachmentCopier(
+        copier = AttachmentCopier(
             client=self._client,
             folder=INBOX,
             root=ObjectStoragePath(f"file://{self.root}"),
             **options,
-        ).copy(rows)
+        )
+        copier.clean_up()
+        try:
+            await copier.copy(rows)
+        finally:
+            copier.clean_up()
         return rows
 
     def listed(self) -> list[AttachmentRow]:
@@ -404,15 +428,31 @@ async def test_downloads_at_once_are_bounded(copies: Copies) -> None:
 
 
 async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None:
-    """What a killed process has left beside a file goes when the file is fetched again."""
-    number = copies.server.mailbox.deliver(attachments=[("a", b"x", "x/y")])
-    folder = copies.root / f"message_id={number}"
-    folder.mkdir(parents=True)
-    (folder / f"{STAGED_PREFIX}0.tmp").write_bytes(b"half of")
+    """What a killed process has left goes with the next run, whatever that one fetches."""
+    copies.server.mailbox.deliver(attachments=[("a", b"x", "x/y")])
+    (copies.root / STAGING).mkdir(parents=True)
+    (copies.root / STAGING / f"{STAGED_PREFIX}0.tmp").write_bytes(b"half of")
 
-    await copies.copy()
+    await copies.copy(wanted=lambda _: False)
 
-    assert list(copies.stored()) == [f"message_id={number}/a"]
+    assert list(copies.root.rglob("*")) == []
+
+
+async def test_cancelling_leaves_nothing_unfinished(copies: Copies) -> None:
+    """A task that is stopped, at whatever moment, leaves whole files and nothing else."""
+    data = random.Random(3).randbytes(3_000_000)
+    copies.server.mailbox.deliver(attachments=[(f"{n}", data, "x/y") for n in range(12)])
+    for turn in range(25):
+        copying = asyncio.ensure_future(copies.copy())
+        await asyncio.sleep(0.01 + turn * 0.004)
+        copying.cancel()
+        with suppress(asyncio.CancelledError):
+            await copying
+
+        stored = copies.stored()
+        assert not [name for name in stored if STAGED_PREFIX in name]
+        assert all(found == data for found in stored.values())
+        shutil.rmtree(copies.root, ignore_errors=True)
 
 
 def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
