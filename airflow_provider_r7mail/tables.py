@@ -691,12 +691,12 @@ def attachment_rows(
             status="unlisted",
             error="HasAttachments is true, but the listing names no file",
         )
-    names = [file.get("file_name") for file in listed if file is not None]
+    names = Counter(file.get("file_name") for file in listed if file is not None)
     for file in listed:
         row = AttachmentRow(message_id, **(file or {}))
         if not row.file_name:
             row.status, row.error = "unlisted", "the listing gives no FileName"
-        elif names.count(row.file_name) > 1:
+        elif names[row.file_name] > 1:
             row.status = "ambiguous"
             row.error = "the message has several files of this name; the API can't tell them apart"
         yield row
