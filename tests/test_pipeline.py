@@ -14,7 +14,9 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -640,6 +642,55 @@ async def test_copying_without_tables(
         rows = await copy_attachments(client, INBOX, every, root, message_ids=[two])
         assert [row.status for row in rows] == [status]
     assert calls(server, "Attachments") == 5  # the one that failed was tried thrice
+
+
+async def test_copying_fetches_only_what_is_new(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """Whatever ids, filters and patterns are copied in turn, no file is fetched twice."""
+    ids = [server.mailbox.deliver(attachments=[("a", b"x", "x/y")]) for _ in range(5)]
+    server.mailbox.deliver(attachments=[("b.csv", b"y", "x/y"), ("c.txt", b"z", "x/y")])
+    root = ObjectStoragePath(f"file://{tmp_path}")
+    copy = partial(copy_attachments, client, INBOX, MessageFilter(), root)
+
+    await copy(message_ids=ids[:3])
+    await copy(message_ids=ids[1:])
+    assert calls(server, "Attachments") == 5
+    for _ in range(2):
+        await copy(pattern="*.csv")
+        await copy(pattern="*.txt")
+    assert calls(server, "Attachments") == 7
+    assert Counter(row.status for row in await copy()) == {"unchanged": 7}
+
+
+async def test_copying_to_where_nothing_can_be_written(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """A file in the place of the folder is an error that names it, before anything is fetched."""
+    server.mailbox.deliver(attachments=[("a", b"x", "x/y")])
+    (tmp_path / "root").touch()
+    root = ObjectStoragePath(f"file://{tmp_path}/root")
+    with pytest.raises(R7MailConfigError, match="root: can't be written"):
+        await copy_attachments(client, INBOX, MessageFilter(), root)
+    assert calls(server, "Attachments") == 0
+
+
+async def test_a_stopped_extract_leaves_nothing_unfinished(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """A task that is stopped, at whatever moment, leaves whole attachments and no staged file."""
+    data = random.Random(4).randbytes(2_500_000)
+    deliver(server, 4, attachments=[("a", data, "x/y")])
+    root = ObjectStoragePath(f"file://{tmp_path}/files")
+    for turn in range(12):
+        extracting = asyncio.ensure_future(extract(client, tmp_path, attachments=root))
+        await asyncio.sleep(turn * 0.008)
+        extracting.cancel()
+        with suppress(asyncio.CancelledError):
+            await extracting
+        left = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert not [path for path in left if "_staged" in str(path)]
+        assert all(path.read_bytes() == data for path in left if path.name == "a")
 
 
 # -- stores ---------------------------------------------------------------------------------

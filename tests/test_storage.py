@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import multiprocessing
@@ -14,6 +15,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,8 +40,10 @@ from airflow_provider_r7mail.storage import (
     locked,
     read,
     remove,
+    remove_empty,
     size_of,
     staged,
+    to_its_end,
 )
 
 # Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
@@ -343,6 +347,55 @@ def test_processes_at_once(tmp_path: Path) -> None:
 
     assert [child.exitcode for child in children] == [0] * 4
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+async def test_what_is_being_written_ends_before_all_is_discarded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A task that is stopped waits for its thread, which would write on after the cleaning up."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def write(path: str) -> None:
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+        raise OSError(path)
+
+    working = asyncio.ensure_future(to_its_end(write, "/secret name"))
+    await asyncio.to_thread(begun.wait)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert ended.is_set()
+    assert "an error besides: OSError" in caplog.text
+    assert "secret name" not in caplog.text
+
+
+def test_a_folder_that_vanishes(tmp_path: Path) -> None:
+    """Other runs remove folders that are empty, at any moment: a file still gets its place."""
+    place = ObjectStoragePath(f"file://{tmp_path}/new/a.bin")
+    item = StagedObject(place, ObjectStoragePath(f"file://{tmp_path}/staging"))
+    assert not (tmp_path / "new").exists()
+    item.write(SMALL)
+    item.commit()
+    assert (tmp_path / "new" / "a.bin").read_bytes() == SMALL
+
+    stop = threading.Event()
+
+    def remove() -> None:
+        while not stop.is_set():
+            remove_empty(ObjectStoragePath(f"file://{tmp_path}/x/y"), 2)
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    try:
+        for _ in range(2000):
+            with staged(ObjectStoragePath(f"file://{tmp_path}/x/y/a.bin")) as file:
+                file.write(SMALL)
+            (tmp_path / "x" / "y" / "a.bin").unlink()
+    finally:
+        stop.set()
+        removing.join()
 
 
 def _hold(folder: str, log: str) -> None:
