@@ -411,11 +411,12 @@ class AsyncDownload:
 class _Unpacking:
     """Takes compression off a download that was asked for as it is, where a proxy put it on.
 
-    httpx can do that, but takes a gzip stream that breaks off for whole (R22).
+    httpx can do that, but takes a gzip stream that breaks off for whole (R22), and the first of
+    several members for all.
     """
 
     def __init__(self, encoding: str) -> None:
-        self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding else None
+        self._gzip = _member() if encoding else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._gzip is None:
@@ -423,14 +424,23 @@ class _Unpacking:
             return
         try:
             while data:  # a thousand times as much may come out as goes in
+                if self._gzip.eof:
+                    data = data.lstrip(b"\0")  # padding, which gzip allows
+                    if not data:
+                        return
+                    self._gzip = _member()
                 yield self._gzip.decompress(data, PIECE_BYTES)
-                data = self._gzip.unconsumed_tail
+                data = self._gzip.unused_data or self._gzip.unconsumed_tail
         except zlib.error as error:
             raise httpx.DecodingError(str(error)) from error
 
     def end(self) -> None:
         if self._gzip is not None and not self._gzip.eof:
             raise httpx.DecodingError("the gzip stream breaks off")
+
+
+def _member() -> zlib._Decompress:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
 
 def begin_download(

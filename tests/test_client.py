@@ -913,6 +913,20 @@ async def test_a_gzipped_file_is_unpacked(kind: Kind) -> None:
     assert data == DATA
 
 
+@pytest.mark.parametrize("pad", [b"", bytes(5)], ids=["bare", "padded"])
+@pytest.mark.parametrize("cut", [0, 1, 10])
+async def test_a_file_gzipped_in_parts_is_unpacked_whole(kind: Kind, pad: bytes, cut: int) -> None:
+    """A proxy may pack a file in several gzip members: all of them are the file (R22)."""
+    half = len(DATA) // 2
+    one, two = gzip.compress(DATA[:half]) + pad, gzip.compress(DATA[half:]) + pad
+    parts = [one + two[:cut], two[cut:]]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
+    answer = _reply(chunks, GZIP, "Transfer-Encoding: chunked", framed=False)
+    with Wire(lambda _: answer) as wire:
+        async with _opened(kind, wire) as session:
+            assert await session.download(FILE) == DATA
+
+
 async def test_what_a_small_answer_unpacks_to_is_not_held_whole(kind: Kind) -> None:
     """A packed file comes in pieces of bounded size, though it be a thousand times as large."""
     large = bytes(40 * PIECE_BYTES)
@@ -942,6 +956,8 @@ async def test_what_a_small_answer_unpacks_to_is_not_held_whole(kind: Kind) -> N
         (_reply(GZIPPED[:-20], GZIP), R7MailResponseError),
         (_reply(b"", GZIP), R7MailResponseError),
         (_reply(DATA, GZIP), R7MailResponseError),
+        (_reply(GZIPPED + GZIPPED[:-20], GZIP), R7MailResponseError),
+        (_reply(GZIPPED + b"rest", GZIP), R7MailResponseError),
         # Packings that nobody asked for.
         (_reply(zlib.compress(DATA), "Content-Encoding: deflate"), R7MailResponseError),
         (_reply(DATA, "Content-Encoding: br"), R7MailResponseError),
