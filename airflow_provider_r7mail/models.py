@@ -437,9 +437,12 @@ def _read_sender(value: Any) -> tuple[str | None, str | None]:
 def _read_attachments(value: Any) -> tuple[Attachment, ...] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+    if not isinstance(value, list) or not all(
+        item is None or isinstance(item, Mapping) for item in value
+    ):
         raise ValueError("not a list of files")
-    return tuple(Attachment.from_json(item) for item in value)
+    # A file that is null has nothing to tell, but must not take the others along.
+    return tuple(Attachment.from_json(item or {}) for item in value)
 
 
 def _holds_unknown(name: str, value: Any) -> bool:

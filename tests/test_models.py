@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pendulum
 import pytest
+from upath import UPath
 
+from airflow_provider_r7mail.client import AsyncClient, ClientConfig
+from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.models import (
     DATE_FIELDS,
@@ -25,6 +28,7 @@ from airflow_provider_r7mail.models import (
     parse_ids,
     parse_moment,
 )
+from airflow_provider_r7mail.pipeline import copy_attachments
 
 SAMPLES = Path(__file__).parent / "samples"
 MOSCOW = timezone(timedelta(hours=3))
@@ -419,6 +423,7 @@ def test_unknown_fields_are_kept() -> None:
         ("From", {}, "from_address", None),
         ("Attachments", [], "attachments", ()),
         ("Attachments", [{}], "attachments", (Attachment(),)),
+        ("Attachments", [None, FILE], "attachments", (Attachment(), Attachment.from_json(FILE))),
         ("Children", [], "children", ()),
         ("Date", "0001-01-01T00:00:00", "date", None),
         ("Id", "930", "id", 930),
@@ -432,6 +437,25 @@ def test_fields_may_have_other_shapes(
 
     assert getattr(message, column) == expected
     assert message.extra == {}
+
+
+async def test_a_null_in_place_of_a_file_costs_no_other_file(
+    server: Emulator, tmp_path: Path
+) -> None:
+    """A good file is copied though the server lists a null beside it, which I am told of (R20)."""
+    server.mailbox.deliver(
+        attachments=[("good.txt", b"good", "text/plain")],
+        fields={"Attachments": [None, FILE | {"FileName": "good.txt", "Size": 4}]},
+    )
+    box = server.mailbox
+    config = ClientConfig(url=server.url, login=box.login, password=box.password)
+    async with AsyncClient(config) as client:
+        rows = await copy_attachments(client, 24, MessageFilter(), UPath(f"file://{tmp_path}"))
+
+    assert [(row.file_name, row.status) for row in rows] == [
+        (None, "unlisted"),
+        ("good.txt", "downloaded"),
+    ]
 
 
 @pytest.mark.parametrize(
