@@ -650,13 +650,29 @@ def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None
 
 
 def _transport(**options: Any) -> httpx.AsyncBaseTransport:
+    import aiohttp
     from httpx_aiohttp import AiohttpTransport
 
+    class Response(aiohttp.ClientResponse):
+        async def start(self, connection: Any) -> Self:
+            await super().start(connection)
+            # httpx-aiohttp fails on a phrase that is not UTF-8. Nobody reads it.
+            self.reason = ""
+            return self
+
     class Transport(AiohttpTransport):
+        def get_client(self) -> aiohttp.ClientSession:
+            connector = aiohttp.TCPConnector(
+                limit=self.limits.max_connections or 0,
+                keepalive_timeout=self.limits.keepalive_expiry,
+                ssl=self.ssl_context,
+            )
+            return aiohttp.ClientSession(connector=connector, response_class=Response)
+
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             response = await super().handle_async_request(request)
-            # Its own 16 KiB cost more than the reading itself. No option sets this.
             stream: Any = response.stream
+            # Its own 16 KiB cost more than the reading itself. No option sets this.
             stream.CHUNK_SIZE = PIECE_BYTES
             return response
 

@@ -1106,6 +1106,20 @@ async def test_a_url_that_cannot_be_is_told(kind: Kind, url: str) -> None:
         assert session.client.stats.retries == 0
 
 
+@pytest.mark.parametrize("code", ["utf-8", "cp1251"])
+async def test_a_status_may_be_told_in_russian(kind: Kind, code: str) -> None:
+    """The words beside a status may be in any language and encoding: the status counts."""
+    answers = [
+        _reply(b"", status="503 Сервис недоступен"),
+        _reply(b"true", status="200 Хорошо"),
+    ]
+    replies = iter([answer.decode().encode(code) for answer in answers])
+    with Wire(lambda _: next(replies)) as wire:
+        async with _opened(kind, wire, max_retries=1) as session:
+            assert await session.send(MARK) is True
+            assert session.client.stats.retries == 1
+
+
 async def test_what_is_no_http_is_told(kind: Kind) -> None:
     """Another server on that port is an error that quotes nothing it said."""
     with Wire(lambda _: b"SSH-2.0-secret\r\n\r\n") as wire:
