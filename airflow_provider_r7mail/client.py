@@ -64,6 +64,8 @@ log = logging.getLogger(__name__)
 MAX_BACKOFF_SECONDS = 30.0
 # A download's pieces: each is a step through four layers of iterators.
 PIECE_BYTES = 1 << 18
+# What our own time-outs allow beyond those of aiohttp.
+SLACK_SECONDS = 1.0
 MAX_REFUSALS = 5
 SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
@@ -649,6 +651,25 @@ def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None
     return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
 
 
+class _InTime(httpx.AsyncByteStream):
+    """A body each piece of which comes in time, or is a TimeoutError."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+
+    def __aiter__(self) -> Self:
+        self._pieces = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        async with asyncio.timeout(self._seconds):
+            return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 def _transport(**options: Any) -> httpx.AsyncBaseTransport:
     import aiohttp
     from httpx_aiohttp import AiohttpTransport
@@ -670,10 +691,16 @@ def _transport(**options: Any) -> httpx.AsyncBaseTransport:
             return aiohttp.ClientSession(connector=connector, response_class=Response)
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            response = await super().handle_async_request(request)
+            # aiohttp loses its read timer where a server sends more than its Content-Length says.
+            # These are long enough not to come before its own.
+            limits = request.extensions["timeout"]
+            seconds = limits["read"] + SLACK_SECONDS
+            async with asyncio.timeout(limits["pool"] + seconds):
+                response = await super().handle_async_request(request)
             stream: Any = response.stream
             # Its own 16 KiB cost more than the reading itself. No option sets this.
             stream.CHUNK_SIZE = PIECE_BYTES
+            response.stream = _InTime(stream, seconds)
             return response
 
     return Transport(**options)

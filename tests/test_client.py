@@ -1052,6 +1052,18 @@ async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None
     assert data == b"x" * 100
 
 
+async def test_bytes_too_many_hold_up_no_run(kind: Kind) -> None:
+    """A file longer than announced, whose rest looks like an answer, is no wait without end."""
+    rest = _reply(b"x", "Content-Length: 1000", framed=False)
+
+    with Wire(lambda _: _reply(DATA) + rest) as wire:
+        async with _opened(kind, wire, timeout=0.2, connect_timeout=0.2, max_retries=0) as session:
+            async with asyncio.timeout(10):
+                for _ in range(2):
+                    with suppress(R7MailConnectionError):
+                        await session.download(FILE)
+
+
 @contextmanager
 def _full_server() -> Iterator[str]:
     """A server whose queue is full: it does not answer the first packet of a connection."""
