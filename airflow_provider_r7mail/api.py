@@ -314,6 +314,15 @@ def parse_true(body: bytes) -> bool:
     return True
 
 
+def is_html(headers: Mapping[str, str]) -> bool:
+    """Whether an answer says that it is an HTML page (R16).
+
+    :param headers: the answer's headers, names in any case
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in {"text/html", "application/xhtml+xml"}
+
+
 def failure(
     call: Call[Any], status: int, headers: Mapping[str, str], attempt: int
 ) -> R7MailRequestError | None:
@@ -324,7 +333,7 @@ def failure(
     if status == 200:
         return None
     retry_after = _retry_after(headers.get("retry-after"), datetime.now(UTC))
-    html = "html" in headers.get("content-type", "").lower()
+    html = is_html(headers)
     error: type[R7MailRequestError] = R7MailServerError
     if status == 401:
         error, reason = R7MailAuthError, "not authorised"

@@ -42,6 +42,7 @@ from airflow_provider_r7mail.api import (
     AnswerError,
     Call,
     failure,
+    is_html,
     log_in,
 )
 from airflow_provider_r7mail.exceptions import (
@@ -395,10 +396,13 @@ class Download:
     """An attachment on its way.
 
     :param length: its length in bytes as the server announced it, None if it did not (R22)
+    :param is_html: whether the answer's Content-Type is that of an HTML page: of a file that is
+        none, a proxy's page came in its place (R16)
     :param chunks: the bytes, in pieces
     """
 
     length: int | None
+    is_html: bool
     chunks: Iterator[bytes]
 
 
@@ -407,6 +411,7 @@ class AsyncDownload:
     """An attachment on its way; see `Download`."""
 
     length: int | None
+    is_html: bool
     chunks: AsyncIterator[bytes]
 
 
@@ -591,7 +596,7 @@ class Client(_Base):
             head = response.status_code, response.headers
             length, unpacking = begin_download(call, *head, attempt)
             with closing(self._pieces(call, attempt, response, unpacking)) as chunks:
-                yield Download(length, chunks)
+                yield Download(length, is_html(response.headers), chunks)
 
     def _pieces(
         self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
@@ -785,7 +790,7 @@ class AsyncClient(_Base):
             head = response.status_code, response.headers
             length, unpacking = begin_download(call, *head, attempt)
             async with aclosing(self._pieces(call, attempt, response, unpacking)) as chunks:
-                yield AsyncDownload(length, chunks)
+                yield AsyncDownload(length, is_html(response.headers), chunks)
 
     async def _pieces(
         self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking

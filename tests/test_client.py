@@ -913,6 +913,31 @@ async def test_a_gzipped_file_is_unpacked(kind: Kind) -> None:
     assert data == DATA
 
 
+@pytest.mark.parametrize(
+    ("header", "html"),
+    [
+        ("text/html; charset=utf-8", True),
+        ("Text/HTML", True),
+        ("application/xhtml+xml;charset=windows-1251", True),
+        ("application/octet-stream", False),
+        ("text/plain; name=text/html", False),
+        ("", False),
+    ],
+)
+async def test_a_page_in_place_of_a_file_can_be_told(kind: Kind, header: str, html: bool) -> None:
+    """Who stores a file can see that what comes is an HTML page, perhaps a proxy's (R16)."""
+    lines = ["HTTP/1.1 200 OK", f"Content-Type: {header}", "Content-Length: 0", "", ""]
+    with Wire(lambda _: "\r\n".join(lines).encode()) as wire:
+        async with _opened(kind, wire) as session:
+            client = session.client
+            if isinstance(client, AsyncClient):
+                async with client.stream(FILE) as download:
+                    assert download.is_html is html
+            else:
+                with client.stream(FILE) as download:
+                    assert download.is_html is html
+
+
 @pytest.mark.parametrize("pad", [b"", bytes(5)], ids=["bare", "padded"])
 @pytest.mark.parametrize("cut", [0, 1, 10])
 async def test_a_file_gzipped_in_parts_is_unpacked_whole(kind: Kind, pad: bytes, cut: int) -> None:
