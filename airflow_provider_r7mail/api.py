@@ -34,6 +34,8 @@ PROXY_LOGIN_HINT = "Set proxy of the connection to http://login:password@proxy.e
 LOGIN_HINT = "Check Login and Password of the connection, and that Host is an R7 mail server."
 # A proxy that asks for hours is not waited for: the task fails, and Airflow's retry comes.
 MAX_RETRY_AFTER_SECONDS = 300.0
+# A file's name, encoded: httpx makes no URL of more than 65,536 characters.
+MAX_NAME_LENGTH = 65_000
 
 
 class AnswerError(Exception):
@@ -65,6 +67,7 @@ class Call(Generic[T]):
     :param repeatable: whether repeating the call does no harm (R23)
     :param authorized: whether the call carries the token
     :param refusals: statuses, besides 401, that mean the login was refused (R14)
+    :param not_found: what a 404 means, if not that there is no such call
     """
 
     method: str
@@ -75,6 +78,7 @@ class Call(Generic[T]):
     repeatable: bool = True
     authorized: bool = True
     refusals: frozenset[int] = frozenset()
+    not_found: str = ""
 
 
 def log_in(login: str, password: str, *, proven: bool = False) -> Call[str]:
@@ -192,7 +196,9 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
     The name is sent exactly as the server listed it, percent-encoded as UTF-8 (R19).
 
     :raises R7MailConfigError: the name holds a lone surrogate, which no URL can carry
+    :raises R7MailRequestError: the name is too long for a URL
     """
+    path = "/api/v1/email/Attachments"
     try:
         name = quote(file_name, safe="")
     except UnicodeEncodeError as error:
@@ -200,11 +206,20 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
             "The file name holds half of a surrogate pair, which no URL can carry: the API cannot "
             "be asked for this file."
         ) from error
+    if len(name) > MAX_NAME_LENGTH:
+        raise R7MailRequestError(
+            f"the name of a file of message {message_id} is too long to ask for",
+            method="GET",
+            path=path,
+            hint="No URL can carry it: this file can't be had through the API.",
+            never_sent=True,
+        )
     return Call(
         method="GET",
-        path="/api/v1/email/Attachments",
+        path=path,
         query=f"folderId={folder}&Id={message_id}&FileName={name}",
         parse=bytes,
+        not_found=f"the server has no such file of message {message_id}",
     )
 
 
@@ -369,8 +384,13 @@ def failure(
             "answered like this too."
         )
     elif status in {404, 405}:
-        reason = "there is no such call" if status == 404 else "the method is not allowed"
-        hint = "Check that Host points at an R7 mail server."
+        gone = call.not_found if status == 404 else ""
+        reason = gone or ("there is no such call" if status == 404 else "the method is not allowed")
+        hint = (
+            "The message was deleted or moved meanwhile, or has no file of this name."
+            if gone
+            else "Check that Host points at an R7 mail server."
+        )
     elif status == 406:
         reason, hint = "not acceptable", "The server can't give this file in any form."
     else:

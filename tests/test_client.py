@@ -1053,6 +1053,31 @@ async def test_a_file_that_is_not_there_is_an_error(kind: Kind, server: Emulator
             await session.download(FILE)
 
 
+async def test_a_file_that_is_gone_is_told_as_gone(kind: Kind, server: Emulator) -> None:
+    """When a message is deleted before its file is fetched, I am not sent to check the Host."""
+    server.faults.append(Fault("Attachments", status=404, body="{}"))
+    async with _opened(kind, server) as session:
+        with pytest.raises(R7MailServerError, match="has no such file of message 1") as told:
+            await session.download(FILE)
+
+    assert "deleted or moved" in str(told.value)
+    assert "Host" not in str(told.value)
+    assert "prices" not in str(told.value)
+
+
+async def test_a_file_name_may_be_as_long_as_a_url(kind: Kind, server: Emulator) -> None:
+    """The longest name is asked for; a longer one is an error of that file, not of the Host."""
+    longest = "n" * api.MAX_NAME_LENGTH
+    with Wire(lambda _: _reply(DATA)) as wire:
+        async with _opened(kind, wire) as session:
+            assert await session.download(api.download_attachment(INBOX, 1, longest)) == DATA
+    with pytest.raises(R7MailRequestError, match="of message 1 is too long to ask for") as told:
+        api.download_attachment(INBOX, 1, longest + "n")
+
+    assert not isinstance(told.value, R7MailConfigError)
+    assert "nnn" not in str(told.value)
+
+
 # Time-outs, cancelling, no server.
 
 
