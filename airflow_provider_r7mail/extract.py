@@ -15,12 +15,13 @@ and doubles mail. What holds instead, and all that `Seek` rests on:
 3. Where a page at offset 0 brings no later Date, offsets have to be used: in a single second that
    fills a page, and to learn that a short page (R3) was the last. There the span is swept again and
    again, until as many ids as it had rows have been met both before and after the empty answer
-   that told the number of rows (`_Sweeps`). For a short last page that is two requests more.
+   that told the number of rows (`_Sweeps`).
 
 Taken for granted are: an answer is a list sorted by Date to the second, as it was at one moment;
-only an empty answer says that nothing follows; ids are unique, and a message's Date stays; none
-leaves and comes back between two requests, since it would be taken for one that stayed, and could
-hide another.
+only an empty answer says that nothing follows; ids are unique, and a message's Date stays. A
+message that is away just for the empty answer of a sweep, and back for the next page, is taken for
+one that stayed, and may hide another that a page cut off; so two such answers are asked for, at
+uneven distances, unless longer pages have shown that none was cut off.
 
 Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
 there is no silent gap and no endless loop. No Airflow here.
@@ -67,11 +68,18 @@ MAX_SWEEP_PAGE = 2_000
 # Pages of a sweep without a new id after which the server is held to ignore the offset. In random
 # order with one message a page, the chance of this many is below 10^-9.
 MAX_STALE_PAGES = 50
-# A span is worth sharing with an idle reader when about this many pages are left in it: a span of
-# its own costs two requests more.
+# A span is worth sharing with an idle reader when about this many pages are left in it.
 MIN_PAGES_TO_SHARE = 3
+# A span of its own costs a request or two, so there are no more than this at first, and one more
+# for so many pages read. Where most of a window is empty, sharing by time finds that out slowly.
+SPANS_AT_FIRST = 6
+PAGES_FOR_A_SPAN = 20
+# A span's reader asks so much beyond its end that about this many rows of the next one come: any of
+# them shows that the end was reached.
+ROWS_BEYOND_END = 10
+ALL = 10**12  # seconds: all there are
 
-_Step = Literal["seek", "sweep second", "sweep all"]
+_Step = Literal["sweep second", "sweep all"]
 
 Key = int | str
 """What tells messages apart: the server's Id; text for one whose Id can't be read."""
@@ -127,8 +135,11 @@ class _Sweeps:
     the span held then; so nothing that was there all along is missing.
 
     Neither the order of ties (R5) nor what comes and goes (R6) matters to this: they only delay it.
+
+    :param proofs: the empty answers that must be proven so; an empty span proves itself
     """
 
+    proofs: int
     # For each pass, the last of which is under way: its rows, and the keys met both by its end
     # and after it.
     _rows: list[int] = field(default_factory=lambda: [0])
@@ -179,7 +190,8 @@ class _Sweeps:
         :raises R7MailExtractError: after so many passes some are still hidden
         """
         ended = list(zip(self._on_both_sides, self._rows, strict=True))[:-1]
-        if any(both >= rows for both, rows in ended):
+        proven = [rows for both, rows in ended if both >= rows]
+        if len(proven) >= self.proofs or 0 in proven:
             return True
         if self.number < MAX_SWEEPS:
             return False
@@ -240,7 +252,10 @@ class Seek:
         self._asked = self.size
         self._sweeps: _Sweeps | None = None
         self._then: _Step | None = None
-        self._one_second = self._skip = False
+        self._one_second = False
+        self._skip = 0
+        # How far beyond its end to ask, in seconds; 0 where that is the window's own.
+        self._beyond = 0
 
     # -- what to ask ------------------------------------------------------------------------
 
@@ -267,10 +282,20 @@ class Seek:
                 high = -self._cursor
         return low, high
 
+    def _to_ask(self) -> tuple[int | None, int | None]:
+        """What is left, and a little of the next span, within the window."""
+        low, high = self._remaining()
+        first, last = self.edges
+        if self.sign == 1 and high is not None and last is not None:
+            high = min(high + self._beyond, (last - 1) // MICROSECONDS)
+        elif self.sign == -1 and low is not None and first is not None:
+            low = max(low - self._beyond, first // MICROSECONDS)
+        return low, high
+
     def _seek(self) -> None:
         """Ask for the first rows of what is left."""
         self._sweeps = None
-        self._span = self._remaining()
+        self._span = self._to_ask()
         self._offset, self._asked = 0, self.size
         if self._passed_end(self._cursor):
             self._finish()
@@ -295,12 +320,11 @@ class Seek:
             self._first_second = dated[0]
         self._check_order(dated)
         fresh = self._deliver(page, seconds)
-        # Pages are cut at what was asked for, or at less (R3): as many as have come.
-        usual = min(self._asked, self.longest_page or self._asked)
+        longest = self.longest_page
         self.longest_page = max(self.longest_page, len(page.keys))
         beginning = self._beginning() if self._sweeps and self._cursor is None else None
         if self._sweeps is None:
-            self._accept_page(page, dated, usual)
+            self._accept_page(page, dated, longest)
         elif beginning is not None:
             # Now that the order is known, there is a place to seek from.
             self._advance(beginning)  # (c) nothing was before the first row of all
@@ -398,59 +422,50 @@ class Seek:
         edge = self.edges[0]
         return self.low not in {None, edge} and (1 - position) * MICROSECONDS <= (self.low or 0)
 
-    def _accept_page(self, page: Listing, dated: Sequence[int], usual: int) -> None:
+    def _accept_page(self, page: Listing, dated: Sequence[int], longest: int) -> None:
         """Take the first rows of what is left.
 
-        =========================  ===================  ============================================
-        rows                       the cursor moved     next
-        =========================  ===================  ============================================
-        none                                            the span is read
-        half a page and more       yes                  seek: from the new place
-        a page                     no                   sweep: one second fills a page
-        fewer                      (both)               look whether that was all, else as above
-        =========================  ===================  ============================================
+        If there are none, it is read. If they move the cursor, seek from there. If not, they are of
+        one second, or undated: a whole page of them is swept; fewer may be all there is.
 
-        :param usual: how many rows a page has, as far as is known
+        :param longest: the rows of the longest page before: pages are cut there (R3), as far as is
+            known, if not at what was asked for
         """
         last = dated[-1] * self.sign if dated and self.sign is not None else None
         moved = self._advance(last)  # (a) a page at offset 0 has no gap before its last row
         rows = len(page.keys)
+        step: _Step = "sweep second" if dated else "sweep all"
         if rows == 0 or self._passed_end(last):
             self._finish()
-        elif moved and 2 * rows >= usual:
+        elif moved:
             self._seek()
+        elif rows >= min(self._asked, longest or self._asked):
+            self._go_on(step)
+        elif self._beyond not in {0, ALL}:
+            # No row of the next span came with the last ones of this: ask for the first there is.
+            self._beyond = ALL
+            self._seek()
+            self._asked = rows + ROWS_BEYOND_END
         else:
-            then: _Step = "seek" if moved else "sweep second" if dated else "sweep all"
-            if rows < usual:
-                self._look(page, then)
-            else:
-                self._go_on(then)
+            # Look whether more follows: the page is the first one of a sweep.
+            self._sweeps = _Sweeps(proofs=1 if longest else 2)
+            self._then = step
+            self._one_second = False
+            self._sweeps.meet(page.keys)
+            self._offset += rows
 
-    def _look(self, page: Listing, then: _Step) -> None:
-        """See whether a short page was all there is: it is the first page of a sweep (R3).
-
-        :param then: what to do if more follows
-        """
-        self._sweeps = _Sweeps()
-        self._then = then
-        self._one_second = self._skip = False
-        self._sweeps.meet(page.keys)
-        self._offset += len(page.keys)
-
-    def _go_on(self, how: _Step) -> None:
-        if how == "seek":
-            self._seek()
-        elif how == "sweep all" and self.longest_page >= self._asked < MAX_SWEEP_PAGE:
+    def _go_on(self, step: _Step) -> None:
+        if step == "sweep all" and self.longest_page >= self._asked < MAX_SWEEP_PAGE:
             # A whole page has no date; these may come first each time, so pages must be longer.
             self.size = min(2 * self.size, MAX_SWEEP_PAGE)
             self._seek()
         else:
-            self._one_second = how == "sweep second" and self._cursor is not None
+            self._one_second = step == "sweep second" and self._cursor is not None
             self._span = self._remaining()
             if self._one_second and self._cursor is not None:
                 second = self._cursor * (self.sign or 1)
                 self._span = (second, second)
-            self._sweeps = _Sweeps()
+            self._sweeps = _Sweeps(proofs=2)
             self._then = None
             self._start_pass(self._sweeps)
 
@@ -458,13 +473,13 @@ class Seek:
         self._offset = 0
         if self._then is None:
             self._asked = max(self.size, min(self.size << (sweeps.number // 2), MAX_SWEEP_PAGE))
-            # Ties that alternate from request to request (R5) must not hide the same message in
-            # each pass: every other one spends a request beforehand.
-            self._skip = sweeps.number % 2 == 1
+            # Ties whose order turns from request to request (R5) must not hide the same message in
+            # each pass: passes begin at uneven distances, by spending requests beforehand.
+            self._skip = sweeps.number**2 % 7 % 4
 
     def _accept_sweep(self, sweeps: _Sweeps, page: Listing) -> None:
         if self._skip:
-            self._skip = False
+            self._skip -= 1
         elif page.keys and self._offset and self._then is not None:
             self._go_on(self._then)
         else:
@@ -519,11 +534,13 @@ class Seek:
         else:
             other.low, other.high, self.low = self.low, cut, cut
             other._cursor = 1 - middle
-        other._span = other._remaining()
+        other._span = other._to_ask()
+        other._beyond = self._beyond
         # Its density is not known yet; it is taken to be like here.
         if self._cursor is not None and self._origin is not None:
-            other._origin = other._cursor - (self._cursor - self._origin)
-            other._rows = self._rows
+            done = self._cursor - self._origin
+            other._origin, other._rows = other._cursor - done, self._rows
+            self._beyond = 1 + ROWS_BEYOND_END * done // max(self._rows, 1)
         return other
 
 
@@ -673,6 +690,7 @@ class WindowReader(Generic[L]):
     :param decode: reads a page's bytes; raises AnswerError
     :param executor: where pages are decoded
     :param deliver: takes a page and the indexes of its rows that are new
+    :param keys: filled with the keys of all that is read, if given
     """
 
     def __init__(
@@ -685,6 +703,7 @@ class WindowReader(Generic[L]):
         decode: Callable[[bytes], L],
         executor: Executor,
         deliver: Callable[[L, Sequence[int]], Awaitable[None]],
+        keys: set[Key] | None = None,
     ) -> None:
         self._client = client
         self._folder = folder
@@ -692,6 +711,7 @@ class WindowReader(Generic[L]):
         self._decode = decode
         self._executor = executor
         self._deliver = deliver
+        self._keys = keys
         whole = Seek(criteria.window, page_size)
         self._spans: list[Seek] = [whole]
         self._waiting: list[Seek] = [whole]
@@ -737,7 +757,9 @@ class WindowReader(Generic[L]):
                 if all(span.finished for span in self._spans):
                     self._changed.notify_all()
                     return None
-                shared = max(self._spans, key=Seek.pages_left).share()
+                shared = None
+                if len(self._spans) < SPANS_AT_FIRST + self._pages // PAGES_FOR_A_SPAN:
+                    shared = max(self._spans, key=Seek.pages_left).share()
                 if shared is not None:
                     self._spans.append(shared)
                     return shared
@@ -750,7 +772,10 @@ class WindowReader(Generic[L]):
             self._counted_before = listing.count
         self._pages += 1
         self._received += len(listing.keys)
-        fresh = seek.accept(listing)
+        try:
+            fresh = seek.accept(listing)
+        except R7MailExtractError as error:
+            raise R7MailExtractError(f"{self._where()}: {error}") from error
         if listing.count is not None and listing.count > len(listing.keys):
             self._count_is_total = True
         undated = [index for index in fresh if listing.dates[index] is None]
@@ -759,6 +784,8 @@ class WindowReader(Generic[L]):
             self._undated.update(listing.keys[index] for index in undated)
             fresh = [index for index in fresh if index not in known]
         self._read += len(fresh)
+        if self._keys is not None:
+            self._keys.update(listing.keys[index] for index in fresh)
         async with self._changed:
             self._changed.notify_all()
         request = seek.request()
@@ -767,6 +794,9 @@ class WindowReader(Generic[L]):
             if fresh:
                 await self._deliver(page, fresh)
         return None if following is None else following.result()
+
+    def _where(self) -> str:
+        return f"Folder {self._folder}, window {self._criteria.window.label()}"
 
     async def _fetch(self, request: PageRequest) -> L:
         try:
@@ -781,9 +811,8 @@ class WindowReader(Generic[L]):
             R7MailServerError,
         ) as error:
             raise R7MailExtractError(
-                f"Folder {self._folder}, window {self._criteria.window.label()}: the page of "
-                f"{request.size} at offset {request.offset} from {request.start} to "
-                f"{request.end} could not be read. {error.text}"
+                f"{self._where()}: the page of {request.size} at offset {request.offset} from "
+                f"{request.start} to {request.end} could not be read. {error.text}"
             ) from error
 
     async def _reconcile(self) -> Reconciliation:

@@ -33,6 +33,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailPublishError,
 )
 from airflow_provider_r7mail.extract import (
+    Key,
     Reconciliation,
     WindowReader,
     aiter_messages,
@@ -226,14 +227,6 @@ async def extract_window(
     return await _Extraction(client, job, on_progress).run()
 
 
-def _same_are_missing(missing: Sequence[int]) -> bool:
-    """Whether reading after reading lacks the same messages, judging by how many.
-
-    Mail that both comes and goes may leave some missing (R6), but not as many each time.
-    """
-    return 2 * min(missing) > max(missing)
-
-
 class _Extraction:
     def __init__(
         self, client: AsyncClient, job: ExtractJob, on_progress: Callable[[Progress], None]
@@ -302,18 +295,19 @@ class _Extraction:
     async def _read_and_publish(
         self, copier: AttachmentCopier | None, decoder: Executor, scribe: Executor
     ) -> dict[str, Any]:
-        missing: list[int] = []
-        while True:
+        earlier: set[Key] | None = None
+        for number in range(1, MAX_READINGS + 1):
+            # Mail that comes and goes at once may leave some missing (R6): no more than were met by
+            # the reading before and not by this one.
+            keys: set[Key] | None = set() if number > 1 else None
             writer = _WindowWriter(
                 self._job, self._folders, self._run_id, self._extracted_at, self._iceberg
             )
             try:
                 await to_its_end(self._open, writer)
-                counted = await self._read(writer, copier, decoder, scribe)
-                missing.append(counted.missing)
-                if counted.missing == 0 or (
-                    len(missing) == MAX_READINGS and not _same_are_missing(missing)
-                ):
+                counted = await self._read(writer, copier, decoder, scribe, keys)
+                gone = 0 if earlier is None or keys is None else len(earlier - keys)
+                if counted.missing <= gone:
                     await asyncio.to_thread(writer.finish)
                     manifest = self._manifest(writer, counted)
                     await to_its_end(self._publish, writer, manifest)
@@ -322,22 +316,22 @@ class _Extraction:
             finally:
                 # There, so that it comes after what is being written when all is cancelled.
                 scribe.submit(writer.discard).result()
-            if len(missing) == MAX_READINGS:
-                raise R7MailExtractError(
-                    f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the "
-                    f"server counts {counted.counted_after} messages, but lists only "
-                    f"{counted.read}, {MAX_READINGS} times over. Nothing was written. Mail that "
-                    "comes or goes does not explain it: see the server's index of this folder."
-                )
+            earlier = keys
             log.warning(
-                "The server counted %s messages before and %s after, but %s were read; reading "
-                "the window again (%s of %s).",
+                "The server counted %s messages before and %s after, but %s were read (reading "
+                "%s of %s).",
                 counted.counted_before,
                 counted.counted_after,
                 counted.read,
-                len(missing),
+                number,
                 MAX_READINGS,
             )
+        raise R7MailExtractError(
+            f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the server "
+            f"counts {counted.counted_after} messages, but lists only {counted.read}, "
+            f"{MAX_READINGS} times over. Nothing was written. Mail that comes or goes does not "
+            "explain it: see the server's index of this folder."
+        )
 
     def _open(self, writer: _WindowWriter) -> None:
         for folder in self._folders.values():
@@ -350,6 +344,7 @@ class _Extraction:
         copier: AttachmentCopier | None,
         decoder: Executor,
         scribe: Executor,
+        keys: set[Key] | None,
     ) -> Reconciliation:
         job, progress = self._job, Progress()
         in_hand = asyncio.Semaphore(PAGES_IN_HAND)
@@ -381,6 +376,7 @@ class _Extraction:
             decode=decode_page,
             executor=decoder,
             deliver=deliver,
+            keys=keys,
         )
         try:
             async with asyncio.TaskGroup() as group:

@@ -257,6 +257,8 @@ def _read_fast(body: bytes) -> tuple[pa.StructArray, int | None] | None:
     import pyarrow as pa
     import pyarrow.json as pj
 
+    if body.lstrip()[:1] != b"{":
+        return None  # `null`, for one, ends the process in pyarrow 26
     try:
         answer = pj.read_json(
             pa.BufferReader(body),

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from operator import itemgetter
 
 import pytest
@@ -386,6 +387,39 @@ def test_messages_sorted_by_a_date_that_can_not_be_read() -> None:
         assert sorted(map(str, rows.read(cap))) == sorted(seconds)
 
 
+def test_one_that_is_away_for_a_moment_does_not_hide_another() -> None:
+    """R6: a message moved away between two requests, and back, does not cost one that stays."""
+
+    class Restless(Rows):
+        away = 0
+
+        def answer(self, request: PageRequest) -> Listing:
+            self.seconds = {key: at for key, at in self.seconds.items() if key != "r"}
+            number = self.requests + 1
+            if (number // 2 + number) % self.away:
+                self.seconds = {"r": 1, **self.seconds}
+            return super().answer(request)
+
+    staying = {"a": 1, "b": 1, "c": 1, "d": 2, "e": 9}
+    for cap, away, newest_first in product((2, 3, 4, 100), (2, 3, 4, 5), (False, True)):
+        rows = Restless(staying, cap=cap, newest_first=newest_first)
+        rows.away = away
+        assert set(rows.read(100)) >= {*staying}, (cap, away, newest_first)
+
+
+def test_ties_that_turn_with_each_request() -> None:
+    """R5: ties whose order moves on by one from request to request are all read."""
+
+    class Turning(Rows):
+        def answer(self, request: PageRequest) -> Listing:
+            (first, at), *others = self.seconds.items()
+            self.seconds = {**dict(others), first: at}
+            return super().answer(request)
+
+    for count, cap in product(range(1, 16), (1, 2, 3, 4, 5)):
+        assert len(Turning(dict.fromkeys(map(str, range(count)), 1), cap=cap).read(100)) == count
+
+
 def test_an_ignored_offset_ends_in_an_error() -> None:
     """A server that ignores offset, and shuffles what has no date, ends in an error, not a loop."""
     rows = Rows(
@@ -410,8 +444,8 @@ def test_a_row_that_comes_twice_in_each_answer() -> None:
 
 
 def test_few_requests_where_little_has_come() -> None:
-    """A poll costs one request when nothing is there, and three when a few messages are."""
-    for count, requests in ((0, 1), (1, 3), (20, 3)):
+    """A poll costs one request when nothing is there, and a few when messages are."""
+    for count, requests in ((0, 1), (1, 5), (20, 4)):
         rows = Rows({f"{second}": second for second in range(count)})
         assert len(rows.read(100)) == count
         assert rows.requests == requests

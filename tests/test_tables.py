@@ -7,6 +7,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
+import textwrap
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -228,6 +231,23 @@ def test_what_does_not_fit_stays_in_extra(field: str, value: Any) -> None:
     if field in columns:
         found = row(item)
         assert found["from_address" if field == "From" else columns[field]] is None
+
+
+@pytest.mark.parametrize("body", [b"null", b" null", b"\xef\xbb\xbfnull", b'null{"Items":[]}'])
+def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
+    """An answer that is `null`, or begins so, is an error like other bad JSON, and ends nothing."""
+    code = f"""
+        from airflow_provider_r7mail.api import AnswerError
+        from airflow_provider_r7mail.tables import decode_page
+        try:
+            decode_page({body!r})
+        except AnswerError:
+            print("bad answer")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "bad answer\n"
 
 
 def test_numbers_of_any_length_are_kept() -> None:
