@@ -14,20 +14,23 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from airflow_provider_r7mail.api import Call, download_attachment
-from airflow_provider_r7mail.client import AsyncClient, Client
+from airflow_provider_r7mail.client import AsyncClient, AsyncDownload, Client, Download
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,
     R7MailConnectionError,
     R7MailError,
+    R7MailProxyError,
 )
 from airflow_provider_r7mail.storage import (
     ObjectPath,
     StagedObject,
     clean,
+    is_local,
     remove_empty,
     size_of,
     staged,
@@ -42,6 +45,7 @@ MAX_NAME_BYTES = 180  # with the longest mark less than the 255 of file systems
 STAGING = "_staged"
 # Bytes gathered before they are hashed and written in a worker thread.
 WRITE_BYTES = 1 << 20
+DISK_THREADS = 2
 
 # Not allowed in names on Windows, special in shells, URLs or fsspec's globs, or invisible.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%#&\[\]{}$`\'!;=~\u2028\u2029\ud800-\udfff]')
@@ -151,15 +155,22 @@ class StoredFile:
 
 
 def _check(
-    call: Call[bytes], received: int, announced: int | None, listed: int | None, attempt: int
+    call: Call[bytes],
+    received: int,
+    source: Download | AsyncDownload,
+    listed: AttachmentRow,
+    attempt: int,
 ) -> None:
-    """Refuse a file that is not whole (R22).
+    """Refuse a file that is not whole (R22), or another one.
 
-    :param announced: Content-Length, None if there was none
-    :param listed: the size in the listing; None, or 0, .NET's "not set", if it is not known
+    :param listed: what the listing says of the file; its size is not known where it is None, or 0, .NET's
+        "not set"
     :raises R7MailConnectionError: fewer or more bytes came than announced; a repetition may heal it
+    :raises R7MailProxyError: a page came in its place (R16); a repetition may heal it
     :raises R7MailAttachmentError: the answer was whole, but is not what was listed
     """
+    announced = source.length
+    size = listed.size if listed.size is not None and listed.size > 0 else None
     if announced is not None and received != announced:
         raise R7MailConnectionError(
             f"{received} bytes came, Content-Length says {announced}",
@@ -168,8 +179,22 @@ def _check(
             status=200,
             attempt=attempt,
         )
-    if listed is not None and listed > 0 and received != listed:
-        raise R7MailAttachmentError(f"{received} bytes came, the listing says {listed}")
+    if source.is_html and received != size and not _may_be_html(listed):
+        raise R7MailProxyError(
+            "an HTML page came in place of the file",
+            method=call.method,
+            path=call.path,
+            status=200,
+            attempt=attempt,
+            hint="A proxy in front of the server may have sent it.",
+        )
+    if size is not None and received != size:
+        raise R7MailAttachmentError(f"{received} bytes came, the listing says {size}")
+
+
+def _may_be_html(listed: AttachmentRow) -> bool:
+    named = (listed.file_name or "").lower().endswith((".htm", ".html", ".xhtml"))
+    return named or "html" in (listed.mime_type or "").lower()
 
 
 def download(
@@ -190,13 +215,14 @@ def download(
     :raises R7MailRequestError: it could not be read whole
     """
     call = download_attachment(folder, message_id, file_name)
+    listed = AttachmentRow(message_id, file_name=file_name, size=listed_size)
     for attempt in client.attempts(call):
         with attempt:
             number = attempt.retry_state.attempt_number
             with client.stream(call, number) as source, staged(destination) as target:
                 for chunk in source.chunks:
                     target.write(chunk)
-                _check(call, target.bytes, source.length, listed_size, number)
+                _check(call, target.bytes, source, listed, number)
             return StoredFile(str(destination), target.bytes, target.sha256)
     raise AssertionError("tenacity ended without a result")
 
@@ -212,6 +238,7 @@ class AttachmentCopier:
     :param max_bytes: files listed or found larger than this are `skipped`
     :param known: what an earlier run has stored: (message id, stored name) -> file
     :param stored_name: what tables and storage call a file of this name, if not the same
+    :param executor: where files are hashed and stored; see `store_threads`
     """
 
     client: AsyncClient
@@ -221,13 +248,16 @@ class AttachmentCopier:
     max_bytes: int | None = None
     known: Mapping[tuple[int, str], StoredFile] = field(default_factory=dict)
     stored_name: Callable[[str], str] = str
+    executor: Executor | None = None
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
     """Files that an earlier run has stored under names which are not to be seen any more."""
     _slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        # A file that goes up to a slow store is held in memory, as is one that comes down.
-        self._slots = asyncio.Semaphore(self.client.config.max_concurrency)
+        # A file that goes up to a slow store is held in memory, as is one that comes down; to a
+        # disk it goes at once.
+        at_once = self.client.config.max_concurrency
+        self._slots = asyncio.Semaphore(at_once + DISK_THREADS if is_local(self.root) else at_once)
 
     @property
     def _staging(self) -> ObjectPath:
@@ -313,10 +343,10 @@ class AttachmentCopier:
                 try:
                     async with self.client.stream(call, number) as source:
                         await self._pour(source.chunks, target)
-                        _check(call, target.bytes, source.length, row.size, number)
-                    return await to_its_end(target.commit)
+                        _check(call, target.bytes, source, row, number)
+                    return await to_its_end(target.commit, executor=self.executor)
                 except BaseException:
-                    await to_its_end(target.discard)
+                    await to_its_end(target.discard, executor=self.executor)
                     raise
         raise AssertionError("tenacity ended without a result")
 
@@ -326,7 +356,15 @@ class AttachmentCopier:
             if self.max_bytes is not None and target.bytes > self.max_bytes:
                 raise _TooLargeError
             if target.gathered >= WRITE_BYTES:
-                await to_its_end(target.write)
+                await to_its_end(target.write, executor=self.executor)
+
+
+def store_threads(root: ObjectPath, max_concurrency: int) -> int:
+    """How many threads store files: as many as there are files at once, but few for a disk.
+
+    There they work rather than wait, and more of them only get in the event loop's way.
+    """
+    return min(max_concurrency, DISK_THREADS) if is_local(root) else max_concurrency
 
 
 class _Target:

@@ -17,6 +17,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -265,12 +266,14 @@ def staged(path: ObjectPath) -> Iterator[StagedObject]:
     item.commit()
 
 
-async def to_its_end(work: Callable[..., T], *args: Any) -> T:
+async def to_its_end(work: Callable[..., T], *args: Any, executor: Executor | None = None) -> T:
     """Do blocking work in a thread; also if cancelled meanwhile, it has ended when this ends.
 
     A thread can't be stopped: one left alone would go on writing after all was discarded.
+
+    :param executor: whose threads; None are the event loop's own
     """
-    working = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    working = asyncio.get_running_loop().run_in_executor(executor, work, *args)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

@@ -325,6 +325,31 @@ async def test_the_listed_size_must_be_right(copies: Copies, size: int | None, s
     assert "10 bytes came" in (row.error or "10 bytes came")
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "mime_type", "status"),
+    [
+        ("a.pdf", None, "application/pdf", "failed"),
+        ("a.pdf", 0, None, "failed"),
+        ("a.pdf", 99, "application/pdf", "failed"),
+        ("a.pdf", 15, "application/pdf", "downloaded"),  # the file itself, wrongly labelled
+        ("Report.HTM", None, None, "downloaded"),
+        ("page", None, "text/html", "downloaded"),
+    ],
+)
+async def test_a_proxys_page_in_place_of_a_file(
+    copies: Copies, name: str, size: int | None, mime_type: str | None, status: str
+) -> None:
+    """R16: an HTML page that comes with status 200 is not stored as a file; it is asked for anew."""
+    number = copies.server.mailbox.deliver(attachments=[(name, b"<html>Wait</htm", "text/html")])
+    row = AttachmentRow(number, file_name=name, size=size, mime_type=mime_type)
+
+    await copies.copy([row])
+
+    assert row.status == status
+    assert (copies.downloads, len(copies.stored())) == ((3, 0) if status == "failed" else (1, 1))
+    assert row.error is None or "an HTML page came in place of the file" in row.error
+
+
 async def test_a_rerun_fetches_only_what_is_missing(copies: Copies) -> None:
     """What is there with its size and recorded hash is `unchanged`; all else is fetched again."""
     names = ["same", "gone", "short", "new", "moved", "resized"]
