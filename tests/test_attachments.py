@@ -13,17 +13,23 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from upath import UPath
 
 from airflow_provider_r7mail.attachments import (
     STAGING,
@@ -199,7 +205,7 @@ class Copies:
     def __init__(self, server: Emulator, client: AsyncClient, root: Path) -> None:
         self.server = server
         self.root = root
-        self._client = client
+        self.client = client
 
     async def copy(
         self, rows: list[AttachmentRow] | None = None, **options: Any
@@ -208,7 +214,7 @@ class Copies:
         rows = self.listed() if rows is None else rows
         options.setdefault("wanted", lambda _: True)
         copier = AttachmentCopier(
-            client=self._client,
+            client=self.client,
             folder=INBOX,
             root=ObjectStoragePath(f"file://{self.root}"),
             **options,
@@ -339,7 +345,7 @@ async def test_the_listed_size_must_be_right(copies: Copies, size: int | None, s
 async def test_a_proxys_page_in_place_of_a_file(
     copies: Copies, name: str, size: int | None, mime_type: str | None, status: str
 ) -> None:
-    """R16: an HTML page that comes with status 200 is not stored as a file; it is asked for anew."""
+    """R16: an HTML page with status 200 is not stored as a file, which is asked for anew."""
     number = copies.server.mailbox.deliver(attachments=[(name, b"<html>Wait</htm", "text/html")])
     row = AttachmentRow(number, file_name=name, size=size, mime_type=mime_type)
 
@@ -450,6 +456,45 @@ async def test_downloads_at_once_are_bounded(copies: Copies) -> None:
     # A request is in flight for the latency at least: so many that began within less, at most.
     at_once = max(sum(0 <= t - one < 0.019 for t in times) for one in times)
     assert 1 < at_once <= 4
+
+
+class _SlowStore(LocalFileSystem):  # type: ignore[misc]
+    """A store that is far away."""
+
+    protocol = ("slow",)
+    local_file = False
+    at_once = most = 0
+    lock = threading.Lock()
+
+    def put_file(self, *args: Any, **options: Any) -> None:
+        with self.lock:
+            type(self).at_once += 1
+            type(self).most = max(self.most, self.at_once)
+        time.sleep(0.02)
+        super().put_file(*args, **options)
+        with self.lock:
+            type(self).at_once -= 1
+
+
+@pytest.mark.filterwarnings("ignore:UPath 'slow':UserWarning")
+async def test_few_files_wait_for_a_slow_store(copies: Copies) -> None:
+    """Of all pages together, no more files than `max_concurrency` are on their way to a store."""
+    copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(60)])
+    rows = copies.listed()
+    fsspec.register_implementation("slow", _SlowStore, clobber=True)
+    with ThreadPoolExecutor(20) as executor:
+        copier = AttachmentCopier(
+            client=copies.client,
+            folder=INBOX,
+            root=UPath(f"slow://{copies.root}", auto_mkdir=True),
+            wanted=lambda _: True,
+            executor=executor,
+        )
+        await asyncio.gather(*(copier.copy(rows[n : n + 10]) for n in range(0, 60, 10)))
+
+    assert Counter(row.status for row in rows) == {"downloaded": 60}
+    assert len(copies.stored()) == 60
+    assert 1 < _SlowStore.most <= 4
 
 
 async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None:
