@@ -163,8 +163,8 @@ def _check(
 ) -> None:
     """Refuse a file that is not whole (R22), or another one.
 
-    :param listed: what the listing says of the file; its size is not known where it is None, or 0, .NET's
-        "not set"
+    :param listed: what the listing says of the file; a size of None, or 0, .NET's "not set", says
+        nothing
     :raises R7MailConnectionError: fewer or more bytes came than announced; a repetition may heal it
     :raises R7MailProxyError: a page came in its place (R16); a repetition may heal it
     :raises R7MailAttachmentError: the answer was whole, but is not what was listed
