@@ -252,17 +252,14 @@ class AttachmentCopier:
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
     """Files that an earlier run has stored under names which are not to be seen any more."""
     _slots: asyncio.Semaphore = field(init=False)
+    _staging: ObjectPath = field(init=False)
 
     def __post_init__(self) -> None:
+        self._staging = self.root / STAGING
         # A file that goes up to a slow store is held in memory, as is one that comes down; to a
         # disk it goes at once.
         at_once = self.client.config.max_concurrency
         self._slots = asyncio.Semaphore(at_once + DISK_THREADS if is_local(self.root) else at_once)
-
-    @property
-    def _staging(self) -> ObjectPath:
-        staging: ObjectPath = self.root / STAGING
-        return staging
 
     def clean_up(self) -> None:
         """Remove what killed runs have left unfinished; blocking. To be called before and after."""
@@ -294,15 +291,16 @@ class AttachmentCopier:
             )
             for row in files:
                 if row.status == "listed" and row.file_name is not None:
-                    home = self.root / f"message_id={message_id}"
-                    self._note_outdated(row, home)
-                    yield row, row.file_name, home / names[self.stored_name(row.file_name)]
+                    self._note_outdated(row)
+                    name = names[self.stored_name(row.file_name)]
+                    # In one step: each takes UPath as long as a request.
+                    yield row, row.file_name, self.root / f"message_id={message_id}/{name}"
 
-    def _note_outdated(self, row: AttachmentRow, home: ObjectPath) -> None:
+    def _note_outdated(self, row: AttachmentRow) -> None:
         name = row.file_name or ""
         plain = self.known.get((row.message_id, name))
         if plain is not None and self.stored_name(name) != name:
-            old = home / plain.uri.rpartition("/")[2]
+            old = self.root / f"message_id={row.message_id}" / plain.uri.rpartition("/")[2]
             if str(old) == plain.uri:
                 self.outdated.append(old)
 

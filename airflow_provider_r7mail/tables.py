@@ -801,7 +801,7 @@ class ParquetTable:
         self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
         self._pending, self.pending_bytes = [], 0
         del table
-        # Otherwise Arrow keeps 20 MB more than it ever needs at once, and the C library's heap, where
-        # bodies of pages are, some more with each million messages.
+        # Otherwise Arrow keeps 20 MB more than it ever needs at once, and the C library's
+        # heap some more with each million messages.
         pa.default_memory_pool().release_unused()
         pa.system_memory_pool().release_unused()
