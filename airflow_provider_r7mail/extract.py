@@ -17,14 +17,18 @@ and doubles mail. What holds instead, and all that `Seek` rests on:
    again, until as many ids as it had rows have been met both before and after the empty answer
    that told the number of rows (`_Sweeps`).
 
-Taken for granted are: an answer is a list sorted by Date to the second, as it was at one moment;
-only an empty answer says that nothing follows; ids are unique, and a message's Date stays. A
-message that is away just for the empty answer of a sweep, and back for the next page, is taken for
-one that stayed, and may hide another that a page cut off; so two such answers are asked for, at
-uneven distances, unless longer pages have shown that none was cut off.
+Taken for granted are: bounds mean UTC, and offset and size count rows; an answer is a list sorted
+by Date to the second, as it was at one moment; only an empty answer says that nothing follows; a
+message without a readable Date is listed whatever the bounds, or where the server's own date for
+it lies; ids are unique, and a message's Date stays.
+
+A message that is away just for the empty answer of a sweep, and back for the next page, is taken
+for one that stayed, and may hide another that a page cut off. So two such answers are asked for,
+at uneven distances, unless longer pages have shown that none was cut off; that makes it very rare,
+not impossible.
 
 Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
-there is no silent gap and no endless loop. No Airflow here.
+within what is granted above there is no silent gap, and never an endless loop. No Airflow here.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 from operator import ge, le
 from typing import Generic, Literal, Protocol, TypeVar
@@ -63,7 +67,8 @@ ABOVE_SECONDS = 2
 # In random order (R5), a pass of n pages misses a message with a chance of 1/e; this many in a row
 # miss it once in 10^17.
 MAX_SWEEPS = 40
-# The longest page asked for on the package's own account, where longer ones help to an end.
+# The longest page asked for where longer ones than the caller's help to an end: enough for that,
+# and little to hold in memory.
 MAX_SWEEP_PAGE = 2_000
 # Pages of a sweep without a new id after which the server is held to ignore the offset. In random
 # order with one message a page, the chance of this many is below 10^-9.
@@ -73,7 +78,7 @@ MIN_PAGES_TO_SHARE = 3
 # A span of its own costs a request or two, so there are no more than this at first, and one more
 # for so many pages read. Where most of a window is empty, sharing by time finds that out slowly.
 SPANS_AT_FIRST = 6
-PAGES_FOR_A_SPAN = 20
+PAGES_FOR_A_SPAN = 40
 # A span's reader asks so much beyond its end that about this many rows of the next one come: any of
 # them shows that the end was reached.
 ROWS_BEYOND_END = 10
@@ -112,6 +117,15 @@ class Listing:
 def to_microseconds(moment: datetime) -> int:
     """Microseconds since 1970."""
     return (moment - EPOCH) // MICROSECOND
+
+
+FIRST_SECOND, LAST_SECOND = (
+    to_microseconds(moment) // MICROSECONDS
+    for moment in (
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+    )
+)
 
 
 def _open(low: int | None, high: int | None) -> tuple[float, float]:
@@ -214,10 +228,11 @@ class Seek:
     Performs no I/O. Positions are seconds since 1970, negated if the server sorts the newest
     first, so that they always rise.
 
-    Invariant: each message that was there all along, at a position before `_cursor`, has been
-    delivered, and none twice. `_delivered` has all those delivered at the cursor or after it, and
-    those without a date. The cursor is moved in three places, each marked with its reason: (a) a
-    page at offset 0, (b) a second that was swept, (c) the first row of all.
+    Invariant: each message that was there all along, at a position before `_cursor` and within this
+    span, has been delivered, and none twice. `_delivered` has all those delivered at the cursor or
+    after it, and those without a date. The cursor is moved in three places, each marked with its
+    reason: (a) a page at offset 0, (b) seconds that were swept, (c) the first row of all. A reading
+    made by `share` begins with it at the cut (d).
 
     :param window: the span; bounds may be None
     :param size: messages to ask for at once
@@ -231,6 +246,7 @@ class Seek:
         self.edges: tuple[int | None, int | None] = (
             (self.low, self.high) if like is None else like.edges
         )
+        # One row alone never shows the order.
         self.size: int = max(size, 2) if like is None else like.size
         self.sign: int | None = None if like is None else like.sign
         self.finished = False
@@ -240,7 +256,8 @@ class Seek:
         self._cursor: int | None = None
         # The keys delivered, with their seconds, that can come again.
         self._delivered: dict[Key, int | None] = {}
-        # The second of the first dated row of the first page at offset 0: nothing was before it.
+        # The second of the first dated row of the first page at offset 0: nothing dated was before
+        # it then, and what arrives there later was not there all along.
         self._first_second: int | None = None
         self.longest_page: int = 0 if like is None else like.longest_page
         # Only for `pages_left`, which is an estimate.
@@ -251,8 +268,9 @@ class Seek:
         self._offset = 0
         self._asked = self.size
         self._sweeps: _Sweeps | None = None
-        self._then: _Step | None = None
-        self._one_second = False
+        # In a look behind a short page, what to do if more follows; None in a sweep.
+        self._if_more: _Step | None = None
+        self._part_only = False
         self._skip = 0
         # How far beyond its end to ask, in seconds; 0 where that is the window's own.
         self._beyond = 0
@@ -297,7 +315,9 @@ class Seek:
         self._sweeps = None
         self._span = self._to_ask()
         self._offset, self._asked = 0, self.size
-        if self._passed_end(self._cursor):
+        low, high = _open(*self._remaining())
+        first, last = max(low - BELOW_SECONDS, FIRST_SECOND), min(high + ABOVE_SECONDS, LAST_SECOND)
+        if self._passed_end(self._cursor) or first > last:
             self._finish()
 
     def _finish(self) -> None:
@@ -425,8 +445,9 @@ class Seek:
     def _accept_page(self, page: Listing, dated: Sequence[int], longest: int) -> None:
         """Take the first rows of what is left.
 
-        If there are none, it is read. If they move the cursor, seek from there. If not, they are of
-        one second, or undated: a whole page of them is swept; fewer may be all there is.
+        No rows: nothing is left, the span has been read. If they move the cursor, seek from there.
+        If not, they are of one second, or undated: a whole page of them is swept; fewer may be all
+        there is, or a page cut short (R3): look behind them.
 
         :param longest: the rows of the longest page before: pages are cut there (R3), as far as is
             known, if not at what was asked for
@@ -447,41 +468,52 @@ class Seek:
             self._seek()
             self._asked = rows + ROWS_BEYOND_END
         else:
-            # Look whether more follows: the page is the first one of a sweep.
+            # The page is the first one of a sweep, given up if a second one follows.
             self._sweeps = _Sweeps(proofs=1 if longest else 2)
-            self._then = step
-            self._one_second = False
+            self._if_more = step
+            self._part_only = False
             self._sweeps.meet(page.keys)
             self._offset += rows
 
     def _go_on(self, step: _Step) -> None:
-        if step == "sweep all" and self.longest_page >= self._asked < MAX_SWEEP_PAGE:
-            # A whole page has no date; these may come first each time, so pages must be longer.
+        if (
+            step == "sweep all"
+            and self._asked <= self.longest_page
+            and self._asked < MAX_SWEEP_PAGE
+        ):
+            # A whole page has no date; these may come first each time, so that pages must stay
+            # longer.
             self.size = min(2 * self.size, MAX_SWEEP_PAGE)
             self._seek()
         else:
-            self._one_second = step == "sweep second" and self._cursor is not None
             self._span = self._remaining()
-            if self._one_second and self._cursor is not None:
-                second = self._cursor * (self.sign or 1)
-                self._span = (second, second)
+            self._part_only = False
+            if step == "sweep second" and self._cursor is not None:
+                # As far as the bound of the next request will reach back, so that the same page
+                # does not come again.
+                self._part_only = True
+                first, last = self._cursor, self._cursor + self._reach()
+                self._span = (first, last) if self.sign == 1 else (-last, -first)
             self._sweeps = _Sweeps(proofs=2)
-            self._then = None
+            self._if_more = None
             self._start_pass(self._sweeps)
+
+    def _reach(self) -> int:
+        return BELOW_SECONDS if self.sign == 1 else ABOVE_SECONDS
 
     def _start_pass(self, sweeps: _Sweeps) -> None:
         self._offset = 0
-        if self._then is None:
+        if self._if_more is None:
             self._asked = max(self.size, min(self.size << (sweeps.number // 2), MAX_SWEEP_PAGE))
             # Ties whose order turns from request to request (R5) must not hide the same message in
             # each pass: passes begin at uneven distances, by spending requests beforehand.
-            self._skip = sweeps.number**2 % 7 % 4
+            self._skip = sweeps.number**2 % 7 % 4  # 0 1 0 2 2 0 1, and again
 
     def _accept_sweep(self, sweeps: _Sweeps, page: Listing) -> None:
         if self._skip:
             self._skip -= 1
-        elif page.keys and self._offset and self._then is not None:
-            self._go_on(self._then)
+        elif page.keys and self._offset and self._if_more is not None:
+            self._go_on(self._if_more)
         else:
             if page.keys:
                 sweeps.meet(page.keys)
@@ -490,8 +522,8 @@ class Seek:
                 sweeps.end_pass()
                 self._start_pass(sweeps)
             if sweeps.complete():
-                if self._one_second and self._cursor is not None:
-                    self._advance(self._cursor + 1)  # (b) the whole second has been met
+                if self._part_only and self._cursor is not None:
+                    self._advance(self._cursor + 1 + self._reach())  # (b) all of these were met
                     self._seek()
                 else:
                     self._finish()
@@ -527,7 +559,7 @@ class Seek:
         if not low < middle < high or middle * sign <= furthest + 1:
             return None
         cut = middle * MICROSECONDS
-        other = Seek(Window(), self.size, like=self)
+        other = Seek(Window(), self.size, like=self)  # (d) its cursor is at the cut
         if sign == 1:
             other.low, other.high, self.high = cut, self.high, cut
             other._cursor = middle
@@ -664,7 +696,7 @@ class Reconciliation:
 
     @property
     def missing(self) -> int:
-        """Messages that were counted both before and after, and not read.
+        """By how many the server's counts, before and after alike, exceed what was read.
 
         Mail that only comes, or only goes, leaves none missing: what came is not in the count
         before, what went not in the one after. Where mail does both there may be some.

@@ -21,6 +21,8 @@ from airflow_provider_r7mail.extract import Listing, PageRequest, Seek, to_micro
 from airflow_provider_r7mail.models import Window
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 FOLDER = 24
 
 readings_strategy = st.builds(
@@ -248,11 +250,9 @@ class Rows:
         self.requests += 1
         left = self.leaves.get(self.requests, ())
         self.seconds = {key: at for key, at in self.seconds.items() if key not in left}
-        assert request.start is not None
-        assert request.end is not None
-        low, high = (
-            (bound - START) // timedelta(seconds=1) for bound in (request.start, request.end)
-        )
+        start, end = request.start or BEGINNING, request.end or END_OF_TIME
+        assert start <= end, "a server may refuse that"
+        low, high = ((bound - START) // timedelta(seconds=1) for bound in (start, end))
         dated = [(at, key) for key, at in self.seconds.items() if at is not None]
         found = [(at, key) for at, key in dated if low <= at <= high]
         always = [key for key, at in self.seconds.items() if at is None]
@@ -272,9 +272,14 @@ class Rows:
             return None
         return to_microseconds(START) + at * 1_000_000
 
-    def read(self, size: int, start: datetime = START) -> list[int | str]:
-        """Read a hundred seconds of it."""
-        seek = Seek(Window(start, START + timedelta(seconds=100)), size)
+    def read(
+        self,
+        size: int,
+        start: datetime | None = START,
+        end: datetime | None = START + timedelta(seconds=100),
+    ) -> list[int | str]:
+        """Read a hundred seconds of it, or what is told."""
+        seek = Seek(Window(start, end), size)
         read: list[int | str] = []
         while (request := seek.request()) is not None:
             page = self.answer(request)
@@ -418,6 +423,30 @@ def test_ties_that_turn_with_each_request() -> None:
 
     for count, cap in product(range(1, 16), (1, 2, 3, 4, 5)):
         assert len(Turning(dict.fromkeys(map(str, range(count)), 1), cap=cap).read(100)) == count
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_crowds_at_both_ends(newest_first: bool) -> None:
+    """Reports at midnight, just beyond the window or at the ends of time, hold nothing up."""
+    crowds = {f"{at} {n}": at for at in (-1, 0, 99, 100, 101) for n in range(15)}
+    inside = sorted(key for key, at in crowds.items() if 0 <= at < 100)
+    for cap in (10, 1000):
+        rows = Rows(crowds, cap=cap, newest_first=newest_first)
+        assert sorted(map(str, rows.read(10))) == inside
+
+    for moment in (BEGINNING, END_OF_TIME):
+        at = (moment - START) // timedelta(seconds=1)
+        rows = Rows({f"{n}": at for n in range(25)} | {"now": 0}, newest_first=newest_first)
+        assert len(rows.read(10, start=None, end=None)) == 26
+
+
+def test_a_crowded_second_is_swept_once() -> None:
+    """A second that fills pages, among calm ones, costs three passes, not six."""
+    for newest_first in (False, True):
+        seconds = {f"{n}": n for n in range(0, 90, 3)} | {f"crowd {n}": 45 for n in range(100)}
+        rows = Rows(seconds, newest_first=newest_first)
+        assert len(rows.read(10)) == 130
+        assert rows.requests < 130 / 10 + 3 * 100 / 10 + 12
 
 
 def test_an_ignored_offset_ends_in_an_error() -> None:
