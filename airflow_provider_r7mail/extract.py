@@ -533,9 +533,9 @@ class Seek:
     def pages_left(self) -> float:
         """About how many pages are left, judging by what has been read; 0 if not known."""
         low, high = self._remaining()
-        if self._cursor is None or self._origin is None or self._sweeps or self.finished:
+        if self._cursor is None or self._origin is None or self._sweeps is not None:
             return 0.0
-        if low is None or high is None or self.longest_page == 0:
+        if low is None or high is None or self.longest_page == 0 or self.finished:
             return 0.0
         done = max(self._cursor - self._origin, 1)
         return self._rows / done * (high - low) / self.longest_page
@@ -566,8 +566,8 @@ class Seek:
         else:
             other.low, other.high, self.low = self.low, cut, cut
             other._cursor = 1 - middle
-        other._span = other._to_ask()
         other._beyond = self._beyond
+        other._span = other._to_ask()
         # Its density is not known yet; it is taken to be like here.
         if self._cursor is not None and self._origin is not None:
             done = self._cursor - self._origin
