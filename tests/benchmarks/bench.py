@@ -112,6 +112,7 @@ def run(name: str, url: str, root: str | None = None, **options: Any) -> Result:
         with tempfile.TemporaryDirectory(prefix="r7mail-bench-") as passing:
             return run(name, url, passing, **options)
     output, home = tempfile.mkdtemp(dir=root), tempfile.mkdtemp(dir=root)
+    os.sync()  # what earlier runs wrote must not go to the disk during this one
     done = subprocess.run(
         [
             sys.executable,
