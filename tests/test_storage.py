@@ -385,11 +385,12 @@ def test_a_folder_that_vanishes(tmp_path: Path) -> None:
     def remove() -> None:
         while not stop.is_set():
             remove_empty(ObjectStoragePath(f"file://{tmp_path}/x/y"), 2)
+            time.sleep(0.0001)  # or else this thread would hardly let the other one work
 
     removing = threading.Thread(target=remove)
     removing.start()
     try:
-        for _ in range(2000):
+        for _ in range(1000):
             with staged(ObjectStoragePath(f"file://{tmp_path}/x/y/a.bin")) as file:
                 file.write(SMALL)
             (tmp_path / "x" / "y" / "a.bin").unlink()
