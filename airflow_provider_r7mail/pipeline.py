@@ -794,7 +794,7 @@ async def copy_attachments(
                 root=home,
                 wanted=wanted,
                 max_bytes=max_bytes,
-                known=await asyncio.to_thread(_prepare_copies, root, home, seen),
+                known=await asyncio.to_thread(_prepare_copies, root, home, rows),
                 executor=store,
             )
             try:
@@ -811,9 +811,8 @@ async def copy_attachments(
     return rows
 
 
-def _note_of(home: ObjectPath, message_id: int) -> ObjectPath:
-    note: ObjectPath = home / f"_copied-{message_id // MESSAGES_PER_NOTE}.json"
-    return note
+def _note_name(message_id: int) -> str:
+    return f"_copied-{message_id // MESSAGES_PER_NOTE}.json"
 
 
 def _read_note(note: ObjectPath) -> dict[tuple[int, str], StoredFile]:
@@ -826,12 +825,12 @@ def _read_note(note: ObjectPath) -> dict[tuple[int, str], StoredFile]:
 
 
 def _prepare_copies(
-    root: ObjectPath, home: ObjectPath, message_ids: Iterable[int]
+    root: ObjectPath, home: ObjectPath, rows: Iterable[AttachmentRow]
 ) -> dict[tuple[int, str], StoredFile]:
     """See that files can be written, and which have been: (message id, file name) -> file."""
     make_folder(root)
-    notes = {str(note): note for note in (_note_of(home, number) for number in message_ids)}
-    return {key: file for note in notes.values() for key, file in _read_note(note).items()}
+    names = {_note_name(row.message_id) for row in rows}
+    return {key: file for name in names for key, file in _read_note(home / name).items()}
 
 
 def _note_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
@@ -840,9 +839,8 @@ def _note_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
     for row in rows:
         if row.uri is not None and row.sha256 is not None:
             file = StoredFile(row.uri, row.size or 0, row.sha256)
-            by_note.setdefault(_note_of(home, row.message_id).name, {})[
-                row.message_id, row.file_name or ""
-            ] = file
+            added = by_note.setdefault(_note_name(row.message_id), {})
+            added[row.message_id, row.file_name or ""] = file
     if not by_note:
         return
     with locked(home):
