@@ -342,7 +342,7 @@ class AttachmentCopier:
                     async with self.client.stream(call, number) as source:
                         await self._pour(source.chunks, target)
                         _check(call, target.bytes, source, row, number)
-                    return await to_its_end(target.commit, executor=self.executor)
+                    return await target.commit(self.executor)
                 except BaseException:
                     await to_its_end(target.discard, executor=self.executor)
                     raise
@@ -368,7 +368,7 @@ def store_threads(root: ObjectPath, max_concurrency: int) -> int:
 class _Target:
     """A file on its way into storage, gathered into large pieces: a small one is one piece.
 
-    `take` costs nothing; the other methods block, and belong into a worker thread.
+    `take` costs nothing; `write` and `discard` may block, and belong into a worker thread.
     """
 
     def __init__(self, place: ObjectPath, staging: ObjectPath) -> None:
@@ -390,9 +390,12 @@ class _Target:
         self._object.write(data)
         return self._object
 
-    def commit(self) -> StoredFile:
-        item = self.write()
-        item.commit()
+    async def commit(self, executor: Executor | None) -> StoredFile:
+        if self._object is None and not is_local(self._place):
+            item = self.write()  # of one piece, hashed sooner than a thread has it
+        else:
+            item = await to_its_end(self.write, executor=executor)
+        await item.commit_async(executor)
         return StoredFile(str(self._place), item.bytes, item.sha256)
 
     def discard(self) -> None:

@@ -699,7 +699,12 @@ def _transport(**options: Any) -> httpx.AsyncBaseTransport:
                 keepalive_timeout=self.limits.keepalive_expiry,
                 ssl=self.ssl_context,
             )
-            return aiohttp.ClientSession(connector=connector, response_class=Response)
+            return aiohttp.ClientSession(
+                connector=connector,
+                response_class=Response,
+                # It stops reading at twice as much, which costs two system calls each time.
+                read_bufsize=2 * PIECE_BYTES,
+            )
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             # aiohttp loses its read timer where a server sends more than its Content-Length says.

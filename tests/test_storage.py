@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import multiprocessing
@@ -84,6 +85,12 @@ class Bucket:
         found = self._s3.list_objects_v2(Bucket="mail").get("Contents", [])
         return [item["Key"] for item in found]
 
+    def sha256(self, name: str) -> str | None:
+        """The checksum that S3 was given with an object."""
+        found = self._s3.head_object(Bucket="mail", Key=name, ChecksumMode="ENABLED")
+        checksum: str | None = found.get("ChecksumSHA256")
+        return checksum
+
     def unfinished(self) -> int:
         """How many uploads are under way."""
         return len(self._s3.list_multipart_uploads(Bucket="mail").get("Uploads", []))
@@ -140,8 +147,16 @@ def present(path: Any) -> list[str]:
         return []
 
 
+def commit_async(item: StagedObject) -> None:
+    """Commit as on an event loop."""
+    asyncio.run(item.commit_async())
+
+
+@pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
 @pytest.mark.parametrize("data", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
-def test_an_object_appears_whole(place: Place, data: bytes) -> None:
+def test_an_object_appears_whole(
+    place: Place, data: bytes, commit: Callable[[StagedObject], None]
+) -> None:
     """What is written is not seen until it is whole; then it is in the place of the older one."""
     path = place("a.bin")
     for content in (data, data + b"2"):
@@ -150,7 +165,7 @@ def test_an_object_appears_whole(place: Place, data: bytes) -> None:
         for start in range(0, len(content), 3 << 20):
             item.write(content[start : start + (3 << 20)])
         assert read(path) == before
-        item.commit()
+        commit(item)
 
         assert read(path) == content
         assert (item.bytes, item.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -223,14 +238,35 @@ def test_an_s3_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) ->
         item.write(SMALL)
 
 
-def test_a_missing_bucket(bucket: Bucket) -> None:
+@pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
+def test_a_missing_bucket(bucket: Bucket, commit: Callable[[StagedObject], None]) -> None:
     """A bucket that is not there is a clear error."""
     for data in (SMALL, LARGE):
-        with (
-            pytest.raises(OSError, match="bucket"),
-            staged(ObjectStoragePath("s3://s3@other/a.bin")) as item,
-        ):
+        item = StagedObject(ObjectStoragePath("s3://s3@other/a.bin"))
+        with pytest.raises(OSError, match="bucket"):
             item.write(data)
+            commit(item)
+        item.discard()
+
+
+@pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
+@pytest.mark.parametrize("checksums", ["when_supported", "when_required"])
+def test_s3_checks_what_was_hashed(
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    checksums: str,
+    commit: Callable[[StagedObject], None],
+) -> None:
+    """S3 gets the SHA-256 we record and refuses other bytes; a store that knows none is spared."""
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", checksums)
+    name = f"S3_{checksums}"  # Airflow keeps a file system for each connection
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", os.environ["AIRFLOW_CONN_S3"])
+    item = StagedObject(ObjectStoragePath(f"s3://{name.lower()}@mail/a.bin"))
+    item.write(SMALL)
+    commit(item)
+
+    digest = base64.b64encode(hashlib.sha256(SMALL).digest()).decode()
+    assert bucket.sha256("a.bin") == (digest if checksums == "when_supported" else None)
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:

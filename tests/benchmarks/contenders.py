@@ -56,6 +56,8 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
         max_concurrency=options.get("concurrency", 4),
     )
     files = options.get("attachments")
+    if "storage" in options:
+        import s3fs  # noqa: F401
     job = ExtractJob(
         folder=24,
         criteria=MessageFilter.build(start=START, end=END),
@@ -343,6 +345,11 @@ def files_prototype(url: str, output: Path, _: dict[str, Any]) -> Callable[[], i
     return _files(url, take)
 
 
+def s3fs_hashed(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
+    """As `s3fs_async`, with the SHA-256 of each file."""
+    return s3fs_async(url, output, {**options, "hashed": True})
+
+
 def s3fs_async(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
     """Attachments streamed to S3 by s3fs's own async calls, eight at once, not checked."""
     import httpx
@@ -372,7 +379,9 @@ def s3fs_async(url: str, output: Path, options: dict[str, Any]) -> Callable[[], 
                 }
                 async with gate:
                     response = await client.get("/api/v1/email/Attachments", params=query)
-                    target = f"{options['bucket']}/theirs/{message_id}/{name}"
+                    if options.get("hashed"):
+                        hashlib.sha256(response.content).hexdigest()
+                    target = f"{options['attachments']}/{message_id}/{name}"
                     await store._pipe_file(target, response.content)
 
             await asyncio.gather(*(copy(*item) for item in names))
@@ -391,6 +400,7 @@ CONTENDERS = {
         dlt_rest_api,
         prototype,
         s3fs_async,
+        s3fs_hashed,
         files_drain,
         files_prototype,
     )
