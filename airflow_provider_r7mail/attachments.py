@@ -14,8 +14,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from airflow_provider_r7mail.api import Call, download_attachment
 from airflow_provider_r7mail.client import AsyncClient, AsyncDownload, Client, Download
@@ -231,6 +233,8 @@ def download(
 class AttachmentCopier:
     """Copies the attachments of messages, several at once, each tried whatever happens to others.
 
+    An async context manager: what killed runs have left unfinished is removed before and after.
+
     :param client: its `max_concurrency` limits the downloads at once
     :param folder: the folder's id
     :param root: the folder of the mailbox's folder: files go to `message_id={Id}/{name}` in it
@@ -238,7 +242,6 @@ class AttachmentCopier:
     :param max_bytes: files listed or found larger than this are `skipped`
     :param known: what an earlier run has stored: (message id, stored name) -> file
     :param stored_name: what tables and storage call a file of this name, if not the same
-    :param executor: where files are hashed and stored; see `store_threads`
     """
 
     client: AsyncClient
@@ -248,21 +251,36 @@ class AttachmentCopier:
     max_bytes: int | None = None
     known: Mapping[tuple[int, str], StoredFile] = field(default_factory=dict)
     stored_name: Callable[[str], str] = str
-    executor: Executor | None = None
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
     """Files that an earlier run has stored under names which are not to be seen any more."""
     _slots: asyncio.Semaphore = field(init=False)
     _staging: ObjectPath = field(init=False)
+    _executor: ThreadPoolExecutor = field(init=False)
 
-    def __post_init__(self) -> None:
+    async def __aenter__(self) -> Self:
         self._staging = self.root / STAGING
-        # A file that goes up to a slow store is held in memory, as is one that comes down; to a
-        # disk it goes at once.
         at_once = self.client.config.max_concurrency
-        self._slots = asyncio.Semaphore(at_once + DISK_THREADS if is_local(self.root) else at_once)
+        # To a disk, threads work rather than wait: more only get in the event loop's way. And there
+        # a file goes at once; one that goes up to a slow store is held in memory, as is one that
+        # comes down.
+        local = is_local(self.root)
+        self._slots = asyncio.Semaphore(at_once + DISK_THREADS if local else at_once)
+        self._executor = ThreadPoolExecutor(
+            min(at_once, DISK_THREADS) if local else at_once, "r7mail-store"
+        )
+        await to_its_end(self._clean_up)
+        return self
 
-    def clean_up(self) -> None:
-        """Remove what killed runs have left unfinished; blocking. To be called before and after."""
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._executor.shutdown()
+        await to_its_end(self._clean_up)
+
+    def _clean_up(self) -> None:
         clean(self._staging)
         remove_empty(self._staging, 1)
 
@@ -342,9 +360,9 @@ class AttachmentCopier:
                     async with self.client.stream(call, number) as source:
                         await self._pour(source.chunks, target)
                         _check(call, target.bytes, source, row, number)
-                    return await target.commit(self.executor)
+                    return await target.commit(self._executor)
                 except BaseException:
-                    await to_its_end(target.discard, executor=self.executor)
+                    await to_its_end(target.discard, executor=self._executor)
                     raise
         raise AssertionError("tenacity ended without a result")
 
@@ -354,15 +372,7 @@ class AttachmentCopier:
             if self.max_bytes is not None and target.bytes > self.max_bytes:
                 raise _TooLargeError
             if target.gathered >= WRITE_BYTES:
-                await to_its_end(target.write, executor=self.executor)
-
-
-def store_threads(root: ObjectPath, max_concurrency: int) -> int:
-    """How many threads store files: as many as there are files at once, but few for a disk.
-
-    There they work rather than wait, and more of them only get in the event loop's way.
-    """
-    return min(max_concurrency, DISK_THREADS) if is_local(root) else max_concurrency
+                await to_its_end(target.write, executor=self._executor)
 
 
 class _Target:
@@ -390,7 +400,7 @@ class _Target:
         self._object.write(data)
         return self._object
 
-    async def commit(self, executor: Executor | None) -> StoredFile:
+    async def commit(self, executor: Executor) -> StoredFile:
         if self._object is None and not is_local(self._place):
             item = self.write()  # of one piece, hashed sooner than a thread has it
         else:

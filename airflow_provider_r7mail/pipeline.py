@@ -26,7 +26,6 @@ from airflow_provider_r7mail.attachments import (
     AttachmentCopier,
     StoredFile,
     name_filter,
-    store_threads,
 )
 from airflow_provider_r7mail.client import AsyncClient
 from airflow_provider_r7mail.exceptions import (
@@ -264,12 +263,11 @@ class _Extraction:
             # memory at once.
             ThreadPoolExecutor(1, "r7mail-decode") as decoder,
             ThreadPoolExecutor(1, "r7mail-write") as scribe,
-            self._store() as store,
         ):
             try:
                 if self._job.iceberg is not None:
                     self._iceberg = await asyncio.to_thread(self._open_iceberg, self._job.iceberg)
-                return await self._run(decoder, scribe, store)
+                return await self._run(decoder, scribe)
             except OSError as error:
                 raise R7MailPublishError(
                     f"{self._home}: the window can't be written ({error}). An earlier result of it "
@@ -290,18 +288,11 @@ class _Extraction:
             run_id=self._run_id,
         )
 
-    def _store(self) -> ThreadPoolExecutor:
-        root = self._job.attachments
-        threads = 1 if root is None else store_threads(root, self._client.config.max_concurrency)
-        return ThreadPoolExecutor(threads, "r7mail-store")
-
-    async def _run(self, decoder: Executor, scribe: Executor, store: Executor) -> dict[str, Any]:
-        copier = await asyncio.to_thread(self._copier, store) if self._job.attachments else None
-        try:
+    async def _run(self, decoder: Executor, scribe: Executor) -> dict[str, Any]:
+        if self._job.attachments is None:
+            return await self._read_and_publish(None, decoder, scribe)
+        async with await asyncio.to_thread(self._copier, self._job.attachments) as copier:
             return await self._read_and_publish(copier, decoder, scribe)
-        finally:
-            if copier is not None:
-                await asyncio.to_thread(copier.clean_up)
 
     async def _read_and_publish(
         self, copier: AttachmentCopier | None, decoder: Executor, scribe: Executor
@@ -396,23 +387,20 @@ class _Extraction:
             first = first_error(errors)
             raise first from first.__cause__
 
-    def _copier(self, store: Executor) -> AttachmentCopier:
+    def _copier(self, root: ObjectPath) -> AttachmentCopier:
         job = self._job
-        assert job.attachments is not None  # noqa: S101 - asked by the caller
         # An attachments_path that can't be written fails once, not for each file.
-        make_folder(job.attachments)
+        make_folder(root)
         copier = AttachmentCopier(
             client=self._client,
             folder=job.folder,
-            root=folder_path(job.attachments, self._mailbox, job.folder),
+            root=folder_path(root, self._mailbox, job.folder),
             wanted=name_filter(job.attachment_pattern),
             max_bytes=job.max_attachment_bytes,
             known=self._known_files(),
             stored_name=job.privacy.file_name,
-            executor=store,
         )
         self._outdated = copier.outdated
-        copier.clean_up()
         return copier
 
     def _known_files(self) -> dict[tuple[int, str], StoredFile]:
@@ -785,24 +773,19 @@ async def copy_attachments(
             f"({len(missing)} of {len(sought or ())} ids not found). Nothing was copied."
         )
     home = folder_path(root, client.config.login, folder)
-    threads = store_threads(root, client.config.max_concurrency)
     try:
-        with ThreadPoolExecutor(threads, "r7mail-store") as store:
-            copier = AttachmentCopier(
-                client=client,
-                folder=folder,
-                root=home,
-                wanted=wanted,
-                max_bytes=max_bytes,
-                known=await asyncio.to_thread(_prepare_copies, root, home, rows),
-                executor=store,
-            )
+        async with AttachmentCopier(
+            client=client,
+            folder=folder,
+            root=home,
+            wanted=wanted,
+            max_bytes=max_bytes,
+            known=await asyncio.to_thread(_prepare_copies, root, home, rows),
+        ) as copier:
             try:
-                await to_its_end(copier.clean_up)
                 await copier.copy(rows)
             finally:
                 await asyncio.to_thread(_note_copies, home, rows)
-                await asyncio.to_thread(copier.clean_up)
     except OSError as error:
         raise R7MailPublishError(
             f"{home}: what was copied can't be noted there ({error}). Files that were copied are "

@@ -17,11 +17,10 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -213,17 +212,13 @@ class Copies:
         """Copy, and return the rows."""
         rows = self.listed() if rows is None else rows
         options.setdefault("wanted", lambda _: True)
-        copier = AttachmentCopier(
+        async with AttachmentCopier(
             client=self.client,
             folder=INBOX,
             root=ObjectStoragePath(f"file://{self.root}"),
             **options,
-        )
-        copier.clean_up()
-        try:
+        ) as copier:
             await copier.copy(rows)
-        finally:
-            copier.clean_up()
         return rows
 
     def listed(self) -> list[AttachmentRow]:
@@ -463,17 +458,18 @@ class _SlowStore(LocalFileSystem):  # type: ignore[misc]
 
     protocol = ("slow",)
     local_file = False
-    at_once = most = 0
+    fetched: ClassVar[Callable[[], int]]
+    stored = most_waiting = 0
     lock = threading.Lock()
 
     def put_file(self, *args: Any, **options: Any) -> None:
-        with self.lock:
-            type(self).at_once += 1
-            type(self).most = max(self.most, self.at_once)
         time.sleep(0.02)
+        with self.lock:
+            waiting = _SlowStore.fetched() - self.stored
+            _SlowStore.most_waiting = max(self.most_waiting, waiting)
         super().put_file(*args, **options)
         with self.lock:
-            type(self).at_once -= 1
+            _SlowStore.stored += 1
 
 
 @pytest.mark.filterwarnings("ignore:UPath 'slow':UserWarning")
@@ -482,19 +478,18 @@ async def test_few_files_wait_for_a_slow_store(copies: Copies) -> None:
     copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(60)])
     rows = copies.listed()
     fsspec.register_implementation("slow", _SlowStore, clobber=True)
-    with ThreadPoolExecutor(20) as executor:
-        copier = AttachmentCopier(
-            client=copies.client,
-            folder=INBOX,
-            root=UPath(f"slow://{copies.root}", auto_mkdir=True),
-            wanted=lambda _: True,
-            executor=executor,
-        )
+    _SlowStore.fetched = lambda: copies.downloads
+    async with AttachmentCopier(
+        client=copies.client,
+        folder=INBOX,
+        root=UPath(f"slow://{copies.root}", auto_mkdir=True),
+        wanted=lambda _: True,
+    ) as copier:
         await asyncio.gather(*(copier.copy(rows[n : n + 10]) for n in range(0, 60, 10)))
 
     assert Counter(row.status for row in rows) == {"downloaded": 60}
     assert len(copies.stored()) == 60
-    assert 1 < _SlowStore.most <= 4
+    assert 1 < _SlowStore.most_waiting <= 4
 
 
 async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None:
@@ -559,13 +554,13 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
         async def main():
             config = ClientConfig(url=url, login="user_test", password="TestPassword")
             async with AsyncClient(config) as client:
-                copier = AttachmentCopier(
+                async with AttachmentCopier(
                     client=client, folder=24, root=UPath(root), wanted=lambda _: True
-                )
-                for number in (small, large):
-                    row = AttachmentRow(int(number), file_name="a.bin")
-                    await copier.copy([row])
-                    print(row.status, row.size, peak())
+                ) as copier:
+                    for number in (small, large):
+                        row = AttachmentRow(int(number), file_name="a.bin")
+                        await copier.copy([row])
+                        print(row.status, row.size, peak())
 
         asyncio.run(main())
     """
