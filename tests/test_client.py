@@ -142,6 +142,11 @@ def _count(server: Emulator, name: str) -> int:
     return sum(record["path"].endswith(f"/{name}") for record in server.requests)
 
 
+def _patience(fault: Fault) -> float:
+    """A `timeout` that a fault soon reaches, and a sound answer of a busy machine does not."""
+    return 1.0 if fault.kind == "hang" else 20.0
+
+
 @dataclass
 class Request:
     """A request as it came over the wire."""
@@ -391,14 +396,14 @@ async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server:
 @pytest.mark.parametrize("call", [MARK, SEND])
 async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any]) -> None:
     """`max_concurrency` is the most requests that the async client has under way at once."""
-    server.readings = Readings(latency_seconds=0.1)
+    server.readings = Readings(latency_seconds=0.5)
     async with _opened("async", server, max_concurrency=3) as session:
         await session.send(MARK)
         started = time.monotonic()
         await asyncio.gather(*(session.send(call) for _ in range(6)))
         took = time.monotonic() - started
 
-    assert 0.2 <= took < 0.5
+    assert 1 <= took < 3  # one at a time: 3 and more
 
 
 async def test_a_token_is_told_before_it_is_used(kind: Kind, server: Emulator) -> None:
@@ -439,7 +444,7 @@ async def test_a_call_that_does_no_harm_is_repeated(
 ) -> None:
     """After a passing failure a call that does no harm is repeated, and its caller sees nothing."""
     server.faults.append(replace(fault, times=2))
-    async with _opened(kind, server, timeout=0.2) as session:
+    async with _opened(kind, server, timeout=_patience(fault)) as session:
         assert await session.send(MARK) is True
         retries = session.client.stats.retries
 
@@ -554,7 +559,7 @@ async def test_a_send_that_may_have_worked_is_not_repeated(
 ) -> None:
     """After any failure that leaves it open whether a mail went out, it is not sent again (R23)."""
     server.faults.append(fault)
-    async with _opened(kind, server, timeout=0.2) as session:
+    async with _opened(kind, server, timeout=_patience(fault)) as session:
         with pytest.raises(R7MailSendUnclearError, match="Look into the Sent folder") as caught:
             await session.send(SEND)
 
@@ -766,7 +771,7 @@ async def test_a_login_that_only_failed_is_repeated(
 ) -> None:
     """A passing failure at the login is none of the password: it is tried again (R16)."""
     server.faults.append(fault)
-    async with _opened(kind, server, timeout=0.2) as session:
+    async with _opened(kind, server, timeout=_patience(fault)) as session:
         assert await session.send(MARK) is True
 
     assert _count(server, "Login") == 2
@@ -1134,12 +1139,12 @@ async def test_making_a_connection_has_its_own_time_limit(kind: Kind) -> None:
     """A server that can't be reached is given up after `connect_timeout`, long before `timeout`."""
     started = time.monotonic()
     with _full_server() as url:
-        async with _opened(kind, url, connect_timeout=0.2, max_retries=1) as session:
+        async with _opened(kind, url, timeout=99, connect_timeout=0.2, max_retries=1) as session:
             with pytest.raises(R7MailTimeoutError, match="Check Host") as caught:
                 await session.send(MARK)
 
     assert caught.value.never_sent
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 async def test_no_server_is_told(kind: Kind) -> None:

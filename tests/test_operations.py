@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +69,7 @@ with DAG("tells", schedule=None):
     Tell(task_id="tell")
 with DAG("extracts", schedule=None):
     R7MailToParquetOperator(
-        task_id="extract", folder=24, start="2025-06-01", end="2025-06-02", page_size=10,
+        task_id="extract", folder=24, start="2025-06-01", end="2025-06-02", page_size=5,
         output_path="OUTPUT/tables", attachments_path="OUTPUT/files",
     )
 """
@@ -126,9 +125,7 @@ def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None
     [run] = airflow.runs("extracts")
     path = f"/dags/extracts/dagRuns/{run['dag_run_id']}/taskInstances/extract"
     airflow.api.patch(path, json={"new_state": "failed"}).raise_for_status()
-    began = time.monotonic()
     wait(airflow, "nothing is left half-written", lambda: not staged())
-    took = time.monotonic() - began
     listings = len(mail.requests)
     start("tells")
     # Or failed: Airflow 3.3.2's scheduler takes a trigger that fires at once for a lost task.
@@ -139,8 +136,6 @@ def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None
         if "2025-06-01" in str((request["json"] or {}).get("SearchContext"))
     ]
 
-    # Airflow tells the task within its heartbeat's 5 seconds.
-    assert took < 10
     assert late == []
     assert list(output.rglob("_manifest.json")) == []
     assert list(output.rglob("*.parquet")) == []

@@ -462,7 +462,7 @@ def test_killed_by_its_time_out(server: Emulator, run_dag: Callable[[str], DagRe
     with DAG("timeout") as dag:
         R7MailSendOperator(
             task_id="send", **letter, **retry, sent_folder="sent", settle_seconds=5,
-            execution_timeout=timedelta(seconds=1),
+            execution_timeout=timedelta(seconds=3),
         )
     """)
 
@@ -482,7 +482,7 @@ def test_killed_with_nowhere_to_look(
     result = run_dag(f"""{HEAD}
     with DAG("nowhere") as dag:
         R7MailSendOperator(
-            task_id="send", **letter, **retry, execution_timeout=timedelta(seconds=1)
+            task_id="send", **letter, **retry, execution_timeout=timedelta(seconds=3)
         )
     """)
 
@@ -750,7 +750,7 @@ class TestWithoutRecords:
         begun = time.monotonic()
 
         assert operator.execute(on_try(2)) == first
-        assert time.monotonic() - begun < 0.4
+        assert count(server, "Messages") == 1
         server.mailbox.delete(SENT, [first["id"] or 0])
         operator.execute(on_try(2))
 
@@ -767,7 +767,7 @@ class TestWithoutRecords:
 
     def test_forwarding(self, server: Emulator) -> None:
         """Those that were forwarded are found; all are looked for in one time to settle."""
-        ids = [server.mailbox.deliver(subject=str(number)) for number in range(4)]
+        ids = [server.mailbox.deliver(subject=str(number)) for number in range(9)]
         values: dict[str, Any] = {"task_id": "f", "folder": INBOX, "to": "a@b.ru"}
         options: dict[str, Any] = {"sent_folder": "sent", "settle_seconds": 1.0}
         R7MailForwardOperator(message_ids=ids[:2], **values).execute(on_try(1))
@@ -776,9 +776,9 @@ class TestWithoutRecords:
         R7MailForwardOperator(message_ids=ids, **values, **options).execute(on_try(2))
 
         assert sorted(sent["Subject"] for sent in server.mailbox.sent) == [
-            f"Fwd: {number}" for number in range(4)
+            f"Fwd: {number}" for number in range(9)
         ]
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 6  # one after the other: 7 and more
 
 
 # -- what goes into a message ------------------------------------------------------------------

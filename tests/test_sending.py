@@ -330,7 +330,7 @@ def test_begun_and_not_sent(server: Emulator) -> None:
 
     assert not send(server, letter(settle_seconds=60), earlier=earlier(61)).before
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert len(server.mailbox.sent) == 2
 
 

@@ -54,7 +54,9 @@ class Standalone:
         self.home = home
         self.log = home / "standalone.log"
         port = free_port()
-        self.api = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v2", trust_env=False)
+        self.api = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}/api/v2", timeout=60, trust_env=False
+        )
         values = {
             "API__HOST": "127.0.0.1",
             "API__PORT": port,

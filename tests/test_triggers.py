@@ -384,7 +384,7 @@ async def test_an_event_that_was_not_stored(server: Emulator) -> None:
 async def test_one_watcher_whose_event_is_not_stored(server: Emulator) -> None:
     """A watcher whose event can't be stored fails alone, and tells it again when restarted."""
     states = [State(), State()]
-    triggerer = Triggerer(ack_timeout=0.3)
+    triggerer = Triggerer(ack_timeout=1.0)
     triggerer.watch(states[0], subject="a")
     triggerer.watch(states[1], subject="b")
     await triggerer.ready()

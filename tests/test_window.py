@@ -177,7 +177,7 @@ def test_a_fault_is_healed_by_repeating_that_page_only(fault: Fault, tmp_path: P
     with Emulator(mailbox) as server:
         calm = extract(server, tmp_path, max_concurrency=1)
         server.faults.append(fault)
-        manifest = extract(server, tmp_path, max_concurrency=1, timeout=1.0)
+        manifest = extract(server, tmp_path, max_concurrency=1, timeout=2.0)
 
     assert set(ids(manifest)) == wanted_ids(mailbox)
     assert manifest["messages"] == len(wanted_ids(mailbox))
