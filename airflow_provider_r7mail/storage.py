@@ -17,8 +17,8 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,11 +31,8 @@ log = logging.getLogger(__name__)
 # A later try may find the disk with room again.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
 STAGED_PREFIX = "_staged-"
-# S3 takes parts of 5 MiB and more; s3fs's own 50 MiB would be held in memory for each table.
-BLOCK_BYTES = 8 << 20
-# Stores whose fsspec file systems can finish an upload without showing it. adlfs and fsspec's own
-# `memory` can't: they ignore `autocommit`.
-DEFERRING_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs"})
+# What goes up to S3 in one request. It takes parts of 5 MiB and more, 10,000 of an object.
+PART_BYTES = 8 << 20
 
 
 class ObjectPath(Protocol):
@@ -102,9 +99,7 @@ class StagedObject:
         self._is_local = is_local(path)
         self.bytes = 0
         self._hash = hashlib.sha256()
-        self._temporary: str | None = None
-        # For deferring stores: what is to go up in one request, None once it is too much for that.
-        self._small: list[bytes] | None = None
+        self._upload: _S3Upload | None = None
         self._settled = self._discarded = False
         self._file: Any = None
         try:
@@ -117,17 +112,16 @@ class StagedObject:
     def _open(self) -> None:
         if self._is_local:
             self._open_in(Path(self._staging.path))
-        elif DEFERRING_PROTOCOLS & set(_protocols(self.path.fs)) and self.path.fs.async_impl:
-            self._small = []
-        else:
+        elif hasattr(self.path.fs, "_call_s3"):  # s3fs
+            self._upload = _S3Upload(self.path.fs, self.path.path)
+        else:  # other stores' file systems can't all hold an object back, and some only say so
             self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
                 prefix="r7mail-", delete=False
             )
-            self._temporary = self._file.name
 
     def _open_in(self, folder: Path) -> None:
         """Open a file near its place: only a rename within one file system is one step."""
-        while self._temporary is None:
+        while self._file is None:
             temporary = f"{folder}/{STAGED_PREFIX}{uuid.uuid4().hex}.tmp"
             try:
                 file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
@@ -138,7 +132,7 @@ class StagedObject:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Before that another process's `clean` may have taken it for such, and removed it.
             if os.fstat(file.fileno()).st_nlink:
-                self._file, self._temporary = file, temporary
+                self._file = file
             else:
                 file.close()
 
@@ -159,10 +153,8 @@ class StagedObject:
             return view.nbytes  # pyarrow writes a footer when an unfinished writer is destroyed
         self._hash.update(view)
         with _store_errors(self.path):
-            if self._small is not None and self.bytes + view.nbytes <= BLOCK_BYTES:
-                self._small.append(data if isinstance(data, bytes) else bytes(view))
-            elif self._temporary is None:
-                self._upload(view)
+            if self._upload is not None:
+                self._upload.write(data if isinstance(data, bytes) else bytes(view))
             else:
                 # A full disk takes a part of what is written, and tells only the next time.
                 rest = view
@@ -170,15 +162,6 @@ class StagedObject:
                     rest = rest[self._file.write(rest) :]
         self.bytes += view.nbytes
         return view.nbytes
-
-    def _upload(self, view: memoryview) -> None:
-        if self._small is not None:
-            self._file = self.path.fs.open(
-                self.path.path, "wb", autocommit=False, block_size=BLOCK_BYTES
-            )
-            self._file.write(b"".join(self._small))
-            self._small = None
-        self._file.write(bytes(view))
 
     def tell(self) -> int:
         """The number of bytes so far: pyarrow asks."""
@@ -202,46 +185,27 @@ class StagedObject:
 
         :param executor: where it is done if it is more than a request
         """
-        if self._small is None:
+        if self._upload is None or self._upload.begun:
             await to_its_end(self.commit, executor=executor)
             return
-        sending = asyncio.run_coroutine_threadsafe(self._pipe(), self.path.fs.loop)
         try:
             with _store_errors(self.path):
-                await _ended(asyncio.wrap_future(sending))
+                await _ended(asyncio.wrap_future(self._upload.put(self._hash.digest())))
         except BaseException:
             self.discard()
             raise
         self._settled = True
 
     def _commit(self) -> None:
-        if self._small is not None:
-            from fsspec.asyn import sync  # noqa: PLC0415
-
-            sync(self.path.fs.loop, self._pipe)
-        elif self._temporary is None:
-            self._file.close()
-            self._file.commit()
+        if self._upload is not None:
+            self._upload.commit(self._hash.digest())
         elif self._is_local:
-            self._put_in_place(Path(self._temporary))
+            self._put_in_place(Path(self._file.name))
             self._file.close()
         else:
             self._file.close()
-            self.path.fs.put_file(self._temporary, self.path.path)
-            os.unlink(self._temporary)  # noqa: PTH108
-
-    async def _pipe(self) -> None:
-        """Put a small object in its place in one request; for the file system's own event loop."""
-        fs, extra = self.path.fs, {}
-        if {"s3", "s3a"} & set(_protocols(fs)):
-            config = (await fs.set_session()).meta.config
-            # Let S3 refuse other bytes than were hashed here. Not where its library is told to
-            # send no checksums: some stores that are like S3 know none. An older one sends none.
-            if getattr(config, "request_checksum_calculation", None) == "when_supported":
-                digest = base64.b64encode(self._hash.digest()).decode()
-                extra = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": digest}
-        # fsspec's async methods are public, for all their underscore.
-        await fs._pipe_file(self.path.path, b"".join(self._small or ()), **extra)  # noqa: SLF001
+            self.path.fs.put_file(self._file.name, self.path.path)
+            os.unlink(self._file.name)  # noqa: PTH108
 
     def _put_in_place(self, temporary: Path) -> None:
         place = Path(self.path.path)
@@ -276,15 +240,110 @@ class StagedObject:
             )
 
     def _discard(self) -> None:
-        if self._temporary is not None:
+        if self._upload is not None:
+            self._upload.discard()
+        elif self._file is not None:
             self._file.close()
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary)  # noqa: PTH108
-        elif self._file is not None:
-            try:
-                self._file.close()
-            finally:
-                self._file.discard()
+                os.unlink(self._file.name)  # noqa: PTH108
+
+
+class _S3Upload:
+    """An object on its way to S3: in one request, or in parts, of which one goes up at a time.
+
+    By s3fs's own calls: its `S3File` copies each part twice more, and takes nothing while one goes
+    up.
+    """
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs, self._path = fs, path
+        self._bucket, self._key, _ = fs.split_path(path)
+        self._gathered: list[memoryview] = []
+        self._size = 0
+        self._id: str | None = None
+        self._parts: list[dict[str, Any]] = []
+        self._sending: Future[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it goes up in parts."""
+        return self._sending is not None
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        # All parts but the last of one size: some stores that are like S3 demand it.
+        while (room := PART_BYTES - self._size) < len(rest):
+            self._gathered.append(rest[:room])
+            self._send()
+            rest = rest[room:]
+        self._gathered.append(rest)
+        self._size += len(rest)
+
+    def _send(self) -> None:
+        self._wait()
+        part = b"".join(self._gathered)
+        self._gathered, self._size = [], 0
+        self._sending = self._run(self._send_part(part))
+
+    def _wait(self) -> None:
+        if self._sending is not None:
+            self._sending.result()
+
+    async def _send_part(self, data: bytes) -> None:
+        if self._id is None:
+            self._id = (await self._call("create_multipart_upload"))["UploadId"]
+        number = len(self._parts) + 1
+        sent = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=data)
+        self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+
+    def commit(self, digest: bytes) -> None:
+        """Let it appear.
+
+        :param digest: the SHA-256 of all of it
+        """
+        if self.begun:
+            self._send()
+            self._wait()
+            self._run(self._complete()).result()
+        else:
+            self.put(digest).result()
+
+    async def _complete(self) -> None:
+        parts = {"Parts": self._parts}
+        await self._call("complete_multipart_upload", UploadId=self._id, MultipartUpload=parts)
+        self._fs.invalidate_cache(self._path)
+
+    def put(self, digest: bytes) -> Future[None]:
+        """Put one that has not begun to go up into its place in one request.
+
+        :param digest: its SHA-256
+        """
+        return self._run(self._put(base64.b64encode(digest).decode()))
+
+    async def _put(self, digest: str) -> None:
+        config, extra = (await self._fs.set_session()).meta.config, {}
+        # Let S3 refuse other bytes than were hashed here. Not where its library is told to send no
+        # checksums: some stores that are like S3 know none. An older one sends none.
+        if getattr(config, "request_checksum_calculation", None) == "when_supported":
+            extra = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": digest}
+        await self._fs._pipe_file(self._path, b"".join(self._gathered), **extra)  # noqa: SLF001
+
+    def discard(self) -> None:
+        if self._sending is not None:
+            with contextlib.suppress(Exception):  # why it is discarded
+                self._wait()
+            if self._id is not None:
+                self._run(self._call("abort_multipart_upload", UploadId=self._id)).result()
+
+    async def _call(self, method: str, **values: Any) -> Any:
+        # s3fs's async methods are public, for all their underscore.
+        return await self._fs._call_s3(  # noqa: SLF001
+            method, Bucket=self._bucket, Key=self._key, **values
+        )
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start it on the file system's event loop, a thread of its own."""
+        return asyncio.run_coroutine_threadsafe(work, self._fs.loop)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ TABLES = ("messages", "recipients", "attachments")
 
 # Row groups of this many bytes in memory: readers skip and share them well. Larger ones cost memory
 # here while they fill; smaller ones to the end, since the writer keeps some 40 KB of each.
-ROW_GROUP_BYTES = 20 << 20
+ROW_GROUP_BYTES = 24 << 20
 # The other tables' rows are short: this is some 50,000 of them already.
 SHORT_ROW_GROUP_BYTES = 4 << 20
 

@@ -34,7 +34,7 @@ from upath import UPath
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.storage import (
-    BLOCK_BYTES,
+    PART_BYTES,
     STAGED_PREFIX,
     StagedObject,
     clean,
@@ -94,6 +94,15 @@ class Bucket:
     def unfinished(self) -> int:
         """How many uploads are under way."""
         return len(self._s3.list_multipart_uploads(Bucket="mail").get("Uploads", []))
+
+    def part_sizes(self) -> list[int]:
+        """The sizes of the parts of all uploads that are under way."""
+        uploads = self._s3.list_multipart_uploads(Bucket="mail")["Uploads"]
+        listings = [
+            self._s3.list_parts(Bucket="mail", Key=upload["Key"], UploadId=upload["UploadId"])
+            for upload in uploads
+        ]
+        return [part["Size"] for listing in listings for part in listing["Parts"]]
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +229,44 @@ def test_no_upload_stays_open(bucket: Bucket) -> None:
         item.write(LARGE)
 
     assert bucket.names() == ["a.bin"]
+    assert bucket.unfinished() == 0
+
+
+def test_parts_of_one_size(bucket: Bucket) -> None:
+    """Stores like S3 that take only parts of one size, the last excepted, take mine."""
+    path = ObjectStoragePath("s3://s3@mail/a.bin")
+    pieces = [os.urandom(size) for size in (3_000_000, 13_000_001, 1, 19_000_000)]
+    with staged(path) as item:
+        for piece in pieces:
+            item.write(piece)
+        sizes = bucket.part_sizes()
+
+    assert len(sizes) >= 3  # one is perhaps still on its way
+    assert set(sizes) == {PART_BYTES}
+    assert read(path) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
+def test_a_part_that_does_not_get_there(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, commit: Callable[[StagedObject], None]
+) -> None:
+    """A part that fails while others are gathered makes no object with a hole."""
+    item = StagedObject(ObjectStoragePath("s3://s3@mail/a.bin"))
+    call = item.path.fs._call_s3
+    failed: list[str] = []
+
+    async def fail_once(method: str, **values: Any) -> Any:
+        if method == "upload_part" and values["PartNumber"] == 2 and not failed:
+            failed.append(method)
+            raise ConnectionResetError
+        return await call(method, **values)
+
+    monkeypatch.setattr(item.path.fs, "_call_s3", fail_once)
+    with pytest.raises(ConnectionResetError):
+        item.write(LARGE)
+        commit(item)
+
+    assert bucket.names() == []
     assert bucket.unfinished() == 0
 
 
@@ -459,4 +506,4 @@ def test_one_publishes_at_a_time(tmp_path: Path) -> None:
 
 def test_blocks_fit_s3() -> None:
     """S3 takes parts of 5 MiB and more, the last excepted."""
-    assert BLOCK_BYTES >= 5 << 20
+    assert PART_BYTES >= 5 << 20

@@ -36,6 +36,7 @@ TITLES = {
     "dlt_rest_api": "dlt rest_api, tuned",
     "s3fs_async": "s3fs's own async calls, unchecked, not hashed",
     "s3fs_hashed": "s3fs's own async calls, unchecked, hashed",
+    "s3fs_parts": "s3fs's own async calls, in parts, unchecked, not hashed",
     "files_prototype": "prototype: aiohttp, whole files, hashed, unchecked",
     "files_drain": "aiohttp, read and thrown away",
 }
@@ -184,7 +185,7 @@ def growth() -> str:
     lines = ["| messages | rows/s | CPU µs/row | peak MB (at start) |", "|---|---|---|---|"]
     for count in (10_000, 50_000, 200_000, 1_000_000):
         with server(count=count) as url:
-            item = run("ours", url)
+            item = rounds(("ours",), url, 3)["ours"]
         assert item.rows == count
         lines.append(
             f"| {count:,} | {count / item.seconds:,.0f} | {item.cpu / count * 1e6:.0f} | "
@@ -210,13 +211,13 @@ def files() -> str:
         for name, item in rounds(names, url, 5, concurrency=8, s3=True).items():
             add(f"1,000 x 1 MB, {TITLES[name]}", "S3 (moto)", item)
     with server(count=3, attachment_bytes=200_000_000) as url:
-        add(
-            "3 x 200 MB, **this package**",
-            "local disk",
-            run("ours", url, concurrency=8, local=True),
-        )
+        item = run("ours", url, concurrency=8, local=True)
+        add("3 x 200 MB, **this package**", "local disk", item)
+        for name, item in rounds(("ours", "s3fs_parts"), url, 3, concurrency=8, s3=True).items():
+            add(f"3 x 200 MB, {TITLES[name]}", "S3 (moto)", item)
     with server(count=1, attachment_bytes=1_000_000_000) as url:
-        add("1 x 1 GB, **this package**", "local disk", run("ours", url, concurrency=8, local=True))
+        for where, options in {"local disk": {"local": True}, "S3 (moto)": {"s3": True}}.items():
+            add("1 x 1 GB, **this package**", where, run("ours", url, concurrency=8, **options))
     return "\n".join(lines)
 
 
