@@ -258,7 +258,7 @@ class _S3Upload:
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path
         self._bucket, self._key, _ = fs.split_path(path)
-        self._gathered: list[memoryview] = []
+        self._gathered: list[bytes | memoryview] = []
         self._size = 0
         self._id: str | None = None
         self._parts: list[dict[str, Any]] = []
@@ -270,9 +270,10 @@ class _S3Upload:
         return self._sending is not None
 
     def write(self, data: bytes) -> None:
-        rest = memoryview(data)
+        rest: bytes | memoryview = data  # a single piece is not copied: see bytes.join
         # All parts but the last of one size: some stores that are like S3 demand it.
         while (room := PART_BYTES - self._size) < len(rest):
+            rest = memoryview(rest)
             self._gathered.append(rest[:room])
             self._send()
             rest = rest[room:]
