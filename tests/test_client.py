@@ -1100,8 +1100,8 @@ async def test_a_silent_server_is_a_timeout(kind: Kind, server: Emulator) -> Non
 async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None:
     """An answer that takes long, but keeps coming, is no time-out."""
     number = server.mailbox.deliver(attachments=[Attachment("a.bin", b"x" * 100)])
-    server.faults.append(Fault("Attachments", kind="slow", seconds=1.0, trickle=True))
-    async with _opened(kind, server, timeout=0.5) as session:
+    server.faults.append(Fault("Attachments", kind="slow", seconds=3.0, trickle=True))
+    async with _opened(kind, server, timeout=1.5) as session:
         data = await session.download(api.download_attachment(INBOX, number, "a.bin"))
 
     assert data == b"x" * 100
