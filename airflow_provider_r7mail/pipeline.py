@@ -310,7 +310,7 @@ class _Extraction:
                 counted = await self._read(writer, copier, decoder, scribe, keys)
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
                 if counted.missing <= gone:
-                    await asyncio.to_thread(writer.finish)
+                    await to_its_end(writer.finish)
                     manifest = self._manifest(writer, counted)
                     await to_its_end(self._publish, writer, manifest)
                     self._judge(writer, manifest)
