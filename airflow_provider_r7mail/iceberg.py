@@ -293,7 +293,7 @@ class IcebergWindow:
         )
         # Of two processes that make the same tables of the catalog, or of mail, or add the same
         # column, one fails, as the catalog has it: then these are there.
-        making = contextlib.nullcontext() if target.properties else locked(output)
+        making = contextlib.nullcontext() if target.properties else locked(output, "catalog")
         with target.errors(), making:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_not_exception_type((R7MailConfigError, OSError)),

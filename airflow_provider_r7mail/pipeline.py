@@ -468,7 +468,8 @@ class _Extraction:
 
     def _publish(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
         with ExitStack() as stack:
-            stack.enter_context(locked(self._job.output))
+            name = "/".join(self._home.path.rsplit("/", PATH_LEVELS)[1:])
+            stack.enter_context(locked(self._job.output, name))
             # A disk that is full now must not cost the earlier result.
             notes = self._stage(manifest, stack)
             try:
@@ -480,14 +481,15 @@ class _Extraction:
                 if self._iceberg is not None:
                     manifest |= writer.written()  # the snapshots have ids now
                     notes = self._stage(manifest, stack)
-                unlocked = self._iceberg is not None or not is_local(self._home)
-                # Before, so that hardly ever a manifest is seen beside another run's tables; and
-                # after, since another run may have begun in between.
-                if unlocked:
+                # Not every store has locks, and on S3 one may be taken over. Before, so that hardly
+                # ever a manifest is seen beside another run's tables; and after, since another run
+                # may have begun in between.
+                doubtful = self._iceberg is not None or not is_local(self._home)
+                if doubtful:
                     self._verify(writer)
                 for note in notes:
                     note.commit()
-                if unlocked:
+                if doubtful:
                     self._verify(writer)
             except OSError as error:
                 raise R7MailPublishError(
@@ -496,7 +498,7 @@ class _Extraction:
                 ) from error
 
     def _verify(self, writer: _WindowWriter) -> None:
-        """See where there are no locks that no other run published the same window meanwhile."""
+        """See that no other run published the same window meanwhile."""
         other = writer.overtaken() if self._iceberg is not None else self._overtaken()
         if other is not None:
             for folder in self._folders.values():
@@ -826,7 +828,7 @@ def _note_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
             added[row.message_id, row.file_name or ""] = file
     if not by_note:
         return
-    with locked(home):
+    with locked(home, "notes"):
         for name, added in by_note.items():
             note = home / name
             known = _read_note(note) | added

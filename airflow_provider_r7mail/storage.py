@@ -16,11 +16,14 @@ import hashlib
 import logging
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+import tenacity
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R7MailPublishError
 
@@ -33,6 +36,12 @@ PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE,
 STAGED_PREFIX = "_staged-"
 # What goes up to S3 in one request. It takes parts of 5 MiB and more, 10,000 of an object.
 PART_BYTES = 8 << 20
+# The folder of locks on S3; readers of tables pass it over.
+LOCKS = "_locks"
+# Publishing takes a second or two. What has held a lock for so long has been killed.
+LOCK_SECONDS = 30.0
+# S3's answers to who comes second, or at the same time.
+LOCK_IS_HELD = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 
 
 class ObjectPath(Protocol):
@@ -60,6 +69,10 @@ class ObjectPath(Protocol):
 def is_local(path: ObjectPath) -> bool:
     """Whether the path is on this machine's disk."""
     return bool({"file", "local"} & set(_protocols(path.fs)))
+
+
+def _is_s3(path: ObjectPath) -> bool:
+    return hasattr(path.fs, "_call_s3")  # s3fs
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:
@@ -112,7 +125,7 @@ class StagedObject:
     def _open(self) -> None:
         if self._is_local:
             self._open_in(Path(self._staging.path))
-        elif hasattr(self.path.fs, "_call_s3"):  # s3fs
+        elif _is_s3(self.path):
             self._upload = _S3Upload(self.path.fs, self.path.path)
         else:  # other stores' file systems can't all hold an object back, and some only say so
             self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
@@ -455,18 +468,92 @@ def remove_empty(folder: ObjectPath, levels: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: ObjectPath) -> Iterator[None]:
-    """Keep other processes from publishing into a folder on disk at the same time.
+def locked(folder: ObjectPath, name: str) -> Iterator[None]:
+    """Keep other processes from publishing the same thing in a folder at the same time.
 
-    An object store has no such lock; there the result is looked at after publishing.
+    On a disk the folder itself is locked, whatever the name; on S3 an object in it is the lock.
+    Other stores have none, nor have those like S3 that know no conditional writes: there, look at
+    the result after publishing.
+
+    :param name: what is published: a path of its own below the folder
     """
-    if not is_local(folder):
+    if is_local(folder):
+        Path(folder.path).mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+    elif _is_s3(folder):
+        path = folder / f"{LOCKS}/{name}"
+        lock = _S3Lock(path.fs, path.path)
+        with _store_errors(path):
+            lock.take()
+        try:
+            yield
+        finally:
+            try:
+                with _store_errors(path):
+                    lock.release()
+            except OSError as error:
+                log.warning("%s stays for %s seconds more (%s).", path, LOCK_SECONDS, error)
+    else:
         yield
-        return
-    Path(folder.path).mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder.path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+
+
+class _S3Lock:
+    """An object that only one process can make, so that it may do what it does alone.
+
+    Nothing removes that of a killed process. So one that has stayed for LOCK_SECONDS is taken over,
+    by one process alone.
+    """
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        bucket, key, _ = fs.split_path(path)
+        self._where = {"Bucket": bucket, "Key": key}
+        # The ETags of the one that was made here, and of the one that is there, and since when.
+        self._mine: str | None = None
+        self._seen: str | None = None
+        self._since = 0.0
+
+    def take(self) -> None:
+        """Wait until it is held here."""
+        tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda taken: not taken),
+            wait=tenacity.wait_random(0.05, 0.25),
+        )(self._try)
+
+    def _try(self) -> bool:
+        condition = {"IfNoneMatch": "*"}
+        if self._seen is not None and time.monotonic() - self._since > LOCK_SECONDS:
+            condition = {"IfMatch": self._seen}
+        try:
+            made = self._fs.call_s3(
+                "put_object", **self._where, **condition, Body=uuid.uuid4().hex.encode()
+            )
+            self._mine = made["ETag"]
+        except OSError as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if code == "NotImplemented":
+                return True
+            if code not in LOCK_IS_HELD and not (code == "NoSuchKey" and "IfMatch" in condition):
+                raise
+        return self._is_mine()
+
+    def _is_mine(self) -> bool:
+        # Looked at even after it was made: a store that takes no notice of the condition lets
+        # several processes make it, but keeps the last one's.
+        try:
+            there = self._fs.call_s3("head_object", **self._where)["ETag"]
+        except FileNotFoundError:
+            there = None
+        if there != self._seen:
+            self._seen, self._since = there, time.monotonic()
+        return there is not None and there == self._mine
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._is_mine():
+            self._fs.call_s3("delete_object", **self._where)

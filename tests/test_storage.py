@@ -19,6 +19,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from upath import UPath
 
+from airflow_provider_r7mail import storage
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.storage import (
     PART_BYTES,
@@ -484,24 +487,73 @@ def test_a_folder_that_vanishes(tmp_path: Path) -> None:
 
 def _hold(folder: str, log: str) -> None:
     for _ in range(20):
-        with locked(ObjectStoragePath(f"file://{folder}")), Path(log).open("a") as file:
+        with locked(ObjectStoragePath(folder), "it"), Path(log).open("a") as file:
             file.write("in\n")
             file.flush()
             file.write("out\n")
 
 
-def test_one_publishes_at_a_time(tmp_path: Path) -> None:
-    """Only one process at a time is inside `locked`."""
+@pytest.mark.parametrize("store", ["disk", "s3"])
+def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, store: str) -> None:
+    """Only one process at a time is inside `locked`, on a disk and on S3."""
     log = tmp_path / "log"
-    children = [
-        CHILDREN.Process(target=_hold, args=(str(tmp_path / "new"), str(log))) for _ in range(4)
-    ]
+    folder = "s3://s3@mail/new" if store == "s3" else f"file://{tmp_path}/new"
+    children = [CHILDREN.Process(target=_hold, args=(folder, str(log))) for _ in range(4)]
     for child in children:
         child.start()
     for child in children:
         child.join()
 
     assert log.read_text() == "in\nout\n" * 80
+    assert bucket.names() == []
+
+
+def test_a_lock_on_s3_that_a_killed_process_has_left(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that stays is taken over after some time, by one only; a new holder is waited for."""
+    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.5)
+    folder = ObjectStoragePath("s3://s3@mail/lake")
+    (folder / "_locks" / "it").write_text("of a killed process")
+    inside: list[int] = []
+
+    def hold(number: int) -> None:
+        with locked(folder, "it"):
+            inside.append(number)
+            time.sleep(0.2)
+            inside.append(number)
+
+    threads = [threading.Thread(target=hold, args=(number,)) for number in range(3)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert time.monotonic() - started > 0.5
+    assert inside[::2] == inside[1::2]
+    assert sorted(inside[::2]) == [0, 1, 2]
+    assert bucket.names() == []
+
+
+@pytest.mark.parametrize(("code", "runs"), [("NotImplemented", True), ("AccessDenied", False)])
+def test_a_store_like_s3_that_refuses_to_lock(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, code: str, runs: bool
+) -> None:
+    """One that knows no conditional writes is used without locks; other refusals are errors."""
+    folder = ObjectStoragePath("s3://s3@mail/lake")
+    call, ran = folder.fs.call_s3, []
+
+    def refuse(method: str, **values: Any) -> Any:
+        if method != "put_object":
+            return call(method, **values)
+        raise OSError(code) from ClientError({"Error": {"Code": code}}, method)
+
+    monkeypatch.setattr(folder.fs, "call_s3", refuse)
+    with nullcontext() if runs else pytest.raises(OSError, match=code), locked(folder, "it"):
+        ran.append(True)
+
+    assert bool(ran) is runs
 
 
 def test_blocks_fit_s3() -> None:
