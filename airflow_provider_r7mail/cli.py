@@ -154,7 +154,10 @@ def extract(
         str | None,
         typer.Option(help="Where the attachments go. Without it they are listed, not copied."),
     ] = None,
-    page_size: Annotated[int, typer.Option(help="Messages to ask for at once.")] = 200,
+    page_size: Annotated[
+        int | None,
+        typer.Option(help="Messages to ask for at once; by itself, as many as come well."),
+    ] = None,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check the server's TLS certificate.")

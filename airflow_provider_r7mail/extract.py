@@ -35,9 +35,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from operator import ge, le
@@ -83,6 +84,16 @@ PAGES_FOR_A_SPAN = 40
 # them shows that the end was reached.
 ROWS_BEYOND_END = 10
 ALL = 10**12  # seconds: all there are
+
+# Where the caller does not say how many messages to ask for at once: so many first, then what comes
+# to a page of this many bytes, which costs little more for each message than larger ones do, and
+# little memory. A page that took so many seconds is large enough for that server.
+FIRST_PAGE = 200
+MAX_PAGE = 1_000
+PAGE_BYTES = 2 << 20
+PAGE_SECONDS = 2.0
+# Pages of longer messages are left as they come up to this.
+MAX_PAGE_BYTES = 8 << 20
 
 _Step = Literal["sweep second", "sweep all"]
 
@@ -248,6 +259,7 @@ class Seek:
         )
         # One row alone never shows the order.
         self.size: int = max(size, 2) if like is None else like.size
+        self.least_size: int = 2 if like is None else like.least_size
         self.sign: int | None = None if like is None else like.sign
         self.finished = False
         # For the Reconciliation only: what was seen beyond the window's edges.
@@ -483,7 +495,7 @@ class Seek:
         ):
             # A whole page has no date; these may come first each time, so that pages must stay
             # longer.
-            self.size = min(2 * self.size, MAX_SWEEP_PAGE)
+            self.least_size = self.size = min(2 * self.size, MAX_SWEEP_PAGE)
             self._seek()
         else:
             self._span = self._remaining()
@@ -527,6 +539,10 @@ class Seek:
                     self._seek()
                 else:
                     self._finish()
+
+    def resize(self, size: int) -> None:
+        """Ask for so many messages at once from the next answer on; nothing depends on it."""
+        self.size = max(size, self.least_size)
 
     # -- sharing the work -------------------------------------------------------------------
 
@@ -706,6 +722,43 @@ class Reconciliation:
         return max(min(self.counted_before, self.counted_after) - self.read, 0)
 
 
+class PageSize:
+    """How many messages to ask for at once: as told, or as the server's answers suggest.
+
+    :param told: by the caller; None begins with FIRST_PAGE and follows the answers
+    """
+
+    def __init__(self, told: int | None) -> None:
+        self.rows = FIRST_PAGE if told is None else told
+        self._most = MAX_PAGE if told is None else told
+        self._told = told is not None
+
+    def learn(self, request: PageRequest, rows: int, length: int, seconds: float) -> None:
+        """Take note of a page.
+
+        :param rows: messages in it
+        :param length: its bytes
+        :param seconds: what it took, waiting included
+        """
+        if self._told or rows == 0:
+            return
+        if length > MAX_PAGE_BYTES:
+            self.rows = max(min(self.rows, rows * MAX_PAGE_BYTES // length), 1)
+        elif rows >= request.size and seconds < PAGE_SECONDS:  # not cut off (R3), not too slow
+            fitting = min(rows * PAGE_BYTES // length, 2 * rows, self._most)
+            self.rows = max(self.rows, fitting)
+
+    def retreat(self, request: PageRequest) -> bool:
+        """After a page could not be read: whether to ask again, for fewer messages.
+
+        A server, or a proxy, may refuse what it holds to be too much, rather than give less (R3).
+        """
+        if self._told or request.size <= FIRST_PAGE:
+            return False
+        self.rows = self._most = FIRST_PAGE
+        return True
+
+
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """What went wrong first in a group of tasks."""
     first = errors.exceptions[0]
@@ -718,7 +771,7 @@ class WindowReader(Generic[L]):
     :param client: `max_concurrency` of its configuration is the number of readers
     :param folder: the folder's id
     :param criteria: what to look for; its window must have both bounds
-    :param page_size: messages to ask for at once
+    :param page_size: messages to ask for at once; None follows what the server gives
     :param decode: reads a page's bytes; raises AnswerError
     :param executor: where pages are decoded
     :param deliver: takes a page and the indexes of its rows that are new
@@ -731,7 +784,7 @@ class WindowReader(Generic[L]):
         folder: int,
         criteria: MessageFilter,
         *,
-        page_size: int,
+        page_size: int | None,
         decode: Callable[[bytes], L],
         executor: Executor,
         deliver: Callable[[L, Sequence[int]], Awaitable[None]],
@@ -744,11 +797,13 @@ class WindowReader(Generic[L]):
         self._executor = executor
         self._deliver = deliver
         self._keys = keys
-        whole = Seek(criteria.window, page_size)
+        self._page_size = PageSize(page_size)
+        whole = Seek(criteria.window, self._page_size.rows)
         self._spans: list[Seek] = [whole]
         self._waiting: list[Seek] = [whole]
         self._undated: set[Key] = set()
         self._counted_before: int | None = None
+        self._longest_page = 1
         self._count_is_total = False
         self._pages = 0
         self._read = 0
@@ -790,12 +845,17 @@ class WindowReader(Generic[L]):
                     self._changed.notify_all()
                     return None
                 shared = None
-                if len(self._spans) < SPANS_AT_FIRST + self._pages // PAGES_FOR_A_SPAN:
+                if len(self._spans) < SPANS_AT_FIRST + self._expected() // PAGES_FOR_A_SPAN:
                     shared = max(self._spans, key=Seek.pages_left).share()
                 if shared is not None:
                     self._spans.append(shared)
                     return shared
                 await self._changed.wait()
+
+    def _expected(self) -> int:
+        """How many pages the window takes at least, as far as is known."""
+        counted = (self._counted_before or 0) if self._count_is_total else 0
+        return max(self._pages, counted // self._longest_page)
 
     async def _take(self, seek: Seek, page: L) -> L | None:
         """Deliver a page's new rows, and bring the next page meanwhile."""
@@ -804,6 +864,8 @@ class WindowReader(Generic[L]):
             self._counted_before = listing.count
         self._pages += 1
         self._received += len(listing.keys)
+        self._longest_page = max(self._longest_page, len(listing.keys))
+        seek.resize(self._page_size.rows)
         try:
             fresh = seek.accept(listing)
         except R7MailExtractError as error:
@@ -831,10 +893,16 @@ class WindowReader(Generic[L]):
         return f"Folder {self._folder}, window {self._criteria.window.label()}"
 
     async def _fetch(self, request: PageRequest) -> L:
+        length, started = 0, time.monotonic()
+
+        def decode(body: bytes) -> L:
+            nonlocal length
+            length = len(body)
+            return self._decode(body)
+
         try:
-            return await self._client.send(
-                _call(self._folder, self._criteria, request, self._decode),
-                executor=self._executor,
+            page = await self._client.send(
+                _call(self._folder, self._criteria, request, decode), executor=self._executor
             )
         except (
             R7MailConnectionError,
@@ -842,10 +910,16 @@ class WindowReader(Generic[L]):
             R7MailResponseError,
             R7MailServerError,
         ) as error:
+            if self._page_size.retreat(request):
+                log.warning("Fewer messages are asked for at once: %s", error)
+                return await self._fetch(replace(request, size=self._page_size.rows))
             raise R7MailExtractError(
                 f"{self._where()}: the page of {request.size} at offset {request.offset} from "
                 f"{request.start} to {request.end} could not be read. {error.text}"
             ) from error
+        elapsed = time.monotonic() - started
+        self._page_size.learn(request, len(page.listing.keys), length, elapsed)
+        return page
 
     async def _reconcile(self) -> Reconciliation:
         in_margins = set().union(*(span.in_margins for span in self._spans))

@@ -93,8 +93,10 @@ MAX_READINGS = 3
 NAMED_IDS = 10
 # Notes of copied files are kept for so many message ids each: small enough to read and write anew.
 MESSAGES_PER_NOTE = 1_000
-# Pages read but not yet written: a row group takes as long to write as some pages to read.
-PAGES_IN_HAND = 10
+# What is read but not yet written: so many bytes and one page more, or so many pages. A row group
+# takes as long to write as many pages to read.
+BYTES_IN_HAND = 16 << 20
+PAGES_IN_HAND = 32
 # Messages whose recipients are split off at once: a page's are too few for the fixed cost of it.
 RECIPIENT_ROWS = 2_000
 RECIPIENT_SOURCES = ["message_id", "date", "to_addresses", "cc_addresses", "bcc_addresses"]
@@ -110,7 +112,7 @@ class ExtractJob:
     :param attachments: the root of the attachments; None lists them without copying
     :param tables: the tables to write
     :param columns: the columns of the messages table to write; None for all
-    :param page_size: messages to ask for at once
+    :param page_size: messages to ask for at once; None follows what the server gives
     :param attachment_pattern: which files to copy; see `attachments.name_filter`
     :param max_attachment_bytes: larger files are not copied
     :param on_bad_message: `fail` raises when all is written; `quarantine` does not
@@ -125,7 +127,7 @@ class ExtractJob:
     attachments: ObjectPath | None = None
     tables: tuple[str, ...] = TABLES
     columns: tuple[str, ...] | None = None
-    page_size: int = 200
+    page_size: int | None = None
     attachment_pattern: str | None = None
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
@@ -152,7 +154,7 @@ class ExtractJob:
                 f"tables: {', '.join(map(str, unknown)) or 'none given'}. "
                 f"Known: {', '.join(TABLES)}."
             )
-        if self.page_size < 1:
+        if self.page_size is not None and self.page_size < 1:
             raise R7MailConfigError(f"page_size: {self.page_size} is not at least 1.")
         for name, value, known in (
             ("on_bad_message", self.on_bad_message, ("fail", "quarantine")),
@@ -349,10 +351,14 @@ class _Extraction:
         keys: set[Key] | None,
     ) -> Reconciliation:
         job, progress = self._job, Progress()
-        in_hand = asyncio.Semaphore(PAGES_IN_HAND)
+        in_hand, written = 0, asyncio.Condition()
         run = partial(asyncio.get_running_loop().run_in_executor, scribe)
 
+        def weight(page: DecodedPage) -> int:
+            return max(page.bytes, BYTES_IN_HAND // PAGES_IN_HAND)
+
         async def settle(page: DecodedPage, indexes: Sequence[int]) -> None:
+            nonlocal in_hand
             if copier is None:
                 batch, files = await run(writer.write_page, page, indexes)
             else:
@@ -364,10 +370,15 @@ class _Extraction:
             progress.attachments += len(files)
             progress.bytes_read = self._client.stats.bytes_read
             self._on_progress(progress)
-            in_hand.release()
+            async with written:
+                in_hand -= weight(page)
+                written.notify_all()
 
         async def deliver(page: DecodedPage, indexes: Sequence[int]) -> None:
-            await in_hand.acquire()
+            nonlocal in_hand
+            async with written:
+                await written.wait_for(lambda: in_hand < BYTES_IN_HAND)
+                in_hand += weight(page)
             group.create_task(settle(page, indexes))
 
         reader = WindowReader(

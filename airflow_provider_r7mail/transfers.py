@@ -200,7 +200,8 @@ class R7MailToParquetOperator(_CopyOperator):
     :param was_read: only read (True) or unread (False) messages (templated)
     :param tables: the tables to write, of `messages`, `recipients`, `attachments`
     :param columns: columns of the messages table to write; None for all
-    :param page_size: messages to ask for at once; the server may give fewer (R3)
+    :param page_size: messages to ask for at once; the server may give fewer (R3). None begins with
+        200 and asks for more, up to 1,000, as long as they come whole and fast
     :param attachment_pattern: files to copy: a glob such as `*.xlsx`, or a regular expression if
         it begins with `^` or ends with `$` (templated)
     :param max_attachment_bytes: larger files are not copied
@@ -250,7 +251,7 @@ class R7MailToParquetOperator(_CopyOperator):
         output_path: str,
         tables: Sequence[str] = ("messages", "recipients", "attachments"),
         columns: Sequence[str] | None = None,
-        page_size: int = 200,
+        page_size: int | None = None,
         on_bad_message: Literal["fail", "quarantine"] = "fail",
         on_attachment_error: Literal["fail", "record"] = "fail",
         privacy: Mapping[str, str] | None = None,

@@ -134,8 +134,13 @@ def _microseconds(text: str) -> int | None:
     return None if moment.year == 1 else to_microseconds(moment)
 
 
-def read(world: World, window: Window, size: int, readers: int) -> list[int]:
-    """Read the window by several readers that take turns, and share the work."""
+def read(
+    world: World, window: Window, size: int, readers: int, sizes: Sequence[int] = ()
+) -> list[int]:
+    """Read the window by several readers that take turns, and share the work.
+
+    :param sizes: what to ask for from some request on; the page size may change at any time
+    """
     seeks = [Seek(window, size)]
     undated: set[int] = set()
     read: list[int] = []
@@ -145,6 +150,8 @@ def read(world: World, window: Window, size: int, readers: int) -> list[int]:
             if request is None:
                 continue
             listing = world.answer(request)
+            if sizes:
+                seek.resize(world.shuffle.choice(sizes))
             busy = sum(not other.finished for other in seeks)
             if busy < readers and (shared := seek.share()) is not None:
                 seeks.append(shared)  # while this reader's own answer is on its way
@@ -179,6 +186,7 @@ def read(world: World, window: Window, size: int, readers: int) -> list[int]:
     length=st.sampled_from([1, 2, 20, 40]),
     size=st.sampled_from([1, 2, 3, 5, 10, 100]),
     readers=st.sampled_from([1, 3]),
+    sizes=st.sampled_from([(), (), (1, 4, 20)]),
     uneven=st.booleans(),
     seed=st.integers(0, 3),
 )
@@ -190,6 +198,7 @@ def test_whatever_was_there_all_along_is_read_once(
     length: int,
     size: int,
     readers: int,
+    sizes: Sequence[int],
     uneven: bool,
     seed: int,
 ) -> None:
@@ -204,7 +213,7 @@ def test_whatever_was_there_all_along_is_read_once(
     before = {m["Id"]: _microseconds(m["Date"]) for m in mailbox.messages(FOLDER)}
     world = World(mailbox, readings, changes, random.Random(seed), uneven=uneven)
 
-    result = read(world, window, size, readers)
+    result = read(world, window, size, readers, sizes)
 
     assert len(result) == len(set(result))
     wanted = {

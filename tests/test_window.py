@@ -51,7 +51,7 @@ def wanted_ids(mailbox: Mailbox) -> set[int]:
     }
 
 
-def extract(server: Emulator, output: Path, *, page_size: int = 20, **options: Any) -> Any:
+def extract(server: Emulator, output: Path, *, page_size: int | None = 20, **options: Any) -> Any:
     """Extract the window; the manifest."""
     config = ClientConfig(
         url=server.url,
@@ -258,6 +258,67 @@ def test_a_calm_mailbox_costs_few_requests(tmp_path: Path) -> None:
     assert manifest["messages"] == len(wanted_ids(mailbox))
     assert manifest["requests"] <= 1.1 * count / size + 12
     assert max(offsets) <= size
+
+
+def asked_sizes(server: Emulator) -> list[int]:
+    """How many messages each page was asked for, in the order of the requests."""
+    return [call["json"]["size"] for call in server.requests if "size" in call["json"]]
+
+
+def test_the_page_size_follows_what_the_server_gives(tmp_path: Path) -> None:
+    """R3: without page_size, pages grow while they come whole and fast; one that is told stays."""
+    mailbox = Mailbox.synthetic(5_000, start=START, end=END)
+    with Emulator(mailbox) as server:
+        manifest = extract(server, tmp_path, page_size=None, max_concurrency=1)
+        grown = asked_sizes(server)
+        server.requests.clear()
+        extract(server, tmp_path, page_size=200, max_concurrency=1)
+        told = asked_sizes(server)
+
+    assert sorted(ids(manifest)) == sorted(wanted_ids(mailbox))
+    assert grown[:2] == [200, 400]
+    assert 400 < max(grown) <= 1_000
+    assert manifest["requests"] < 5_000 / 200
+    assert max(told[:20]) == 200
+
+
+def test_a_cap_on_pages_that_may_grow(tmp_path: Path) -> None:
+    """R3: a server that gives 150 at most is asked for 200, and no more than its pages cost."""
+    mailbox = Mailbox.synthetic(3_000, start=START, end=END)
+    with Emulator(mailbox, Readings(page_cap=150)) as server:
+        manifest = extract(server, tmp_path, page_size=None)
+
+    assert sorted(ids(manifest)) == sorted(wanted_ids(mailbox))
+    assert manifest["requests"] <= 1.1 * 3_000 / 150 + 12
+
+
+def test_a_server_that_refuses_large_pages(tmp_path: Path) -> None:
+    """R3: where pages that have grown can't be had, the ones of before are, and all is read."""
+    mailbox = Mailbox.synthetic(3_000, start=START, end=END)
+
+    def refuse(call: dict[str, Any]) -> None:
+        if call["json"].get("size", 0) > 300:
+            server.faults.append(Fault(path="Messages", status=500))
+
+    with Emulator(mailbox, on_request=refuse) as server:
+        manifest = extract(server, tmp_path, page_size=None, max_retries=1)
+
+    assert sorted(ids(manifest)) == sorted(wanted_ids(mailbox))
+    assert manifest["retries"] <= 3
+
+
+def test_pages_of_very_long_messages_shrink(tmp_path: Path) -> None:
+    """Messages of megabytes are not asked for by the hundred, so that memory stays bounded."""
+    mailbox = Mailbox()
+    for number in range(300):
+        mailbox.deliver(date=START + timedelta(seconds=number), body="x" * 500_000)
+    with Emulator(mailbox) as server:
+        manifest = extract(server, tmp_path, page_size=None, max_concurrency=2)
+        asked = asked_sizes(server)
+
+    assert sorted(ids(manifest)) == sorted(wanted_ids(mailbox))
+    assert asked[0] == 200
+    assert max(asked[5:]) < 20
 
 
 def test_a_failed_first_run_leaves_nothing_behind(tmp_path: Path) -> None:

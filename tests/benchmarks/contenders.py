@@ -3,7 +3,8 @@
     python contenders.py NAME URL OUTPUT [OPTIONS AS JSON]
 
 prints one line of JSON: rows, seconds, CPU seconds and peak memory of the work, imports left out.
-All page through the same folder of the same server by 200 messages, and write Parquet.
+All page through the same folder of the same server, and write Parquet: by 200 messages, but for
+this package, which finds a page size by itself where none is given.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
         criteria=MessageFilter.build(start=START, end=END),
         output=UPath(output),
         attachments=None if files is None else UPath(files, **options.get("storage", {})),
-        page_size=PAGE,
+        page_size=options.get("page_size"),
     )
 
     async def run() -> int:
@@ -75,6 +76,11 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
         return int(manifest["messages"])
 
     return lambda: asyncio.run(run())
+
+
+def ours_fixed(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
+    """Run this package with pages as long as those of the others."""
+    return ours(url, output, {**options, "page_size": PAGE})
 
 
 def pages(post: Callable[[str, dict[str, Any]], Any]) -> Iterator[list[dict[str, Any]]]:
@@ -431,6 +437,7 @@ CONTENDERS = {
     function.__name__: function
     for function in (
         ours,
+        ours_fixed,
         requests_pandas,
         httpx_pandas,
         http_operator,
