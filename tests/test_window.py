@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -118,14 +119,33 @@ def test_each_message_once_under_every_reading(readings: Readings, tmp_path: Pat
     assert set(found) == wanted_ids(mailbox)
 
 
-@pytest.mark.parametrize("seed", range(6))
+FAULTS: dict[str, Fault] = {
+    "reset": Fault(path="Messages", skip=3, times=2, kind="reset"),
+    "truncated": Fault(path="Messages", skip=3, times=2, kind="truncate"),
+    "broken-off chunks": Fault(path="Messages", skip=3, times=2, kind="truncate", chunked=True),
+    "500": Fault(path="Messages", skip=3, times=2, status=500),
+    "502 with HTML": Fault(path="Messages", skip=3, status=502, body="<html>Bad Gateway</html>"),
+    "429": Fault(path="Messages", skip=3, times=2, status=429),
+    "429 with Retry-After": Fault(
+        path="Messages", skip=3, status=429, headers={"Retry-After": "1"}
+    ),
+    "bad JSON": Fault(path="Messages", skip=3, times=2, kind="bad_json"),
+    "slow": Fault(path="Messages", skip=3, times=1, kind="hang", seconds=5),
+    "a dead token": Fault(path="Messages", skip=3, times=1, status=401),
+}
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_a_changing_folder_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
-    """R6: mail that arrives, is deleted or moved between any two requests disturbs nothing."""
+    """R6, R16: mail that comes and goes between any two requests, and faults, disturb nothing."""
     pick = random.Random(seed)
     mailbox = crowded_mailbox(seed)
     there_all_along = wanted_ids(mailbox)
+    passing = [fault for fault in FAULTS.values() if fault.kind != "hang" and not fault.headers]
 
     def change(_: dict[str, Any]) -> None:
+        if pick.random() < 0.1:
+            server.faults.append(replace(pick.choice(passing), skip=0, times=1))
         kind = pick.choice(["none", "arrive", "delete", "away", "back"])
         present = [message["Id"] for message in mailbox.messages(24)]
         if kind == "arrive":
@@ -147,27 +167,11 @@ def test_a_changing_folder_loses_and_doubles_nothing(seed: int, tmp_path: Path) 
         ties=pick.choice(TIES),
     )
     with Emulator(mailbox, readings, on_request=change) as server:
-        manifest = extract(server, tmp_path)
+        manifest = extract(server, tmp_path, page_size=pick.choice([None, 5, 20]))
 
     found = ids(manifest)
     assert len(found) == len(set(found))
     assert there_all_along <= set(found)
-
-
-FAULTS: dict[str, Fault] = {
-    "reset": Fault(path="Messages", skip=3, times=2, kind="reset"),
-    "truncated": Fault(path="Messages", skip=3, times=2, kind="truncate"),
-    "broken-off chunks": Fault(path="Messages", skip=3, times=2, kind="truncate", chunked=True),
-    "500": Fault(path="Messages", skip=3, times=2, status=500),
-    "502 with HTML": Fault(path="Messages", skip=3, status=502, body="<html>Bad Gateway</html>"),
-    "429": Fault(path="Messages", skip=3, times=2, status=429),
-    "429 with Retry-After": Fault(
-        path="Messages", skip=3, status=429, headers={"Retry-After": "1"}
-    ),
-    "bad JSON": Fault(path="Messages", skip=3, times=2, kind="bad_json"),
-    "slow": Fault(path="Messages", skip=3, times=1, kind="hang", seconds=5),
-    "a dead token": Fault(path="Messages", skip=3, times=1, status=401),
-}
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

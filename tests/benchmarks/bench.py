@@ -247,8 +247,8 @@ def main() -> None:
 Measured with `make bench` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {cores} cores,
 Python {platform.python_version()}; {versions}. Client and server share the machine, over
 loopback; figures move from run to run, so compare within one table. The server answers from
-memory (messages of 1-4 KB, Russian and English). All ask for 200 messages at once; this package, unless told
-so, finds a page size by itself.
+memory (messages of 1-4 KB, Russian and English). All ask for 200 messages at once; this package,
+unless told so, finds a page size by itself.
 
 ## 200,000 messages to Parquet, no latency, medians of three interleaved rounds
 
