@@ -75,11 +75,12 @@ MAX_SWEEP_PAGE = 2_000
 # order with one message a page, the chance of this many is below 10^-9.
 MAX_STALE_PAGES = 50
 # A span is worth sharing with an idle reader when about this many pages are left in it.
-MIN_PAGES_TO_SHARE = 3
+MIN_PAGES_TO_SHARE = 5
 # A span of its own costs a request or two, so there are no more than this at first, and one more
-# for so many pages read. Where most of a window is empty, sharing by time finds that out slowly.
+# for so many pages, read or counted. Where most of a window is empty and Count does not tell (R2),
+# sharing by time finds that out slowly.
 SPANS_AT_FIRST = 6
-PAGES_FOR_A_SPAN = 40
+PAGES_FOR_A_SPAN = 30
 # A span's reader asks so much beyond its end that about this many rows of the next one come: any of
 # them shows that the end was reached.
 ROWS_BEYOND_END = 10
@@ -272,9 +273,12 @@ class Seek:
         # it then, and what arrives there later was not there all along.
         self._first_second: int | None = None
         self.longest_page: int = 0 if like is None else like.longest_page
-        # Only for `pages_left`, which is an estimate.
+        # Only for estimates of what is left: what was read and from where on, and what is left by
+        # the Count, None where that has not shown itself to be of all that match (R2).
         self._rows = 0
         self._origin: int | None = None
+        self._left: int | None = None
+        self._shared_since = False  # the request
         # What is asked for: a page at offset 0 of what is left, or the next one of the sweeps.
         self._span = self._remaining()
         self._offset = 0
@@ -352,6 +356,7 @@ class Seek:
             self._first_second = dated[0]
         self._check_order(dated)
         fresh = self._deliver(page, seconds)
+        self._note_count(page)
         longest = self.longest_page
         self.longest_page = max(self.longest_page, len(page.keys))
         beginning = self._beginning() if self._sweeps and self._cursor is None else None
@@ -414,6 +419,13 @@ class Seek:
         self._rows += len(fresh)
         return fresh
 
+    def _note_count(self, page: Listing) -> None:
+        if self._shared_since and self._left is not None:
+            self._left = max(self._left - len(page.keys), 0)
+        elif page.count is not None and (page.count > len(page.keys) or self._left is not None):
+            self._left = max(page.count - self._offset - len(page.keys), 0)
+        self._shared_since = False
+
     def _beginning(self) -> int | None:
         """The position before which there is nothing to read; None if it is not known."""
         if self.sign is None:
@@ -459,7 +471,8 @@ class Seek:
 
         No rows: nothing is left, the span has been read. If they move the cursor, seek from there.
         If not, they are of one second, or undated: a whole page of them is swept; fewer may be all
-        there is, or a page cut short (R3): look behind them.
+        there is, or a page cut short (R3): look behind them. Where another span follows, any row of
+        it shows that all was read: after a short page, ask for the first ones there are.
 
         :param longest: the rows of the longest page before: pages are cut there (R3), as far as is
             known, if not at what was asked for
@@ -468,17 +481,20 @@ class Seek:
         moved = self._advance(last)  # (a) a page at offset 0 has no gap before its last row
         rows = len(page.keys)
         step: _Step = "sweep second" if dated else "sweep all"
+        short = rows < min(self._asked, longest or self._asked)
         if rows == 0 or self._passed_end(last):
             self._finish()
-        elif moved:
-            self._seek()
-        elif rows >= min(self._asked, longest or self._asked):
-            self._go_on(step)
-        elif self._beyond not in {0, ALL}:
-            # No row of the next span came with the last ones of this: ask for the first there is.
+        elif short and self._beyond not in {0, ALL}:
             self._beyond = ALL
             self._seek()
-            self._asked = rows + ROWS_BEYOND_END
+            again = rows
+            if last is not None and self.sign is not None:  # those before do not come again
+                again -= sum(second * self.sign < last - self._reach() for second in dated)
+            self._asked = again + ROWS_BEYOND_END
+        elif moved:
+            self._seek()
+        elif not short:
+            self._go_on(step)
         else:
             # The page is the first one of a sweep, given up if a second one follows.
             self._sweeps = _Sweeps(proofs=1 if longest else 2)
@@ -553,6 +569,8 @@ class Seek:
             return 0.0
         if low is None or high is None or self.longest_page == 0 or self.finished:
             return 0.0
+        if self._left is not None:
+            return self._left / self.longest_page
         done = max(self._cursor - self._origin, 1)
         return self._rows / done * (high - low) / self.longest_page
 
@@ -572,6 +590,11 @@ class Seek:
         if low is None or high is None or furthest is None:
             return None
         middle = (low + high) // 2
+        if self._left is not None and self._cursor is not None and self._origin is not None:
+            # Mail may end long before the span does: as dense as it was so far, it reaches so far.
+            reach = self._left * max(self._cursor - self._origin, 1) // max(self._rows, 1)
+            halfway = (self._cursor + reach // 2) * sign
+            middle = min(middle, halfway) if sign == 1 else max(middle, halfway)
         if not low < middle < high or middle * sign <= furthest + 1:
             return None
         cut = middle * MICROSECONDS
@@ -582,6 +605,9 @@ class Seek:
         else:
             other.low, other.high, self.low = self.low, cut, cut
             other._cursor = 1 - middle
+        if self._left is not None:
+            self._left = other._left = self._left // 2
+        self._shared_since = True
         other._beyond = self._beyond
         other._span = other._to_ask()
         # Its density is not known yet; it is taken to be like here.
@@ -910,7 +936,7 @@ class WindowReader(Generic[L]):
             R7MailResponseError,
             R7MailServerError,
         ) as error:
-            if self._page_size.retreat(request):
+            if not error.never_sent and self._page_size.retreat(request):
                 log.warning("Fewer messages are asked for at once: %s", error)
                 return await self._fetch(replace(request, size=self._page_size.rows))
             raise R7MailExtractError(
