@@ -165,14 +165,13 @@ def _check(
 ) -> None:
     """Refuse a file that is not whole (R22), or another one.
 
-    :param listed: what the listing says of the file; a size of None, or 0, .NET's "not set", says
-        nothing
+    :param listed: what the listing says of the file
     :raises R7MailConnectionError: fewer or more bytes came than announced; a repetition may heal it
     :raises R7MailProxyError: a page came in its place (R16); a repetition may heal it
     :raises R7MailAttachmentError: the answer was whole, but is not what was listed
     """
     announced = source.length
-    size = listed.size if listed.size is not None and listed.size > 0 else None
+    size = _stated_size(listed)
     if announced is not None and received != announced:
         raise R7MailConnectionError(
             f"{received} bytes came, Content-Length says {announced}",
@@ -192,6 +191,11 @@ def _check(
         )
     if size is not None and received != size:
         raise R7MailAttachmentError(f"{received} bytes came, the listing says {size}")
+
+
+def _stated_size(listed: AttachmentRow) -> int | None:
+    """The size in the listing; None where it says nothing, as does 0, .NET's "not set"."""
+    return listed.size if listed.size is not None and listed.size > 0 else None
 
 
 def _may_be_html(listed: AttachmentRow) -> bool:
@@ -253,6 +257,7 @@ class AttachmentCopier:
     stored_name: Callable[[str], str] = str
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
     """Files that an earlier run has stored under names which are not to be seen any more."""
+    _copied: dict[str, StoredFile] = field(default_factory=dict, init=False)
     _slots: asyncio.Semaphore = field(init=False)
     _staging: ObjectPath = field(init=False)
     _executor: ThreadPoolExecutor = field(init=False)
@@ -335,11 +340,13 @@ class AttachmentCopier:
                 known is not None
                 and known.uri == str(place)
                 and await asyncio.to_thread(size_of, place) == known.size
-                and row.size in {None, 0, known.size}
+                and _stated_size(row) in {None, known.size}
             ):
                 stored, row.status = known, "unchanged"
             else:
-                stored = await self._fetch(row, name, place)
+                # Where a window is read anew, what came the first time need not come again.
+                stored = self._copied.get(str(place)) or await self._fetch(row, name, place)
+                self._copied[str(place)] = stored
                 row.status = "downloaded"
         except _TooLargeError:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"

@@ -437,21 +437,25 @@ def _read_sender(value: Any) -> tuple[str | None, str | None]:
 def _read_attachments(value: Any) -> tuple[Attachment, ...] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(
-        item is None or isinstance(item, Mapping) for item in value
-    ):
+    if not isinstance(value, list) or (any(value) and not any(map(_is_file, value))):
         raise ValueError("not a list of files")
-    # A file that is null has nothing to tell, but must not take the others along.
-    return tuple(Attachment.from_json(item or {}) for item in value)
+    # What is no file has nothing to tell, but must not take the others along.
+    return tuple(Attachment.from_json(item if _is_file(item) else {}) for item in value)
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, Mapping)
 
 
 def _holds_unknown(name: str, value: Any) -> bool:
-    """Whether a sender or a file has fields that there is no place for (R20)."""
+    """Whether a sender or a file has what there is no place for (R20)."""
     known = NESTED_FIELDS.get(name)
     if known is None:
         return False
     items = value if isinstance(value, list) else [value]
-    return any(isinstance(item, Mapping) and not item.keys() <= known for item in items)
+    if name == "Attachments" and not all(item is None or _is_file(item) for item in items):
+        return True
+    return any(_is_file(item) and not item.keys() <= known for item in items)
 
 
 # The API's field -> ours. The API's MessageId is the MIME one: `message_id` is kept for the

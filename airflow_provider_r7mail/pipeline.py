@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -248,11 +248,9 @@ class _Extraction:
         self._mailbox = job.privacy.mailbox(client.config.login)
         window = job.criteria.window.label()
         self._home = window_path(job.notes, self._mailbox, job.folder, window)
+        self._name = "/".join(self._home.path.rsplit("/", PATH_LEVELS)[1:])
         self._folders = (
-            {
-                table: window_path(job.output / table, self._mailbox, job.folder, window)
-                for table in job.tables
-            }
+            {table: job.output / table / self._name for table in job.tables}
             if job.iceberg is None
             else {WINDOWS: self._home}
         )
@@ -479,12 +477,11 @@ class _Extraction:
 
     def _publish(self, writer: _WindowWriter, manifest: dict[str, Any]) -> None:
         with ExitStack() as stack:
-            name = "/".join(self._home.path.rsplit("/", PATH_LEVELS)[1:])
-            stack.enter_context(locked(self._job.output, name))
+            stack.enter_context(locked(self._job.output, self._name))
             # A disk that is full now must not cost the earlier result.
             notes = self._stage(manifest, stack)
             try:
-                for folder in self._folders.values():
+                for folder in (*self._folders.values(), *self._disproved()):
                     remove(folder / MANIFEST)
                 for file in self._outdated:  # a rerun finds them as long as the old table is there
                     remove(file)
@@ -507,6 +504,17 @@ class _Extraction:
                     f"{self._home}: the window was read but could not be published ({error}). It "
                     "may have no manifest now; then it is unfinished: run it again."
                 ) from error
+
+    def _disproved(self) -> Iterator[Any]:
+        """The window's folders of other tables with manifests that list what is replaced here."""
+        if self._iceberg is not None:
+            return
+        for table in TABLES:
+            if table not in self._folders:
+                folder = self._job.output / table / self._name
+                listed = json.loads(read(folder / MANIFEST) or b"{}").get("files", ())
+                if any(file["table"] in self._folders for file in listed):
+                    yield folder
 
     def _verify(self, writer: _WindowWriter) -> None:
         """See that no other run published the same window meanwhile."""
@@ -725,10 +733,10 @@ class _WindowWriter:
         ]
         for item in items:
             item.commit()
+        for folder in self._folders.values():
+            remove(folder / QUARANTINE)
         if self._quarantine is not None:
             self._quarantine.commit()
-        else:
-            remove(next(iter(self._folders.values())) / QUARANTINE)
 
     def overtaken(self) -> str | None:
         """An Iceberg table into which another run of this window has committed since."""

@@ -93,6 +93,25 @@ FILE_FIELDS: Fields = (
 )
 _SENDER_FIELDS: Fields = (("Name", "from_name", "text"), ("Address", "from_address", "text"))
 _KNOWN = frozenset(name for name, _, _ in FIELDS)
+# What may change of a message while a folder is read.
+_CHANGING = frozenset(
+    {
+        "FolderId",
+        "HasChildren",
+        "Children",
+        "Labels",
+        "WasRead",
+        "WasSent",
+        "WasReplied",
+        "Important",
+        "IsDeleted",
+        "ThreadId",
+        "ThreadCount",
+        "HasThreadAttachments",
+        "TaskId",
+        "EventInviteStatus",
+    }
+)
 # No statistics for these: their values are long and nobody looks for them by range.
 LONG_COLUMNS = frozenset({"body", "html_body", "subject", "extra", "children", "error"})
 # Columns whose values repeat, so that a dictionary is smaller.
@@ -403,7 +422,7 @@ def _decode_carefully(body: bytes) -> DecodedPage:
             repaired.add(index)
         message_id, moment = row.get("message_id"), row.get("date")
         if message_id is None:
-            digest = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
+            digest = _digest(item)
             equal[digest] += 1  # without an Id, several may be equal in all
             keys.append(f"{digest}-{equal[digest]}")
         else:
@@ -420,6 +439,13 @@ def _decode_carefully(body: bytes) -> DecodedPage:
     ]
     batch = pa.RecordBatch.from_arrays(columns, names=names)
     return DecodedPage(batch, Listing(keys, dates, count), bad, frozenset(repaired))
+
+
+def _digest(item: Any) -> str:
+    """What tells messages without an Id apart, as far as they can be: all that does not change."""
+    if isinstance(item, dict):
+        item = {name: value for name, value in item.items() if name not in _CHANGING}
+    return hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
 
 
 # JSON's pairs of escapes have become one character by now; what is left has no UTF-8 form.
@@ -524,12 +550,14 @@ class _Careful:
         return self.known(value, _SENDER_FIELDS, "From", extra)
 
     def _files(self, value: Any, extra: dict[str, Any]) -> list[dict[str, Any] | None]:
-        if not isinstance(value, list):
-            raise _UnfitError
         files: list[dict[str, Any] | None] = []
-        for item in value:
-            if item is None:
+        if not isinstance(value, list):
+            extra["Attachments"] = value
+        for item in value if isinstance(value, list) else [None]:
+            if not isinstance(item, dict):  # a file, but which is not known (R17)
                 files.append(None)
+                if item is not None:
+                    extra["Attachments"] = value
                 continue
             # The whole list goes to `extra` if something of it has no place here.
             odd: dict[str, Any] = {}

@@ -163,9 +163,9 @@ def test_killed_at_random_moments(full: Emulator, tmp_path: Path) -> None:
     check_rerun(full, tmp_path)
 
 
-# What publishing does, in its order: removes three manifests and a quarantine file, and renames
-# three tables and three manifests; renames of attachments come before.
-REMOVES, RENAMES = range(1, 5), range(5, 12)
+# What publishing does, in its order: removes three manifests and, were they there, three quarantine
+# files, and renames three tables and three manifests; renames of attachments come before.
+REMOVES, RENAMES = range(1, 7), range(5, 12)
 
 
 @pytest.mark.parametrize(

@@ -563,6 +563,26 @@ async def test_bad_messages(
 # -- attachments ----------------------------------------------------------------------------
 
 
+async def test_a_message_without_an_id_that_is_read_meanwhile(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """R20: one whose Id can't be read is set aside once, though its state changes meanwhile."""
+    box = server.mailbox
+    numbers = [
+        box.deliver(date=START + timedelta(seconds=n), subject=f"{n}", fields={"Id": 2**70 + n})
+        for n in range(4)
+    ]
+
+    def change(_: Any) -> None:
+        box.mark_read(INBOX, numbers, len(server.requests) % 2 == 0)
+
+    server.on_request = change
+    manifest = await extract(client, tmp_path, page_size=2, on_bad_message="quarantine")
+
+    lines = (tmp_path / "messages" / WINDOW / "_quarantine.jsonl").read_text().splitlines()
+    assert len(lines) == manifest["quarantined"] == 4
+
+
 async def test_attachments_with_the_tables(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
@@ -595,6 +615,69 @@ async def test_attachments_with_the_tables(
     assert again["attachments"] == {"unchanged": 6, "skipped": 1, "ambiguous": 2}
     assert calls(server, "Attachments") == 0
     assert table(tmp_path, "attachments")[0]["sha256"]
+
+
+async def test_a_rerun_where_the_listed_size_says_nothing(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """A file that is listed with a size of 0 or less is not fetched again either."""
+    for size in (0, -1):
+        file = {"Id": 1, "FileId": 1, "FileName": "a.csv", "Size": size, "MimeType": "text/csv"}
+        server.mailbox.deliver(
+            date=START,
+            attachments=[("a.csv", b"abc", "text/csv")],
+            fields={"Attachments": [file]},
+        )
+    options = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    first = await extract(client, tmp_path, **options)
+    again = await extract(client, tmp_path, **options)
+
+    assert first["attachments"] == {"downloaded": 2}
+    assert again["attachments"] == {"unchanged": 2}
+
+
+async def test_a_window_that_is_read_anew_fetches_its_files_once(
+    server: Emulator, client: AsyncClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where mail that came and went makes me read a window twice, its files come once."""
+    deliver(server, 60, attachments=[("a.csv", b"abc", "text/csv")])
+    box = server.mailbox
+    changed: list[int] = []
+
+    def change(_: Any) -> None:
+        if not changed and calls(server, "Messages") == 4:
+            changed.append(max(box.messages(INBOX), key=lambda message: message["Date"])["Id"])
+            box.delete(INBOX, changed)
+            box.deliver(date=START)
+
+    server.on_request = change
+    options = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    manifest = await extract(client, tmp_path, page_size=10, **options)
+
+    assert "reading 1 of 3" in caplog.text
+    assert manifest["attachments"] == {"downloaded": 59}
+    assert calls(server, "Attachments") == 59
+
+
+async def test_a_rerun_with_other_tables(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """No manifest lists files that a later run, of fewer tables, has replaced; nor old bad mail."""
+    server.readings = Readings(undated="always")
+    ids = deliver(server, 1, fields={"Date": None})
+    deliver(server, 5)
+    await extract(client, tmp_path, on_bad_message="quarantine")
+    server.mailbox.delete(INBOX, ids)
+    deliver(server, 1)
+    await extract(client, tmp_path, tables=("recipients", "messages"))
+
+    assert not (tmp_path / "attachments" / WINDOW / "_manifest.json").exists()
+    assert (tmp_path / "attachments" / WINDOW / "part-00000.parquet").exists()
+    assert (tmp_path / "recipients" / WINDOW / "_manifest.json").exists()
+    assert not list(tmp_path.rglob("_quarantine.jsonl"))
+
+    await extract(client, tmp_path, tables=("attachments",))
+    assert (tmp_path / "recipients" / WINDOW / "_manifest.json").exists()
 
 
 async def test_unlisted_attachments(

@@ -230,7 +230,9 @@ def test_what_does_not_fit_stays_in_extra(field: str, value: Any) -> None:
     columns = {name: column for name, column, _ in FIELDS}
     if field in columns:
         found = row(item)
-        assert found["from_address" if field == "From" else columns[field]] is None
+        # That there is a file is told all the same (R17).
+        expected = [None] if field == "Attachments" else None
+        assert found["from_address" if field == "From" else columns[field]] == expected
 
 
 @pytest.mark.parametrize("body", [b"null", b" null", b"\xef\xbb\xbfnull", b'null{"Items":[]}'])
@@ -635,6 +637,8 @@ def test_attachments_that_cannot_be_told() -> None:
             message(Id=4, HasAttachments=False, Attachments=[{"FileName": "b", "Id": 5}]),
             message(Id=5, HasAttachments=True, Attachments=[{"Id": 3, "FileName": ""}]),
             message(Id=6, HasAttachments=None, Attachments=None),
+            message(Id=7, HasAttachments=False, Attachments=[{"FileName": "c"}, "d"]),
+            message(Id=8, HasAttachments=False, Attachments="e"),
         )
     ).batch
     rows = attachments_of(batch)
@@ -647,10 +651,13 @@ def test_attachments_that_cannot_be_told() -> None:
         (3, "a.csv", "ambiguous"),
         (4, "b", "listed"),
         (5, "", "unlisted"),
+        (7, "c", "listed"),
+        (7, None, "unlisted"),
+        (8, None, "unlisted"),
     ]
     assert all(r.error for r in rows if r.status != "listed")
     assert rows == [
-        found for number in range(1, 7) for found in attachments_of(batch.slice(number - 1, 1))
+        found for number in range(1, 9) for found in attachments_of(batch.slice(number - 1, 1))
     ]
     assert attachments_batch(rows).num_rows == len(rows)
     assert next(iter(attachment_rows(1, []))).status == "unlisted"
