@@ -408,12 +408,20 @@ class _Target:
         return self._object
 
     async def commit(self, executor: Executor) -> StoredFile:
-        if self._object is None and not is_local(self._place):
+        if is_local(self._place):
+            item = await to_its_end(self._put, executor=executor)
+        elif self._object is None:
             item = self.write()  # of one piece, hashed sooner than a thread has it
+            await item.commit_async(executor)
         else:
             item = await to_its_end(self.write, executor=executor)
-        await item.commit_async(executor)
+            await item.commit_async(executor)
         return StoredFile(str(self._place), item.bytes, item.sha256)
+
+    def _put(self) -> StagedObject:
+        item = self.write()
+        item.commit()
+        return item
 
     def discard(self) -> None:
         if self._object is not None:

@@ -156,7 +156,7 @@ def extract(
     ] = None,
     page_size: Annotated[
         int | None,
-        typer.Option(help="Messages to ask for at once; by itself, as many as come well."),
+        typer.Option(help="Messages to ask for at once; without it, pages grow by themselves."),
     ] = None,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,
     verify: Annotated[

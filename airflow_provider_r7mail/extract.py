@@ -278,7 +278,8 @@ class Seek:
         self._rows = 0
         self._origin: int | None = None
         self._left: int | None = None
-        self._shared_since = False  # the request
+        # Whether a later part was given away since the request: its answer counts that as well.
+        self._shared_since = False
         # What is asked for: a page at offset 0 of what is left, or the next one of the sweeps.
         self._span = self._remaining()
         self._offset = 0
@@ -420,6 +421,7 @@ class Seek:
         return fresh
 
     def _note_count(self, page: Listing) -> None:
+        """Reckon how many messages are left by the Count, once one exceeded its page (R2)."""
         if self._shared_since and self._left is not None:
             self._left = max(self._left - len(page.keys), 0)
         elif page.count is not None and (page.count > len(page.keys) or self._left is not None):
@@ -557,7 +559,10 @@ class Seek:
                     self._finish()
 
     def resize(self, size: int) -> None:
-        """Ask for so many messages at once from the next answer on; nothing depends on it."""
+        """Ask for so many messages at once from the next answer on.
+
+        Nothing that is granted or proven depends on it: a page may have any length (R3).
+        """
         self.size = max(size, self.least_size)
 
     # -- sharing the work -------------------------------------------------------------------

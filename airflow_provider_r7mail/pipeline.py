@@ -512,9 +512,10 @@ class _Extraction:
         for table in TABLES:
             if table not in self._folders:
                 folder = self._job.output / table / self._name
-                listed = json.loads(read(folder / MANIFEST) or b"{}").get("files", ())
-                if any(file["table"] in self._folders for file in listed):
-                    yield folder
+                with suppress(ValueError, LookupError, TypeError):  # none, or not one of ours
+                    listed = json.loads(read(folder / MANIFEST) or b"")["files"]
+                    if any(file["table"] in self._folders for file in listed):
+                        yield folder
 
     def _verify(self, writer: _WindowWriter) -> None:
         """See that no other run published the same window meanwhile."""

@@ -38,7 +38,8 @@ STAGED_PREFIX = "_staged-"
 PART_BYTES = 8 << 20
 # The folder of locks on S3; readers of tables pass it over.
 LOCKS = "_locks"
-# Publishing takes a second or two. What has held a lock for so long has been killed.
+# Publishing takes a second or two. What has held a lock for so long has been killed, or hangs: then
+# the look after publishing tells.
 LOCK_SECONDS = 30.0
 # S3's answers to who comes second, or at the same time.
 LOCK_IS_HELD = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
