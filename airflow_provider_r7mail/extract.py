@@ -80,7 +80,7 @@ MIN_PAGES_TO_SHARE = 5
 # for so many pages, read or counted. Where most of a window is empty and Count does not tell (R2),
 # sharing by time finds that out slowly.
 SPANS_AT_FIRST = 6
-PAGES_FOR_A_SPAN = 30
+PAGES_FOR_A_SPAN = 40
 # A span's reader asks so much beyond its end that about this many rows of the next one come: any of
 # them shows that the end was reached.
 ROWS_BEYOND_END = 10
@@ -760,7 +760,7 @@ class PageSize:
     """
 
     def __init__(self, told: int | None) -> None:
-        self.rows = FIRST_PAGE if told is None else told
+        self.rows = self.first = FIRST_PAGE if told is None else told
         self._most = MAX_PAGE if told is None else told
         self._told = told is not None
 
@@ -884,9 +884,9 @@ class WindowReader(Generic[L]):
                 await self._changed.wait()
 
     def _expected(self) -> int:
-        """How many pages the window takes at least, as far as is known."""
+        """How many pages the window takes, as far as is known, if they stay as at first."""
         counted = (self._counted_before or 0) if self._count_is_total else 0
-        return max(self._pages, counted // self._longest_page)
+        return max(self._pages, counted // min(self._longest_page, self._page_size.first))
 
     async def _take(self, seek: Seek, page: L) -> L | None:
         """Deliver a page's new rows, and bring the next page meanwhile."""
