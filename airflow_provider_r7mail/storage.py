@@ -498,7 +498,12 @@ def locked(folder: ObjectPath, name: str) -> Iterator[None]:
                 with _store_errors(path):
                     lock.release()
             except OSError as error:
-                log.warning("%s stays for %s seconds more (%s).", path, LOCK_SECONDS, error)
+                log.warning(
+                    "The lock in %s could not be removed (%s): the next run waits %s seconds.",
+                    LOCKS,
+                    type(error.__cause__ or error).__name__,
+                    LOCK_SECONDS,
+                )
     else:
         yield
 
@@ -552,6 +557,8 @@ class _S3Lock:
             there = None
         if there != self._seen:
             self._seen, self._since = there, time.monotonic()
+            if there not in {None, self._mine}:
+                log.info("Another run is publishing the same: waiting for it.")
         return there is not None and there == self._mine
 
     def release(self) -> None:

@@ -513,10 +513,11 @@ def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, s3_url: str, st
 
 
 def test_a_lock_on_s3_that_a_killed_process_has_left(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A lock that stays is taken over after some time, by one only; a new holder is waited for."""
     monkeypatch.setattr(storage, "LOCK_SECONDS", 0.5)
+    caplog.set_level("INFO")
     folder = ObjectStoragePath("s3://s3@mail/lake")
     (folder / "_locks" / "it").write_text("of a killed process")
     inside: list[int] = []
@@ -538,6 +539,7 @@ def test_a_lock_on_s3_that_a_killed_process_has_left(
     assert inside[::2] == inside[1::2]
     assert sorted(inside[::2]) == [0, 1, 2]
     assert bucket.names() == []
+    assert "waiting for it" in caplog.text
 
 
 @pytest.mark.parametrize(("code", "runs"), [("NotImplemented", True), ("AccessDenied", False)])
