@@ -12,7 +12,8 @@ AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Pairs of Airflow and Python that are tested, each in an environment .venv-<pair>.
 MATRIX := 2.11-3.11 3.3-3.11 3.3-3.12 3.3-3.13
 # What meets Airflow itself, and so what another version of it can break.
-AIRFLOW_TESTS := $(addprefix tests/test_,package.py connection_form.py hooks.py operators.py sensors.py transfers.py storage.py)
+AIRFLOW_TESTS := tests/test_package.py tests/lake/test_storage.py \
+	$(addprefix tests/airflow/test_,connection_form.py hooks.py operators.py sensors.py transfers.py)
 
 .PHONY: help install demo test test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser postgres docs pictures bench scale constraints clean
 

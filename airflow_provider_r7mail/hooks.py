@@ -5,23 +5,17 @@ Everything else that faces Airflow goes through `R7MailHook`.
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import base64
-import json
-import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
-from email.utils import getaddresses
+from dataclasses import asdict, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
@@ -29,45 +23,58 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowNotFoundException,
     BaseHook,
-    mask_secret,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
-from html2text import HTML2Text
 
-from airflow_provider_r7mail import api, get_provider_info
-from airflow_provider_r7mail.assets import mailbox_uri
-from airflow_provider_r7mail.client import AsyncClient, Client, ClientConfig
+from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.check.trial import Trial
+from airflow_provider_r7mail.client.compose import (
+    _LINE_BREAK,
+    Link,
+    _text_of,
+    add_links,
+    parse_addresses,
+)
+from airflow_provider_r7mail.client.models import (
+    Attachment,
+    Message,
+    MessageFilter,
+    mend_text,
+    parse_ids,
+)
+from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, asend_once, send_once
+from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.connection import (
+    Settings,
+    amask,
+    config_from_connection,
+    folder_id,
+    mask,
+    secret_forms,
+    secrets_of,
+)
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAuthError,
     R7MailConfigError,
-    R7MailError,
     R7MailMessageNotFoundError,
     R7MailRequestError,
     R7MailSendUnclearError,
     R7MailSendUnsettledError,
     R7MailServerError,
-    R7MailTimeoutError,
 )
-from airflow_provider_r7mail.extract import iter_messages
-from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, mend_text, parse_ids
-from airflow_provider_r7mail.sending import (
-    SETTLE_SECONDS,
-    Link,
-    Sending,
-    add_links,
-    asend_once,
-    send_once,
-)
+from airflow_provider_r7mail.filters import Filters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from airflow.providers.common.compat.sdk import Connection
     from upath import UPath
 
-    from airflow_provider_r7mail.attachments import StoredFile
+    from airflow_provider_r7mail.lake.attachments import StoredFile
+
 
 BATCH_SIZE = 500
 """Ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage."""
@@ -78,8 +85,6 @@ LINK_SECONDS = 7 * 24 * 3600
 
 TEST_SECONDS = 4.5
 """The most that `test_connection` takes."""
-TEST_STEP_SECONDS = 3.0
-"""The most that one step of it waits: an error that names the step comes first."""
 
 UNMENDABLE = (
     R7MailConfigError,
@@ -88,24 +93,6 @@ UNMENDABLE = (
     R7MailMessageNotFoundError,
 )
 """Errors that a later try of the task meets again, or must not try: it fails at once."""
-
-
-class Filters(TypedDict, total=False):
-    """The filters that everything which reads a folder takes; see `MessageFilter.build`."""
-
-    query: str | None
-    body: str | None
-    sender: str | None
-    recipient: str | None
-    subject: str | None
-    labels: Iterable[int | str] | str | None
-    was_read: bool | str | None
-    start: datetime | str | None
-    end: datetime | str | None
-
-
-FILTER_FIELDS: tuple[str, ...] = ("folder", *Filters.__annotations__)
-"""The names of a folder and its filters, for `template_fields`."""
 
 
 class Accepted(TypedDict):
@@ -129,308 +116,6 @@ def fail_at_once() -> Iterator[None]:
         raise  # a later try looks first
     except UNMENDABLE as error:
         raise AirflowFailException(str(error)) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a connection says.
-
-    :param client: how to reach the server
-    :param folders: ids of folders by name
-    :param web_url: a folder's page in the web client, with `{folder}` for the folder's id; None
-        if the connection has none
-    :param privacy_secret: the key for hashing what a table must not show; None likewise
-    :param conn_id: the connection's id, for errors
-    """
-
-    client: ClientConfig
-    folders: Mapping[str, int] = field(default_factory=dict)
-    web_url: str | None = None
-    privacy_secret: str | None = field(default=None, repr=False)
-    conn_id: str
-
-    def folder_url(self, folder: int) -> str | None:
-        """Where the web client shows a folder, for links from Airflow's pages; None if unknown.
-
-        :param folder: the folder's id
-        """
-        return self.web_url and self.web_url.replace("{folder}", str(folder))
-
-    def folder_uri(self, folder: int) -> str:
-        """Name a folder as an asset: `r7mail://login@host/folder`, as in lineage.
-
-        :param folder: the folder's id
-        """
-        return mailbox_uri(self.client.url, self.client.login, folder)
-
-    def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
-        """Tell a folder's id.
-
-        :param folder: an id (24 or "24"), or a name from the connection's `folders`
-        :param name: the parameter's name, for the error
-        :raises R7MailConfigError: neither an id nor a known name
-        """
-        number = _folder_id(folder)
-        if number is not None:
-            return number
-        if isinstance(folder, str) and folder in self.folders:
-            return self.folders[folder]
-        known = ", ".join(map(repr, self.folders)) or "none"
-        raise R7MailConfigError(
-            f"{name}: there is no folder {folder!r} in `folders` of connection {self.conn_id!r}; "
-            f"known are: {known}. Give one of these, or the folder's id, a whole number."
-        )
-
-
-def _folder_id(folder: object) -> int | None:
-    if isinstance(folder, int) and not isinstance(folder, bool):
-        return folder
-    if isinstance(folder, str) and re.fullmatch(r"\s*-?[0-9]+\s*", folder):
-        return int(folder)
-    return None
-
-
-class _Fields:
-    """The fields of one connection, read with errors that name connection and field."""
-
-    def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
-        self.conn_id = conn_id
-        # Airflow 3.3's form saves null, and text fields may be left empty: both mean "not set".
-        self.extra = {name: value for name, value in extra.items() if value not in (None, "")}
-
-    def wrong(self, name: str, what: str) -> R7MailConfigError:
-        return R7MailConfigError(f"Connection {self.conn_id!r}: {name}: {what}")
-
-    def number(self, name: str, minimum: float, default: float, *, whole: bool = False) -> float:
-        value = self.extra.get(name, default)
-        kind = "a whole number" if whole else "a number"
-        try:
-            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-                raise ValueError  # noqa: TRY004
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number) or (whole and not number.is_integer()) or number < minimum:
-            raise self.wrong(name, f"got {value!r}. Give {kind}, {minimum:g} or more.")
-        return number
-
-    def text(self, name: str, example: str) -> str | None:
-        value = self.extra.get(name)
-        if value is not None and not isinstance(value, str):
-            raise self.wrong(name, f"got {type(value).__name__}. Give text: {example}.")
-        return value
-
-    def verify(self) -> bool | str:
-        value = self.extra.get("verify", True)
-        if isinstance(value, bool):
-            return value
-        if not isinstance(value, str):
-            raise self.wrong("verify", f"got {value!r}. Give true, false or a CA bundle's path.")
-        return {"true": True, "false": False}.get(value.strip().lower(), value)
-
-    def cert(self) -> str | tuple[str, str] | None:
-        value = self.extra.get("cert")
-        if value is None:
-            return None
-        value = _parsed(value)
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, (list, tuple)) or not all(
-            isinstance(part, str) and part.strip() for part in parts
-        ):
-            parts = ()
-        match [part.strip() for part in parts]:
-            case [one]:
-                return str(one)
-            case [cert, key]:
-                return cert, key
-        raise self.wrong(
-            "cert",
-            "expected the path of a PEM file with certificate and key, or the two paths as "
-            '"cert,key" or ["cert", "key"].',
-        )
-
-    def proxy(self) -> str | None:
-        value = self.text("proxy", "http://proxy.example.org:3128")
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value.strip())
-            right = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        except ValueError:
-            right = False
-        if not right:
-            # The value is not shown: it may hold a password.
-            raise self.wrong("proxy", "not an HTTP URL. Give http://proxy.example.org:3128.")
-        return value.strip()
-
-    def web_url(self) -> str | None:
-        value = self.text("web_url", "https://mail.example.org/mail/{folder}")
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value.strip())
-            right = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
-        except ValueError:
-            right = False
-        # It becomes a link in Airflow's pages: nothing but a web page, and no password in it.
-        if not right or re.search(r"[\s\x00-\x1f\x7f]", value.strip()):
-            raise self.wrong(
-                "web_url", "not a web page's URL. Give https://mail.example.org/mail/{folder}."
-            )
-        return value.strip()
-
-    def folders(self) -> dict[str, int]:
-        value = _parsed(self.extra.get("folders", {}))
-        example = 'Give an object of names and ids, like {"inbox": 24, "processed": 15}.'
-        if not isinstance(value, Mapping):
-            raise self.wrong("folders", f"not an object. {example}")
-        folders: dict[str, int] = {}
-        for name, raw in value.items():
-            number = _folder_id(raw)
-            if number is None:
-                raise self.wrong("folders", f"{name!r} is {raw!r}, not a whole number. {example}")
-            if _folder_id(name) is not None:
-                raise self.wrong("folders", f"the name {name!r} would be taken for an id.")
-            folders[name] = number
-        return folders
-
-
-def _parsed(value: Any) -> Any:
-    """A field's value that is no text, from its text: as JSON, or as Airflow 2's form shows it."""
-    if not isinstance(value, str):
-        return value
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return value
-
-
-def config_from_connection(connection: Connection) -> Settings:
-    """Read an Airflow connection of type `r7mail`. Pure: no I/O.
-
-    :param connection: the connection; its Extra is read from the JSON text
-    :raises R7MailConfigError: a field is missing or wrong; names it, what is wrong, what to give
-    """
-    conn_id = connection.conn_id or ""
-    try:
-        extra = json.loads(connection.extra) if connection.extra else {}
-    except ValueError:
-        extra = None
-    if extra is None or not isinstance(extra, Mapping):
-        raise R7MailConfigError(
-            f'Connection {conn_id!r}: extra: not a JSON object. Give one, like {{"timeout": 30}}.'
-        )
-    source = _Fields(conn_id, extra)
-    if not connection.login:
-        raise source.wrong("login", "missing. Give the mail account's login.")
-    if not connection.password:
-        raise source.wrong("password", "missing. Give the mail account's password.")
-    defaults = {item.name: item.default for item in fields(ClientConfig)}
-
-    def number(name: str, minimum: float, *, whole: bool = False) -> float:
-        return source.number(name, minimum, defaults[name], whole=whole)  # type: ignore[arg-type]
-
-    return Settings(
-        conn_id=conn_id,
-        folders=source.folders(),
-        web_url=source.web_url(),
-        privacy_secret=source.text("privacy_secret", "a long random text"),
-        client=ClientConfig(
-            url=_base_url(source, connection.host, connection.schema, connection.port),
-            login=connection.login,
-            password=connection.password,
-            verify=source.verify(),
-            cert=source.cert(),
-            proxy=source.proxy(),
-            timeout=number("timeout", 0.1),
-            max_concurrency=int(number("max_concurrency", 1, whole=True)),
-            max_retries=int(number("max_retries", 0, whole=True)),
-        ),
-    )
-
-
-def _base_url(source: _Fields, host: str | None, schema: str | None, port: int | None) -> str:
-    """The server's URL. What a full URL in Host says goes before Schema and Port."""
-    text = (host or "").strip()
-    if not text:
-        raise source.wrong("host", "missing. Give the mail server's name, like mail.example.org.")
-    if "://" not in text:
-        scheme = (schema or "").strip().lower() or "https"
-        if scheme not in {"http", "https"}:
-            raise source.wrong("schema", f"got {schema!r}. Give https or http.")
-        if text.count(":") > 1 and not text.startswith("["):
-            text = f"[{text}]"  # IPv6
-        text = f"{scheme}://{text}"
-    wrong = source.wrong(
-        "host", "not a host or URL. Give mail.example.org or https://mail.example.org:8443/path."
-    )
-    try:
-        parts = urlsplit(text)
-        name, its_port = parts.hostname, parts.port
-    except ValueError:
-        raise wrong from None
-    if parts.username is not None or parts.password is not None:
-        raise source.wrong("host", "holds a login. Give it in Login and Password instead.")
-    if parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
-        raise wrong
-    if not name or re.search(r"[\s\x00-\x1f\x7f%<>\"'\\^`{|}]", name):
-        raise wrong
-    if ":" in name:
-        name = f"[{name}]"
-    # Airflow 3.3's form posts port 0 for none.
-    number = its_port or port
-    authority = f"{name}:{number}" if number else name
-    return f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
-
-
-def _secrets(secret: str | None, user: str | None = None) -> set[str]:
-    """A secret in the forms it takes in URLs, JSON and headers.
-
-    :param user: whose it is, in an HTTP header of type Basic
-    """
-    if not secret:
-        return set()
-    plain = secret.encode(errors="replace")
-    encoded = {plain} if user is None else {plain, f"{user}:{secret}".encode(errors="replace")}
-    return {
-        secret,
-        quote(plain, safe=""),
-        quote(plain),
-        quote_plus(plain),
-        json.dumps(secret)[1:-1],
-        repr(plain)[2:-1],
-        *(base64.b64encode(item).decode().rstrip("=") for item in encoded),
-        *(base64.urlsafe_b64encode(item).decode().rstrip("=") for item in encoded),
-    }
-
-
-def _secrets_of(settings: Settings) -> set[str]:
-    config = settings.client
-    proxy = urlsplit(config.proxy or "")
-    user = unquote(proxy.username or "")
-    return (
-        _secrets(config.password, config.login)
-        | _secrets(settings.privacy_secret)
-        | _secrets(proxy.password)
-        | _secrets(unquote(proxy.password or ""), user)
-    )
-
-
-def _mask(secrets: Iterable[str]) -> None:
-    for secret in secrets:
-        mask_secret(secret)
-
-
-async def _amask(secrets: Iterable[str]) -> None:
-    try:
-        from airflow.sdk.log import amask_secret  # noqa: PLC0415 - Airflow 3.3 only
-    except ImportError:
-        await asyncio.to_thread(_mask, secrets)
-    else:
-        for secret in secrets:
-            await amask_secret(secret)
 
 
 class R7MailHook(BaseHook):
@@ -491,7 +176,7 @@ class R7MailHook(BaseHook):
         except AirflowNotFoundException as error:
             raise self._no_connection() from error
         settings = config_from_connection(connection)
-        _mask(_secrets_of(settings))
+        mask(secrets_of(settings))
         return settings
 
     async def _asettings(self) -> Settings:
@@ -501,7 +186,7 @@ class R7MailHook(BaseHook):
             except AirflowNotFoundException as error:
                 raise self._no_connection() from error
             settings = config_from_connection(connection)
-            await _amask(_secrets_of(settings))
+            await amask(secrets_of(settings))
             self.__dict__["settings"] = settings  # where cached_property keeps it
         return self.settings
 
@@ -516,7 +201,7 @@ class R7MailHook(BaseHook):
 
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
-        return Client(self.settings.client, on_token=lambda token: _mask(_secrets(token)))
+        return Client(self.settings.client, on_token=lambda token: mask(secret_forms(token)))
 
     async def aget_conn(self) -> AsyncClient:
         """Make an async client: `async with await hook.aget_conn() as client:`.
@@ -528,7 +213,7 @@ class R7MailHook(BaseHook):
 
     def _mask_later(self, token: str) -> None:
         # On the event loop masking must be awaited, which the client's callback cannot do.
-        task = asyncio.get_running_loop().create_task(_amask(_secrets(token)))
+        task = asyncio.get_running_loop().create_task(amask(secret_forms(token)))
         self._masking.add(task)
         task.add_done_callback(self._masking.discard)
 
@@ -539,7 +224,7 @@ class R7MailHook(BaseHook):
         :param name: the parameter's name, for the error
         :raises R7MailConfigError: neither an id nor a known name; the error lists the known ones
         """
-        number = _folder_id(folder)
+        number = folder_id(folder)
         return self.settings.resolve_folder(folder, name) if number is None else number
 
     def test_connection(self) -> tuple[bool, str]:
@@ -553,7 +238,11 @@ class R7MailHook(BaseHook):
             settings = self.settings
         except R7MailConfigError as error:
             return False, str(error)
-        trial = _Trial(settings)
+        trial = Trial(
+            settings.client,
+            next(iter(settings.folders.items()), None),
+            on_token=lambda token: mask(secret_forms(token)),
+        )
         result: Future[tuple[bool, str]] = Future()
 
         def work() -> None:
@@ -662,7 +351,7 @@ class R7MailHook(BaseHook):
         attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
         draft_id: int | str = 0,
         links: Sequence[Link] = (),
-    ) -> api.Call[Message]:
+    ) -> calls.Call[Message]:
         """Check a message, and make the call that sends it. No I/O; see `send_message`.
 
         :param links: links to put at the end, resolved
@@ -677,14 +366,14 @@ class R7MailHook(BaseHook):
             raise R7MailConfigError(
                 f"html_content: expected text, got {type(html_content).__name__}."
             )
-        number = _folder_id(draft_id)
+        number = folder_id(draft_id)
         if number is None or number < 0:
             raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
         if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
             attachments = [attachments]
         text = _text_of(html_content) if text_content is None else text_content
         html, text = add_links(html_content, text, links)
-        return api.send_message(
+        return calls.send_message(
             subject=subject,
             text=text,
             html=html,
@@ -757,7 +446,7 @@ class R7MailHook(BaseHook):
         return self._act(
             folder,
             message_ids,
-            lambda number, ids: api.mark_as_read(number, ids, read=read),
+            lambda number, ids: calls.mark_as_read(number, ids, read=read),
         )
 
     def mark_as_important(
@@ -774,7 +463,7 @@ class R7MailHook(BaseHook):
         return self._act(
             folder,
             message_ids,
-            lambda number, ids: api.mark_as_important(number, ids, important=important),
+            lambda number, ids: calls.mark_as_important(number, ids, important=important),
         )
 
     def move_messages(
@@ -797,10 +486,10 @@ class R7MailHook(BaseHook):
         """
         target: list[int] = []  # looked up only if there is something to move
 
-        def call(number: int, ids: Sequence[int]) -> api.Call[bool]:
+        def call(number: int, ids: Sequence[int]) -> calls.Call[bool]:
             if not target:
                 target.append(self.resolve_folder(to_folder, "to_folder"))
-            return api.move_messages(number, ids, target[0])
+            return calls.move_messages(number, ids, target[0])
 
         return self._act(folder, message_ids, call, takes_away=True, tried_before=tried_before)
 
@@ -819,7 +508,7 @@ class R7MailHook(BaseHook):
         return self._act(
             folder,
             message_ids,
-            api.delete_messages,
+            calls.delete_messages,
             takes_away=True,
             tried_before=tried_before,
         )
@@ -845,7 +534,7 @@ class R7MailHook(BaseHook):
         # Few hooks download: the storage layers are not for every DAG file to load.
         from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
 
-        from airflow_provider_r7mail.attachments import download  # noqa: PLC0415
+        from airflow_provider_r7mail.lake.attachments import download  # noqa: PLC0415
         from airflow_provider_r7mail.lineage import storage_uri  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
@@ -869,7 +558,7 @@ class R7MailHook(BaseHook):
         self,
         folder: int | str,
         message_ids: Iterable[int | str] | str,
-        call: Callable[[int, Sequence[int]], api.Call[bool]],
+        call: Callable[[int, Sequence[int]], calls.Call[bool]],
         *,
         takes_away: bool = False,
         tried_before: bool = False,
@@ -879,12 +568,14 @@ class R7MailHook(BaseHook):
             return 0
         number = self.resolve_folder(folder)
         batches = [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]
-        calls = [call(number, batch) for batch in batches]  # wrong parameters fail before a login
+        prepared = [
+            call(number, batch) for batch in batches
+        ]  # wrong parameters fail before a login
         progress = Progress(self.log.info, len(ids))
         with self.get_conn() as client:
             for place, batch in enumerate(batches):
                 try:
-                    client.send(calls[place])
+                    client.send(prepared[place])
                 except (R7MailActionError, R7MailServerError) as error:
                     if not (
                         takes_away
@@ -921,68 +612,6 @@ class Progress:
         if now - self._last >= PROGRESS_SECONDS and self.done < self._total:
             self._last = now
             self._say("%d of %d messages done.", self.done, self._total)
-
-
-class _Trial:
-    """One attempt to log in and to read, told in words."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        config = settings.client
-        self._config = replace(
-            config,
-            max_retries=0,
-            timeout=min(config.timeout, TEST_STEP_SECONDS),
-            connect_timeout=min(config.connect_timeout, TEST_STEP_SECONDS),
-        )
-        self._folder = next(iter(settings.folders.items()), None)
-        self._logged_in = False
-
-    def run(self) -> tuple[bool, str]:
-        """Do it: whether it worked, and what did or did not."""
-        try:
-            with Client(self._config, on_token=self._take) as client:
-                if self._folder is None:
-                    client.send(api.log_in(self._config.login, self._config.password))
-                    return True, "Logged in. No folder was read: `folders` has none."
-                page = client.send(
-                    api.list_messages(
-                        self._folder[1],
-                        MessageFilter(),
-                        start=None,
-                        end=None,
-                        offset=0,
-                        size=1,
-                        parse=api.parse_page,
-                    )
-                )
-        except R7MailTimeoutError as error:
-            return False, self.failed(
-                f"{error.reason} ({TEST_STEP_SECONDS:g} s)",
-                "Check Host, Port, Schema and proxy of the connection. DAGs wait longer: a server "
-                "that is only slow may do for them.",
-            )
-        except R7MailRequestError as error:
-            status = "" if error.status is None else f" (status {error.status})"
-            return False, self.failed(f"{error.reason}{status}", error.hint)
-        except R7MailError as error:
-            return False, str(error)
-        empty = "" if page.rows else " It has no messages: check its id if it should have."
-        return True, f"Logged in, and read {self._name()}.{empty}"
-
-    def failed(self, reason: str, hint: str) -> str:
-        """Say what failed, where, and what to do."""
-        proxy = self._config.effective_proxy()
-        where = f"{self._config.url} through the proxy {proxy.url}" if proxy else self._config.url
-        step = f"logged in, but {self._name()} was not read" if self._logged_in else "no log-in"
-        return f"{where}: {step}: {reason}. {hint}".strip()
-
-    def _take(self, token: str) -> None:
-        self._logged_in = True
-        _mask(_secrets(token))
-
-    def _name(self) -> str:
-        return "folder {!r} ({})".format(*self._folder) if self._folder else "nothing"
 
 
 def _form() -> dict[str, Any]:
@@ -1100,54 +729,3 @@ def _url_of(path: Any, seconds: int) -> str:
         except (NotImplementedError, AttributeError):  # gcsfs: the latter without a private key
             continue
     return f"{path.protocol}://{path.path}"  # without the connection's id
-
-
-def _text_of(html: str) -> str:
-    converter = HTML2Text()
-    converter.body_width = 0  # lines are the reader's to wrap
-    return converter.handle(html).strip()
-
-
-_LINE_BREAK = re.compile(r"[\x00\n\x0b\f\r\x1c-\x1e\x85\u2028\u2029]")
-
-# One @, and around it nothing that would need quoting: a quoted local part is not worth the risk.
-_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]{}\"\\\x00-\x1f\x7f]+@[^\s@,;:<>()\"\\\x00-\x1f\x7f]+")
-
-
-def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
-    """Read addresses: text with commas, a list, or a list's text as a template renders it.
-
-    :param value: the addresses, bare or as `Name <name@example.org>`; None and "" are none
-    :param name: the parameter's name, for the error
-    :return: the bare addresses, each once, in their order
-    :raises R7MailConfigError: something that is no address; it is not shown, but its place is
-    """
-    if isinstance(value, str):
-        text = value.strip().strip(",").strip()
-        value = [text] if text else []
-        if text.startswith("["):
-            try:
-                value = ast.literal_eval(text)
-            except (SyntaxError, ValueError):
-                value = None
-    elif value is None:
-        value = []
-    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
-        raise R7MailConfigError(f"{name}: expected addresses: text with commas, or a list.")
-    found: dict[str, None] = {}
-    for position, item in enumerate(value):
-        # Control characters are refused before parsing, which would take them for blanks.
-        if isinstance(item, str) and not re.search(r"[\x00-\x1f\x7f]", item):
-            pairs = getaddresses([item])
-        else:
-            pairs = []
-        # More than there are parts: in `a@b.ru <c@d.ru>` the name is taken for an address, too.
-        if not 0 < len(pairs) <= str(item).count(",") + 1 or not all(
-            _ADDRESS.fullmatch(address) for _, address in pairs
-        ):
-            raise R7MailConfigError(
-                f"{name}: item {position + 1} holds something that is no mail address. Give "
-                "name@example.org, several with commas, or a list."
-            )
-        found.update(dict.fromkeys(address for _, address in pairs))
-    return tuple(found)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_r7mail.assets import openlineage_dataset
-from airflow_provider_r7mail.pipeline import MANIFEST, ExtractJob, window_path
-from airflow_provider_r7mail.storage import ObjectPath
-from airflow_provider_r7mail.tables import schema
+from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.layout import MANIFEST, window_path
+from airflow_provider_r7mail.lake.schema import schema
+from airflow_provider_r7mail.lake.storage import ObjectPath
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,12 +21,13 @@ from urllib.parse import quote
 from airflow.providers.common.compat.notifier import BaseNotifier
 from airflow.providers.common.compat.sdk import Variable, conf, redact
 
+from airflow_provider_r7mail.client.compose import parse_addresses
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailError,
     R7MailSendUnclearError,
 )
-from airflow_provider_r7mail.hooks import R7MailHook, parse_addresses
+from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:
     import jinja2

@@ -11,6 +11,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
+from airflow_provider_r7mail.client.compose import html_table, parse_addresses
+from airflow_provider_r7mail.client.models import (
+    Attachment,
+    Message,
+    MessageFilter,
+    parse_ids,
+    parse_moment,
+)
+from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.client.sending import (
+    SETTLE_SECONDS,
+    Attempt,
+    Marker,
+    Sending,
+    recipients_of,
+    send_once,
+)
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,
@@ -18,40 +35,22 @@ from airflow_provider_r7mail.exceptions import (
     R7MailRequestError,
     R7MailSendUnclearError,
 )
-from airflow_provider_r7mail.extract import iter_messages
 from airflow_provider_r7mail.hooks import (
     LINK_SECONDS,
     Accepted,
     Progress,
     R7MailHook,
     fail_at_once,
-    parse_addresses,
     read_sent_folder,
     resolve_links,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
-from airflow_provider_r7mail.models import (
-    Attachment,
-    Message,
-    MessageFilter,
-    parse_ids,
-    parse_moment,
-)
-from airflow_provider_r7mail.sending import (
-    SETTLE_SECONDS,
-    Attempt,
-    Marker,
-    Sending,
-    html_table,
-    recipients_of,
-    send_once,
-)
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_r7mail.client import Client
+    from airflow_provider_r7mail.client.session import Client
 
 log = logging.getLogger(__name__)
 
@@ -761,7 +760,7 @@ class R7MailCheckOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the server."""
         # Few DAGs check: this is not for every DAG file to load.
-        from airflow_provider_r7mail.check import check_server  # noqa: PLC0415
+        from airflow_provider_r7mail.client.check.survey import check_server  # noqa: PLC0415
 
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)

@@ -17,16 +17,17 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.extract import iter_messages
-from airflow_provider_r7mail.hooks import FILTER_FIELDS, Filters, R7MailHook, fail_at_once
-from airflow_provider_r7mail.models import MessageFilter
+from airflow_provider_r7mail.filters import FILTER_FIELDS, Filters
+from airflow_provider_r7mail.hooks import R7MailHook, fail_at_once
 from airflow_provider_r7mail.triggers import MAX_IDS, R7MailMessageTrigger, error_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_r7mail.client import Client
+    from airflow_provider_r7mail.client.session import Client
 
 AIRFLOW_2_TIMEOUT = "Trigger/execution timeout"
 

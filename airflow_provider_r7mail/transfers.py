@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
     ObjectStoragePath,
 )
 
+from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_ids
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -29,13 +30,17 @@ from airflow_provider_r7mail.exceptions import (
     R7MailExtractError,
     R7MailProxyError,
 )
-from airflow_provider_r7mail.hooks import (
-    FILTER_FIELDS,
-    PROGRESS_SECONDS,
-    R7MailHook,
-    fail_at_once,
+from airflow_provider_r7mail.filters import FILTER_FIELDS
+from airflow_provider_r7mail.hooks import PROGRESS_SECONDS, R7MailHook, fail_at_once
+from airflow_provider_r7mail.lake.copying import copy_attachments
+from airflow_provider_r7mail.lake.iceberg import (
+    DEFAULT_NAMESPACE,
+    IcebergTarget,
+    connection_properties,
 )
-from airflow_provider_r7mail.iceberg import DEFAULT_NAMESPACE, IcebergTarget, connection_properties
+from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
+from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.lineage import (
     Copy,
     Output,
@@ -45,14 +50,6 @@ from airflow_provider_r7mail.lineage import (
     storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
-from airflow_provider_r7mail.models import MessageFilter, Window, parse_ids
-from airflow_provider_r7mail.pipeline import (
-    ExtractJob,
-    copy_attachments,
-    extract_window,
-    stored_windows,
-)
-from airflow_provider_r7mail.privacy import Privacy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -60,8 +57,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_r7mail.client import AsyncClient
-    from airflow_provider_r7mail.pipeline import Progress
+    from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake.job import Progress
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from airflow_provider_r7mail import get_provider_info
-from airflow_provider_r7mail.cli import app as r7mail
-from airflow_provider_r7mail.tables import FIELDS, FILE_FIELDS, schema
+from airflow_provider_r7mail.cli.commands import app as r7mail
+from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
+from airflow_provider_r7mail.lake.schema import schema
 
 Rows = dict[str, list[str]]
 

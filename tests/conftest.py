@@ -53,16 +53,16 @@ CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 # The example DAGs, the README's and those that `r7mail demo` runs are for Airflow 3; assets and
 # the notifier are tested in what only that has.
 FOR_AIRFLOW_3 = (
-    "analytics",
-    "assets",
-    "backfill",
-    "cli",
-    "dags",
-    "notifications",
-    "readme",
-    "warehouses",
+    "airflow/test_analytics.py",
+    "airflow/test_assets.py",
+    "airflow/test_backfill.py",
+    "airflow/test_dags.py",
+    "airflow/test_notifications.py",
+    "airflow/test_warehouses.py",
+    "cli/test_cli.py",
+    "docs/test_readme.py",
 )
-collect_ignore = [f"test_{name}.py" for name in FOR_AIRFLOW_3] if AIRFLOW_2 else []
+collect_ignore = list(FOR_AIRFLOW_3) if AIRFLOW_2 else []
 
 
 def pytest_configure(config: pytest.Config) -> None:

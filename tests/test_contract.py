@@ -20,7 +20,7 @@ def points_of(docstring: str) -> set[int]:
 def points_shown() -> dict[int, list[str]]:
     """For each open point, the tests whose requirement names it."""
     found: dict[int, list[str]] = {point: [] for point in OPEN_POINTS}
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 for point in points_of(ast.get_docstring(node) or ""):

@@ -13,8 +13,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail import exceptions
-from airflow_provider_r7mail.api import delete_messages
-from airflow_provider_r7mail.client import network, transport_failure
+from airflow_provider_r7mail.client.calls import delete_messages
+from airflow_provider_r7mail.client.http import network, transport_failure
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailConnectionError,

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.pipeline import PART
-from airflow_provider_r7mail.privacy import Privacy, normal_address
-from airflow_provider_r7mail.storage import remove, staged
+from airflow_provider_r7mail.lake.layout import PART
+from airflow_provider_r7mail.lake.privacy import Privacy, normal_address
+from airflow_provider_r7mail.lake.storage import remove, staged
 
 TABLES = ("messages", "recipients", "attachments")
 COLUMNS = ("from_address", "to_addresses", "cc_addresses", "bcc_addresses")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from airflow_provider_r7mail.demo import run_demo
+from airflow_provider_r7mail.cli.demo import run_demo
 from tests.browser import chromium
 
 IMAGES = Path(__file__).parents[1] / "images"

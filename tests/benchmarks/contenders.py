@@ -46,9 +46,11 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
     import pyarrow.parquet  # noqa: F401
     from upath import UPath
 
-    from airflow_provider_r7mail.client import AsyncClient, ClientConfig
-    from airflow_provider_r7mail.models import MessageFilter
-    from airflow_provider_r7mail.pipeline import ExtractJob, extract_window
+    from airflow_provider_r7mail.client.http import ClientConfig
+    from airflow_provider_r7mail.client.models import MessageFilter
+    from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake.job import ExtractJob
+    from airflow_provider_r7mail.lake.window import extract_window
 
     config = ClientConfig(
         url=url,
@@ -241,13 +243,13 @@ def prototype(url: str, output: Path, options: dict[str, Any]) -> Callable[[], i
     import pyarrow.parquet as pq
     from httpx_aiohttp import AiohttpTransport
 
-    from airflow_provider_r7mail.tables import _wire_schema  # the same columns
+    from airflow_provider_r7mail.lake.decode import wire_schema  # the same columns
 
     def decode(body: bytes) -> pa.Table:
         answer = pj.read_json(
             pa.BufferReader(body),
             read_options=pj.ReadOptions(use_threads=False, block_size=len(body) + 1),
-            parse_options=pj.ParseOptions(explicit_schema=_wire_schema()),
+            parse_options=pj.ParseOptions(explicit_schema=wire_schema()),
         )
         items = answer["Items"].chunk(0).flatten()
         return pa.Table.from_arrays(items.flatten(), [field.name for field in items.type])

@@ -1,0 +1,6 @@
+"""What is said to the mail server: calls, sessions, reading, sending, checking. No Airflow."""
+
+from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.session import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Client", "ClientConfig"]

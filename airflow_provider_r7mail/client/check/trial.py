@@ -1,0 +1,86 @@
+"""One quick attempt to log in and to read, for Airflow's Test button."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.session import Client
+from airflow_provider_r7mail.exceptions import R7MailError, R7MailRequestError, R7MailTimeoutError
+
+TEST_STEP_SECONDS = 3.0
+"""The most that one step of it waits: an error that names the step comes first."""
+
+
+class Trial:
+    """One attempt to log in and to read, told in words.
+
+    :param config: how to reach the server
+    :param folder: name and id of the folder to read; None reads none
+    :param on_token: called with the token, to mask it
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        folder: tuple[str, int] | None,
+        on_token: Callable[[str], None],
+    ) -> None:
+        self._on_token = on_token
+        self._config = replace(
+            config,
+            max_retries=0,
+            timeout=min(config.timeout, TEST_STEP_SECONDS),
+            connect_timeout=min(config.connect_timeout, TEST_STEP_SECONDS),
+        )
+        self._folder = folder
+        self._logged_in = False
+
+    def run(self) -> tuple[bool, str]:
+        """Do it: whether it worked, and what did or did not."""
+        try:
+            with Client(self._config, on_token=self._take) as client:
+                if self._folder is None:
+                    client.send(calls.log_in(self._config.login, self._config.password))
+                    return True, "Logged in. No folder was read: `folders` has none."
+                page = client.send(
+                    calls.list_messages(
+                        self._folder[1],
+                        MessageFilter(),
+                        start=None,
+                        end=None,
+                        offset=0,
+                        size=1,
+                        parse=calls.parse_page,
+                    )
+                )
+        except R7MailTimeoutError as error:
+            return False, self.failed(
+                f"{error.reason} ({TEST_STEP_SECONDS:g} s)",
+                "Check Host, Port, Schema and proxy of the connection. DAGs wait longer: a server "
+                "that is only slow may do for them.",
+            )
+        except R7MailRequestError as error:
+            status = "" if error.status is None else f" (status {error.status})"
+            return False, self.failed(f"{error.reason}{status}", error.hint)
+        except R7MailError as error:
+            return False, str(error)
+        empty = "" if page.rows else " It has no messages: check its id if it should have."
+        return True, f"Logged in, and read {self._name()}.{empty}"
+
+    def failed(self, reason: str, hint: str) -> str:
+        """Say what failed, where, and what to do."""
+        proxy = self._config.effective_proxy()
+        where = f"{self._config.url} through the proxy {proxy.url}" if proxy else self._config.url
+        step = f"logged in, but {self._name()} was not read" if self._logged_in else "no log-in"
+        return f"{where}: {step}: {reason}. {hint}".strip()
+
+    def _take(self, token: str) -> None:
+        self._logged_in = True
+        self._on_token(token)
+
+    def _name(self) -> str:
+        return "folder {!r} ({})".format(*self._folder) if self._folder else "nothing"

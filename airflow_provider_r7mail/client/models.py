@@ -1,0 +1,528 @@
+"""What the API talks about, as typed values. No I/O, no Airflow."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+
+JsonObject = Mapping[str, Any]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_api_date(text: object) -> datetime | None:
+    """Read a date as the API writes it.
+
+    :param text: `2025-06-27T04:21:50Z`, with up to 9 fractional digits or an offset, or with no
+        zone (taken as UTC); `0001-01-01T00:00:00`, .NET's "no date"; None
+    :return: the date in UTC to the microsecond (further digits are cut), None for "no date"
+    :raises ValueError: anything else
+    """
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"a date must be text, not {type(text).__name__}")  # noqa: TRY004
+    value = datetime.fromisoformat(text.strip())
+    if value.year == 1:
+        return None
+    return _to_utc(value)
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the date is out of range") from error
+    # Airflow's own dates are pendulum's, which can't be divided by a timedelta.
+    return datetime(
+        utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC
+    )
+
+
+# JSON's pairs of escapes have become one character by now; what is left has no UTF-8 form.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def mend_text(text: str) -> str:
+    """Put U+FFFD in place of lone surrogates, which neither Arrow nor UTF-8 can hold (R21)."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
+    """Read a caller's point in time: a datetime or ISO 8601 text, UTC where it has no zone.
+
+    :param value: the value; None and empty text mean "no bound"
+    :param name: the parameter's name, for the error
+    :raises R7MailConfigError: not a point in time
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError as error:
+            raise R7MailConfigError(
+                f"{name}: {value!r} is not a date. Give ISO 8601, like 2025-06-01T00:00:00Z."
+            ) from error
+    if not isinstance(value, datetime):
+        raise R7MailConfigError(f"{name}: expected a datetime or ISO 8601 text, got {value!r}.")
+    try:
+        return _to_utc(value)
+    except ValueError as error:
+        raise R7MailConfigError(f"{name}: {value.isoformat()} is out of range in UTC.") from error
+
+
+def format_api_date(value: datetime) -> str:
+    """Write a UTC date as the manual's examples do: to the millisecond, with `Z`."""
+    # Not strftime, which writes years before 1000 with fewer digits.
+    return value.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open span of time, `[start, end)`; None is "no bound".
+
+    The bounds are kept in UTC, whatever zone they come in; UTC where they have none.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", parse_moment(self.start, "start"))
+        object.__setattr__(self, "end", parse_moment(self.end, "end"))
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise R7MailConfigError(
+                f"The window ends at {self.end.isoformat()}, which is not after its start "
+                f"{self.start.isoformat()}. Windows are half-open: [start, end)."
+            )
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether the moment lies in the window."""
+        return (self.start is None or moment >= self.start) and (
+            self.end is None or moment < self.end
+        )
+
+    def label(self) -> str:
+        """The window as it stands in paths: `20250601T000000Z_20250602T000000Z`."""
+
+        def stamp(moment: datetime | None) -> str:
+            if moment is None:
+                return "open"
+            fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
+            return f"{moment:%Y%m%dT%H%M%S}{fraction}Z"
+
+        return f"{stamp(self.start)}_{stamp(self.end)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFilter:
+    """What to look for in a folder: the API's `SearchContext`, with the window in `window`.
+
+    :param query: text anywhere in the message
+    :param body: text in the body
+    :param sender: the sender's address
+    :param recipient: a recipient's address
+    :param subject: text in the subject
+    :param labels: ids of labels (R7: sent as an array)
+    :param was_read: only read (True) or unread (False) messages; None for both
+    :param window: the messages' dates
+    """
+
+    query: str = ""
+    body: str = ""
+    sender: str = ""
+    recipient: str = ""
+    subject: str = ""
+    labels: tuple[int, ...] = ()
+    was_read: bool | None = None
+    window: Window = field(default_factory=Window)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        query: str | None = None,
+        body: str | None = None,
+        sender: str | None = None,
+        recipient: str | None = None,
+        subject: str | None = None,
+        labels: Iterable[int | str] | str | None = None,
+        was_read: bool | str | None = None,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+    ) -> Self:
+        """Make a filter from the keyword parameters of the hook, operators and sensor.
+
+        Values may be templated text: labels as JSON, was_read as "True", dates as ISO 8601.
+
+        :raises R7MailConfigError: a value that can't be read, or a window that ends before it
+            starts
+        """
+        return cls(
+            query=query or "",
+            body=body or "",
+            sender=sender or "",
+            recipient=recipient or "",
+            subject=subject or "",
+            labels=parse_ids(labels, "labels"),
+            was_read=_parse_flag(was_read, "was_read"),
+            window=Window(parse_moment(start, "start"), parse_moment(end, "end")),
+        )
+
+    def search_context(self, start: datetime | None, end: datetime | None) -> dict[str, Any]:
+        """The request's `SearchContext`, with the date bounds given (the empty text is none)."""
+        context: dict[str, Any] = {
+            "Query": self.query,
+            "Body": self.body,
+            "From": self.sender,
+            "To": self.recipient,
+            "StartDate": format_api_date(start) if start else "",
+            "EndDate": format_api_date(end) if end else "",
+            "Labels": list(self.labels),
+            "Subject": self.subject,
+        }
+        if self.was_read is not None:
+            context["WasRead"] = self.was_read
+        return context
+
+
+def _parse_flag(value: bool | str | None, name: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    known = {"true": True, "false": False, "none": None, "": None}
+    try:
+        return known[value.strip().lower()]
+    except (AttributeError, KeyError):
+        raise R7MailConfigError(f"{name}: expected true, false or None, got {value!r}.") from None
+
+
+def parse_ids(value: Iterable[int | str] | str | int | None, name: str) -> tuple[int, ...]:
+    """Read ids: a list, one id, or JSON text of either, as templates and XCom give them.
+
+    :param value: the ids; None and empty text are no ids
+    :param name: the parameter's name, for the error
+    :return: the ids, each once, in their order
+    :raises R7MailConfigError: something that is no whole number
+    """
+    if isinstance(value, str):
+        value = _ids_of_text(value, name) if value else None
+    if value is None:
+        return ()
+    if isinstance(value, (int, str)):
+        value = [value]
+    if not isinstance(value, Iterable) or isinstance(value, (Mapping, bytes, bytearray)):
+        raise R7MailConfigError(f"{name}: expected a list of ids, got {type(value).__name__}.")
+    ids: dict[int, None] = {}
+    for position, item in enumerate(value):
+        try:
+            ids[_whole_number(item)] = None
+        except (TypeError, ValueError):
+            raise R7MailConfigError(
+                f"{name}: item {position} is {type(item).__name__} {item!r}, not a whole number. "
+                "Ids are the server's own numbers (Id in the API), not MIME Message-IDs."
+            ) from None
+    return tuple(ids)
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError("not a number")
+    # operator.index also takes NumPy's whole numbers, as DataFrames have them.
+    return int(value) if isinstance(value, str) else operator.index(value)
+
+
+def _ids_of_text(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # A template renders a list or tuple from XCom as Python writes it.
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, (list, tuple)):
+        raise R7MailConfigError(
+            f"{name}: expected a list of ids, or its JSON text such as [711, 710]."
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A file of a message, or a file in the server's Storage, in the API's own terms."""
+
+    id: int | None = None
+    file_id: int | None = None
+    file_name: str | None = None
+    size: int | None = None
+    mime_type: str | None = None
+
+    @classmethod
+    def from_json(cls, raw: JsonObject) -> Self:
+        """Read the API's object; missing fields are None (R20)."""
+        return cls(
+            id=raw.get("Id"),
+            file_id=raw.get("FileId"),
+            file_name=raw.get("FileName"),
+            size=raw.get("Size"),
+            mime_type=raw.get("MimeType"),
+        )
+
+    @classmethod
+    def for_send(cls, raw: object, position: int) -> Self:
+        """Read one of the caller's attachments for Send.
+
+        :param raw: an object with `Id`, `FileId`, `FileName`, `Size`, `MimeType`, all required
+        :param position: its place in the list, for the error
+        :raises R7MailConfigError: a path or URL (the API has no upload), or a field is missing
+        """
+        if isinstance(raw, cls):
+            attachment = raw
+        elif isinstance(raw, Mapping):
+            attachment = cls.from_json(raw)
+        else:
+            raise R7MailConfigError(
+                f"attachments[{position}]: the R7 API can only attach files that are in the "
+                "server's own Storage, by their ids; it has no upload. Give "
+                '{"Id", "FileId", "FileName", "Size", "MimeType"}, or write the file to object '
+                "storage and send a link to it in the message."
+            )
+        missing = [
+            name
+            for name, value in attachment.to_json().items()
+            if value is None or (name == "FileName" and not value)
+        ]
+        if missing:
+            raise R7MailConfigError(
+                f"attachments[{position}] lacks {', '.join(missing)}: Send requires them all."
+            )
+        numbers = (attachment.id, attachment.file_id, attachment.size)
+        try:
+            # Templates render numbers as text; the API takes numbers.
+            number, file_id, size = map(_whole_number, numbers)
+        except (TypeError, ValueError):
+            raise R7MailConfigError(
+                f"attachments[{position}]: Id, FileId and Size must be whole numbers."
+            ) from None
+        return replace(attachment, id=number, file_id=file_id, size=size)
+
+    def to_json(self) -> dict[str, Any]:
+        """The API's object."""
+        return {
+            "Id": self.id,
+            "FileId": self.file_id,
+            "FileName": self.file_name,
+            "Size": self.size,
+            "MimeType": self.mime_type,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message as the API lists it: its fields in snake_case, `extra` for unknown ones (R20).
+
+    Every field but `id` may be None: the server may leave any of them out (R20). Dates are
+    datetimes in UTC. What can't be read (a date, a list that is none), or holds more than is
+    known (a sender or file with unknown fields), is in `extra` as it came.
+    """
+
+    id: int
+    subject: str | None = None
+    body: str | None = None
+    from_name: str | None = None
+    from_address: str | None = None
+    html_body: str | None = None
+    owner_id: int | None = None
+    parent_id: int | None = None
+    has_children: bool | None = None
+    folder_id: int | None = None
+    to_addresses: tuple[str, ...] = ()
+    cc_addresses: tuple[str, ...] = ()
+    bcc_addresses: tuple[str, ...] = ()
+    to_name: str | None = None
+    has_attachments: bool | None = None
+    was_read: bool | None = None
+    was_sent: bool | None = None
+    is_auto_submitted: bool | None = None
+    is_autogenerated: bool | None = None
+    is_return_receipt_to: bool | None = None
+    is_disposition_notification_to: bool | None = None
+    important: bool | None = None
+    mime_reply_to_id: str | None = None
+    is_deleted: bool | None = None
+    was_replied: bool | None = None
+    mime_message_id: str | None = None
+    thread_id: str | None = None
+    has_thread_attachments: bool | None = None
+    thread_count: int | None = None
+    attachments: tuple[Attachment, ...] | None = None
+    children: tuple[JsonObject, ...] | None = None
+    reply_to_id: int | None = None
+    labels: tuple[int, ...] = ()
+    date: datetime | None = None
+    timestamp: datetime | None = None
+    size: int | None = None
+    cs_md5: str | None = None
+    cs_uid: str | None = None
+    uid: int | None = None
+    task_id: Any = None
+    event_invite_status: int | None = None
+    external_id: str | None = None
+    extra: JsonObject = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, raw: JsonObject) -> Self:
+        """Read the API's object.
+
+        :raises KeyError, TypeError, ValueError: not an object, or `Id` is not a whole number
+        """
+        number = _whole_number(raw["Id"])
+        values: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for name, value in raw.items():
+            kind = KINDS.get(name)
+            if kind is None:
+                extra[name] = value
+                continue
+            try:
+                if kind == "sender":
+                    values["from_name"], values["from_address"] = _read_sender(value)
+                elif name == "Children":
+                    values["children"] = None if value is None else _read_list(value)
+                else:
+                    read = _READERS.get(kind)
+                    values[ATTRIBUTES[name]] = value if read is None else read(value)
+            except ValueError:
+                extra[name] = value
+            if kind in _PARTS and _holds_unknown(kind, value):
+                extra[name] = value
+        values["id"] = number
+        return cls(**values, extra=extra)
+
+
+def _read_list(value: Any) -> tuple[Any, ...]:
+    if value is None or value == "":
+        return ()
+    if isinstance(value, list):
+        return tuple(item for item in value if item is not None)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("not a list")  # noqa: TRY004
+    return (value,)
+
+
+def _read_sender(value: Any) -> tuple[str | None, str | None]:
+    if value is None or isinstance(value, str):
+        return None, value
+    if not isinstance(value, Mapping):
+        raise ValueError("not a sender")  # noqa: TRY004
+    return value.get("Name"), value.get("Address")
+
+
+def _read_attachments(value: Any) -> tuple[Attachment, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or (any(value) and not any(map(_is_file, value))):
+        raise ValueError("not a list of files")
+    # What is no file has nothing to tell, but must not take the others along.
+    return tuple(Attachment.from_json(item if _is_file(item) else {}) for item in value)
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, Mapping)
+
+
+def _holds_unknown(kind: str, value: Any) -> bool:
+    """Whether a sender or a file has what there is no place for (R20)."""
+    items = value if isinstance(value, list) else [value]
+    if kind == "files" and not all(item is None or _is_file(item) for item in items):
+        return True
+    return any(_is_file(item) and not item.keys() <= _PARTS[kind] for item in items)
+
+
+ATTRIBUTES = {name: column for name, column, _ in FIELDS} | {"Id": "id"}
+"""The attribute of `Message` that holds a field of the API; the sender has two."""
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "date": parse_api_date,
+    "texts": _read_list,
+    "ints": _read_list,
+    "files": _read_attachments,
+}
+_PARTS = {
+    "sender": {name for name, _, _ in SENDER_FIELDS},
+    "files": {name for name, _, _ in FILE_FIELDS},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoMessage:
+    """A row of a listing that has no readable Id (R20): there is no way to act on it.
+
+    :param key: what tells it apart from others
+    :param date: its date, None if there is none
+    """
+
+    key: str
+    date: datetime | None
+
+    @classmethod
+    def from_json(cls, raw: JsonObject) -> Self:
+        """Read what can be read.
+
+        :raises KeyError, TypeError, ValueError: it has no Date either, so it is no row of a listing
+        """
+        date = parse_api_date(raw["Date"])
+        text = json.dumps(raw, sort_keys=True)
+        return cls(key=hashlib.sha256(text.encode()).hexdigest(), date=date)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One answer of Messages.
+
+    :param rows: the messages, and rows that are none, which have their place in the paging
+    :param count: the server's `Count` (R2: of all that match, or of this page), None if missing
+    """
+
+    rows: tuple[Message | NoMessage, ...]
+    count: int | None
+
+    @property
+    def items(self) -> tuple[Message, ...]:
+        """The messages."""
+        return tuple(row for row in self.rows if isinstance(row, Message))
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a client did, for manifests and logs."""
+
+    requests: int = 0
+    logins: int = 0
+    retries: int = 0
+    bytes_read: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The numbers by name."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+MICROSECOND = timedelta(microseconds=1)
+MICROSECONDS = 1_000_000  # in a second
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Microseconds since 1970."""
+    return (moment - EPOCH) // MICROSECOND

@@ -1,0 +1,586 @@
+"""Read a window of a folder: each message once and only once, whatever the server's manners.
+
+The API pages by offset over a folder that changes (R6), in an order it does not name (R1), with
+ties in any order (R5), a Count that may count only the page (R2), pages shorter than asked (R3)
+and bounds that may or may not include themselves (R4). Counting offsets over such a thing loses
+and doubles mail. What holds instead, and all that `Seek` rests on:
+
+1. One answer is one moment's truth. A page at offset 0 holds the first messages of its span of
+   time, with no gap up to its last Date. So everything *before the second* of that last Date has
+   been read, and the next request starts there: seek by Date, at offset 0. No arrival, deletion
+   or move can open a gap, since no position is carried from one answer to the next.
+2. Bounds are asked for wider than meant: a second below and two above serve every reading of R4.
+   What is outside the window, or before the place already reached, is dropped here; what comes
+   again at the very second of that place is known by its id.
+3. Where a page at offset 0 brings no later Date, offsets have to be used: in a single second that
+   fills a page, and to learn that a short page (R3) was the last. There the span is swept again and
+   again, until as many ids as it had rows have been met both before and after the empty answer
+   that told the number of rows (`_Sweeps`).
+
+Taken for granted are: bounds mean UTC, and offset and size count rows; an answer is a list sorted
+by Date to the second, as it was at one moment; only an empty answer says that nothing follows; a
+message without a readable Date is listed whatever the bounds, or where the server's own date for
+it lies; ids are unique, and a message's Date stays.
+
+A message that is away just for the empty answer of a sweep, and back for the next page, is taken
+for one that stayed, and may hide another that a page cut off. So two such answers are asked for,
+at uneven distances, unless longer pages have shown that none was cut off; that makes it very rare,
+not impossible.
+
+Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
+within what is granted above there is no silent gap, and never an endless loop. No Airflow here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from math import inf
+from operator import ge, le
+from typing import Literal
+
+from airflow_provider_r7mail.client.models import EPOCH, MICROSECONDS, Window, to_microseconds
+from airflow_provider_r7mail.exceptions import R7MailExtractError
+
+# R4: a bound that excludes itself, compared to the second, needs one second more; an upper bound
+# compared after rounding needs two.
+BELOW_SECONDS = 1
+ABOVE_SECONDS = 2
+
+# In random order (R5), a pass of n pages misses a message with a chance of 1/e; this many in a row
+# miss it once in 10^17.
+MAX_SWEEPS = 40
+# The longest page asked for where longer ones than the caller's help to an end: enough for that,
+# and little to hold in memory.
+MAX_SWEEP_PAGE = 2_000
+# Pages of a sweep without a new id after which the server is held to ignore the offset. In random
+# order with one message a page, the chance of this many is below 10^-9.
+MAX_STALE_PAGES = 50
+# A span is worth sharing with an idle reader when about this many pages are left in it.
+MIN_PAGES_TO_SHARE = 5
+# A span's reader asks so much beyond its end that about this many rows of the next one come: any of
+# them shows that the end was reached.
+ROWS_BEYOND_END = 10
+ALL = 10**12  # seconds: all there are
+
+_Step = Literal["sweep second", "sweep all"]
+
+Key = int | str
+"""What tells messages apart: the server's Id; text for one whose Id can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """What to ask Messages for."""
+
+    start: datetime | None
+    end: datetime | None
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the reading of a window must know of a page.
+
+    :param keys: the messages' keys, in the page's order
+    :param dates: their dates in microseconds since 1970, None where there is none
+    :param count: the answer's Count (R2), None if missing
+    """
+
+    keys: Sequence[Key]
+    dates: Sequence[int | None]
+    count: int | None
+
+
+FIRST_SECOND, LAST_SECOND = (
+    to_microseconds(moment) // MICROSECONDS
+    for moment in (
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+    )
+)
+
+
+def _open(low: int | None, high: int | None) -> tuple[float, float]:
+    return -inf if low is None else low, inf if high is None else high
+
+
+def _moment(second: int) -> datetime | None:
+    try:
+        return EPOCH + timedelta(seconds=second)
+    except OverflowError:  # a bound before year 1 or after 9999 bounds nothing
+        return None
+
+
+@dataclass(slots=True)
+class _Sweeps:
+    """Passes over a span by offsets, until they prove that all of it has been met.
+
+    A pass ends with an empty answer, at an offset of so many rows: at that moment the span held at
+    most so many messages. One that was met before that answer, and is met again after it, was
+    there. Once as many have been met on both sides of it as there were rows, they are all that
+    the span held then; so nothing that was there all along is missing.
+
+    Neither the order of ties (R5) nor what comes and goes (R6) matters to this: they only delay it.
+
+    :param proofs: the empty answers that must be proven so; an empty span proves itself
+    """
+
+    proofs: int
+    # For each pass, the last of which is under way: its rows, and the keys met both by its end
+    # and after it.
+    _rows: list[int] = field(default_factory=lambda: [0])
+    _on_both_sides: list[int] = field(default_factory=lambda: [0])
+    _last_met: dict[Key, int] = field(default_factory=dict)
+    _stale_pages: int = 0
+
+    @property
+    def number(self) -> int:
+        """Passes that have ended."""
+        return len(self._rows) - 1
+
+    def meet(self, keys: Sequence[Key]) -> None:
+        """Take a page of the pass under way.
+
+        :raises R7MailExtractError: page after page brings nothing that this pass has not met
+        """
+        current, distinct = self.number, set(keys)
+        new = 0
+        for key in distinct:
+            last = self._last_met.get(key)
+            if last == current:
+                continue
+            new += 1
+            if last is not None:
+                for number in range(last, current):
+                    self._on_both_sides[number] += 1
+            self._last_met[key] = current
+        # Ids are unique, so that these are all rows; a server that repeats some is put up with.
+        self._rows[current] += len(distinct)
+        self._stale_pages = 0 if new else self._stale_pages + 1
+        if self._stale_pages > MAX_STALE_PAGES:
+            raise R7MailExtractError(
+                f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
+                "brought nothing new. It seems to ignore offset, and more messages share one "
+                "second than it lists at once."
+            )
+
+    def end_pass(self) -> None:
+        """An empty answer came."""
+        self._rows.append(0)
+        self._on_both_sides.append(0)
+        self._stale_pages = 0
+
+    def complete(self) -> bool:
+        """Whether every message that was in the span all along has been met.
+
+        :raises R7MailExtractError: after so many passes some are still hidden
+        """
+        ended = list(zip(self._on_both_sides, self._rows, strict=True))[:-1]
+        proven = [rows for both, rows in ended if both >= rows]
+        if len(proven) >= self.proofs or 0 in proven:
+            return True
+        if self.number < MAX_SWEEPS:
+            return False
+        # Mail has left in the middle of each pass. A message that stayed is missed by one of them
+        # with a chance of about 1/e at most (R5), by so many never; but fewer ids than rows mean
+        # that some can't be seen.
+        fewest = min(rows for _, rows in ended)
+        if len(self._last_met) < fewest:
+            raise R7MailExtractError(
+                f"After {MAX_SWEEPS} sweeps over one second the server still shows fewer "
+                f"messages ({len(self._last_met)}) than rows ({fewest}). Try again, or with a "
+                "larger page_size."
+            )
+        return True
+
+
+class Seek:
+    """The reading of one span of time: says what to ask next, and what of a page is new.
+
+    Performs no I/O. Positions are seconds since 1970, negated if the server sorts the newest
+    first, so that they always rise.
+
+    Invariant: each message that was there all along, at a position before `_cursor` and within this
+    span, has been delivered, and none twice. `_delivered` has all those delivered at the cursor or
+    after it, and those without a date. The cursor is moved in three places, each marked with its
+    reason: (a) a page at offset 0, (b) seconds that were swept, (c) the first row of all. A reading
+    made by `share` begins with it at the cut (d).
+
+    :param window: the span; bounds may be None
+    :param size: messages to ask for at once
+    :param like: another reading of the same folder, whose findings (order, cap) are taken over
+    """
+
+    def __init__(self, window: Window, size: int, like: Seek | None = None) -> None:
+        self.low = None if window.start is None else to_microseconds(window.start)
+        self.high = None if window.end is None else to_microseconds(window.end)
+        # The window that this span is a part of; beyond it are the margins of the bounds (R4).
+        self.edges: tuple[int | None, int | None] = (
+            (self.low, self.high) if like is None else like.edges
+        )
+        # One row alone never shows the order.
+        self.size: int = max(size, 2) if like is None else like.size
+        self.least_size: int = 2 if like is None else like.least_size
+        self.sign: int | None = None if like is None else like.sign
+        self.finished = False
+        # For the Reconciliation only: what was seen beyond the window's edges.
+        self.in_margins: set[Key] = set()
+        # Nothing is at a position before this one that has not been delivered; None is nowhere yet.
+        self._cursor: int | None = None
+        # The keys delivered, with their seconds, that can come again.
+        self._delivered: dict[Key, int | None] = {}
+        # The second of the first dated row of the first page at offset 0: nothing dated was before
+        # it then, and what arrives there later was not there all along.
+        self._first_second: int | None = None
+        self.longest_page: int = 0 if like is None else like.longest_page
+        # Only for estimates of what is left: what was read and from where on, and what is left by
+        # the Count, None where that has not shown itself to be of all that match (R2).
+        self._rows = 0
+        self._origin: int | None = None
+        self._left: int | None = None
+        # Whether a later part was given away since the request: its answer counts that as well.
+        self._shared_since = False
+        # What is asked for: a page at offset 0 of what is left, or the next one of the sweeps.
+        self._span = self._remaining()
+        self._offset = 0
+        self._asked = self.size
+        self._sweeps: _Sweeps | None = None
+        # In a look behind a short page, what to do if more follows; None in a sweep.
+        self._if_more: _Step | None = None
+        self._part_only = False
+        self._skip = 0
+        # How far beyond its end to ask, in seconds; 0 where that is the window's own.
+        self._beyond = 0
+
+    # -- what to ask ------------------------------------------------------------------------
+
+    def request(self) -> PageRequest | None:
+        """The next request; None when the span has been read."""
+        if self.finished:
+            return None
+        low, high = self._span
+        return PageRequest(
+            None if low is None else _moment(low - BELOW_SECONDS),
+            None if high is None else _moment(high + ABOVE_SECONDS),
+            self._offset,
+            self._asked,
+        )
+
+    def _remaining(self) -> tuple[int | None, int | None]:
+        """First and last second still to be read."""
+        low = None if self.low is None else self.low // MICROSECONDS
+        high = None if self.high is None else (self.high - 1) // MICROSECONDS
+        if self._cursor is not None:
+            if self.sign == 1:
+                low = self._cursor
+            else:
+                high = -self._cursor
+        return low, high
+
+    def _to_ask(self) -> tuple[int | None, int | None]:
+        """What is left, and a little of the next span, within the window."""
+        low, high = self._remaining()
+        first, last = self.edges
+        if self.sign == 1 and high is not None and last is not None:
+            high = min(high + self._beyond, (last - 1) // MICROSECONDS)
+        elif self.sign == -1 and low is not None and first is not None:
+            low = max(low - self._beyond, first // MICROSECONDS)
+        return low, high
+
+    def _seek(self) -> None:
+        """Ask for the first rows of what is left."""
+        self._sweeps = None
+        self._span = self._to_ask()
+        self._offset, self._asked = 0, self.size
+        low, high = _open(*self._remaining())
+        first, last = max(low - BELOW_SECONDS, FIRST_SECOND), min(high + ABOVE_SECONDS, LAST_SECOND)
+        if self._passed_end(self._cursor) or first > last:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.finished = True
+        self._sweeps = None
+        self._delivered.clear()
+
+    # -- what came --------------------------------------------------------------------------
+
+    def accept(self, page: Listing) -> list[int]:
+        """Take the answer to `request()`.
+
+        :return: the indexes of rows that are new and dated within the span, or have no date
+        :raises R7MailExtractError: the answer contradicts what was asked
+        """
+        seconds = [None if date is None else date // MICROSECONDS for date in page.dates]
+        dated = [second for second in seconds if second is not None]
+        self._check_bounds(dated)
+        if self._first_second is None and self._offset == 0 and dated:
+            self._first_second = dated[0]
+        self._check_order(dated)
+        fresh = self._deliver(page, seconds)
+        self._note_count(page)
+        longest = self.longest_page
+        self.longest_page = max(self.longest_page, len(page.keys))
+        beginning = self._beginning() if self._sweeps and self._cursor is None else None
+        if self._sweeps is None:
+            self._accept_page(page, dated, longest)
+        elif beginning is not None:
+            # Now that the order is known, there is a place to seek from.
+            self._advance(beginning)  # (c) nothing was before the first row of all
+            self._seek()
+        else:
+            self._accept_sweep(self._sweeps, page)
+        return fresh
+
+    def _check_bounds(self, dated: Sequence[int]) -> None:
+        low, high = self._span
+        for second in (min(dated), max(dated)) if dated else ():
+            # One second more than asked for, for a server that rounds.
+            if (low is not None and second < low - BELOW_SECONDS - 1) or (
+                high is not None and second > high + ABOVE_SECONDS + 1
+            ):
+                raise R7MailExtractError(
+                    "The server ignores StartDate or EndDate: it listed a message dated "
+                    f"{_moment(second)}, outside of what was asked for. A window can't be read "
+                    "from it; see whether a proxy changes requests."
+                )
+
+    def _check_order(self, dated: Sequence[int]) -> None:
+        """Find out, or confirm, what sortOrder 1 means (R1)."""
+        rising = all(map(le, dated, dated[1:]))
+        falling = all(map(ge, dated, dated[1:]))
+        if rising and falling:
+            return
+        sign = 1 if rising else -1
+        if not (rising or falling) or self.sign not in {None, sign}:
+            raise R7MailExtractError(
+                "The server does not sort messages by Date as asked: a page held dates that rise "
+                "and fall. A window can't be read from it whole."
+            )
+        self.sign = sign
+
+    def _deliver(self, page: Listing, seconds: Sequence[int | None]) -> list[int]:
+        """Pick the rows that are new: these can't be told from ones delivered but by their key."""
+        fresh: list[int] = []
+        delivered, cursor, sign = self._delivered, self._cursor, self.sign or 1
+        low, high = _open(self.low, self.high)
+        lowest, highest = _open(*self.edges)
+        for index, (key, date, second) in enumerate(
+            zip(page.keys, page.dates, seconds, strict=True)
+        ):
+            if date is not None and second is not None:
+                if not low <= date < high:
+                    if not lowest <= date < highest:
+                        self.in_margins.add(key)
+                    continue
+                if cursor is not None and second * sign < cursor:
+                    continue
+            if key not in delivered:
+                delivered[key] = second
+                fresh.append(index)
+        self._rows += len(fresh)
+        return fresh
+
+    def _note_count(self, page: Listing) -> None:
+        """Reckon how many messages are left by the Count, once one exceeded its page (R2)."""
+        if self._shared_since and self._left is not None:
+            self._left = max(self._left - len(page.keys), 0)
+        elif page.count is not None and (page.count > len(page.keys) or self._left is not None):
+            self._left = max(page.count - self._offset - len(page.keys), 0)
+        self._shared_since = False
+
+    def _beginning(self) -> int | None:
+        """The position before which there is nothing to read; None if it is not known."""
+        if self.sign is None:
+            return None
+        low, high = self._remaining()
+        bound = low if self.sign == 1 else high
+        second = bound if self._first_second is None else self._first_second
+        return None if second is None else second * self.sign
+
+    def _advance(self, position: int | None) -> bool:
+        """Move the cursor to where everything before has been delivered.
+
+        :return: whether that is further than it was
+        """
+        if position is None or (self._cursor is not None and position <= self._cursor):
+            return False
+        if self._origin is None:
+            self._origin = self._beginning()
+        self._cursor = position
+        sign = self.sign or 1
+        self._delivered = {
+            key: second
+            for key, second in self._delivered.items()
+            if second is None or second * sign >= position
+        }
+        return True
+
+    def _passed_end(self, position: int | None) -> bool:
+        """Whether a row of the next span has been seen, so that this one is read.
+
+        At the window's own end the margin is read as well, so that the rows can be counted.
+        """
+        if position is None:
+            return False
+        if self.sign == 1:
+            edge = self.edges[1]
+            return self.high not in {None, edge} and position * MICROSECONDS >= (self.high or 0)
+        edge = self.edges[0]
+        return self.low not in {None, edge} and (1 - position) * MICROSECONDS <= (self.low or 0)
+
+    def _accept_page(self, page: Listing, dated: Sequence[int], longest: int) -> None:
+        """Take the first rows of what is left.
+
+        No rows: nothing is left, the span has been read. If they move the cursor, seek from there.
+        If not, they are of one second, or undated: a whole page of them is swept; fewer may be all
+        there is, or a page cut short (R3): look behind them. Where another span follows, any row of
+        it shows that all was read: after a short page, ask for the first ones there are.
+
+        :param longest: the rows of the longest page before: pages are cut there (R3), as far as is
+            known, if not at what was asked for
+        """
+        last = dated[-1] * self.sign if dated and self.sign is not None else None
+        moved = self._advance(last)  # (a) a page at offset 0 has no gap before its last row
+        rows = len(page.keys)
+        step: _Step = "sweep second" if dated else "sweep all"
+        short = rows < min(self._asked, longest or self._asked)
+        if rows == 0 or self._passed_end(last):
+            self._finish()
+        elif short and self._beyond not in {0, ALL}:
+            self._beyond = ALL
+            self._seek()
+            again = rows
+            if last is not None and self.sign is not None:  # those before do not come again
+                again -= sum(second * self.sign < last - self._reach() for second in dated)
+            self._asked = again + ROWS_BEYOND_END
+        elif moved:
+            self._seek()
+        elif not short:
+            self._go_on(step)
+        else:
+            # The page is the first one of a sweep, given up if a second one follows.
+            self._sweeps = _Sweeps(proofs=1 if longest else 2)
+            self._if_more = step
+            self._part_only = False
+            self._sweeps.meet(page.keys)
+            self._offset += rows
+
+    def _go_on(self, step: _Step) -> None:
+        if (
+            step == "sweep all"
+            and self._asked <= self.longest_page
+            and self._asked < MAX_SWEEP_PAGE
+        ):
+            # A whole page has no date; these may come first each time, so that pages must stay
+            # longer.
+            self.least_size = self.size = min(2 * self.size, MAX_SWEEP_PAGE)
+            self._seek()
+        else:
+            self._span = self._remaining()
+            self._part_only = False
+            if step == "sweep second" and self._cursor is not None:
+                # As far as the bound of the next request will reach back, so that the same page
+                # does not come again.
+                self._part_only = True
+                first, last = self._cursor, self._cursor + self._reach()
+                self._span = (first, last) if self.sign == 1 else (-last, -first)
+            self._sweeps = _Sweeps(proofs=2)
+            self._if_more = None
+            self._start_pass(self._sweeps)
+
+    def _reach(self) -> int:
+        return BELOW_SECONDS if self.sign == 1 else ABOVE_SECONDS
+
+    def _start_pass(self, sweeps: _Sweeps) -> None:
+        self._offset = 0
+        if self._if_more is None:
+            self._asked = max(self.size, min(self.size << (sweeps.number // 2), MAX_SWEEP_PAGE))
+            # Ties whose order turns from request to request (R5) must not hide the same message in
+            # each pass: passes begin at uneven distances, by spending requests beforehand.
+            self._skip = sweeps.number**2 % 7 % 4  # 0 1 0 2 2 0 1, and again
+
+    def _accept_sweep(self, sweeps: _Sweeps, page: Listing) -> None:
+        if self._skip:
+            self._skip -= 1
+        elif page.keys and self._offset and self._if_more is not None:
+            self._go_on(self._if_more)
+        else:
+            if page.keys:
+                sweeps.meet(page.keys)
+                self._offset += len(page.keys)
+            else:
+                sweeps.end_pass()
+                self._start_pass(sweeps)
+            if sweeps.complete():
+                if self._part_only and self._cursor is not None:
+                    self._advance(self._cursor + 1 + self._reach())  # (b) all of these were met
+                    self._seek()
+                else:
+                    self._finish()
+
+    def resize(self, size: int) -> None:
+        """Ask for so many messages at once from the next answer on.
+
+        Nothing that is granted or proven depends on it: a page may have any length (R3).
+        """
+        self.size = max(size, self.least_size)
+
+    # -- sharing the work -------------------------------------------------------------------
+
+    def pages_left(self) -> float:
+        """About how many pages are left, judging by what has been read; 0 if not known."""
+        low, high = self._remaining()
+        if self._cursor is None or self._origin is None or self._sweeps is not None:
+            return 0.0
+        if low is None or high is None or self.longest_page == 0 or self.finished:
+            return 0.0
+        if self._left is not None:
+            return self._left / self.longest_page
+        done = max(self._cursor - self._origin, 1)
+        return self._rows / done * (high - low) / self.longest_page
+
+    def share(self) -> Seek | None:
+        """Give the later half of what is left to another reader; None if it is too little.
+
+        An answer may be on its way meanwhile: `_span` stays what was asked for, and `accept` drops
+        its rows beyond the cut. None of those has been delivered: the cut lies beyond all that was.
+        """
+        sign = self.sign
+        if self.pages_left() < MIN_PAGES_TO_SHARE or sign is None:
+            return None
+        low, high = self._remaining()
+        furthest = max(
+            (at * sign for at in self._delivered.values() if at is not None), default=None
+        )
+        if low is None or high is None or furthest is None:
+            return None
+        middle = (low + high) // 2
+        if self._left is not None and self._cursor is not None and self._origin is not None:
+            # Mail may end long before the span does: as dense as it was so far, it reaches so far.
+            reach = self._left * max(self._cursor - self._origin, 1) // max(self._rows, 1)
+            halfway = (self._cursor + reach // 2) * sign
+            middle = min(middle, halfway) if sign == 1 else max(middle, halfway)
+        if not low < middle < high or middle * sign <= furthest + 1:
+            return None
+        cut = middle * MICROSECONDS
+        other = Seek(Window(), self.size, like=self)  # (d) its cursor is at the cut
+        if sign == 1:
+            other.low, other.high, self.high = cut, self.high, cut
+            other._cursor = middle
+        else:
+            other.low, other.high, self.low = self.low, cut, cut
+            other._cursor = 1 - middle
+        if self._left is not None:
+            self._left = other._left = self._left // 2
+        self._shared_since = True
+        other._beyond = self._beyond
+        other._span = other._to_ask()
+        # Its density is not known yet; it is taken to be like here.
+        if self._cursor is not None and self._origin is not None:
+            done = self._cursor - self._origin
+            other._origin, other._rows = other._cursor - done, self._rows
+            self._beyond = 1 + ROWS_BEYOND_END * done // max(self._rows, 1)
+        return other

@@ -1,0 +1,1 @@
+"""Everything that is written: tables, files and windows. No Airflow, no HTTP."""

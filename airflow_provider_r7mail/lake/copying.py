@@ -1,0 +1,133 @@
+"""Copy the attachments of given messages into object storage, without tables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.reader import aiter_messages
+from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.exceptions import R7MailMessageNotFoundError, R7MailPublishError
+from airflow_provider_r7mail.lake.attachments import AttachmentCopier, StoredFile, name_filter
+from airflow_provider_r7mail.lake.decode import files_row
+from airflow_provider_r7mail.lake.derived import AttachmentRow, attachment_rows
+from airflow_provider_r7mail.lake.layout import folder_path
+from airflow_provider_r7mail.lake.storage import ObjectPath, locked, make_folder, read, staged
+from airflow_provider_r7mail.lake.writer import NAMED_IDS
+
+# Notes of copied files are kept for so many message ids each: small enough to read and write anew.
+MESSAGES_PER_NOTE = 1_000
+
+
+async def copy_attachments(
+    client: AsyncClient,
+    folder: int,
+    criteria: MessageFilter,
+    root: ObjectPath,
+    *,
+    message_ids: Sequence[int] | None = None,
+    pattern: str | None = None,
+    max_bytes: int | None = None,
+) -> list[AttachmentRow]:
+    """Copy the attachments of some messages of a folder, without any table.
+
+    What was copied is noted beside the files, so that the same call does not fetch it again.
+
+    :param criteria: which messages; with `message_ids` it narrows the listing they are sought in
+    :param root: the root of the attachments
+    :param message_ids: the messages; None for all that match
+    :param pattern: which files; see `attachments.name_filter`
+    :param max_bytes: larger files are not copied
+    :return: a row for each file, with its status; all are tried, whatever fails
+    :raises R7MailMessageNotFoundError: an id is not in the folder; nothing was copied
+    """
+    wanted = name_filter(pattern)
+    sought = None if message_ids is None else set(message_ids)
+    rows: list[AttachmentRow] = []
+    seen: list[int] = []
+    async with aclosing(aiter_messages(client, folder, criteria)) as messages:
+        async for message in messages:
+            if sought is not None and message.id not in sought:
+                continue
+            seen.append(message.id)
+            files = [files_row(file.to_json()) for file in message.attachments or ()]
+            if files or message.has_attachments:
+                rows += attachment_rows(message.id, files)
+            if sought is not None and len(seen) == len(sought):
+                break
+    missing = sorted((sought or set()) - set(seen))
+    if missing:
+        raise R7MailMessageNotFoundError(
+            f"Folder {folder} has no message {', '.join(map(str, missing[:NAMED_IDS]))} "
+            f"({len(missing)} of {len(sought or ())} ids not found). Nothing was copied."
+        )
+    home = folder_path(root, client.config.login, folder)
+    try:
+        async with AttachmentCopier(
+            client=client,
+            folder=folder,
+            root=home,
+            wanted=wanted,
+            max_bytes=max_bytes,
+            known=await asyncio.to_thread(_prepare_copies, root, home, rows),
+        ) as copier:
+            try:
+                await copier.copy(rows)
+            finally:
+                await asyncio.to_thread(_note_copies, home, rows)
+    except OSError as error:
+        raise R7MailPublishError(
+            f"{home}: what was copied can't be noted there ({error}). Files that were copied are "
+            "whole; run it again."
+        ) from error
+    return rows
+
+
+def _note_name(message_id: int) -> str:
+    return f"_copied-{message_id // MESSAGES_PER_NOTE}.json"
+
+
+def _read_note(note: ObjectPath) -> dict[tuple[int, str], StoredFile]:
+    return {
+        (item["message_id"], item["file_name"]): StoredFile(
+            item["uri"], item["size"], item["sha256"]
+        )
+        for item in json.loads(read(note) or b"[]")
+    }
+
+
+def _prepare_copies(
+    root: ObjectPath, home: ObjectPath, rows: Iterable[AttachmentRow]
+) -> dict[tuple[int, str], StoredFile]:
+    """See that files can be written, and which have been: (message id, file name) -> file."""
+    make_folder(root)
+    names = {_note_name(row.message_id) for row in rows}
+    return {key: file for name in names for key, file in _read_note(home / name).items()}
+
+
+def _note_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
+    """Add to the notes what has been stored; another run may have added to them meanwhile."""
+    by_note: dict[str, dict[tuple[int, str], StoredFile]] = {}
+    for row in rows:
+        if row.uri is not None and row.sha256 is not None:
+            file = StoredFile(row.uri, row.size or 0, row.sha256)
+            added = by_note.setdefault(_note_name(row.message_id), {})
+            added[row.message_id, row.file_name or ""] = file
+    if not by_note:
+        return
+    with locked(home, "notes"):
+        for name, added in by_note.items():
+            note = home / name
+            known = _read_note(note) | added
+            text = json.dumps(
+                [
+                    {"message_id": number, "file_name": name, **asdict(file)}
+                    for (number, name), file in known.items()
+                ]
+            )
+            with staged(note) as target:
+                target.write(text.encode())

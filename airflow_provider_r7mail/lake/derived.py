@@ -1,0 +1,136 @@
+"""The recipients' and attachments' rows, from a batch of messages."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_r7mail.lake.arrays import int64_array, text_array, zeros
+from airflow_provider_r7mail.lake.schema import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# -- the other two tables, from a batch of messages -----------------------------------------
+
+
+def domains_of(addresses: pa.Array) -> pa.Array:
+    """The domains of mail addresses, in lower case; null where there is none."""
+    import pyarrow.compute as pc
+
+    distinct = addresses.dictionary_encode()  # most come again and again
+    # The part after the last @, without the > of "Name <address>".
+    found = pc.extract_regex(distinct.dictionary, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$")
+    return pc.utf8_lower(pc.struct_field(found, "domain")).take(distinct.indices)
+
+
+def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The recipients' rows of a batch of messages: one for each address in To, Cc and Bcc."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parts = []
+    for kind in ("to", "cc", "bcc"):
+        lists = batch[f"{kind}_addresses"]
+        rows = pc.list_parent_indices(lists)
+        addresses = pc.list_flatten(lists)
+        lengths = pc.list_value_length(lists)
+        lengths = pc.coalesce(lengths, zeros(lengths.type, len(lengths)))
+        firsts = pc.subtract(pc.cumulative_sum(lengths), lengths)
+        positions = pc.subtract(int64_array(range(len(addresses))), firsts.take(rows))
+        parts.append(
+            pa.RecordBatch.from_arrays(
+                [
+                    batch["message_id"].take(rows),
+                    text_array([kind]).take(zeros(pa.int64(), len(addresses))),
+                    positions.cast(pa.int32()),
+                    addresses,
+                    domains_of(addresses),
+                ],
+                schema=schema("recipients"),
+            )
+        )
+    return pa.concat_batches(parts)
+
+
+@dataclass(slots=True)
+class AttachmentRow:
+    """A row of the attachments table: a file of a message, and what became of it.
+
+    :param status: `listed`, `downloaded`, `unchanged`, `skipped`, `failed`, `unlisted` (R17) or
+        `ambiguous` (R18)
+    """
+
+    message_id: int
+    attachment_id: int | None = None
+    file_id: int | None = None
+    file_name: str | None = None
+    size: int | None = None
+    mime_type: str | None = None
+    uri: str | None = None
+    sha256: str | None = None
+    status: str = "listed"
+    error: str | None = None
+
+
+def attachments_of(batch: pa.RecordBatch) -> list[AttachmentRow]:
+    """The attachments of a batch of messages, with those that can't be told (R17, R18)."""
+    import pyarrow.compute as pc
+
+    files = batch["attachments"]
+    lengths = pc.list_value_length(files)
+    filled = pc.not_equal(lengths, zeros(lengths.type, len(lengths)))
+    wanted = pc.or_kleene(filled, batch["has_attachments"])
+    if not pc.any(wanted).as_py():
+        return []
+    rows: list[AttachmentRow] = []
+    ids = batch["message_id"].filter(wanted).to_pylist()
+    for message_id, listed in zip(ids, files.filter(wanted).to_pylist(), strict=True):
+        rows += attachment_rows(message_id, listed or [])
+    return rows
+
+
+def attachment_rows(
+    message_id: int, listed: Sequence[Mapping[str, Any] | None]
+) -> Iterator[AttachmentRow]:
+    """The rows of one message that has attachments.
+
+    :param listed: its files in our columns; empty if the listing names none (R17)
+    """
+    if not listed:
+        yield AttachmentRow(
+            message_id,
+            status="unlisted",
+            error="HasAttachments is true, but the listing names no file",
+        )
+    names = Counter(file.get("file_name") for file in listed if file is not None)
+    for file in listed:
+        row = AttachmentRow(message_id, **(file or {}))
+        if not row.file_name:
+            row.status, row.error = "unlisted", "the listing gives no FileName"
+        elif names[row.file_name] > 1:
+            row.status = "ambiguous"
+            row.error = "the message has several files of this name; the API can't tell them apart"
+        yield row
+
+
+def attachments_batch(rows: Sequence[AttachmentRow]) -> pa.RecordBatch:
+    """The rows as Arrow."""
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    table = schema("attachments")
+    if not rows:
+        return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in table], schema=table)
+    lines = "\n".join(json.dumps(asdict(row)) for row in rows).encode()
+    read = pj.read_json(
+        pa.BufferReader(lines),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pj.ParseOptions(explicit_schema=table, unexpected_field_behavior="error"),
+    )
+    columns = [column.combine_chunks() for column in read.select(table.names).columns]
+    return pa.RecordBatch.from_arrays(columns, schema=table)

@@ -1,0 +1,117 @@
+"""What to extract and where to put it, and how far an extract has come."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_moment
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.lake.attachments import name_filter
+from airflow_provider_r7mail.lake.iceberg import IcebergTarget
+from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
+from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.schema import TABLES, schema
+from airflow_provider_r7mail.lake.storage import ObjectPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractJob:
+    """What to extract, and where to.
+
+    :param folder: the folder's id
+    :param criteria: what to look for; its window must have both bounds
+    :param output: the root of the tables
+    :param attachments: the root of the attachments; None lists them without copying
+    :param tables: the tables to write
+    :param columns: the columns of the messages table to write; None for all
+    :param page_size: messages to ask for at once; None follows what the server gives
+    :param attachment_pattern: which files to copy; see `attachments.name_filter`
+    :param max_attachment_bytes: larger files are not copied
+    :param on_bad_message: `fail` raises when all is written; `quarantine` does not
+    :param on_attachment_error: `fail` raises when all is written; `record` does not
+    :param privacy: what must not be written
+    :param iceberg: the catalog whose tables take the rows; None for Parquet under `output`
+    """
+
+    folder: int
+    criteria: MessageFilter
+    output: ObjectPath
+    attachments: ObjectPath | None = None
+    tables: tuple[str, ...] = TABLES
+    columns: tuple[str, ...] | None = None
+    page_size: int | None = None
+    attachment_pattern: str | None = None
+    max_attachment_bytes: int | None = None
+    on_bad_message: Literal["fail", "quarantine"] = "fail"
+    on_attachment_error: Literal["fail", "record"] = "fail"
+    privacy: Privacy = field(default_factory=Privacy)
+    iceberg: IcebergTarget | None = None
+
+    @property
+    def notes(self) -> Any:
+        """The root of the folder for each window that has its manifest."""
+        return self.output / (self.tables[0] if self.iceberg is None else WINDOWS)
+
+    def check(self) -> None:
+        """Refuse what can't work, before anything is asked of the server.
+
+        :raises R7MailConfigError: with what is wrong and what to give
+        """
+        window = self.criteria.window
+        if window.start is None or window.end is None:
+            raise R7MailConfigError("start and end: an extract needs both ends of its window.")
+        unknown = [name for name in self.tables if name not in TABLES]
+        if unknown or not self.tables:
+            raise R7MailConfigError(
+                f"tables: {', '.join(map(str, unknown)) or 'none given'}. "
+                f"Known: {', '.join(TABLES)}."
+            )
+        if self.page_size is not None and self.page_size < 1:
+            raise R7MailConfigError(f"page_size: {self.page_size} is not at least 1.")
+        for name, value, known in (
+            ("on_bad_message", self.on_bad_message, ("fail", "quarantine")),
+            ("on_attachment_error", self.on_attachment_error, ("fail", "record")),
+        ):
+            if value not in known:
+                raise R7MailConfigError(f"{name}: {value!r}. Known: {', '.join(known)}.")
+        columns = schema("messages").names
+        if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
+            raise R7MailConfigError("columns: none given, or one of them twice.")
+        wrong = [name for name in self.columns or () if name not in columns]
+        if wrong:
+            raise R7MailConfigError(
+                f"columns: messages has no {', '.join(wrong)}. Known: {', '.join(columns)}."
+            )
+        name_filter(self.attachment_pattern)
+        if self.iceberg is not None:
+            self.iceberg.check(self.output)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an extract has come: pages, rows and bytes read, attachments settled."""
+
+    pages: int = 0
+    rows: int = 0
+    bytes_read: int = 0
+    attachments: int = 0
+
+
+def stored_windows(job: ExtractJob, login: str) -> list[Window]:
+    """The windows that the tables have of a job's folder, finished or not.
+
+    :param login: the mailbox
+    """
+    home = folder_path(job.notes, job.privacy.mailbox(login), job.folder)
+    try:
+        names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
+    except FileNotFoundError:
+        return []
+    windows = []
+    for name in names:
+        start, _, end = name.removeprefix("window=").partition("_")
+        with suppress(R7MailConfigError):  # not one of ours
+            windows.append(Window(parse_moment(start, name), parse_moment(end, name)))
+    return windows

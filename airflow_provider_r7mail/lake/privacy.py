@@ -1,0 +1,250 @@
+"""What tables must not show of people: columns dropped or hashed, before anything is written.
+
+No HTTP, no Airflow. A hash is HMAC-SHA256 with the key of the connection, as 64 hexadecimal digits:
+the same for the same text in all tables, windows and runs, so that joins still work. That is
+pseudonymisation: who has the key can find a person by address, and the mail's other columns, such
+as dates, still say something.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.lake.arrays import text_array
+from airflow_provider_r7mail.lake.derived import domains_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# What a policy can name, and what it can do there besides "keep".
+ACTIONS: Mapping[str, tuple[str, ...]] = {
+    "subject": ("drop", "hash"),
+    "body": ("drop", "hash"),
+    "html_body": ("drop", "hash"),
+    "addresses": ("drop", "hash", "domain"),
+    "names": ("drop", "hash"),
+    "file_names": ("hash",),
+    "ids": ("drop", "hash"),
+    "extra": ("drop",),
+    "children": ("drop",),
+    "task_id": ("drop",),
+    "mailbox": ("hash",),
+}
+# The columns that each of these covers, in all tables.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "subject": ("subject",),
+    "body": ("body",),
+    "html_body": ("html_body",),
+    "addresses": (
+        "from_address",
+        "to_addresses",
+        "cc_addresses",
+        "bcc_addresses",
+        "address",
+        "domain",
+    ),
+    "names": ("from_name", "to_name"),
+    # A MIME type may repeat the name: `text/csv; name="..."`.
+    "file_names": ("file_name", "mime_type", "attachments"),
+    # Text of other systems: MIME ids name the sender's host, CsMd5 tells known content.
+    "ids": (
+        "mime_message_id",
+        "mime_reply_to_id",
+        "thread_id",
+        "cs_md5",
+        "cs_uid",
+        "external_id",
+    ),
+    "extra": ("extra",),
+    "children": ("children",),
+    "task_id": ("task_id",),
+}
+_KEY_OF = {column: name for name, columns in COLUMNS.items() for column in columns}
+
+# Endings that a hashed file name keeps; any other may be a part of the name.
+EXTENSIONS = frozenset(
+    """7z avi bmp csv doc docm docx dot dotx eml gif gz htm html ics jpeg jpg json md mov mp3 mp4
+    msg odp ods odt ogg p7m p7s parquet pdf png ppt pptx rar rtf sig svg tar tif tiff tsv txt vcf
+    wav webp xls xlsb xlsm xlsx xml zip zst""".split()  # noqa: SIM905 - a line each would be long
+)
+_BARE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
+_MIME_TYPE = r"^\s*(?P<type>[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)\s*(?:;.*)?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """A policy: what becomes of each part of the mail. An empty one leaves everything as it is.
+
+    :param actions: what a policy names -> what is done there; make it with `build`
+    :param key: the key of the hashes
+    """
+
+    actions: Mapping[str, str] = field(default_factory=dict)
+    key: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def build(cls, policy: Mapping[str, str] | None, secret: str | None) -> Self:
+        """Check a policy, and fill in what it implies.
+
+        Where anything is protected, `extra`, `children` and `task_id` are dropped unless told to
+        `keep`: nobody knows what is in them. Where addresses are protected, `ids` are hashed, and
+        `names` are hashed with them, or dropped.
+
+        :param policy: names in `ACTIONS` -> "drop", "hash", "domain" or "keep"; None for none
+        :param secret: the connection's `privacy_secret`
+        :raises R7MailConfigError: an unknown name or action, or no key for a hash
+        """
+        if not isinstance(policy or {}, Mapping):
+            raise R7MailConfigError(
+                f"privacy: {type(policy).__name__} is not a mapping. Give what to protect and how, "
+                'like {"body": "drop", "addresses": "hash"}.'
+            )
+        given = dict(policy or {})
+        for name, action in given.items():
+            if name not in ACTIONS:
+                raise R7MailConfigError(f"privacy: {name!r}. Known: {', '.join(ACTIONS)}.")
+            known = (*ACTIONS[name], "keep")
+            if action not in known:
+                raise R7MailConfigError(f"privacy: {name}: {action!r}. Known: {', '.join(known)}.")
+        implied: dict[str, str] = {}
+        if any(action != "keep" for action in given.values()):
+            implied = dict.fromkeys(("extra", "children", "task_id"), "drop")
+        addresses = given.get("addresses", "keep")
+        if addresses != "keep":
+            implied |= {"names": "hash" if addresses == "hash" else "drop", "ids": "hash"}
+        effective = {**implied, **given}
+        actions = {
+            name: effective[name] for name in ACTIONS if effective.get(name, "keep") != "keep"
+        }
+        hashed = [name for name, action in actions.items() if action == "hash"]
+        if hashed and not (secret and secret.strip()):
+            raise R7MailConfigError(
+                f"privacy: {', '.join(hashed)} can't be hashed: the connection has no "
+                "privacy_secret. Put a long random text there, such as that of `openssl rand -hex "
+                '32`, and never change it; or say "drop" instead.'
+            )
+        return cls(actions, (secret or "").encode() if hashed else b"")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is protected."""
+        return bool(self.actions)
+
+    def record(self) -> dict[str, Any] | None:
+        """The policy as the manifest tells it; None if there is none.
+
+        `key_id` is the same as long as the key is: hashes of different keys do not match.
+        """
+        if not self.actions:
+            return None
+        key_id = self.pseudonym("r7mail privacy key")[:16] if self.key else None
+        return {"actions": dict(self.actions), "key_id": key_id}
+
+    def protect(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of any table, without what must not be written.
+
+        :param batch: columns of `messages`, `recipients` or `attachments`
+        """
+        for place, column in enumerate(batch.schema):
+            action = self.actions.get(_KEY_OF.get(column.name, ""))
+            if action is not None:
+                changed = self._protected(column.name, action, batch.column(place))
+                batch = batch.set_column(place, column, changed)
+        return batch
+
+    def pseudonym(self, text: str) -> str:
+        """The hash of a text as it is."""
+        return _hash(self.key, text)
+
+    def address(self, text: str) -> str:
+        """The hash of a mail address, however it is written; see `normal_address`."""
+        return self.name(normal_address(text))
+
+    def name(self, text: str) -> str:
+        """The hash of a name or domain, without regard to case and blanks around it."""
+        return _normal_hash(self.key, text)
+
+    def file_name(self, name: str) -> str:
+        """A file's name as the tables and the storage show it: hashed, with a common ending."""
+        if "file_names" not in self.actions:
+            return name
+        ending = name.rpartition(".")[2].lower()
+        return self.pseudonym(name) + (f".{ending}" if ending in EXTENSIONS else "")
+
+    def mailbox(self, login: str) -> str:
+        """The mailbox as paths and manifest show it."""
+        return self.address(login) if "mailbox" in self.actions else login
+
+    def _protected(self, name: str, action: str, values: pa.Array) -> pa.Array:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if action == "drop":
+            return pa.nulls(len(values), values.type)
+        if name == "attachments":
+            return _in_lists(self._protected_files, values)
+        if name == "mime_type":
+            return pc.struct_field(pc.extract_regex(values, _MIME_TYPE), "type")
+        if action == "domain" and name == "domain":
+            return values
+        change = domains_of if action == "domain" else partial(_each, self._hasher(name))
+        return _in_lists(change, values) if pa.types.is_list(values.type) else change(values)
+
+    def _hasher(self, name: str) -> Callable[[str], str]:
+        special = {"addresses": self.address, "names": self.name, "file_names": self.file_name}
+        return special.get(_KEY_OF[name], lambda text: text and self.pseudonym(text))
+
+    def _protected_files(self, files: pa.StructArray) -> pa.StructArray:
+        import pyarrow as pa
+
+        columns = [
+            self._protected(column.name, "hash", values)
+            if column.name in COLUMNS["file_names"]
+            else values
+            for column, values in zip(files.type, files.flatten(), strict=True)
+        ]
+        return pa.StructArray.from_arrays(columns, fields=list(files.type), mask=files.is_null())
+
+
+def _hash(key: bytes, text: str) -> str:
+    return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+@lru_cache(maxsize=1 << 14)  # the same people write again and again
+def _normal_hash(key: bytes, text: str) -> str:
+    normal = text.strip().casefold()
+    return normal and _hash(key, normal)
+
+
+def normal_address(text: str) -> str:
+    """An address as it is hashed: `ann@example.org`, be it `Ann <ANN@example.org>` or bare."""
+    bare = _BARE_ADDRESS.search(text)
+    return (bare[1] if bare else text).strip().casefold()
+
+
+def _each(change: Callable[[str], str], texts: pa.StringArray) -> pa.StringArray:
+    """Change each text; equal ones once. Nulls stay null."""
+    encoded = texts.dictionary_encode()
+    return text_array(map(change, encoded.dictionary.to_pylist())).take(encoded.indices)
+
+
+def _in_lists(change: Callable[[pa.Array], pa.Array], lists: pa.ListArray) -> pa.ListArray:
+    """Change what is in lists."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not len(lists):
+        return lists
+    offsets = lists.offsets
+    first, end = offsets[0], offsets[-1]
+    values = lists.values.slice(first.as_py(), end.as_py() - first.as_py())
+    return pa.ListArray.from_arrays(
+        pc.subtract(offsets, first), change(values), type=lists.type, mask=lists.is_null()
+    )

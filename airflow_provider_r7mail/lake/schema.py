@@ -1,0 +1,102 @@
+"""The tables' columns, as Arrow schemas. No HTTP, no Airflow."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+SCHEMA_VERSION = 1
+# Under this key files and snapshots name the run that wrote them.
+RUN_ID_KEY = "r7mail.run_id"
+TABLES = ("messages", "recipients", "attachments")
+
+# No statistics for these: their values are long and nobody looks for them by range.
+LONG_COLUMNS = frozenset({"body", "html_body", "subject", "extra", "children", "error"})
+# Columns whose values repeat, so that a dictionary is smaller.
+REPEATING_COLUMNS = frozenset(
+    {
+        "from_name",
+        "from_address",
+        "folder_id",
+        "owner_id",
+        "to_name",
+        "kind",
+        "domain",
+        "address",
+        "mime_type",
+        "status",
+        "extracted_at",
+        # Iceberg's
+        "mailbox",
+        "folder",
+        "window",
+        "run_id",
+    }
+)
+
+
+@cache
+def schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table; its metadata has the version.
+
+    :param table: `messages`, `recipients` or `attachments`
+    """
+    import pyarrow as pa
+
+    text, number, moment = pa.string(), pa.int64(), pa.timestamp("us", tz="UTC")
+    if table == "messages":
+        columns = [pa.field("message_id", number, nullable=False)]
+        for _, column, kind in FIELDS[1:]:
+            if kind == "sender":
+                columns += [pa.field("from_name", text), pa.field("from_address", text)]
+            else:
+                columns.append(pa.field(column, arrow_type(kind)))
+        columns += [pa.field("extra", text), pa.field("extracted_at", moment, nullable=False)]
+    elif table == "recipients":
+        columns = [
+            pa.field("message_id", number, nullable=False),
+            pa.field("kind", text, nullable=False),
+            pa.field("position", pa.int32(), nullable=False),
+            pa.field("address", text),
+            pa.field("domain", text),
+        ]
+    else:
+        columns = [
+            pa.field("message_id", number, nullable=False),
+            pa.field("attachment_id", number),
+            pa.field("file_id", number),
+            pa.field("file_name", text),
+            pa.field("size", number),
+            pa.field("mime_type", text),
+            pa.field("uri", text),
+            pa.field("sha256", text),
+            pa.field("status", text, nullable=False),
+            pa.field("error", text),
+        ]
+    return pa.schema(columns, metadata={"r7mail.schema_version": str(SCHEMA_VERSION)})
+
+
+def arrow_type(kind: str) -> pa.DataType:
+    """Return the type of a column that holds such values."""
+    import pyarrow as pa
+
+    return {
+        "int": pa.int64(),
+        "text": pa.string(),
+        "json": pa.string(),
+        "bool": pa.bool_(),
+        "texts": pa.list_(pa.string()),
+        "ints": pa.list_(pa.int64()),
+        "date": pa.timestamp("us", tz="UTC"),
+        "files": pa.list_(
+            pa.struct([(column, arrow_type(kind)) for _, column, kind in FILE_FIELDS])
+            if kind == "files"
+            else pa.null()
+        ),
+    }[kind]

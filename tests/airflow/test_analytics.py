@@ -1,0 +1,252 @@
+"""The marts and the page of `dags/mail_analytics.py`, made in a real Airflow of extracted mail."""
+
+# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_r7mail.emulator import Emulator
+from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED, SENT
+from tests.airflow.test_dags import Run, Runner, lake, query, run_example
+from tests.browser import chromium
+
+MONDAY = datetime(2025, 6, 2, tzinfo=UTC)
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+# What a stranger can write: markup, formulas of Altair's, Jinja's, text that turns text around.
+HOSTILE = [
+    "<script>document.title='taken'</script>",
+    "</svg></style><img src=x onerror=document.title='taken'>",
+    '"onload="document.title=1',
+    "{{ 1 / 0 }}",
+    "datum.messages",
+    "a\u202eelgnis\x07",
+    "x" * 300,
+    "$\\frac{1}{0}$",
+    "почта.рф",
+    "&lt;b&gt;",
+]
+
+
+@pytest.fixture
+def by_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run extracts a day."""
+    monkeypatch.setenv("R7MAIL_SCHEDULE", "0 0 * * *")
+
+
+Analyse = Callable[..., Run]
+
+
+@pytest.fixture
+def analyse(lake: Path, run_example: Runner, by_days: None) -> Analyse:
+    """Extract days of mail, then make marts and page."""
+
+    def run(*days: datetime, **params: Any) -> Run:
+        for day in days:
+            assert run_example("mail_extract", day + DAY).state == "success"
+        return run_example("mail_analytics", MONDAY, conf=params)
+
+    return run
+
+
+def mart(lake: Path, name: str, columns: str) -> list[tuple[Any, ...]]:
+    """Rows of a mart."""
+    return query(f"SELECT {columns} FROM '{lake}/marts/{name}.parquet' ORDER BY ALL")
+
+
+def test_answers_are_timed_from_the_first_question(
+    server: Emulator, lake: Path, analyse: Analyse
+) -> None:
+    """A reminder makes no answer quicker, a robot's reply is none, and each side is told."""
+    post = server.mailbox.deliver
+
+    def say(hour: float, folder: int = INBOX, **fields: Any) -> None:
+        sent = {"WasSent": True} if folder == SENT else {}
+        post(
+            folder=folder,
+            thread_id="t",
+            date=MONDAY + hour * HOUR,
+            fields={**sent, **fields},
+        )
+
+    say(1)
+    say(1.1, SENT, IsAutoSubmitted=True)
+    say(3)
+    say(5, SENT)
+    say(6, SENT)
+    say(8)
+    post(thread_id="other", date=MONDAY)
+    post(date=MONDAY)
+
+    assert analyse(MONDAY).state == "success"
+
+    assert mart(lake, "response_times", "thread_id, was_sent, hours") == [
+        ("t", False, 3.0),
+        ("t", True, 4.0),
+    ]
+
+
+def test_a_message_counts_once_wherever_it_was_moved(
+    server: Emulator, lake: Path, analyse: Analyse, run_dag: Callable[[str], Any]
+) -> None:
+    """A message that was extracted from two folders counts in the second, with its files."""
+    box = server.mailbox
+    number = box.deliver(date=MONDAY + HOUR, attachments=[("a.pdf", b"12", "application/pdf")])
+    analyse(MONDAY)
+    box.move(INBOX, [number], PROCESSED)
+    moved = run_dag(f"""
+        from airflow.sdk import DAG
+        from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+
+        with DAG("processed") as dag:
+            R7MailToParquetOperator(
+                task_id="extract", folder={PROCESSED}, output_path="{lake.as_uri()}/tables",
+                start="{MONDAY.isoformat()}", end="{(MONDAY + DAY).isoformat()}",
+            )
+    """)
+    assert moved.state == "success"
+
+    assert analyse().state == "success"
+
+    assert mart(lake, "daily_volume", "folder, messages") == [(str(PROCESSED), 1)]
+    assert mart(lake, "attachment_types", "folder, type, files, bytes") == [
+        (str(PROCESSED), "pdf", 1, 2)
+    ]
+
+
+def test_unfinished_windows_are_left_out(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """A window without a manifest is not looked at."""
+    for day in range(2):
+        server.mailbox.deliver(date=MONDAY + day * DAY)
+    analyse(MONDAY, MONDAY + DAY)
+    for path in lake.glob("tables/*/*/*/window=20250602*/_manifest.json"):
+        path.unlink()
+
+    assert analyse().state == "success"
+
+    assert mart(lake, "daily_volume", "day::text, messages") == [("2025-06-03", 1)]
+
+
+def test_hours_are_the_readers(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """The param `timezone` says whose hours and days they are."""
+    server.mailbox.deliver(date=MONDAY + 20 * HOUR)
+
+    assert analyse(MONDAY, timezone="Asia/Vladivostok").state == "success"
+
+    assert mart(lake, "busiest_hours", "weekday, hour") == [("Tuesday", 6)]
+    assert mart(lake, "daily_volume", "day::text") == [("2025-06-03",)]
+    assert "hours of Asia/Vladivostok" in (lake / "marts/report.html").read_text()
+
+
+def test_a_wrong_zone_is_told(
+    server: Emulator, analyse: Analyse, logged: Callable[[], str]
+) -> None:
+    """A zone that there is not fails the run, which says what to give."""
+    server.mailbox.deliver(date=MONDAY)
+
+    assert analyse(MONDAY, timezone="Moscow").state == "failed"
+
+    assert "Give a name like Europe/Moscow" in logged()
+
+
+def test_backlog_tells_how_old_it_is(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """What is unread is told by age, as of the last extract."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for age, read in ((9, False), (3, False), (3, True), (2, False)):
+        server.mailbox.deliver(date=today - age * DAY, was_read=read)
+
+    assert analyse(*(today - age * DAY for age in (9, 3, 2))).state == "success"
+
+    assert mart(lake, "unread_backlog", "unread, day, week, older") == [(3, 0, 2, 1)]
+
+
+@pytest.fixture
+def page(server: Emulator, lake: Path, analyse: Analyse) -> Path:
+    """The page of mail from strangers."""
+    for number, text in enumerate(HOSTILE):
+        server.mailbox.deliver(
+            sender=f"a@{text}",
+            sender_name=text,
+            subject=text,
+            date=MONDAY + number * HOUR,
+            attachments=[(f"{text}.{text[:6]}", b"1", text)],
+            thread_id=text,
+        )
+    assert analyse(MONDAY).state == "success"
+    return lake / "marts/report.html"
+
+
+def test_mail_is_text_on_the_page(page: Path) -> None:
+    """Whatever strangers write, in charts and tables: no script runs, nothing is fetched."""
+    asked: list[str] = []
+    with chromium() as browser:
+        tab = browser.new_page()
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(page.as_uri())
+        title = tab.title()
+        elements = tab.evaluate(
+            "[...document.querySelectorAll('script,img,iframe,object,foreignObject,a,b,*[onload]')]"
+            ".map(found => found.outerHTML)"
+        )
+        labels = tab.locator("svg text").all_text_contents()
+        policy = page.read_text().replace("Content-Security-Policy", "none")
+        tab.set_content(policy)  # and without the browser's help
+        title_without = tab.title()
+
+    assert (title, title_without) == ("Mail of user_test", "Mail of user_test")
+    assert elements == []
+    assert asked == [page.as_uri()]
+    assert any("<script>" in label for label in labels), "the labels are looked at"
+    assert "{{ 1 / 0 }}" in labels
+    assert "почта.рф" in labels
+    assert not any("\u202e" in label or len(label) > 40 for label in labels)
+
+
+def test_the_page_stands_alone_and_can_be_read_by_everybody(page: Path) -> None:
+    """It needs no other file; each chart is told in words and numbers; it fits a phone."""
+    text = page.read_text()
+    with chromium() as browser:
+        tab = browser.new_page(viewport={"width": 360, "height": 700})
+        tab.goto(page.as_uri())
+        charts = tab.locator("section").all()
+        told = [chart.locator("[role=img]").get_attribute("aria-label") for chart in charts]
+        tables = [chart.locator("details tr").count() for chart in charts]
+        width = tab.evaluate("document.documentElement.scrollWidth")
+
+    assert re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)', text) == []
+    assert "default-src 'none'" in text
+    assert len(text) < 400_000
+    assert len(charts) == 5, "nobody has answered"
+    assert all(told)
+    assert min(tables) > 1
+    assert width <= 360
+    assert "inbox" in text, "a folder has its name in the connection"
+    assert "folder 24" not in text
+
+
+def test_no_mail_is_no_failure(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """Where nothing came, the page says that."""
+    assert analyse(MONDAY).state == "success"
+
+    text = (lake / "marts/report.html").read_text()
+    assert "No mail" in text
+    assert "<section" not in text
+
+
+def test_a_long_time_is_shown_by_weeks(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """After some months there is a bar a week, not one a day."""
+    days = [MONDAY + age * DAY for age in (0, 1, 150)]
+    for day in days:
+        server.mailbox.deliver(date=day + 12 * HOUR)
+
+    assert analyse(*days).state == "success"
+
+    text = (lake / "marts/report.html").read_text()
+    assert "Messages by week" in text
+    assert "the most, 2, in the week of 2025-06-02" in text

@@ -1,0 +1,70 @@
+"""The connection's form in Airflow 2, whose web server takes it from the hook."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from html import unescape
+from importlib import import_module
+
+import pytest
+
+from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.connection import config_from_connection
+from airflow_provider_r7mail.hooks import R7MailHook
+from tests.conftest import AIRFLOW_2
+
+pytestmark = pytest.mark.skipif(not AIRFLOW_2, reason="Airflow 3 takes it from the provider info")
+
+
+def test_saving_changes_nothing(airflow_database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every field is in the form; saving it as it stands keeps what the connection says."""
+    monkeypatch.setenv("AIRFLOW__WEBSERVER__SECRET_KEY", "of-the-test")
+    extra = {
+        "verify": "/etc/ca.pem",
+        "cert": ["cert.pem", "key.pem"],
+        "proxy": "http://user:password@proxy:3128",
+        "timeout": 30,
+        "max_concurrency": 2,
+        "max_retries": 1,
+        "folders": {"inbox": 24, "Готово": 15},
+        "web_url": "https://mail.example.org/#folder/{folder}",
+        "privacy_secret": 'of "the" test',
+    }
+    [described] = get_provider_info()["connection-types"]
+    assert set(extra) == set(described["conn-fields"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Airflow's own
+        app = import_module("airflow.www.app").create_app(testing=True)
+        app.config["WTF_CSRF_ENABLED"] = False
+        security = app.appbuilder.sm
+        with app.app_context():
+            security.add_user("admin", "a", "a", "a@b.ru", security.find_role("Admin"), "pw")
+        browser = app.test_client()
+        browser.post("/login/", data={"username": "admin", "password": "pw"})
+        fields = {"conn_id": "mail", "conn_type": "r7mail", "host": "h", "login": "l"}
+        fields |= {"password": "no-password", "extra": json.dumps(extra)}
+        browser.post("/connection/add", data=fields)
+        before = stored()
+        number = R7MailHook.get_connection("mail").id  # type: ignore[attr-defined]
+        page = browser.get(f"/connection/edit/{number}").text
+        shown = re.findall(r'name="(extra__r7mail__\w+)".*? value="([^"]*)"', page)
+        fields |= {name: unescape(value) for name, value in shown}
+        browser.post(f"/connection/edit/{number}", data={**fields, "extra": ""})
+
+    assert len(shown) == len(extra)
+    for field in described["conn-fields"].values():
+        assert field["label"] in unescape(page)
+        assert field["description"] in unescape(page)
+    assert re.findall(r'name="extra__r7mail__(\w+)".*? type="password"', page) == [
+        "proxy",
+        "privacy_secret",
+    ]
+    assert stored() == before
+    assert before == config_from_connection(R7MailHook.get_connection("mail"))
+
+
+def stored() -> object:
+    """What the connection in the database says."""
+    return config_from_connection(R7MailHook.get_connection("mail"))

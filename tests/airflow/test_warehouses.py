@@ -1,0 +1,413 @@
+"""The ways into warehouses: each SQL file and DAG, run with the engine that it is for."""
+
+# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+
+from airflow_provider_r7mail.emulator import Emulator
+from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from tests.airflow.test_dags import Runner, lake, run_example
+from tests.airflow.test_refresh import DAY, JUNE, extract
+
+SQL = Path(__file__).parents[2] / "docs/sql"
+HOUR = timedelta(hours=1)
+TABLES = ("messages", "recipients", "attachments")
+Ask = Callable[[str], list[tuple[Any, ...]]]
+
+
+def statements(name: str, root: Path, **words: str) -> list[str]:
+    """The statements of an SQL file, for tables that lie elsewhere."""
+    text = re.sub(r"^--.*\n", "", (SQL / name).read_text(), flags=re.MULTILINE)
+    for old, new in {"/data/mail": str(root), **words}.items():
+        text = text.replace(old, new)
+    return [found for found in map(str.strip, text.split(";")) if found]
+
+
+@pytest.fixture
+def mail(server: Emulator, lake: Path) -> Path:
+    """Two days of mail, extracted; the root of the tables."""
+    for day in (0, 1):
+        server.mailbox.deliver(
+            date=JUNE + day * DAY + HOUR,
+            subject=f"Счёт {day}",
+            sender="Ann@example.org",
+            to=["a@example.org", "b@test.example"],
+            labels=[1, 2],
+            attachments=[("счёт.pdf", b"%PDF", "application/pdf")],
+        )
+        server.mailbox.deliver(date=JUNE + day * DAY + 2 * HOUR, subject=None, to=[])
+    for day in (0, 1):
+        extract(lake / "tables", JUNE + day * DAY)
+    return lake / "tables"
+
+
+def ids(server: Emulator, folder: int = INBOX) -> list[tuple[int]]:
+    """What a folder on the server has."""
+    return [(message["Id"],) for message in server.mailbox.messages(folder)]
+
+
+# -- DuckDB -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def duck(mail: Path) -> Iterator[Ask]:
+    """DuckDB with the views."""
+    with duckdb.connect() as connection:
+        for statement in statements("duckdb.sql", mail):
+            connection.execute(statement)
+        yield lambda sql: connection.execute(sql).fetchall()
+
+
+def test_duckdb_sees_all_tables_as_they_lie(server: Emulator, mail: Path, duck: Ask) -> None:
+    """The views have every message once, with mailbox, folder and window, and see new windows."""
+    assert duck("SELECT message_id FROM messages ORDER BY ALL") == ids(server)
+    assert duck("SELECT DISTINCT mailbox, folder FROM messages") == [("user_test", INBOX)]
+    assert duck(
+        'SELECT domain, count(*), count(DISTINCT "window") FROM recipients GROUP BY 1 ORDER BY 1'
+    ) == [("example.org", 2, 2), ("test.example", 2, 2)]
+    assert duck(
+        "SELECT subject, file_name FROM messages "
+        "JOIN attachments USING (mailbox, folder, message_id) ORDER BY ALL"
+    ) == [("Счёт 0", "счёт.pdf"), ("Счёт 1", "счёт.pdf")]
+
+    server.mailbox.deliver(date=JUNE + 2 * DAY)
+    extract(mail, JUNE + 2 * DAY)
+
+    assert duck("SELECT message_id FROM messages ORDER BY ALL") == ids(server)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_duckdb_leaves_out_unfinished_windows(mail: Path, duck: Ask, table: str) -> None:
+    """A window without a manifest is not seen."""
+    before = duck(f'SELECT DISTINCT "window" FROM {table}')
+    next(mail.glob(f"{table}/*/*/window=20250601*/_manifest.json")).unlink()
+
+    assert len(before) == 2
+    assert duck(f'SELECT DISTINCT "window" FROM {table}') == [
+        ("20250602T000000Z_20250603T000000Z",)
+    ]
+
+
+# -- ClickHouse -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clickhouse(mail: Path, tmp_path: Path) -> Iterator[Ask]:
+    """ClickHouse's own engine, in this process, with views and empty tables."""
+    chdb = pytest.importorskip("chdb.session", reason="`make test` installs the extra `warehouses`")
+    session = chdb.Session(str(tmp_path / "clickhouse"))
+    try:
+        for statement in statements("clickhouse.sql", mail):
+            session.query(statement)
+
+        def ask(sql: str, **params: str) -> list[tuple[Any, ...]]:
+            answer = session.query(sql, "ArrowTable", params=params)
+            columns = answer.to_pydict().values() if answer is not None and answer.num_rows else []
+            return list(zip(*columns, strict=True))
+
+        yield ask
+    finally:
+        session.close()
+
+
+def load_month(ask: Any, root: Path, month: str) -> None:
+    """Do as `clickhouse-client --param_month` does."""
+    for statement in statements("clickhouse_month.sql", root):
+        ask(statement, month=month)
+
+
+def test_clickhouse_sees_all_tables_as_they_lie(
+    server: Emulator, mail: Path, clickhouse: Ask
+) -> None:
+    """The views have every message of a finished window once."""
+    found = clickhouse("SELECT message_id FROM mail.lake_messages ORDER BY ALL")
+    labels = clickhouse(
+        "SELECT DISTINCT mailbox, folder, labels FROM mail.lake_messages ORDER BY 3"
+    )
+    next(mail.glob("messages/*/*/window=20250601*/_manifest.json")).unlink()
+
+    assert found == ids(server)
+    assert ("user_test", INBOX, [1, 2]) in labels
+    assert clickhouse("SELECT DISTINCT window FROM mail.lake_messages") == [
+        ("20250602T000000Z_20250603T000000Z",)
+    ]
+
+
+def test_clickhouse_replaces_a_month_whole(server: Emulator, mail: Path, clickhouse: Ask) -> None:
+    """A month loaded again is as the lake is now, in all three tables; other months stay."""
+    server.mailbox.deliver(date=JUNE + 30 * DAY, to=["july@example.org"])
+    extract(mail, JUNE + 30 * DAY)
+    load_month(clickhouse, mail, "202506")
+    load_month(clickhouse, mail, "202507")
+    gone, *kept = ids(server)
+    server.mailbox.delete(INBOX, list(gone))
+    extract(mail, JUNE)
+    before = clickhouse("SELECT message_id FROM mail.messages ORDER BY ALL")
+
+    load_month(clickhouse, mail, "202506")
+    load_month(clickhouse, mail, "202506")
+
+    assert before == [gone, *kept]
+    assert clickhouse("SELECT message_id FROM mail.messages ORDER BY ALL") == kept
+    assert clickhouse("SELECT count() FROM mail.attachments") == [(1,)]
+    assert clickhouse("SELECT address FROM mail.recipients ORDER BY 1") == [
+        ("a@example.org",),
+        ("b@test.example",),
+        ("july@example.org",),
+    ]
+    assert clickhouse("SHOW TABLES FROM mail LIKE 'staged%'") == []
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of the tests' own; its URL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = str(found[-1]) if found else shutil.which("initdb")
+    if initdb is None:
+        raise FileNotFoundError("No PostgreSQL is installed: `make postgres` does that, as root.")
+    home = Path(tempfile.mkdtemp(prefix="r7mail-postgres-"))
+    password = secrets.token_hex(16)
+    (home / "password").write_text(password)
+    rest: dict[str, Any] = {"cwd": home, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    if os.getuid() == 0:  # for which it does not run
+        rest["user"] = rest["group"] = "postgres"
+        for path in (home, home / "password"):
+            shutil.chown(path, "postgres", "postgres")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    subprocess.run(
+        [initdb, "-D", "data", "-U", "ann", "-A", "scram-sha-256", "--pwfile=password", "-EUTF8"],
+        check=True,
+        **rest,
+    )
+    settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = [str(Path(initdb).with_name("postgres")), "-D", "data", "-p", str(port), *options]
+    url = f"postgresql://ann:{password}@127.0.0.1:{port}/postgres"
+    with subprocess.Popen(command, **rest) as process:
+        try:
+            for _ in range(300):
+                try:
+                    psycopg.connect(url).close()
+                    break
+                except psycopg.OperationalError:
+                    assert process.poll() is None, "the server did not start"
+                    time.sleep(0.1)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)  # does not wait for clients
+            process.wait(30)
+            shutil.rmtree(home)
+
+
+@pytest.fixture
+def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """The server without tables, which the connection `mail_postgres` leads to."""
+    monkeypatch.setenv("AIRFLOW_CONN_MAIL_POSTGRES", postgres)
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS mail CASCADE")
+
+        def ask(sql: str) -> list[tuple[Any, ...]]:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+        yield ask
+
+
+@pytest.fixture
+def load(run_example: Runner, warehouse: Ask) -> Callable[[], Any]:
+    """Run the DAG; tell how many windows it loaded, None if it failed."""
+
+    def run() -> Any:
+        result = run_example("mail_to_postgres", JUNE)
+        return result.xcom("load_new_windows") if result.state == "success" else None
+
+    return run
+
+
+def stored(warehouse: Ask, columns: str = "message_id") -> list[tuple[Any, ...]]:
+    """What PostgreSQL has of the messages."""
+    return warehouse(f"SELECT {columns} FROM mail.messages ORDER BY message_id")
+
+
+def test_postgres_has_what_the_files_have(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any], duck: Ask
+) -> None:
+    """All rows and values come over, and a second run finds nothing to do."""
+    assert (load(), load()) == (2, 0)
+
+    for table, order in (("messages", 1), ("recipients", "1, 2, 3"), ("attachments", 1)):
+        found = warehouse(
+            "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'mail' "
+            f"AND table_name = '{table}' ORDER BY column_name = 'message_id' DESC, ordinal_position"
+        )
+        names = ", ".join(f'"{name}"' for (name,) in found)
+        query = f"SELECT {names} FROM {{}} ORDER BY {order}"
+        rows = warehouse(query.format(f"mail.{table}"))
+        assert len(rows) > 1
+        assert rows == duck(query.format(table))
+
+
+def test_postgres_follows_what_changes(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """Windows that were extracted again are replaced: what was deleted goes, with all its rows."""
+    load()
+    gone, read, *_ = ids(server)
+    server.mailbox.delete(INBOX, list(gone))
+    server.mailbox.mark_read(INBOX, list(read))
+    late = server.mailbox.deliver(date=JUNE + 3 * HOUR)
+    extract(mail, JUNE)
+
+    assert load() == 1
+
+    assert stored(warehouse) == sorted(ids(server))
+    assert (*read, True) in stored(warehouse, "message_id, was_read")
+    assert (late, False) in stored(warehouse, "message_id, was_read")
+    for table in ("recipients", "attachments"):
+        assert warehouse(f"SELECT 1 FROM mail.{table} WHERE message_id = {gone[0]}") == []
+    assert warehouse("SELECT count(*) FROM mail.attachments") == [(1,)]
+
+
+def test_postgres_has_a_message_once(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """Of a message that two windows have, what was extracted later counts, however it is loaded."""
+    server.mailbox.mark_read(INBOX, [number for (number,) in ids(server)])
+    extract(mail, JUNE, JUNE + 2 * DAY)
+
+    assert load() == 3
+
+    assert stored(warehouse, "message_id, was_read") == [(*row, True) for row in ids(server)]
+    assert warehouse("SELECT count(*) FROM mail.recipients") == [(4,)]
+    assert warehouse("SELECT count(*) FROM mail.attachments") == [(2,)]
+
+
+def test_postgres_takes_a_window_whole_or_not(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """A load that breaks leaves the window as it was, and the next one makes it good."""
+    load()
+    server.mailbox.deliver(date=JUNE + 3 * HOUR)
+    before = stored(warehouse)
+    extract(mail, JUNE)
+    [part] = mail.glob("attachments/*/*/window=20250601*/part-00000.parquet")
+    whole = part.read_bytes()
+
+    part.write_bytes(whole[: len(whole) // 2])
+    assert load() is None
+    broken = stored(warehouse)
+    part.write_bytes(whole)
+
+    assert load() == 1
+    assert broken == before
+    assert stored(warehouse) == sorted(ids(server))
+
+
+def test_postgres_takes_no_unfinished_window(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """A window without a manifest is left until it has one."""
+    [note] = mail.glob("messages/*/*/window=20250601*/_manifest.json")
+    text = note.read_bytes()
+    note.unlink()
+    first = load()
+    note.write_bytes(text)
+
+    assert (first, load()) == (1, 1)
+    assert stored(warehouse) == ids(server)
+
+
+def test_postgres_takes_no_mix_of_two_extractions(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """A window that is extracted again while it is read is not loaded half old, half new."""
+    [note] = mail.glob("messages/*/*/window=20250601*/_manifest.json")
+    old = note.read_bytes()
+    extract(mail, JUNE)
+    new = note.read_bytes()
+    note.write_bytes(old)
+
+    assert load() is None
+    note.write_bytes(new)
+    assert load() is not None
+    assert stored(warehouse) == ids(server)
+
+
+def test_postgres_takes_any_text(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """What only PostgreSQL can't hold, or COPY has a meaning for, loses nothing else."""
+    texts = ["a\0b", "\\N", "tab\tline\nend\r", "\\.", "{1,2}", "'; DROP SCHEMA mail; --", "🎉", ""]
+    for number, text in enumerate(texts):
+        server.mailbox.deliver(
+            date=JUNE + 5 * DAY + number * HOUR, subject=text, to=[f"{text}@example.org", text]
+        )
+    extract(mail, JUNE + 5 * DAY)
+    load()
+
+    found = stored(warehouse, "subject, to_addresses")[-len(texts) :]
+    expected = [text.replace("\0", "\ufffd") for text in texts]
+    assert found == [(text, [f"{text}@example.org", text]) for text in expected]
+
+
+def test_postgres_without_tables(lake: Path, warehouse: Ask, run_example: Runner) -> None:
+    """Before the first extract there is nothing to load, and that is no failure."""
+    run = run_example("mail_to_postgres", JUNE)
+
+    assert run.states == {("load_new_windows", -1): "skipped"}
+
+
+# -- all of them ------------------------------------------------------------------------------
+
+
+def make_view(ask: Ask, root: Path, messages: str) -> Ask:
+    """Make the view over a relation, in its schema; return the way to ask."""
+    schema = messages.rpartition(".")[0]
+    words = {"VIEW latest": f"VIEW {schema}.latest", "FROM messages": f"FROM {messages}"}
+    [statement] = statements("latest_messages.sql", root, **words)
+    ask(statement)
+    return lambda sql: ask(sql.format(f"{schema}.latest_messages"))
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "clickhouse", "postgres"])
+def test_the_view_of_latest_messages(
+    server: Emulator, mail: Path, request: pytest.FixtureRequest, engine: str
+) -> None:
+    """A message that was moved between two extracted folders is seen once, where it is now."""
+    moved, *rest = [number for (number,) in ids(server)]
+    server.mailbox.move(INBOX, [moved], PROCESSED)
+    extract(mail, JUNE, folder=PROCESSED)
+    if engine == "duckdb":
+        view = make_view(request.getfixturevalue("duck"), mail, "main.messages")
+    elif engine == "clickhouse":
+        view = make_view(request.getfixturevalue("clickhouse"), mail, "mail.lake_messages")
+    else:
+        request.getfixturevalue("load")()
+        view = make_view(request.getfixturevalue("warehouse"), mail, "mail.messages")
+
+    folders: dict[str, int] = dict(view("SELECT subject, folder FROM {} WHERE subject IS NOT NULL"))
+
+    assert folders == {"Счёт 0": PROCESSED, "Счёт 1": INBOX}
+    assert view("SELECT count(*) FROM {}") == [(1 + len(rest),)]

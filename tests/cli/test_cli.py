@@ -1,0 +1,218 @@
+"""The command line, as a person in a terminal meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from airflow_provider_r7mail.emulator import Attachment, Emulator
+
+JUNE = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+def run(
+    *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command, without a terminal."""
+    code = "import sys; from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+        timeout=200,
+        env={**os.environ, "COLUMNS": "80", **(env or {})},
+    )
+
+
+def extract(server: Emulator, output: Path, *more: str, password: str = "TestPassword") -> str:
+    """Extract June 2025 of the inbox; return what it says, or the error."""
+    done = run(
+        "extract",
+        f"--url={server.url}",
+        "--login=user_test",
+        "--folder=24",
+        "--start=2025-06-01",
+        "--end=2025-07-01",
+        f"--output={output}",
+        *more,
+        env={"R7MAIL_PASSWORD": password},
+    )
+    assert "Traceback" not in done.stderr
+    return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
+
+
+@pytest.mark.parametrize("command", ["emulator", "extract", "check", "demo"])
+def test_help_teaches(command: str) -> None:
+    """Each command explains itself, with an example to copy."""
+    text = " ".join(run(command, "--help").stdout.split())
+
+    assert f"Usage: r7mail {command}" in text
+    assert "Example:" in text
+    assert f"r7mail {command} --" in text.partition("Example:")[2]
+
+
+def test_starting_is_quick() -> None:
+    """Help and extract import neither Airflow nor pandas."""
+    code = (
+        "import sys, airflow_provider_r7mail.cli, airflow_provider_r7mail.lake.window, upath\n"
+        "print(sorted({'airflow', 'pandas', 'starlette'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
+    """A window goes into the tables, its attachments beside them, and the numbers are told."""
+    for day in (-1, 0, 29, 30):
+        server.mailbox.deliver(
+            subject=f"{day}",
+            date=JUNE + timedelta(days=day),
+            attachments=[Attachment("a.txt", b"hello", "text/plain")],
+        )
+    output, files = tmp_path / "my tables", tmp_path / "files"
+
+    said = extract(server, output, f"--attachments={files}")
+
+    found = duckdb.sql(f"SELECT subject FROM '{output}/messages/**/*.parquet' ORDER BY date")
+    assert found is not None
+    assert found.fetchall() == [("0",), ("29",)]
+    assert [p.read_bytes() for p in files.rglob("a.txt")] == [b"hello"] * 2
+    assert "2 messages of folder 24" in said
+    assert "2 downloaded" in said
+    assert re.search(r"recipients +2 ", said)
+    assert "\x1b" not in said
+
+
+def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
+    """A second run of a window replaces the first."""
+    server.mailbox.deliver(date=JUNE)
+    extract(server, tmp_path)
+    server.mailbox.deliver(date=JUNE)
+
+    assert "2 messages" in extract(server, tmp_path)
+    found = duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/messages/**/*.parquet'")
+    assert found is not None
+    assert found.fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--end=2025-05-01"], "not after its start"),
+        (["--start=tomorrow"], "'tomorrow' is not a date"),
+        (["--url=mail.example.org"], "--url: give the server's URL"),
+        (["--page-size=0"], "page_size"),
+        (["--output=nowhere://x"], "--output: no file system for 'nowhere://x'"),
+        (["--output=/dev/null/x"], "can't be written"),
+        (["--ca=/nowhere.pem"], "no certificate could be read"),
+    ],
+)
+def test_extract_teaches(server: Emulator, tmp_path: Path, more: list[str], expected: str) -> None:
+    """What is wrong is told in one line, with exit code 1, and no traceback."""
+    said = extract(server, tmp_path / "out", *more)
+
+    assert said.startswith("1: Error: ")
+    assert expected in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_wrong_password_is_tried_once(server: Emulator, tmp_path: Path) -> None:
+    """A refused log-in is an error, and is not hammered."""
+    said = extract(server, tmp_path, password="wrong")
+
+    assert said.startswith("1: Error: ")
+    assert server.logins == 1
+
+
+def test_extract_needs_a_password() -> None:
+    """Without a password and a terminal to ask at, it says where to put it."""
+    done = run(
+        *("extract", "--url=http://127.0.0.1:1", "--login=a", "--folder=1"),
+        *("--start=2025-06-01", "--end=2025-06-02", "--output=/tmp/x"),
+        env={"R7MAIL_PASSWORD": ""},
+    )
+
+    assert done.returncode == 1
+    assert "R7MAIL_PASSWORD" in done.stderr
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The demo runs three DAGs in Airflow, shows what they wrote, and leaves a way to go on."""
+    done = run("demo", f"--dir={tmp_path / 'demo'}")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ok  ") == 3
+    said = re.sub(r"\s+", " ", done.stdout)
+    rows = int(re.findall(r"tables/messages 6 ([\d,]+)", said)[0].replace(",", ""))
+    found = duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/demo/lake/tables/messages/**/*.parquet'")
+    assert found is not None
+    assert found.fetchall() == [(rows,)]
+    assert rows > 500
+    assert "price_lists 1 12 " in said
+    assert "marked read and moved to folder processed" in said
+    assert "Top senders, by DuckDB" in said
+    [command] = re.findall(r"^  (.*python -c .*)$", done.stdout, re.MULTILINE)
+    shown = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "from_address" in shown.stdout, shown.stderr
+    report = Path(done.stdout.rstrip().splitlines()[-1].strip())
+    assert "Busiest hours" in report.read_text()
+    settings = (tmp_path / "demo" / "airflow.env").read_text()
+    assert "export AIRFLOW_HOME=" in settings
+    connection = re.findall(r"AIRFLOW_CONN_R7MAIL_DEFAULT='(.*)'", settings)[0]
+    assert json.loads(connection)["port"] == 8025
+
+
+def test_demo_keeps_off_other_files(tmp_path: Path) -> None:
+    """A folder with something else in it is not touched."""
+    (tmp_path / "mine.txt").write_text("x")
+
+    done = run("demo", f"--dir={tmp_path}")
+
+    assert done.returncode == 1
+    assert "has other files in it" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_stopped_leaves_nothing_running(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C in the middle of the demo ends Airflow as well."""
+    # A shell starts what it runs in the background with Ctrl-C ignored, CI perhaps too.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "demo", f"--dir={tmp_path / 'demo'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until = time.monotonic() + 30
+        while not (found := children.read_text().split()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.wait(20)
+
+    assert process.returncode != 0
+    until = time.monotonic() + 10  # what has ended stays to be seen until init has taken note
+    while any(Path(f"/proc/{child}").exists() for child in found):
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -1,0 +1,1064 @@
+"""`r7mail check`: it names what a server does, claims nothing else, and puts back what it moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_r7mail.client.check import survey
+from airflow_provider_r7mail.client.check.evidence import (
+    ALL_BOUNDS,
+    Bounds,
+    best_probe,
+    expiry_of,
+    probes_of,
+    ties_of,
+)
+from airflow_provider_r7mail.client.check.survey import (
+    MAX_REQUESTS,
+    MAX_WRITE_REQUESTS,
+    Report,
+    check_server,
+)
+from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.session import Client
+from airflow_provider_r7mail.emulator import MISSING, Attachment, Emulator, Fault, Mailbox, Readings
+from airflow_provider_r7mail.exceptions import (
+    R7MailAuthError,
+    R7MailConfigError,
+    R7MailConnectionError,
+    R7MailProxyError,
+)
+from airflow_provider_r7mail.operators import R7MailCheckOperator
+
+INBOX, PROCESSED = 24, 15
+JUNE = datetime(2025, 6, 1, 8, tzinfo=UTC)
+SECRET = "Зарплата-43"
+"""Stands in all that a mail has: must not be in a report."""
+
+
+def fill(mailbox: Mailbox, count: int = 120) -> None:
+    """Mail as a folder has it: files, labels, ties, no dates, fractions of seconds."""
+    for number in range(count):
+        date = JUNE + timedelta(minutes=7 * number)
+        if number % 3 == 1:
+            date += timedelta(microseconds=382_021 + number)
+        mailbox.deliver(
+            subject=f"{SECRET} {number}",
+            body=SECRET,
+            sender=f"{SECRET}@example.org",
+            sender_name=SECRET,
+            to=[f"{SECRET}@example.org"],
+            date=date,
+            was_read=number % 2 == 0,
+            labels=[3] if number % 10 == 0 else None,
+            attachments=[Attachment(f"{SECRET}.txt", b"12345", "text/plain")]
+            if number % 5 == 0
+            else (),
+        )
+    if count > 5:
+        for _ in range(5):
+            mailbox.deliver(date=JUNE + timedelta(hours=2, seconds=200.5), subject=SECRET)
+        mailbox.deliver(subject="no date", fields={"Date": "0001-01-01T00:00:00"})
+
+
+def run(server: Emulator, **options: Any) -> Report:
+    """Check the server's inbox."""
+    config = ClientConfig(
+        url=server.url,
+        login=options.pop("login", "user_test"),
+        password=options.pop("password", "TestPassword"),
+        timeout=options.pop("timeout", 10.0),
+        backoff=0.01,
+    )
+    before = len(server.requests)
+    with Client(config) as client:
+        report = check_server(client, options.pop("folder", INBOX), **options)
+    made = len(server.requests) - before
+    assert report.requests == made
+    assert made <= MAX_REQUESTS + (MAX_WRITE_REQUESTS + 6 if options.get("write_folder") else 0)
+    return report
+
+
+def claims(report: Report) -> dict[str, Any]:
+    """All the readings that a report names."""
+    return {f.key: f.reading for f in report.findings if f.level != "unknown"}
+
+
+@contextmanager
+def calls_of(server: Emulator, act: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Act before each listing is answered."""
+
+    def on_request(record: dict[str, Any]) -> None:
+        if record["path"].endswith("Messages"):
+            act(record)
+
+    server.on_request = on_request
+    yield
+    server.on_request = None
+
+
+class TestReadings:
+    """Every reading that the emulator can be set to is named."""
+
+    @pytest.mark.parametrize(
+        ("setting", "key", "named"),
+        [
+            *[({"sort_one": value}, "sort_one", value) for value in ("ascending", "descending")],
+            *[({"count": value}, "count", value) for value in ("all", "page")],
+            ({"page_cap": None}, "page_cap", "none seen"),
+            *[({"page_cap": value}, "page_cap", value) for value in (1, 2, 3, 20, 50, 100)],
+            *[({"start_inclusive": v}, "start_inclusive", v) for v in (True, False)],
+            *[({"end_inclusive": v}, "end_inclusive", v) for v in (True, False)],
+            *[({"precision": v}, "precision", v) for v in ("second", "millisecond", "microsecond")],
+            *[({"ties": value}, "ties", value) for value in ("stable", "reversed", "random")],
+            *[({"undated": value}, "undated", value) for value in ("always", "never", "as_min")],
+            *[
+                ({"expired_at": value}, "expired_at", value)
+                for value in ("future", "past", "absent", "other_zone")
+            ],
+            ({"token_calls": None}, "token_calls", "none refused"),
+            *[({"token_calls": value}, "token_calls", value) for value in (1, 2, 7)],
+            *[
+                ({"error_body": value}, "wrong_path", f"404, {value}")
+                for value in ("empty", "json", "html")
+            ],
+            *[
+                ({"error_body": value}, "missing_folder", f"500, {value}")
+                for value in ("empty", "json", "html")
+            ],
+            *[({"list_attachments": v}, "list_attachments", v) for v in (True, False)],
+            ({"chunked_attachments": False}, "attachment_length", "Content-Length"),
+            ({"chunked_attachments": True}, "attachment_length", "chunked"),
+            ({"unknown_fields": False}, "unknown_fields", []),
+            ({"unknown_fields": True}, "unknown_fields", ["SpamScore", "TotalPages", "Workspace"]),
+            ({"missing_fields": ()}, "missing_fields", []),
+            ({"missing_fields": ("Uid", "Size")}, "missing_fields", ["Size", "Uid"]),
+            ({"null_fields": ()}, "null_fields", []),
+            ({"null_fields": ("Subject",)}, "null_fields", ["Subject"]),
+            ({"ignore_dates": True}, "dates", "not honoured"),
+            ({"ignore_dates": False}, "dates", "honoured"),
+            ({"ignore_offset": True}, "offset", "ignored"),
+            ({"ignore_offset": False}, "offset", "works"),
+        ],
+        ids=str,
+    )
+    def test_it_is_named(
+        self, server: Emulator, setting: dict[str, Any], key: str, named: object
+    ) -> None:
+        """What the server does at an open point is named, read-only (R1 to R5, R12, R16, R17)."""
+        fill(server.mailbox)
+        server.readings = Readings(**setting)
+        before = server.mailbox.messages(INBOX)
+
+        report = run(server)
+
+        assert report[key].reading == named, report[key]
+        assert server.mailbox.messages(INBOX) == before
+
+    @pytest.mark.parametrize(
+        ("setting", "key"),
+        [
+            *[({"repeat_answer": value}, "repeat_answer") for value in ("true", "false", "500")],
+            *[
+                ({"unknown_mark_answer": value}, "unknown_mark_answer")
+                for value in ("true", "false", "500")
+            ],
+        ],
+        ids=str,
+    )
+    def test_it_is_named_by_writing(
+        self, server: Emulator, setting: dict[str, Any], key: str
+    ) -> None:
+        """With a folder to write to, it is told how refused actions are answered (R15, R23)."""
+        fill(server.mailbox)
+        server.readings = Readings(**setting)
+        before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
+
+        report = run(server, write_folder=PROCESSED)
+
+        assert report[key].reading == setting[key]
+        assert report["restored"].reading is True
+        assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
+
+    def test_latency(self, server: Emulator) -> None:
+        """How long pages take is told, by size; several at once are worth it when they wait."""
+        fill(server.mailbox)
+        server.readings = Readings(latency_seconds=0.03)
+
+        report = run(server)
+
+        assert all(page.seconds >= 0.03 for page in report.page_times)
+        assert [page.asked for page in report.page_times] == [1, 10, 50, 200]
+        assert report.max_concurrency >= 4
+
+    @pytest.mark.parametrize("reading", ["401", "500", "null_response", "no_token", "state"])
+    def test_no_wrong_password_is_tried(self, server: Emulator, reading: Any) -> None:
+        """How a refused login looks is left open: trying a wrong password may lock it (R14)."""
+        fill(server.mailbox, 3)
+        server.readings = Readings(login_refusal=reading)
+
+        assert run(server)["login_refusal"].reading is None
+        assert all(call["status"] == 200 for call in server.requests if "Login" in call["path"])
+
+    def test_all_settings_are_covered(self) -> None:
+        """A reading that is added to the emulator is named here too, or it is said why not."""
+        marks = [
+            mark
+            for name in ("test_it_is_named", "test_it_is_named_by_writing")
+            for mark in getattr(TestReadings, name).pytestmark
+        ]
+        named = {name for mark in marks for case in mark.args[1] for name in case[0]}
+        elsewhere = {"latency_seconds", "login_refusal"}
+        # Not to be seen by reading: what becomes of sent mail, and of a header that is never sent.
+        beyond = {"sent_delay_seconds", "strip_hidden", "token_header_strict"}
+
+        assert {field.name for field in fields(Readings)} == named | elsewhere | beyond
+
+    def test_all_at_once(self, server: Emulator) -> None:
+        """Unfriendly readings do not hide each other."""
+        fill(server.mailbox, 40)
+        server.readings = Readings(
+            sort_one="descending",
+            count="page",
+            page_cap=30,
+            start_inclusive=False,
+            end_inclusive=False,
+            precision="second",
+            ties="random",
+            undated="never",
+            expired_at="other_zone",
+            token_calls=9,
+            list_attachments=False,
+        )
+
+        found = claims(run(server))
+
+        assert found["sort_one"] == "descending"
+        assert (found["count"], found["page_cap"]) == ("page", 30)
+        assert (found["start_inclusive"], found["end_inclusive"]) == (False, False)
+        assert (found["precision"], found["ties"]) == ("second", "random")
+        assert (found["expired_at"], found["token_calls"]) == ("other_zone", 9)
+        assert found["list_attachments"] is False
+
+    @pytest.mark.parametrize("start", [True, False])
+    @pytest.mark.parametrize("end", [True, False])
+    @pytest.mark.parametrize("precision", ["second", "millisecond", "microsecond"])
+    @pytest.mark.parametrize("fraction", [0, 500_000, 382_021])
+    def test_bounds(
+        self, server: Emulator, start: bool, end: bool, precision: Any, fraction: int
+    ) -> None:
+        """Whatever the dates are like, nothing wrong is said of bounds, and most is found (R4)."""
+        for number in range(5):
+            date = JUNE + timedelta(minutes=number, microseconds=fraction)
+            server.mailbox.deliver(date=date)
+        server.readings = Readings(start_inclusive=start, end_inclusive=end, precision=precision)
+
+        report = run(server)
+
+        assert report["start_inclusive"].reading in {start, None}
+        assert report["end_inclusive"].reading in {end, None}
+        assert report["precision"].reading in {precision, "millisecond or finer", None}
+        assert report["dates"].reading == "honoured"
+        if fraction == 382_021:
+            assert report["start_inclusive"].reading is start
+            assert report["end_inclusive"].reading is end
+            assert report["precision"].reading == precision
+
+
+class TestCareful:
+    """Nothing is claimed that has not been seen."""
+
+    def test_an_empty_folder(self, server: Emulator) -> None:
+        """Of an empty folder nothing is claimed that needs mail."""
+        report = run(server)
+
+        assert set(claims(report)) == {
+            "labels",
+            "expired_at",
+            "token_calls",
+            "wrong_path",
+            "missing_folder",
+            "timeout",
+            "failures",
+        }
+        assert report.result == "fine"
+        assert report.page_size == 200
+
+    def test_the_first_mail_arrives_meanwhile(self, server: Emulator) -> None:
+        """A folder that is empty at first breaks nothing (R6)."""
+
+        def deliver(record: dict[str, Any]) -> None:
+            if record["json"]["offset"] == 0 and record["json"]["size"] == 10:
+                server.mailbox.deliver(date=JUNE)
+
+        with calls_of(server, deliver):
+            assert run(server)["sort_one"].reading is None
+
+    @pytest.mark.parametrize("readings", [Readings(), Readings(ignore_offset=True)])
+    def test_one_message(self, server: Emulator, readings: Readings) -> None:
+        """One message tells nothing of order, counts, caps, offsets or ties."""
+        server.mailbox.deliver(date=JUNE)
+        server.readings = readings
+
+        found = claims(run(server))
+
+        assert not {"sort_one", "count", "page_cap", "offset", "ties"} & set(found)
+        assert found["start_inclusive"] is True
+
+    def test_ties_only(self, server: Emulator) -> None:
+        """Where all messages have one Date, no order is claimed, and theirs is found (R1, R5)."""
+        for _ in range(8):
+            server.mailbox.deliver(date=JUNE)
+        server.readings = Readings(ties="random")
+
+        report = run(server)
+
+        assert report["sort_one"].reading is None
+        assert report["offset"].reading is None
+        assert report["ties"].reading == "random"
+
+    @pytest.mark.parametrize(
+        ("ties", "named"), [("stable", "stable"), ("reversed", "reversed"), ("random", "changes")]
+    )
+    def test_two_tied_messages_need_many_looks(
+        self, server: Emulator, ties: Any, named: str
+    ) -> None:
+        """Two messages stand in the same order half of the time by chance: it looks often (R5)."""
+        for day in (0, 0, 1):
+            server.mailbox.deliver(date=JUNE + timedelta(days=day))
+        server.readings = Readings(ties=ties)
+
+        assert run(server)["ties"].reading == named
+
+    def test_few_looks_at_ties_tell_nothing(self) -> None:
+        """An order that chance may have made is not named (R5)."""
+        assert ties_of([[1, 2]] * 5) is None
+        assert ties_of([[1, 2, 3]] * 3) is None
+        assert ties_of([[1, 2, 3], [3, 2, 1]]) is None
+        assert ties_of([[1, 2], [3, 4], [5, 6]]) is None
+
+    @pytest.mark.parametrize("truth", ALL_BOUNDS, ids=str)
+    def test_questions_about_bounds_never_mislead(self, truth: Bounds) -> None:
+        """The questions never rule out the truth, whatever the message's date (R4)."""
+        for date in (0, 500_000, 382_021, 999_999, -1, 1):
+            alive, probes = list(ALL_BOUNDS), list(probes_of(1, date))
+            while (probe := best_probe(probes, alive)) is not None:
+                probes.remove(probe)
+                alive = [other for other in alive if other.finds(probe) == truth.finds(probe)]
+
+            assert truth in alive
+
+    @pytest.mark.parametrize("order", ["ascending", "descending"])
+    @pytest.mark.parametrize("count", ["all", "page"])
+    @pytest.mark.parametrize("age", [0, 400])
+    @pytest.mark.parametrize("filled", [1, 30, 120])
+    def test_mail_arrives_meanwhile(
+        self, server: Emulator, order: Any, count: Any, age: int, filled: int
+    ) -> None:
+        """With mail arriving at each request nothing wrong is claimed (R6)."""
+        fill(server.mailbox, filled)
+        server.readings = Readings(sort_one=order, count=count)
+        date = JUNE + timedelta(days=200 - age)
+
+        with calls_of(server, lambda _: void(server.mailbox.deliver(date=date))):
+            report = run(server)
+
+        found = claims(report)
+        assert found.get("sort_one", order) == order
+        assert found.get("count", count) == count
+        assert found.get("page_cap") in {None, "none seen"}
+        assert found.get("offset", "works") == "works"
+        assert found.get("ties", "stable") == "stable"
+        assert report.result == "fine", report.of_level("warning", "outside")
+
+    @pytest.mark.parametrize("order", ["ascending", "descending"])
+    @pytest.mark.parametrize("count", ["all", "page"])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_mail_goes_meanwhile(
+        self, server: Emulator, order: Any, count: Any, first: bool
+    ) -> None:
+        """With mail deleted at each request nothing wrong is claimed either (R6)."""
+        fill(server.mailbox, 40)
+        server.readings = Readings(sort_one=order, count=count)
+
+        def delete(_: object) -> None:
+            if left := server.mailbox.messages(INBOX):
+                server.mailbox.delete(INBOX, [left[0 if first else -1]["Id"]])
+
+        with calls_of(server, delete):
+            report = run(server)
+
+        found = claims(report)
+        assert found.get("sort_one", order) == order
+        assert found.get("count", count) == count
+        assert found.get("page_cap") is None
+        assert found.get("start_inclusive", True) is True
+        assert found.get("end_inclusive", True) is True
+        assert found.get("precision", "millisecond") == "millisecond"
+        assert report.result == "fine", report.of_level("warning", "outside")
+
+    @pytest.mark.parametrize("seed", range(24))
+    def test_any_server_and_mailbox(self, server: Emulator, seed: int) -> None:
+        """Whatever server, mailbox and other people do, nothing wrong is claimed (R1 to R6)."""
+        dice = random.Random(seed)
+        mailbox, seconds = server.mailbox, 0.0
+        for _ in range(dice.choice([0, 1, 2, 3, 8, 30, 130])):
+            seconds += dice.choice([0, 0.2, 1, 60, 5_000])
+            date = JUNE + timedelta(seconds=round(seconds, dice.choice([0, 3, 6])))
+            nothing = {"Date": None} if dice.random() < 0.05 else {}
+            mailbox.deliver(date=date, was_read=dice.random() < 0.5, fields=nothing)
+        setting: dict[str, Any] = {
+            "sort_one": dice.choice(["ascending", "descending"]),
+            "count": dice.choice(["all", "page"]),
+            "page_cap": dice.choice([1, 2, 5, 20, 1_000]),
+            "start_inclusive": dice.choice([True, False]),
+            "end_inclusive": dice.choice([True, False]),
+            "precision": dice.choice(["second", "millisecond", "microsecond"]),
+            "ties": dice.choice(["stable", "reversed", "random"]),
+            "undated": dice.choice(["always", "never", "as_min"]),
+        }
+        server.readings = Readings(**setting)
+        comes, goes = dice.choice([0, 0.4]), dice.choice([0, 0, 0.3])
+
+        def live(_: object) -> None:
+            if dice.random() < comes:
+                mailbox.deliver(date=JUNE + timedelta(seconds=dice.randrange(int(seconds) + 1)))
+            if dice.random() < goes and (left := mailbox.messages(INBOX)):
+                mailbox.delete(INBOX, [dice.choice(left)["Id"]])
+
+        with calls_of(server, live):
+            found = claims(run(server))
+
+        # What is right as well: no cap was met, and whole milliseconds tell nothing finer.
+        vague = {"page_cap": "none seen", "precision": "millisecond or finer"}
+        if setting["ties"] != "stable":
+            vague["ties"] = "changes"
+        for key, value in setting.items():
+            assert found.get(key, value) in {value, vague.get(key)}, key
+        assert found.get("dates", "honoured") == "honoured"
+        assert found.get("offset", "works") == "works"
+
+    def test_a_huge_folder(self) -> None:
+        """A folder of 60,000 messages takes no more requests, and no page too large for it."""
+        mailbox = Mailbox.synthetic(60_000, ties=3)
+        with Emulator(mailbox) as server:
+            server.readings = Readings(page_cap=500, ties="reversed")
+            found = claims(run(server))
+
+        assert found["page_cap"] == 500
+        assert found["count"] == "all"
+        assert found["ties"] == "reversed"
+        assert found["start_inclusive"] is True
+
+    def test_long_messages_are_not_asked_for_in_large_pages(self, server: Emulator) -> None:
+        """Where messages are long, pages are kept small: the server has other work to do."""
+        for number in range(60):
+            server.mailbox.deliver(date=JUNE + timedelta(hours=number), body="x" * 100_000)
+
+        report = run(server)
+
+        assert max(page.asked for page in report.page_times) == 50
+        assert report["page_cap"].reading == "none seen"
+
+    def test_it_gives_up_when_it_has_asked_enough(
+        self, server: Emulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At the limit of requests the rest is left open, and the report is made."""
+        monkeypatch.setattr(survey, "MAX_REQUESTS", 9)
+        fill(server.mailbox)
+
+        report = run(server)
+
+        assert report.requests <= 9
+        assert report["sort_one"].reading == "ascending"
+        assert "left out" in report["ties"].says
+
+    @pytest.mark.parametrize(
+        ("text", "reading"),
+        [
+            ("2025-06-01T12:00:00Z", "future"),
+            ("2025-06-01T07:00:00.1234567Z", "past"),
+            ("2025-06-01T15:00:00+03:00", "other_zone"),
+            ("2025-06-01T12:00:00", "no_zone"),
+            ("0001-01-01T00:00:00", "absent"),
+            (None, "absent"),
+            ("soon", "unreadable"),
+            (7, "unreadable"),
+        ],
+    )
+    def test_token_life(self, text: object, reading: str) -> None:
+        """What the login says of the token's life is read as it stands (R12)."""
+        assert expiry_of({"ExpiredAt": text}, JUNE)[1] == reading
+
+
+def void(_: object) -> None:
+    """Drop a value."""
+
+
+class TestOutside:
+    """A server that does what the contract rules out is said to."""
+
+    @pytest.mark.parametrize(
+        ("answer", "key"),
+        [
+            ({"Count": 5, "Items": [{"Id": 1}, {"Id": 1}]}, "ids"),
+            ({"Count": 0, "Items": [{"Id": 1}]}, "count"),
+            ({"Count": 3, "Items": [{"Id": n} for n in range(300)]}, "page_cap"),
+            ({"Count": 300, "Items": [{"Id": n} for n in range(300)]}, "missing_folder"),
+            (
+                {"Items": [{"Id": n, "Date": f"2025-06-0{n}T00:00:00Z"} for n in (1, 3, 2)]},
+                "sort_one",
+            ),
+            (
+                {"Items": [{"Id": n, "Date": f"2025-06-0{n}T00:00:00Z"} for n in (1, 2, 3)]},
+                "offset",
+            ),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_it_is_told(self, server: Emulator, answer: object, key: str) -> None:
+        """An answer against the contract is told as such."""
+        server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
+
+        report = run(server)
+
+        assert report[key].level == "outside", report[key]
+        assert report.result == "outside the contract"
+
+    def test_bounds_of_another_zone(self, server: Emulator) -> None:
+        """A server that takes the bounds for another zone's is outside the contract (R4)."""
+        fill(server.mailbox, 2)
+        true_dates = {m["Id"]: m["Date"] for m in server.mailbox.messages(INBOX)}
+        for number, shown in true_dates.items():
+            with server.mailbox.lock:
+                record = next(r for r in server.mailbox.contents(INBOX).records if r.id == number)
+                # Shown three hours later than it is looked for.
+                later = datetime.fromisoformat(shown) + timedelta(hours=3)
+                record.set("Date", later.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+        report = run(server)
+
+        assert report["dates"].level == "outside"
+        assert report["start_inclusive"].reading is None
+
+    @pytest.mark.parametrize(
+        "items",
+        [
+            [None, 1, "x", [], {}],
+            [{"Id": None}, {"Id": True}, {"Id": "x"}, {"Id": 1.5}, {"Id": 10**40}],
+            [{"Id": 1, "Date": 5, "Labels": "x", "Attachments": {"a": 1}, "From": 3}],
+            [{"Id": 1, "Date": "9999-12-31T23:59:59Z", "Labels": [1]}],
+            [{"Id": 1, "Date": "0001-01-02T00:00:00+14:00"}],
+            [{"Id": 1, "Date": "2025-06-01T00:00:00Z", "Labels": [[]], "Attachments": [None]}],
+            [{"Id": 1, "Attachments": [{"FileName": "\ud83d", "Size": 3}, {"FileName": {}}]}],
+            [{"Id": 1, f"{SECRET}": 1, "ann@example.org": 2, "x" * 500: 3}],
+        ],
+    )
+    def test_hostile_items(self, server: Emulator, items: object) -> None:
+        """Items that are no messages are told of, and break nothing (R20)."""
+        answer = {"Count": 10**30, "Items": items, "\x1b[31m": "[bold]"}
+        server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
+
+        report = run(server)
+
+        text = json.dumps(report.as_dict(), ensure_ascii=False)
+        assert not any(word in text for word in (SECRET, "ann@", "xxxx", "\x1b", "\\u001b"))
+        assert report.of_level("warning", "outside", "note")
+
+    @pytest.mark.parametrize(
+        ("field", "value", "key", "level"),
+        [
+            ("Id", MISSING, "ids", "warning"),
+            ("Date", MISSING, "missing_fields", "warning"),
+            ("Size", "5", "wrong_types", "warning"),
+            ("Subject", MISSING, "missing_fields", "note"),
+            ("Subject", None, "null_fields", "note"),
+            ("ThreadId", None, "null_fields", "ok"),
+        ],
+    )
+    def test_fields(
+        self, server: Emulator, field: str, value: object, key: str, level: str
+    ) -> None:
+        """Fields that are missing, null or of another type are named (R20)."""
+        fill(server.mailbox, 4)
+        server.mailbox.deliver(date=JUNE, fields={field: value})
+
+        report = run(server)
+
+        assert report[key].level == level
+        if level != "ok" and key != "ids":
+            assert report[key].reading == [field]
+            assert f"{field} (in some)" in report[key].says
+
+    def test_files_named_in_some_listings_only(self, server: Emulator) -> None:
+        """One message whose files are not named is enough for a warning (R17)."""
+        fill(server.mailbox, 6)
+        server.mailbox.deliver(date=JUNE, fields={"HasAttachments": True, "Attachments": None})
+
+        finding = run(server)["list_attachments"]
+
+        assert finding.level == "warning"
+        assert "not all" in finding.says
+
+    def test_a_label_filter_that_does_nothing(self, server: Emulator) -> None:
+        """A filter by labels that finds nothing is a warning (R7)."""
+        fill(server.mailbox)
+
+        def forget(record: dict[str, Any]) -> None:
+            if record["json"]["SearchContext"]["Labels"]:
+                answer = {"Items": [], "Count": 0}
+                server.faults.append(Fault(path="Messages", kind="answer", answer=answer))
+
+        with calls_of(server, forget):
+            assert run(server)["labels"].reading == "finds nothing"
+
+    def test_a_missing_folder_that_looks_empty(self, server: Emulator) -> None:
+        """That a wrong folder id looks like an empty folder is worth knowing (R16)."""
+        fill(server.mailbox)
+
+        def answer(record: dict[str, Any]) -> None:
+            if record["json"]["folderId"] != INBOX:
+                empty = {"Items": [], "Count": 0}
+                server.faults.append(Fault(path="Messages", kind="answer", answer=empty))
+
+        with calls_of(server, answer):
+            assert run(server)["missing_folder"].level == "note"
+
+    def test_bounds_finer_than_the_manuals_are_refused(self, server: Emulator) -> None:
+        """A server that takes no microseconds is asked without; that is no failure (R4)."""
+        fill(server.mailbox)
+
+        def refuse(record: dict[str, Any]) -> None:
+            context = record["json"]["SearchContext"]
+            if len(context["StartDate"]) > 24 or len(context["EndDate"]) > 24:
+                server.faults.append(Fault(path="Messages", status=500))
+
+        with calls_of(server, refuse):
+            report = run(server)
+
+        assert report["start_inclusive"].reading is True
+        assert report["end_inclusive"].reading is True
+        assert report["failures"].level == "ok"
+
+
+class TestFailures:
+    """Servers that fail on the way."""
+
+    def test_a_wrong_password(self, server: Emulator) -> None:
+        """A refused login ends the check, and is tried once."""
+        with pytest.raises(R7MailAuthError):
+            run(server, password="wrong")
+
+        assert server.logins == 1
+
+    def test_a_folder_that_cannot_be_read(self, server: Emulator) -> None:
+        """Without a folder there is nothing to check."""
+        with pytest.raises(Exception, match="Messages: the server failed"):
+            run(server, folder=77)
+
+    def test_another_server(self, server: Emulator) -> None:
+        """HTML where JSON is due ends the check."""
+        server.faults.append(Fault(body="<html>", status=200, times=None))
+
+        with pytest.raises(R7MailProxyError):
+            run(server)
+
+    def test_nobody_there(self) -> None:
+        """A server that cannot be reached ends the check."""
+        config = ClientConfig(url="http://127.0.0.1:1", login="a", password="b", backoff=0.01)
+        with Client(config) as client, pytest.raises(R7MailConnectionError):
+            check_server(client, INBOX)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault(kind="reset"),
+            Fault(status=503, headers={"Retry-After": "0"}),
+            Fault(kind="bad_json"),
+            Fault(kind="hang", seconds=5),
+        ],
+        ids=lambda fault: fault.kind,
+    )
+    @pytest.mark.parametrize("skip", [1, 4, 9, 14])
+    def test_a_request_that_fails(self, server: Emulator, fault: Fault, skip: int) -> None:
+        """A failure on the way is counted and warned of; what was asked is asked again (R16)."""
+        fill(server.mailbox)
+        fault = Fault(**{**vars(fault), "skip": skip, "path": "Messages"})
+        server.faults.append(fault)
+
+        report = run(server, timeout=0.5)
+
+        assert report["failures"].level == "warning"
+        assert report["sort_one"].reading == "ascending"
+        assert report["start_inclusive"].reading is True
+
+    def test_one_part_fails_for_good(self, server: Emulator) -> None:
+        """What can't be asked is left open, with the reason; the rest is found (R16)."""
+        fill(server.mailbox)
+        server.faults.append(Fault(path="Messages", status=503, skip=2, times=None))
+
+        report = run(server)
+
+        assert "status 503" in report["ties"].says
+        assert report["sort_one"].reading == "ascending"
+        assert report["wrong_path"].reading == "404, json"
+
+    def test_a_server_that_can_take_one_request_at_a_time(self, server: Emulator) -> None:
+        """Where requests at once are refused, fewer are suggested (R16)."""
+        fill(server.mailbox)
+        server.readings = Readings(latency_seconds=0.02)
+        running = 0
+
+        def begin(_: object) -> None:
+            nonlocal running
+            running += 1
+            # The burst begins when nothing else is to be asked any more.
+            if len(server.requests) > 30:
+                server.faults.append(Fault(path="Messages", status=429))
+
+        with calls_of(server, begin):
+            report = run(server)
+
+        assert report.max_concurrency == 1
+        assert "429" in report["failures"].says
+
+    def test_an_answer_without_end(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer that does not end is broken off."""
+        monkeypatch.setattr(survey, "MAX_ANSWER_BYTES", 5_000)
+        fill(server.mailbox)
+
+        with pytest.raises(Exception, match="an answer without end"):
+            run(server)
+
+
+class TestWriting:
+    """What `--write` does to a mailbox: nothing, in the end."""
+
+    def test_never_by_default(self, server: Emulator) -> None:
+        """Without being told to, nothing is written."""
+        fill(server.mailbox)
+        report = run(server)
+
+        paths = {call["path"].rpartition("/")[2] for call in server.requests}
+        assert paths == {"Login", "Messages", "Attachments", "R7MailCheckNoSuchCall"}
+        assert "restored" not in {finding.key for finding in report.findings}
+
+    def test_all_is_put_back(self, server: Emulator) -> None:
+        """Marks and moves are tried, seen in the listings, and undone (R15)."""
+        fill(server.mailbox)
+        before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
+
+        report = run(server, write_folder=PROCESSED)
+
+        assert [report[key].reading for key in ("mark_read", "mark_important", "move")] == (
+            ["works"] * 3
+        )
+        assert report["restored"].level == "ok"
+        assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
+
+    @pytest.mark.parametrize("path", ["MarkAsRead", "MarkAsFavorite", "MoveMessage", "Messages"])
+    @pytest.mark.parametrize("times", [1, 3])
+    @pytest.mark.parametrize("after_acting", [True, False])
+    @pytest.mark.parametrize("skip", [0, 1, 3])
+    def test_put_back_whatever_fails(
+        self, server: Emulator, path: str, times: int, after_acting: bool, skip: int
+    ) -> None:
+        """Whichever step fails, before or after it has acted, the message is put back (R23)."""
+        fill(server.mailbox)
+        before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
+        armed = False
+
+        def arm(record: dict[str, Any]) -> None:
+            nonlocal armed
+            if not armed and record["path"].endswith("MarkAsRead"):
+                armed = True
+                server.faults.append(
+                    Fault(path=path, times=times, skip=skip, after_acting=after_acting)
+                )
+
+        server.on_request = arm
+        report = run(server, write_folder=PROCESSED)
+
+        assert armed
+        assert report["restored"].level == "ok", report["restored"]
+        assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
+
+    def test_it_says_plainly_that_it_could_not_put_back(self, server: Emulator) -> None:
+        """If the message can't be put back, it is told which it is, and how it was."""
+        fill(server.mailbox)
+        server.faults.append(Fault(path="MoveMessage", skip=2, status=403, times=None))
+
+        report = run(server, write_folder=PROCESSED)
+
+        [moved] = server.mailbox.messages(PROCESSED)
+        finding = report["restored"]
+        assert finding.level == "warning"
+        for word in ("NOT PUT BACK", f"message {moved['Id']}", "folder 24", "folder 15"):
+            assert word in finding.says
+        assert "was in folder 24, read and not important" in finding.says
+
+    def test_put_back_when_stopped(self, server: Emulator) -> None:
+        """Ctrl-C in the middle leaves the mailbox as it was."""
+        fill(server.mailbox)
+        before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
+        config = ClientConfig(url=server.url, login="user_test", password="TestPassword")
+        with Client(config) as client:
+            send = client.exchange
+
+            def exchange(call: Any, attempt: int) -> Any:
+                if server.mailbox.messages(PROCESSED) and "stopped" not in told:
+                    told.append("stopped")
+                    raise KeyboardInterrupt
+                return send(call, attempt)
+
+            told: list[str] = []
+            client.exchange = exchange  # type: ignore[method-assign]
+            with pytest.raises(KeyboardInterrupt):
+                check_server(client, INBOX, write_folder=PROCESSED)
+
+        assert told == ["stopped"]
+        assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
+
+    def test_no_receipt_is_set_off(self, server: Emulator) -> None:
+        """A message that asks for a reading receipt is not marked."""
+        receipt = {"IsReturnReceiptTo": True}
+        server.mailbox.deliver(date=JUNE, was_read=True, fields=receipt)
+        server.mailbox.deliver(
+            date=JUNE, was_read=True, fields={"IsDispositionNotificationTo": True}
+        )
+
+        report = run(server, write_folder=PROCESSED)
+
+        assert report["mark_read"].level == "unknown"
+        assert not [call for call in server.requests if "Mark" in call["path"]]
+
+    def test_actions_that_have_no_effect(self, server: Emulator) -> None:
+        """An action that is answered true, and not done, is a warning (R15)."""
+        fill(server.mailbox)
+        for path in ("MarkAsRead", "MoveMessage"):
+            server.faults.append(Fault(path=path, kind="answer", answer=True, times=None))
+
+        report = run(server, write_folder=PROCESSED)
+
+        assert report["mark_read"].reading == "no effect"
+        assert report["mark_important"].reading == "works"
+        assert report["move"].reading == "no effect"
+        assert report["restored"].level == "ok"
+
+    def test_the_same_folder(self, server: Emulator) -> None:
+        """A message can't be moved to the folder it is in."""
+        with pytest.raises(R7MailConfigError, match="write_folder"):
+            run(server, write_folder=INBOX)
+
+        assert server.requests == []
+
+
+class TestReport:
+    """What comes out is fit to be shown to others."""
+
+    @pytest.mark.parametrize(
+        "readings", [Readings(), Readings(page_cap=3, null_fields=("Subject",), ties="random")]
+    )
+    def test_no_mail_in_it(
+        self, server: Emulator, readings: Readings, logged: Callable[[], str]
+    ) -> None:
+        """Neither the report nor the log has mail, names, addresses, tokens or passwords in it."""
+        fill(server.mailbox)
+        server.readings = readings
+
+        text = json.dumps(run(server, write_folder=PROCESSED).as_dict(), ensure_ascii=False)
+
+        ids = {str(message["Id"]) for message in server.mailbox.messages(INBOX)}
+        words = {word.strip('",.:') for word in text.split()}
+        for said in (text, logged()):
+            for word in (SECRET, "user_test", "TestPassword", "devr7.ru", "Сизый", "127.0.0.1:"):
+                assert word not in said or (word == "127.0.0.1:" and said != text)
+        assert not ids & words
+
+    def test_json(self, server: Emulator) -> None:
+        """The report's JSON has the result, the suggestions, the times and the findings."""
+        fill(server.mailbox)
+
+        found = json.loads(json.dumps(run(server).as_dict()))
+
+        assert found["result"] == "fine"
+        assert found["suggested"]["page_size"] >= 50
+        assert found["page_times"][0].keys() == {"asked", "got", "bytes", "seconds"}
+        [order] = [item for item in found["findings"] if item["key"] == "sort_one"]
+        assert (order["point"], order["level"], order["reading"]) == ("R1", "ok", "ascending")
+        assert all(item["says"] and item["title"] for item in found["findings"])
+
+    def test_from_python(self, server: Emulator) -> None:
+        """The example for Python runs as it stands in the documentation."""
+        fill(server.mailbox)
+        server.readings = Readings(list_attachments=False)
+        url, password = server.url, "TestPassword"
+
+        # [START python]
+        config = ClientConfig(url=url, login="user_test", password=password)
+        with Client(config) as client:
+            report = check_server(client, folder=24)
+        bad = [f"{f.title}: {f.says}" for f in report.of_level("warning", "outside")]
+        # [END python]
+
+        assert len(bad) == 1
+        assert "such files cannot be copied" in bad[0]
+
+    def test_a_cap_is_the_page_size(self, server: Emulator) -> None:
+        """To ask for more than the server gives is of no use."""
+        fill(server.mailbox)
+        server.readings = Readings(page_cap=60)
+
+        assert run(server).page_size == 60
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `r7mail check`, without a terminal."""
+    code = "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
+    return subprocess.run(
+        [sys.executable, "-c", code, "check", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "400", "R7MAIL_PASSWORD": "TestPassword", **env},
+    )
+
+
+class TestCommand:
+    """The command, as a person in a terminal meets it."""
+
+    def test_it_tells_and_writes(self, server: Emulator, tmp_path: Path) -> None:
+        """A table says in words what the server does; the JSON says the same."""
+        fill(server.mailbox)
+        server.readings = Readings(sort_one="descending")
+        path = tmp_path / "report.json"
+
+        done = command(f"--url={server.url}", "--login=user_test", "--folder=24", f"--json={path}")
+
+        assert done.returncode == 0, done.stderr
+        said = " ".join(done.stdout.split())
+        assert "the latest first" in said
+        assert "Suggested: page_size" in said
+        assert "Fine:" in said
+        assert "\x1b" not in done.stdout
+        report = json.loads(path.read_text(encoding="utf-8"))
+        assert report["result"] == "fine"
+        assert SECRET not in done.stdout + path.read_text(encoding="utf-8")
+
+    def test_a_connection(self, server: Emulator) -> None:
+        """An Airflow connection is enough: its first folder is read, and names are known."""
+        fill(server.mailbox)
+        server.readings = Readings(list_attachments=False)
+
+        done = command("--connection=r7mail_default", "--write=processed")
+
+        assert done.returncode == 1, done.stderr
+        said = " ".join(done.stdout.split())
+        assert "such files cannot be copied" in said
+        assert "is in its folder, and marked as it was" in said
+        assert "see the warnings" in said
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ([], "give --connection, or --url and --login"),
+            (["--url=http://127.0.0.1:1", "--login=a"], "--folder"),
+            (["--url=http://127.0.0.1:1", "--login=a", "--folder=inbox"], "--folder"),
+            (["--url=mail.example.org", "--login=a", "--folder=1"], "--url: give"),
+            (["--url=http://127.0.0.1:1", "--login=a", "--folder=1"], "could not be reached"),
+            (["--connection=nowhere"], "no Airflow connection 'nowhere'"),
+        ],
+    )
+    def test_it_could_not_check(self, words: list[str], expected: str) -> None:
+        """What stood in the way is told in one line, with exit code 2."""
+        done = command(*words)
+
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("Error: ")
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_server_outside_the_contract(self, server: Emulator) -> None:
+        """Outside the contract the exit code is 1."""
+        fill(server.mailbox)
+        server.readings = Readings(ignore_dates=True)
+
+        done = command(f"--url={server.url}", "--login=user_test", "--folder=24")
+
+        assert done.returncode == 1
+        assert "outside" in done.stdout
+
+
+class TestOperator:
+    """The scheduled self-test."""
+
+    def test_it_returns_the_report(self, server: Emulator, run_dag: Callable[[str], Any]) -> None:
+        """In a DAG the report is the task's XCom, with no mail in it."""
+        fill(server.mailbox)
+
+        result = run_dag(
+            """
+            # [START operator]
+            from datetime import UTC, datetime
+
+            from airflow.sdk import DAG
+            from airflow_provider_r7mail.operators import R7MailCheckOperator
+
+            start = datetime(2026, 11, 1, tzinfo=UTC)
+            with DAG("mail_server_check", schedule="@daily", start_date=start) as dag:
+                R7MailCheckOperator(task_id="check", folder="inbox")
+            # [END operator]
+            """
+        )
+
+        assert result.state == "success"
+        report = result.xcom("check")
+        assert report["result"] == "fine"
+        assert SECRET not in json.dumps(report, ensure_ascii=False)
+
+    def test_it_fails_outside_the_contract(self, server: Emulator) -> None:
+        """A server outside the contract fails the task; the report is in XCom all the same."""
+        fill(server.mailbox)
+        server.readings = Readings(ignore_dates=True)
+        pushed: dict[str, Any] = {}
+
+        class Instance:
+            def xcom_push(self, key: str, value: Any) -> None:
+                pushed[key] = value
+
+        with pytest.raises(AirflowFailException, match="StartDate and EndDate"):
+            R7MailCheckOperator(task_id="c", folder=24).execute({"ti": Instance()})  # type: ignore[typeddict-item]
+        assert pushed["return_value"]["result"] == "outside the contract"
+
+    def test_warnings(self, server: Emulator) -> None:
+        """Warnings fail the task only if that is asked for."""
+        fill(server.mailbox)
+        server.readings = Readings(list_attachments=False)
+
+        found = R7MailCheckOperator(task_id="c", folder=24).execute({})
+
+        assert found["result"] == "warnings"
+        with pytest.raises(AirflowFailException, match="cannot be copied"):
+            R7MailCheckOperator(task_id="c", folder=24, fail_on_warning=True).execute({})
+
+    def test_a_wrong_folder(self, server: Emulator) -> None:
+        """A folder that the connection does not know fails at once, before any request."""
+        with pytest.raises(AirflowFailException, match="known are: 'inbox'"):
+            R7MailCheckOperator(task_id="c", folder="nowhere").execute({})
+
+        assert server.requests == []

@@ -1,0 +1,722 @@
+"""Sending once: what reached the server is counted, in every failure."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd  # noqa: TID253 - no DAG file is read here
+import pytest
+
+from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.compose import Link, add_links, html_table
+from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.models import Attachment
+from airflow_provider_r7mail.client.sending import (
+    MAX_SENDS,
+    Attempt,
+    Marker,
+    Sending,
+    Sent,
+    asend_once,
+    recipients_of,
+    send_once,
+)
+from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.emulator import Emulator, Fault, Readings
+from airflow_provider_r7mail.emulator.mailbox import INBOX, SENT
+from airflow_provider_r7mail.exceptions import (
+    R7MailAuthError,
+    R7MailConfigError,
+    R7MailConnectionError,
+    R7MailProxyError,
+    R7MailRequestError,
+    R7MailSendUnclearError,
+    R7MailSendUnsettledError,
+)
+
+TASK = ("reports", "scheduled__2025-06-03", "send")
+NOW = datetime.now(UTC)
+
+
+def config(server: Emulator, **values: Any) -> ClientConfig:
+    """How to reach the server; it is not waited for long."""
+    defaults: dict[str, Any] = {"max_retries": 1, "backoff": 0.01, "timeout": 0.3}
+    return ClientConfig(
+        url=server.url, login="user_test", password="TestPassword", **{**defaults, **values}
+    )
+
+
+def letter(
+    number: int = 0,
+    to: str = "a@b.ru",
+    subject: str = "Prices",
+    text: str = "See below",
+    folder: int | None = SENT,
+    settle_seconds: float = 0.0,
+) -> Sending:
+    """A message of a task's mapped instance."""
+    call = calls.send_message(subject=subject, text=text, html=f"<p>{text}</p>", to=[to])
+    marker = Marker.of(TASK, number, recipients_of(call))
+    return Sending(
+        call=marker.put_into(call),
+        marker=marker,
+        sent_folder=folder,
+        settle_seconds=settle_seconds,
+    )
+
+
+def send(server: Emulator, sending: Sending, **known: Any) -> Sent:
+    """Send it."""
+    with Client(config(server)) as client:
+        return send_once(client, sending, **known)
+
+
+def asend(server: Emulator, sending: Sending) -> Sent:
+    """Send it from an event loop."""
+
+    async def run() -> Sent:
+        async with AsyncClient(config(server)) as client:
+            return await asend_once(client, sending)
+
+    return asyncio.run(run())
+
+
+WEST = Attachment(id=1, file_id=7, file_name="west.csv", size=1, mime_type="text/csv")
+
+
+def earlier(ago: float = 600.0, **values: Any) -> Attempt:
+    """An attempt of an earlier try, whose end is not known."""
+    then = datetime.now(UTC) - timedelta(seconds=ago)
+    return Attempt(**{"state": "sending", "since": then, "last": then, **values})
+
+
+def count_calls(server: Emulator, name: str) -> int:
+    """How many calls of a name came."""
+    return sum(request["path"].endswith(name) for request in server.requests)
+
+
+BOTH = pytest.mark.parametrize("way", [send, asend], ids=["sync", "async"])
+ACTED = [
+    Fault("Send", kind="reset", after_acting=True),
+    Fault("Send", status=502, after_acting=True),
+    Fault("Send", status=500, after_acting=True),
+    Fault("Send", kind="hang", after_acting=True),
+    Fault("Send", kind="truncate"),
+    Fault("Send", kind="bad_json"),
+    Fault("Send", status=200, body="<html>", after_acting=True),
+]
+LOST = [
+    Fault("Send", kind="reset"),
+    Fault("Send", status=502),
+    Fault("Send", status=504),
+    Fault("Send", kind="hang"),
+]
+
+
+def fault_id(fault: Fault) -> str:
+    """What a fault is called in a test's name."""
+    return f"{fault.kind}-{fault.status}"
+
+
+# -- the outcome of an attempt is not known ---------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("fault", ACTED, ids=fault_id)
+def test_sent_without_an_answer(
+    server: Emulator, way: Callable[[Emulator, Sending], Sent], fault: Fault
+) -> None:
+    """If the server had acted before it failed, its Sent folder tells: nothing goes twice."""
+    server.faults.append(fault)
+
+    sent = way(server, letter(settle_seconds=5))
+
+    assert len(server.mailbox.sent) == 1
+    assert sent == Sent(server.mailbox.sent[0]["Id"])
+
+
+@BOTH
+@pytest.mark.parametrize("fault", LOST, ids=fault_id)
+def test_lost_on_the_way(
+    server: Emulator, way: Callable[[Emulator, Sending], Sent], fault: Fault
+) -> None:
+    """If the message is not in the Sent folder after the time to settle, it is sent again."""
+    server.faults.append(fault)
+    begun = time.monotonic()
+
+    sent = way(server, letter(settle_seconds=1))
+
+    assert len(server.mailbox.sent) == 1
+    assert sent == Sent(server.mailbox.sent[0]["Id"])
+    assert time.monotonic() - begun > 1
+
+
+@BOTH
+def test_the_copy_appears_late(server: Emulator, way: Callable[[Emulator, Sending], Sent]) -> None:
+    """A message that takes a while to appear in the Sent folder is waited for (R11)."""
+    server.readings = Readings(sent_delay_seconds=1.2)
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+
+    way(server, letter(settle_seconds=10))
+
+    assert len(server.mailbox.sent) == 1
+
+
+@BOTH
+def test_the_time_to_settle_begins_when_it_failed(
+    server: Emulator, way: Callable[[Emulator, Sending], Sent]
+) -> None:
+    """A proxy that first made the sender wait takes nothing from the time to settle (R11, R16)."""
+    server.readings = Readings(sent_delay_seconds=1.2)
+    server.faults.append(Fault("Send", status=429, headers={"Retry-After": "2"}))
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+
+    way(server, letter(settle_seconds=2))
+
+    assert len(server.mailbox.sent) == 1
+
+
+@BOTH
+def test_without_a_sent_folder(server: Emulator, way: Callable[[Emulator, Sending], Sent]) -> None:
+    """With nowhere to look, it is an error that says what a person can do."""
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+    sending = letter(folder=None)
+
+    with pytest.raises(R7MailSendUnclearError, match="Sent folder") as caught:
+        way(server, sending)
+
+    assert str(sending.marker) in str(caught.value)
+    assert "mark the task as successful" in str(caught.value)
+    assert len(server.mailbox.sent) == 1
+    assert count_calls(server, "Messages") == 0
+
+
+def test_a_server_that_loses_all(server: Emulator) -> None:
+    """Where sending is lost again and again, it ends: a later try of the task may do better."""
+    server.faults.append(Fault("Send", None, status=502))
+
+    with pytest.raises(R7MailProxyError, match="not in folder 25"):
+        send(server, letter())
+
+    assert count_calls(server, "Send") == MAX_SENDS
+    assert server.mailbox.sent == []
+
+
+@pytest.mark.parametrize("status", [403, 405])
+def test_surely_not_sent(server: Emulator, status: int) -> None:
+    """A refusal is one: nothing is looked for, and the record says so."""
+    server.faults.append(Fault("Send", None, status=status))
+    record: list[Attempt] = []
+
+    with pytest.raises(R7MailRequestError) as caught:
+        send(server, letter(), record=record.append)
+
+    assert not isinstance(caught.value, R7MailSendUnclearError)
+    assert [attempt.state for attempt in record] == ["sending", "not sent"]
+    assert count_calls(server, "Messages") == 0
+
+
+def test_too_many_requests(server: Emulator) -> None:
+    """429 is repeated by itself: the proxy has not passed the message on."""
+    server.faults.append(Fault("Send", status=429, headers={"Retry-After": "0"}))
+
+    send(server, letter())
+
+    assert len(server.mailbox.sent) == 1
+    assert count_calls(server, "Messages") == 0
+
+
+def test_no_connection(server: Emulator) -> None:
+    """If no connection can be made nothing was sent, whatever time a look would take."""
+    record: list[Attempt] = []
+    nowhere = replace(config(server), url="http://127.0.0.1:9")
+
+    with Client(nowhere) as client, pytest.raises(R7MailConnectionError):
+        send_once(client, letter(settle_seconds=60), record=record.append)
+
+    assert [attempt.state for attempt in record] == ["sending", "not sent"]
+
+
+def test_the_sent_folder_cannot_be_read(server: Emulator) -> None:
+    """Where the folder fails too, it stays unclear, and nothing is sent again; a later try may."""
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+    server.faults.append(Fault("Messages", None, status=500))
+    record: list[Attempt] = []
+
+    with pytest.raises(R7MailSendUnsettledError, match="could not be read"):
+        send(server, letter(settle_seconds=0.5), record=record.append)
+
+    assert [attempt.state for attempt in record] == ["sending"]
+    server.faults.clear()
+    assert send(server, letter(), earlier=record[-1]).before
+    assert len(server.mailbox.sent) == 1
+
+
+def test_the_sent_folder_fails_for_a_moment(server: Emulator) -> None:
+    """A look that fails is repeated while there is time to settle."""
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+    server.faults.append(Fault("Messages", 2, status=500))
+
+    send(server, letter(settle_seconds=10))
+
+    assert len(server.mailbox.sent) == 1
+
+
+def test_not_the_sent_folder(server: Emulator) -> None:
+    """If the folder has mail, but none that was sent, not to find a message there says nothing."""
+    server.mailbox.deliver(date=NOW - timedelta(days=90))
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+
+    with pytest.raises(R7MailSendUnclearError, match="seems not to be the Sent folder"):
+        send(server, letter(folder=INBOX))
+
+    assert len(server.mailbox.sent) == 1
+
+
+def test_an_empty_sent_folder(server: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """An empty folder is what a new account has, or the wrong one: the log says so."""
+    server.faults.append(Fault("Send", kind="reset"))
+
+    send(server, letter())
+
+    assert len(server.mailbox.sent) == 1
+    assert "Folder 25 is empty" in caplog.text
+
+
+# -- earlier tries ----------------------------------------------------------------------------
+
+
+def test_recorded_as_sent(server: Emulator) -> None:
+    """What is recorded as sent is not sent again, and costs no request."""
+    sent = send(server, letter(), earlier=earlier(state="sent", id=7))
+
+    assert sent == Sent(7, before=True)
+    assert server.requests == []
+
+
+def test_recorded_as_not_sent(server: Emulator) -> None:
+    """What is recorded as surely not sent is sent without a look."""
+    send(server, letter(settle_seconds=60), earlier=earlier(state="not sent"))
+
+    assert len(server.mailbox.sent) == 1
+    assert count_calls(server, "Messages") == 0
+
+
+def test_begun_and_sent(server: Emulator) -> None:
+    """What was begun, its end unknown, and is in the Sent folder, is not sent again."""
+    first = send(server, letter())
+    record: list[Attempt] = []
+
+    again = send(server, letter(), earlier=earlier(5), record=record.append)
+
+    assert again == Sent(first.id, before=True)
+    assert [(attempt.state, attempt.id) for attempt in record] == [("sent", first.id)]
+    assert len(server.mailbox.sent) == 1
+
+
+def test_begun_and_not_sent(server: Emulator) -> None:
+    """If it is not in the folder long after it was begun, it is sent, without waiting again."""
+    send(server, letter(1, "other@b.ru"))
+    begun = time.monotonic()
+
+    assert not send(server, letter(settle_seconds=60), earlier=earlier(61)).before
+
+    assert time.monotonic() - begun < 30
+    assert len(server.mailbox.sent) == 2
+
+
+def test_begun_just_now(server: Emulator) -> None:
+    """A try right after one that was killed waits for the rest of the time to settle."""
+    server.readings = Readings(sent_delay_seconds=1.5)
+    send(server, letter())
+
+    assert send(server, letter(settle_seconds=4), earlier=earlier(1)).before
+
+    assert len(server.mailbox.sent) == 1
+
+
+def test_begun_and_nowhere_to_look(server: Emulator) -> None:
+    """A task that may have sent it, and can't look, sends nothing."""
+    with pytest.raises(R7MailSendUnclearError, match="no sent_folder is given"):
+        send(server, letter(folder=None), earlier=earlier())
+
+    assert server.requests == []
+
+
+def test_refused_after_a_try_that_sent_nothing(server: Emulator) -> None:
+    """A refusal is recorded as one also if an earlier try had stopped before it began to send."""
+    server.faults.append(Fault("Send", status=403))
+    record: list[Attempt] = []
+    with pytest.raises(R7MailRequestError):
+        send(
+            server,
+            letter(folder=None),
+            earlier=earlier(state="unknown", last=None),
+            record=record.append,
+        )
+
+    send(server, letter(folder=None), earlier=record[-1])
+
+    assert len(server.mailbox.sent) == 1
+
+
+def test_the_login_is_refused_on_looking_back(server: Emulator) -> None:
+    """A wrong password is told as such, also where the Sent folder was to be read."""
+    with (
+        Client(replace(config(server), password="wrong")) as client,
+        pytest.raises(R7MailAuthError),
+    ):
+        send_once(client, letter(), earlier=earlier())
+
+
+def test_the_servers_clock_is_not_ours(server: Emulator) -> None:
+    """A server whose clock is hours behind is no reason to send twice."""
+    send(server, letter())
+    for record in server.mailbox.contents(SENT).records:
+        then = datetime.now(UTC) - timedelta(hours=20)
+        record.set("Date", then.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    assert send(server, letter(), earlier=earlier(0)).before
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        Readings(sort_one="descending", count="page", page_cap=3),
+        Readings(start_inclusive=False, end_inclusive=False, precision="second", ties="random"),
+        Readings(null_fields=("Subject", "To", "Body", "WasSent")),
+        Readings(null_fields=("Date",)),
+        Readings(ignore_dates=True),
+        Readings(unknown_fields=True),
+    ],
+    ids=str,
+)
+def test_any_reading(server: Emulator, readings: Readings) -> None:
+    """It is found however the server reads the manual, and among others of the same subject."""
+    for number in range(5):
+        send(server, letter(number, f"a{number}@b.ru"))
+    server.readings = readings
+
+    assert send(server, letter(2, "a2@b.ru"), earlier=earlier(5)).before
+
+    assert len(server.mailbox.sent) == 5
+
+
+def test_a_huge_sent_folder(server: Emulator) -> None:
+    """A look reads the time since the first attempt, not years of sent mail."""
+    old = NOW - timedelta(days=400)
+    for number in range(3000):
+        server.mailbox.deliver(
+            date=old + timedelta(minutes=number),
+            subject="Prices",
+            folder=SENT,
+            fields={"WasSent": True},
+        )
+
+    send(server, letter(), earlier=earlier())
+
+    assert len(server.mailbox.sent) == 1
+    assert count_calls(server, "Messages") < 8
+
+
+# -- which message it is ----------------------------------------------------------------------
+
+
+def sent_by_hand(server: Emulator, ago: float = 1.0, **values: Any) -> int:
+    """A message in the Sent folder that bears no marker."""
+    values = {
+        "subject": "Prices",
+        "body": "See below",
+        "html_body": "<p>See below</p>",
+        "to": ["a@b.ru"],
+        "fields": {"WasSent": True},
+        **values,
+    }
+    date = datetime.now(UTC) - timedelta(seconds=ago)
+    return server.mailbox.deliver(folder=SENT, date=date, **values)
+
+
+def test_another_runs_message_is_another(server: Emulator) -> None:
+    """A message with the same subject, recipients and text, from another run, is not this one."""
+    other = letter()
+    marker = Marker.of(("reports", "scheduled__2025-06-02", "send"), 0, ["a@b.ru"])
+    send(server, replace(other, call=marker.put_into(other.call), marker=marker))
+
+    assert not send(server, letter(), earlier=earlier()).before
+
+    assert len(server.mailbox.sent) == 2
+
+
+def test_a_persons_message_is_another(server: Emulator) -> None:
+    """Where the server leaves markers in, what has none is not taken for this one."""
+    send(server, letter(1, "other@b.ru"))
+    sent_by_hand(server)
+
+    assert not send(server, letter(), earlier=earlier(0)).before
+
+
+def test_a_server_that_takes_markers_out(server: Emulator) -> None:
+    """Then subject, recipients and text tell, if just one message since then is like it."""
+    server.readings = Readings(strip_hidden=True)
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+
+    send(server, letter(settle_seconds=0.5))
+
+    assert len(server.mailbox.sent) == 1
+    assert "r7mail-" not in server.mailbox.messages(SENT)[0]["HtmlBody"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [{"ago": 3600}],
+        [{}, {}],
+        [{"body": "Another", "html_body": "<p>Another</p>"}],
+        [{"body": None, "html_body": None, "fields": {"HtmlBody": None, "Body": None}}],
+        [{"ago": 60}, {"to": ["A@B.ru"], "subject": " Prices"}],
+    ],
+    ids=["earlier", "two", "another text", "no text", "written otherwise"],
+)
+def test_not_to_be_told_apart(server: Emulator, others: list[dict[str, Any]]) -> None:
+    """What may be this message, or another, is an error that names it: never a guess."""
+    ids = [sent_by_hand(server, **values) for values in others]
+
+    with pytest.raises(R7MailSendUnclearError, match=re.escape(str(ids))):
+        send(server, letter(), earlier=earlier(0))
+
+    assert server.mailbox.sent == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"subject": "Other"}, {"to": ["x@b.ru"]}, {"cc": ["c@b.ru"]}, {"bcc": ["c@b.ru"]}],
+    ids=str,
+)
+def test_messages_that_differ(server: Emulator, values: dict[str, Any]) -> None:
+    """Another subject, or other recipients, make another message."""
+    sent_by_hand(server, **values)
+
+    assert not send(server, letter(), earlier=earlier(0)).before
+
+
+def test_the_list_has_shifted(server: Emulator) -> None:
+    """Mapped over another list, a recipient who had it by another instance gets nothing twice."""
+    send(server, letter(3, "bob@b.ru"))
+
+    assert send(server, letter(2, "bob@b.ru"), earlier=earlier()).before
+    # And the one who has taken the place of another gets it.
+    assert not send(server, letter(3, "cid@b.ru"), earlier=earlier()).before
+
+    assert [sent["To"] for sent in server.mailbox.sent] == [["bob@b.ru"], ["cid@b.ru"]]
+
+
+def test_several_reports_for_one(server: Emulator) -> None:
+    """Two reports of a run to the same person are two messages, told apart by the subject."""
+    send(server, letter(0, subject="Sales"))
+
+    assert not send(server, letter(1, subject="Stock"), earlier=earlier()).before
+    # The same subject with another text: it can't be told whether that is another report.
+    with pytest.raises(R7MailSendUnclearError, match="differ"):
+        send(server, letter(2, subject="Stock", text="Other numbers"), earlier=earlier())
+
+
+@pytest.mark.parametrize("strip_hidden", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [{"html": "<p>West</p>"}, {"attachments": [WEST]}],
+    ids=["html", "file"],
+)
+def test_reports_that_differ_in_one_part(
+    server: Emulator, values: dict[str, Any], strip_hidden: bool
+) -> None:
+    """A report is not taken for sent because another one of the run has the same plain text."""
+    server.readings = Readings(strip_hidden=strip_hidden)
+
+    def report(number: int, values: dict[str, Any]) -> Sending:
+        call = calls.send_message(
+            **{"subject": "Sales", "text": "See HTML", "html": "<p>East</p>", **values},
+            to=["a@b.ru"],
+        )
+        marker = Marker.of(TASK, number, recipients_of(call))
+        return Sending(
+            call=marker.put_into(call), marker=marker, sent_folder=SENT, settle_seconds=0
+        )
+
+    send(server, report(0, {}))
+
+    with pytest.raises(R7MailSendUnclearError):
+        send(server, report(1, values), earlier=earlier(5))
+
+
+def test_recipients_that_cannot_be_read(server: Emulator) -> None:
+    """Recipients that the listing shows without addresses do not make it another message."""
+    sent_by_hand(server, to=["Ann"])
+
+    assert send(server, letter(), earlier=earlier(5)).before
+
+
+def test_the_subject_has_the_time(server: Emulator) -> None:
+    """A subject that each try renders anew does not hide what an earlier one sent."""
+    send(server, letter(subject="Prices at 10:00"))
+
+    assert send(server, letter(subject="Prices at 10:05"), earlier=earlier()).before
+
+
+def test_recipients_were_added(server: Emulator) -> None:
+    """If some recipients had it and some did not, no guess is made."""
+    call = calls.send_message(subject="s", text="t", html="t", to=["a@b.ru", "c@d.ru"])
+    marker = Marker.of(TASK, 0, recipients_of(call))
+    send(server, letter())
+
+    with pytest.raises(R7MailSendUnclearError, match="some of its recipients"):
+        send(
+            server,
+            Sending(call=marker.put_into(call), marker=marker, sent_folder=SENT),
+            earlier=earlier(),
+        )
+
+
+# -- a worker killed --------------------------------------------------------------------------
+
+CHILDREN = multiprocessing.get_context("spawn")
+
+
+def send_and_die(url: str, begun: Any) -> None:
+    """A worker whose machine dies when the server has the message, before its answer is read."""
+    call = letter().call
+
+    def die(body: bytes) -> Any:
+        os.kill(os.getpid(), 9)
+
+    def note(attempt: Attempt) -> None:
+        begun.send(attempt.to_json())
+
+    settings = ClientConfig(url=url, login="user_test", password="TestPassword")
+    with Client(settings) as client:
+        send_once(client, replace(letter(), call=replace(call, parse=die)), record=note)
+
+
+def test_killed_between_send_and_finish(server: Emulator) -> None:
+    """A worker killed (-9) after the server took the message: the next try finds it sent."""
+    ours, theirs = CHILDREN.Pipe()
+    child = CHILDREN.Process(target=send_and_die, args=(server.url, theirs))
+    child.start()
+    child.join()
+
+    assert child.exitcode == -9
+    assert len(server.mailbox.sent) == 1
+    known = Attempt.from_json(ours.recv())
+    assert known.state == "sending"
+    assert send(server, letter(settle_seconds=60), earlier=known).before
+    assert len(server.mailbox.sent) == 1
+
+
+# -- what goes into a message -----------------------------------------------------------------
+
+
+def test_the_marker_is_not_seen() -> None:
+    """It stands at the end of the HTML, hidden, and tells nothing of what it is made of."""
+    call = calls.send_message(
+        subject="s", text="t", html="<html><body><p>a</p></BODY ></html>", to=["a@b.ru"]
+    )
+    marked = Marker.of(TASK, 0, ["a@b.ru"]).put_into(call)
+
+    html = (marked.body or {})["HtmlBody"]
+    found = re.fullmatch(
+        r'<html><body><p>a</p><div aria-hidden="true" style="display:none;[^"]*">'
+        r"(r7mail-[0-9a-f]{16}-[0-9a-f]{16})</div></BODY ></html>",
+        html,
+    )
+    assert found
+    assert (marked.body or {})["Body"] == "t"
+    assert not any(name in html for name in (*TASK, "a@b.ru"))
+
+
+def test_markers_differ() -> None:
+    """Each instance, run and part has its own; a retry has the same, in whatever letters."""
+    one = Marker.of(TASK, 0, ["a@b.ru"])
+    others = [
+        Marker.of(TASK, 1, ["a@b.ru"]),
+        Marker.of((*TASK[:2], "other"), 0, ["a@b.ru"]),
+        Marker.of(TASK, 0, ["a@b.ru"], 711),
+        Marker.of(TASK, 0, ["c@d.ru"]),
+        Marker.random(),
+    ]
+
+    assert one == Marker.of(TASK, 0, ["A@b.RU"])
+    assert len({one, *others}) == 6
+
+
+def test_quoted_markers_go(server: Emulator) -> None:
+    """A marker in quoted mail does not make this message another one."""
+    other = str(Marker.of(TASK, 9, ["x@y.ru"]))
+    call = calls.send_message(subject="s", text="t", html=f"<p>{other}</p>", to=["a@b.ru"])
+    marker = Marker.of(TASK, 0, ["a@b.ru"])
+
+    assert (marker.put_into(call).body or {})["HtmlBody"].count("r7mail-") == 1
+
+
+def test_records_are_read_back() -> None:
+    """A record survives its way through JSON; one that is none is refused."""
+    attempt = earlier(state="sent", id=3)
+
+    assert Attempt.from_json(attempt.to_json()) == attempt
+    with pytest.raises(R7MailConfigError, match="no record of a sending"):
+        Attempt.from_json({"state": "sending"})
+
+
+def test_links_are_escaped() -> None:
+    """Links stand at the end of both bodies; their names are no HTML."""
+    html, text = add_links(
+        "<body>x</body>", "x", [Link('https://a/?b="c"&d', "<script>.csv"), Link("s3://b/k", "k")]
+    )
+
+    assert html == (
+        '<body>x<ul><li><a href="https://a/?b=&quot;c&quot;&amp;d">&lt;script&gt;.csv</a></li>'
+        '<li><a href="s3://b/k">k</a></li></ul></body>'
+    )
+    assert text == 'x\n\n<script>.csv: https://a/?b="c"&d\nk: s3://b/k'
+    assert add_links("x", "y", []) == ("x", "y")
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_tables_are_escaped() -> None:
+    """Cells, column names and indexes are data: none of it becomes HTML or a link."""
+    frame = pd.DataFrame(
+        {HOSTILE: [HOSTILE, "https://evil.example", "x" * 200, None], "n": [1, 2, 3, 4]},
+        index=pd.Index([HOSTILE] * 4, name=HOSTILE),
+    ).rename_axis(columns=HOSTILE)
+
+    html = html_table(frame)
+
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 2
+    assert "<a " not in html
+    assert "x" * 200 in html, "long texts are not cut"
+    assert "rows" not in html
+
+
+def test_long_tables_are_cut() -> None:
+    """A table of many rows is cut, and says so."""
+    html = html_table(pd.DataFrame({"n": range(3000)}), max_rows=20)
+
+    assert html.count("<tr>") == 20
+    assert "The first 20 of 3,000 rows." in html
+
+
+def test_tables_from_xcom() -> None:
+    """Rows as XCom brings them, a list of dicts, make a table."""
+    html = html_table([{"a": 1, "b": "<b>"}, {"a": 2}])
+
+    assert "&lt;b&gt;" in html
+    assert html.count("<td>") == 4

@@ -1,0 +1,586 @@
+"""Attachments: names that meet nowhere, and files that are whole or not there."""
+
+# ruff: noqa: ASYNC240 - looking at a few small files may block
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import random
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
+from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
+from airflow_provider_r7mail.lake.attachments import (
+    STAGING,
+    AttachmentCopier,
+    StoredFile,
+    download,
+    name_filter,
+    object_names,
+)
+from airflow_provider_r7mail.lake.derived import AttachmentRow
+from airflow_provider_r7mail.lake.storage import STAGED_PREFIX
+
+INBOX = 24
+# R19: what a sender may call a file.
+HOSTILE = [
+    "Отчёт 📈 за июнь.xlsx",
+    "../../etc/passwd",
+    "..\\..\\boot.ini",
+    "/etc/passwd",
+    "C:\\a.txt",
+    "a\0b.txt",
+    "line\nbreak\r.txt",
+    "x" * 300 + ".pdf",
+    "Ж" * 200 + ".docx",
+    "a?b&c#d%e+f=g.txt",
+    "%2e%2e%2f.txt",
+    "100% ready & done.txt",
+    "CON",
+    "con.txt",
+    ".hidden",
+    "_hidden",
+    "_..hidden",
+    "..",
+    ".",
+    " ",
+    "a.txt ",
+    "a.txt",
+    "A.TXT",
+    "й.txt",
+    "\u0438\u0306.txt",  # the same letter in two characters
+    "ﬁ.txt",
+    "fi.txt",
+    "straße",
+    "STRASSE",
+    "\u202etxt.exe",
+    "~a",
+    "a~0123456789.txt",
+    "s3://bucket/key",
+    "mailbox=x",
+    "\ufffd",
+    "😀" * 100,
+]
+
+# -- names in storage -----------------------------------------------------------------------
+
+
+def meeting_forms(name: str) -> set[str]:
+    """What file systems may make of a name: case folded or not, composed or not."""
+    return {
+        unicodedata.normalize(form, change(unicodedata.normalize(form, name)))
+        for form in ("NFC", "NFD", "NFKC")
+        for change in (str.casefold, str.upper, str.lower)
+    }
+
+
+file_names = st.one_of(
+    st.sampled_from(HOSTILE),
+    st.text(st.sampled_from("aAbBßsSİiıIйЙи\u0306eé\u0301ﬁ._~ /\\\0\n\u202e😀"), max_size=6),
+    st.text(max_size=90),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(file_names, max_size=6, unique=True))
+@example(HOSTILE)
+def test_names_are_safe_and_meet_nowhere(names: list[str]) -> None:
+    """R19: no two files of a message meet, and no name leaves its folder, on any file system."""
+    found = object_names(names)
+
+    assert set(found) == set(names)
+    for one, other in itertools.combinations(found.values(), 2):
+        assert not meeting_forms(one) & meeting_forms(other)
+    for item in found.values():
+        assert item
+        assert len(item.encode()) <= 255
+        assert not re.search(r'[/\\:\x00-\x1f\x7f"*?<>|%#&]', item)
+        assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs"} for c in item)
+        assert ".." not in item
+        assert item[0] not in "._ "
+        assert item[-1] not in ". "
+    # A rerun, or a listing in another order, finds the same.
+    assert found == object_names(sorted(names)) == object_names(list(reversed(names)))
+
+
+def test_names_that_a_stranger_has_chosen_to_meet() -> None:
+    """R19: names made to have one short checksum, or signs without width, stay apart."""
+    # Found by trying a million names.
+    pair = ["a\x01\x05\x0b\r$b.pdf", "a\x01\x08}\x07\x15b.pdf"]
+    assert len({hashlib.sha256(name.encode()).digest()[:5] for name in pair}) == 1
+    assert len(set(object_names(pair).values())) == 2
+    assert all(len(item) < 100 for item in object_names(pair).values())
+
+    invisible = object_names(["ab", "a\ufe0fb", "a\u034fb", "a\u3164b"])
+    assert len({re.sub("[\ufe0f\u034f\u3164]", "", item) for item in invisible.values()}) == 4
+    assert object_names(["❤️.png"]) == {"❤️.png": "❤️.png"}
+    for reserved in ("com¹.txt", "con .txt", "LPT²"):
+        assert object_names([reserved])[reserved].startswith("file_")
+
+
+def test_ordinary_names_stay() -> None:
+    """A name that is safe as it is, in any script, is kept; others keep their ending."""
+    names = [
+        "Прайс-лист (июнь), v1.2.xlsx",
+        "a b.csv",
+        "invite.ics",
+        "x?.tar.gz",
+        "Ж" * 200 + ".pdf",
+    ]
+    found = object_names(names)
+
+    assert [found[name] for name in names[:3]] == names[:3]
+    assert re.fullmatch(r"x_\.tar~[0-9a-f]{10}\.gz", found["x?.tar.gz"])
+    assert found[names[4]].endswith(".pdf")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted", "unwanted"),
+    [
+        (None, ["a.pdf", ""], []),
+        ("", ["a.pdf"], []),
+        ("*.xlsx", ["a.xlsx", "A.XLSX"], ["a.xls", "a.xlsx.exe"]),
+        ("Прайс*", ["ПРАЙС.csv"], ["мой прайс.csv"]),
+        (r"^price_\d+", ["Price_17.csv"], ["price_x"]),
+        (r"\.(csv|xml)$", ["a.CSV"], ["a.csv.gz"]),
+    ],
+)
+def test_patterns(pattern: str | None, wanted: list[str], unwanted: list[str]) -> None:
+    """A pattern is a glob, or a regular expression with ^ or $; case does not matter."""
+    wants = name_filter(pattern)
+
+    assert [name for name in wanted + unwanted if wants(name)] == wanted
+
+
+def test_a_wrong_pattern() -> None:
+    """A regular expression that is none is told, with what is wrong."""
+    with pytest.raises(R7MailConfigError, match="attachment_pattern"):
+        name_filter("^(")
+
+
+# -- copying --------------------------------------------------------------------------------
+
+
+def config(server: Emulator, **options: Any) -> ClientConfig:
+    """A client's configuration for the server."""
+    box = server.mailbox
+    given = {"max_retries": 2, "backoff": 0.001, "timeout": 5.0, **options}
+    return ClientConfig(url=server.url, login=box.login, password=box.password, **given)
+
+
+@pytest.fixture
+async def client(server: Emulator) -> AsyncIterator[AsyncClient]:
+    """An async client of the server."""
+    async with AsyncClient(config(server)) as opened:
+        yield opened
+
+
+class Copies:
+    """Copies a mailbox's files to a folder, and looks at what came."""
+
+    def __init__(self, server: Emulator, client: AsyncClient, root: Path) -> None:
+        self.server = server
+        self.root = root
+        self.client = client
+
+    async def copy(
+        self, rows: list[AttachmentRow] | None = None, **options: Any
+    ) -> list[AttachmentRow]:
+        """Copy, and return the rows."""
+        rows = self.listed() if rows is None else rows
+        options.setdefault("wanted", lambda _: True)
+        async with AttachmentCopier(
+            client=self.client,
+            folder=INBOX,
+            root=ObjectStoragePath(f"file://{self.root}"),
+            **options,
+        ) as copier:
+            await copier.copy(rows)
+        return rows
+
+    def listed(self) -> list[AttachmentRow]:
+        """All files of the mailbox, as listed."""
+        return [
+            AttachmentRow(message["Id"], file_name=file["FileName"], size=file["Size"])
+            for message in self.server.mailbox.messages(INBOX)
+            for file in message["Attachments"]
+        ]
+
+    def stored(self) -> dict[str, bytes]:
+        """What is on disk."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in self.root.rglob("*")
+            if path.is_file()
+        }
+
+    @property
+    def downloads(self) -> int:
+        """How often a file was asked for."""
+        return sum(request["path"].endswith("Attachments") for request in self.server.requests)
+
+
+@pytest.fixture
+def copies(server: Emulator, client: AsyncClient, tmp_path: Path) -> Copies:
+    """The server's files, and a folder for them."""
+    return Copies(server, client, tmp_path / "files")
+
+
+def known(rows: list[AttachmentRow]) -> dict[tuple[int, str], StoredFile]:
+    """What a run has stored, for the next."""
+    return {
+        (row.message_id, row.file_name or ""): StoredFile(row.uri, row.size or 0, row.sha256)
+        for row in rows
+        if row.uri and row.sha256
+    }
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_hostile_names_end_to_end(copies: Copies, chunked: bool) -> None:
+    """R19, R22: each file is asked for by exactly its name, and stays inside its folder, whole."""
+    copies.server.readings = Readings(chunked_attachments=chunked)
+    files = [(name, f"{name}".encode() * 3, "text/plain") for name in HOSTILE]
+    number = copies.server.mailbox.deliver(attachments=files)
+
+    rows = await copies.copy()
+
+    assert Counter(row.status for row in rows) == {"downloaded": len(HOSTILE)}
+    folder = copies.root.resolve() / f"message_id={number}"
+    assert {path.parent for path in copies.root.rglob("*") if path.is_file()} == {folder}
+    assert len(copies.stored()) == len(HOSTILE)
+    for row, (_, data, _) in zip(rows, files, strict=True):
+        path = Path(ObjectStoragePath(row.uri or "").path)
+        assert path.resolve().parent == folder
+        assert path.read_bytes() == data
+        assert (row.size, row.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
+async def test_a_broken_off_file_is_fetched_again(
+    copies: Copies, chunked: bool, keep: float
+) -> None:
+    """R22: a body that breaks off is never taken for a file, with Content-Length or chunked."""
+    data = random.Random(1).randbytes(300_000)
+    copies.server.mailbox.deliver(attachments=[("a.bin", data, "x/y")])
+    copies.server.readings = Readings(chunked_attachments=chunked)
+    fault = Fault("Attachments", kind="truncate", keep=keep, chunked=chunked)
+    copies.server.faults.append(fault)
+
+    rows = await copies.copy()
+
+    assert (rows[0].status, rows[0].sha256) == ("downloaded", hashlib.sha256(data).hexdigest())
+    assert list(copies.stored().values()) == [data]
+    assert copies.downloads == 2
+
+    copies.server.faults.append(Fault("Attachments", kind="truncate", times=None, chunked=chunked))
+    rows = await copies.copy()
+
+    assert rows[0].status == "failed"
+    assert list(copies.stored().values()) == [data], "what was there before stays"
+
+
+@pytest.mark.parametrize(
+    ("size", "status"),
+    [
+        (10, "downloaded"),
+        (0, "downloaded"),
+        (None, "downloaded"),
+        (-1, "downloaded"),
+        (9, "failed"),
+        (11, "failed"),
+    ],
+)
+async def test_the_listed_size_must_be_right(copies: Copies, size: int | None, status: str) -> None:
+    """R22: a file of another length than listed has failed, unless the listing gives none."""
+    number = copies.server.mailbox.deliver(attachments=[("a.bin", b"0123456789", "x/y")])
+    row = AttachmentRow(number, file_name="a.bin", size=size)
+
+    await copies.copy([row])
+
+    assert row.status == status
+    assert len(copies.stored()) == (status == "downloaded")
+    assert "10 bytes came" in (row.error or "10 bytes came")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "mime_type", "status"),
+    [
+        ("a.pdf", None, "application/pdf", "failed"),
+        ("a.pdf", 0, None, "failed"),
+        ("a.pdf", 99, "application/pdf", "failed"),
+        ("a.pdf", 15, "application/pdf", "downloaded"),  # the file itself, wrongly labelled
+        ("Report.HTM", None, None, "downloaded"),
+        ("page", None, "text/html", "downloaded"),
+    ],
+)
+async def test_a_proxys_page_in_place_of_a_file(
+    copies: Copies, name: str, size: int | None, mime_type: str | None, status: str
+) -> None:
+    """R16: an HTML page with status 200 is not stored as a file, which is asked for anew."""
+    number = copies.server.mailbox.deliver(attachments=[(name, b"<html>Wait</htm", "text/html")])
+    row = AttachmentRow(number, file_name=name, size=size, mime_type=mime_type)
+
+    await copies.copy([row])
+
+    assert row.status == status
+    assert (copies.downloads, len(copies.stored())) == ((3, 0) if status == "failed" else (1, 1))
+    assert row.error is None or "an HTML page came in place of the file" in row.error
+
+
+async def test_a_rerun_fetches_only_what_is_missing(copies: Copies) -> None:
+    """What is there with its size and recorded hash is `unchanged`; all else is fetched again."""
+    names = ["same", "gone", "short", "new", "moved", "resized"]
+    number = copies.server.mailbox.deliver(attachments=[(n, n.encode() * 9, "x/y") for n in names])
+    first = await copies.copy()
+    folder = copies.root / f"message_id={number}"
+    again = await copies.copy(known=known(first))
+
+    assert Counter(row.status for row in again) == {"unchanged": 6}
+    assert [(row.uri, row.sha256) for row in again] == [(row.uri, row.sha256) for row in first]
+    assert copies.downloads == 6
+
+    (folder / "gone").unlink()
+    (folder / "short").write_bytes(b"sho")
+    earlier = known(first)
+    del earlier[number, "new"]
+    uri, size, sha256 = (getattr(earlier[number, "moved"], n) for n in ("uri", "size", "sha256"))
+    earlier[number, "moved"] = StoredFile(f"{uri}.old", size, sha256)
+    earlier[number, "resized"] = StoredFile(first[5].uri or "", 1, "0")
+    rows = await copies.copy(known=earlier)
+
+    assert [row.status for row in rows] == ["unchanged"] + ["downloaded"] * 5
+    assert copies.downloads == 11
+    assert set(copies.stored().values()) == {n.encode() * 9 for n in names}
+
+
+async def test_what_is_not_wanted_is_skipped(copies: Copies) -> None:
+    """Files that do not fit the pattern, or are too large by listing or in fact, are `skipped`."""
+    number = copies.server.mailbox.deliver(
+        attachments=[
+            ("a.csv", b"x" * 100, "x/y"),
+            ("b.csv", b"x" * 101, "x/y"),
+            ("c.csv", b"x" * 500_000, "x/y"),
+            ("d.pdf", b"x", "x/y"),
+        ]
+    )
+    rows = copies.listed()
+    rows[2].size = None
+
+    await copies.copy(rows, wanted=name_filter("*.csv"), max_bytes=100)
+
+    assert [row.status for row in rows] == ["downloaded", "skipped", "skipped", "skipped"]
+    assert all(row.error and row.uri is None for row in rows[1:])
+    assert list(copies.stored()) == [f"message_id={number}/a.csv"]
+    assert copies.downloads == 2
+
+
+async def test_one_bad_file_does_not_lose_the_others(copies: Copies) -> None:
+    """Every file is tried; each row says what became of it."""
+    box = copies.server.mailbox
+    number = box.deliver(attachments=[(f"{n}.txt", b"x", "x/y") for n in range(20)])
+    rows = copies.listed()
+    rows.insert(3, AttachmentRow(number, file_name="missing"))
+    rows.insert(5, AttachmentRow(number, status="unlisted"))
+    rows.insert(7, AttachmentRow(number, file_name="same", status="ambiguous"))
+    rows.insert(9, AttachmentRow(number, file_name="half\ud83d"))
+    (copies.root / f"message_id={number}" / "1.txt").mkdir(parents=True)
+
+    await copies.copy(rows)
+
+    assert Counter(row.status for row in rows) == {
+        "downloaded": 19,
+        "failed": 3,
+        "unlisted": 1,
+        "ambiguous": 1,
+    }
+    failed = [row for row in rows if row.status == "failed"]
+    assert [row.file_name for row in failed] == ["1.txt", "missing", "half\ud83d"]
+    assert all(row.error and row.uri is None for row in failed)
+    assert not [name for name in copies.stored() if STAGED_PREFIX in name]
+
+
+async def test_a_token_that_dies_on_the_way(copies: Copies) -> None:
+    """R12: a 401 between downloads means one new login, and no file is lost."""
+    copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(30)])
+    seen = itertools.count(1)
+
+    def expire(record: dict[str, Any]) -> None:
+        if record["path"].endswith("Attachments") and next(seen) == 10:
+            copies.server.expire_tokens()
+
+    copies.server.on_request = expire
+    rows = await copies.copy()
+
+    assert Counter(row.status for row in rows) == {"downloaded": 30}
+    assert copies.server.logins == 2
+
+
+async def test_downloads_at_once_are_bounded(copies: Copies) -> None:
+    """No more files are fetched at once than `max_concurrency` says."""
+    copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(40)])
+    copies.server.readings = Readings(latency_seconds=0.02)
+
+    rows = await copies.copy()
+
+    assert Counter(row.status for row in rows) == {"downloaded": 40}
+    times = [r["time"] for r in copies.server.requests if r["path"].endswith("Attachments")]
+    # A request is in flight for the latency at least: so many that began within less, at most.
+    at_once = max(sum(0 <= t - one < 0.019 for t in times) for one in times)
+    assert 1 < at_once <= 4
+
+
+class _SlowStore(LocalFileSystem):  # type: ignore[misc]
+    """A store that is far away."""
+
+    protocol = ("slow",)
+    local_file = False
+    fetched: ClassVar[Callable[[], int]]
+    stored = most_waiting = 0
+    lock = threading.Lock()
+
+    def put_file(self, *args: Any, **options: Any) -> None:
+        time.sleep(0.02)
+        with self.lock:
+            waiting = _SlowStore.fetched() - self.stored
+            _SlowStore.most_waiting = max(self.most_waiting, waiting)
+        super().put_file(*args, **options)
+        with self.lock:
+            _SlowStore.stored += 1
+
+
+@pytest.mark.filterwarnings("ignore:UPath 'slow':UserWarning")
+async def test_few_files_wait_for_a_slow_store(copies: Copies) -> None:
+    """Of all pages together, no more files than `max_concurrency` are on their way to a store."""
+    copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(60)])
+    rows = copies.listed()
+    fsspec.register_implementation("slow", _SlowStore, clobber=True)
+    _SlowStore.fetched = lambda: copies.downloads
+    async with AttachmentCopier(
+        client=copies.client,
+        folder=INBOX,
+        root=UPath(f"slow://{copies.root}", auto_mkdir=True),
+        wanted=lambda _: True,
+    ) as copier:
+        await asyncio.gather(*(copier.copy(rows[n : n + 10]) for n in range(0, 60, 10)))
+
+    assert Counter(row.status for row in rows) == {"downloaded": 60}
+    assert len(copies.stored()) == 60
+    assert 1 < _SlowStore.most_waiting <= 4
+
+
+async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None:
+    """What a killed process has left goes with the next run, whatever that one fetches."""
+    copies.server.mailbox.deliver(attachments=[("a", b"x", "x/y")])
+    (copies.root / STAGING).mkdir(parents=True)
+    (copies.root / STAGING / f"{STAGED_PREFIX}0.tmp").write_bytes(b"half of")
+
+    await copies.copy(wanted=lambda _: False)
+
+    assert list(copies.root.rglob("*")) == []
+
+
+async def test_cancelling_leaves_nothing_unfinished(copies: Copies) -> None:
+    """A task that is stopped, at whatever moment, leaves whole files and nothing else."""
+    data = random.Random(3).randbytes(3_000_000)
+    copies.server.mailbox.deliver(attachments=[(f"{n}", data, "x/y") for n in range(12)])
+    for turn in range(10):
+        copying = asyncio.ensure_future(copies.copy())
+        await asyncio.sleep(0.01 + turn * 0.01)
+        copying.cancel()
+        with suppress(asyncio.CancelledError):
+            await copying
+
+        stored = copies.stored()
+        assert not [name for name in stored if STAGED_PREFIX in name]
+        assert all(found == data for found in stored.values())
+        shutil.rmtree(copies.root, ignore_errors=True)
+
+
+def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
+    """The hook's download stores the same file by the same rules."""
+    data = random.Random(2).randbytes(200_000)
+    number = server.mailbox.deliver(attachments=[("Отчёт.bin", data, "x/y")])
+    server.faults.append(Fault("Attachments", kind="truncate"))
+    path = ObjectStoragePath(f"file://{tmp_path}/a.bin")
+    with Client(config(server)) as client:
+        stored = download(client, INBOX, number, "Отчёт.bin", path, listed_size=200_000)
+
+        assert (tmp_path / "a.bin").read_bytes() == data
+        assert stored == StoredFile(str(path), 200_000, hashlib.sha256(data).hexdigest())
+        tried = len(server.requests)
+        with pytest.raises(R7MailAttachmentError, match="the listing says 7"):
+            download(client, INBOX, number, "Отчёт.bin", path, listed_size=7)
+        assert len(server.requests) == tried + 1  # whole answers do not change by repeating
+    assert (tmp_path / "a.bin").read_bytes() == data
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
+    """A file of 200 MB is copied in the memory that a small one takes."""
+    code = """
+        import asyncio, resource, sys
+        from upath import UPath
+        from airflow_provider_r7mail.lake.attachments import AttachmentCopier
+        from airflow_provider_r7mail.client.session import AsyncClient
+        from airflow_provider_r7mail.client.http import ClientConfig
+        from airflow_provider_r7mail.lake.derived import AttachmentRow
+
+        url, root, small, large = sys.argv[1:]
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+        async def main():
+            config = ClientConfig(url=url, login="user_test", password="TestPassword")
+            async with AsyncClient(config) as client:
+                async with AttachmentCopier(
+                    client=client, folder=24, root=UPath(root), wanted=lambda _: True
+                ) as copier:
+                    for number in (small, large):
+                        row = AttachmentRow(int(number), file_name="a.bin")
+                        await copier.copy([row])
+                        print(row.status, row.size, peak())
+
+        asyncio.run(main())
+    """
+    with Emulator(Mailbox()) as server:
+        numbers = [
+            server.mailbox.deliver(attachments=[("a.bin", bytes(size), "x/y")])
+            for size in (2 << 20, 200 << 20)
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), server.url, str(tmp_path)]
+            + [str(number) for number in numbers],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stderr
+    (_, _, before), (status, size, after) = (line.split() for line in done.stdout.splitlines())
+    assert (status, int(size)) == ("downloaded", 200 << 20)
+    assert int(after) - int(before) < 100

@@ -1,0 +1,880 @@
+"""Windows in Iceberg tables: each replaced by one commit, whole, whatever dies or comes first."""
+
+# ruff: noqa: TID253 - no DAG file is read here
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from moto.server import ThreadedMotoServer
+
+from tests.conftest import AIRFLOW_2
+
+if AIRFLOW_2:
+    pytest.skip("the SQL catalog needs SQLAlchemy 2", allow_module_level=True)
+
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
+from pyiceberg.transforms import DayTransform
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from upath import UPath
+
+from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault
+from airflow_provider_r7mail.exceptions import (
+    R7MailBadMessageError,
+    R7MailConfigError,
+    R7MailExtractError,
+    R7MailPublishError,
+)
+from airflow_provider_r7mail.lake.iceberg import (
+    IcebergTarget,
+    connection_properties,
+    iceberg_schema,
+)
+from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.window import extract_window
+from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+
+START = datetime(2025, 6, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+WINDOW = "20250601T000000Z_20250602T000000Z"
+NOTE = f"windows/mailbox=user_test/folder=24/window={WINDOW}/_manifest.json"
+TABLES = ("messages", "recipients", "attachments")
+# As they are committed.
+ORDER = ("attachments", "recipients", "messages")
+# Not `fork`: Python warns of it where there are threads, as the mail server's.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "airflow.providers.common.compat.sdk",
+        "airflow_provider_r7mail.emulator.app",
+        "airflow_provider_r7mail.transfers",
+        "boto3",
+        "duckdb",
+        "httpx_aiohttp",
+        "moto.server",
+        "pyarrow.parquet",
+        "pyiceberg.catalog.sql",
+        "pyiceberg.io.pyarrow",
+        "pytest",
+        "sqlalchemy.dialects.sqlite",
+        "upath",
+    ]
+)
+
+
+def extract(
+    url: str,
+    root: Path,
+    start: datetime = START,
+    length: timedelta = DAY,
+    **options: Any,
+) -> dict[str, Any]:
+    """Extract a day of the inbox."""
+    job = ExtractJob(
+        **{
+            "folder": 24,
+            "criteria": MessageFilter.build(start=start, end=start + length),
+            "output": UPath(root),  # not Airflow's, which takes a child seconds to import
+            "iceberg": IcebergTarget(),
+            "page_size": 50,
+            **options,
+        }
+    )
+
+    async def run() -> dict[str, Any]:
+        config = ClientConfig(url=url, login="user_test", password="TestPassword", max_retries=0)
+        async with AsyncClient(config) as client:
+            return await extract_window(client, job)
+
+    return asyncio.run(run())
+
+
+def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any) -> list[int]:
+    """Put messages of a day into the inbox, each with two recipients and a file."""
+    given = {"to": ["a@b.ru", "c@d.ru"], "attachments": [("a.bin", b"x", "x/y")], **fields}
+    return [
+        server.mailbox.deliver(date=start + DAY / count * n, subject=f"№ {n}", **given)
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """The catalog under the output path."""
+    with closing(IcebergTarget().load(UPath(tmp_path))) as opened:
+        yield opened
+
+
+def rows(catalog: Catalog, table: str = "messages") -> list[dict[str, Any]]:
+    """A table's rows, as pyiceberg reads them."""
+    found: list[dict[str, Any]] = (
+        catalog.load_table(f"r7mail.{table}").scan().to_arrow().to_pylist()
+    )
+    return found
+
+
+def ids(catalog: Catalog) -> list[int]:
+    """The ids in the messages table."""
+    return sorted(row["message_id"] for row in rows(catalog))
+
+
+def paths(table: Table) -> set[str]:
+    """A table's data files."""
+    return {task.file.file_path for task in table.scan().plan_files()}
+
+
+def on_disk(root: Path) -> set[str]:
+    """All data files, of tables or of none."""
+    return {str(path) for path in root.rglob("*.parquet")}
+
+
+def snapshot(written: dict[str, Any], table: str = "messages") -> Any:
+    """A table's snapshot, as a manifest names it."""
+    return {item["table"]: item["snapshot_id"] for item in written["tables"]}[table]
+
+
+def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
+    """What a reader sees of all three tables together, with DuckDB: counts by window and run."""
+    database = duckdb.connect()
+    for name in TABLES:
+        catalog.load_table(f"r7mail.{name}").scan().to_duckdb(name, database)
+    return database.sql("""
+        select m."window", m.run_id, count(distinct m.message_id),
+               count(r.address), count(distinct a.message_id)
+        from messages m
+        left join recipients r using (run_id, message_id)
+        left join attachments a using (run_id, message_id)
+        group by all order by all
+    """).fetchall()
+
+
+# -- what is written ------------------------------------------------------------------------
+
+
+def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """What stands in the Parquet tables stands in the Iceberg tables, column by column."""
+    deliver(server, 30, cc=["Анна <anna@б.рф>"], labels=[1, 2], html_body="<b>ё</b>")
+    extract(server.url, tmp_path)
+    extract(server.url, tmp_path / "parquet", iceberg=None)
+
+    def plain(found: list[dict[str, Any]]) -> list[str]:
+        return sorted(
+            repr(
+                {
+                    name: value.astimezone(UTC) if isinstance(value, datetime) else value
+                    for name, value in sorted(row.items())
+                    if name != "extracted_at"
+                }
+            )
+            for row in found
+        )
+
+    for name in TABLES:
+        # By Hive's convention: the keys, under the names that Iceberg's columns have.
+        files: Any = duckdb.read_parquet(
+            f"{tmp_path}/parquet/{name}/*/*/*/*.parquet", hive_partitioning=True
+        )
+        other = files.to_arrow_table().to_pylist()
+        ours = rows(catalog, name)
+        extra = {"run_id"} if name == "messages" else {"run_id", "date"}
+        assert set(ours[0]) - set(other[0]) == extra
+        for row in ours:
+            for column in extra:
+                del row[column]
+        assert plain(ours) == plain(other)
+
+
+def test_partitions_are_days(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """All three tables are partitioned by the day of the message's date, in any long window."""
+    ends = [-1, 0, 12, 23.99, 24, 24 * 30, 24 * 59]
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    for hours in ends:
+        deliver(server, 1, epoch + timedelta(hours=hours))
+    extract(server.url, tmp_path, epoch - DAY, 70 * DAY)
+
+    days = sorted({(epoch + timedelta(hours=hours)).date() for hours in ends})
+    for name in TABLES:
+        table = catalog.load_table(f"r7mail.{name}")
+        assert [(f.name, f.transform) for f in table.spec().fields] == [
+            ("date_day", DayTransform())
+        ]
+        found = table.inspect.partitions().to_pylist()
+        assert sorted(item["partition"]["date_day"] for item in found) == days
+        assert {row["date"].date() for row in rows(catalog, name)} == set(days)
+    assert days[0] == date(1969, 12, 31)
+
+
+def test_a_rerun_replaces_its_window_and_nothing_else(
+    server: Emulator, catalog: Catalog, tmp_path: Path
+) -> None:
+    """One commit in each table: the window's rows go, the new ones come, other files stay."""
+    deliver(server, 10, START + DAY)
+    extract(server.url, tmp_path, START + DAY)
+    other = {name: paths(catalog.load_table(f"r7mail.{name}")) for name in TABLES}
+    gone = deliver(server, 10)
+    extract(server.url, tmp_path)
+    server.mailbox.delete(24, gone[:4])
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+
+    assert ids(catalog) == sorted(message["Id"] for message in server.mailbox.messages(24))
+    for name in TABLES:
+        table = catalog.load_table(f"r7mail.{name}")
+        assert other[name] < paths(table)
+        assert len(table.snapshots()) == 3
+
+
+def test_a_window_without_mail(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """A window that has no mail any more has no rows any more; if it never had, nothing happens."""
+    first = extract(server.url, tmp_path)
+    assert [item["snapshot_id"] for item in first["tables"]] == [None, None, None]
+    assert rows(catalog) == []
+    gone = deliver(server, 3)
+    extract(server.url, tmp_path)
+    server.mailbox.delete(24, gone)
+    last = extract(server.url, tmp_path)
+
+    assert [rows(catalog, name) for name in TABLES] == [[], [], []]
+    assert snapshot(last) == catalog.load_table("r7mail.messages").metadata.current_snapshot_id
+    assert json.loads((tmp_path / NOTE).read_text())["messages"] == 0
+
+
+def test_tables_and_columns(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """`tables` and `columns` choose what is written; columns left out are null, `date` stays."""
+    deliver(server, 2)
+    extract(server.url, tmp_path, tables=("messages",), columns=("subject",))
+    extract(server.url, tmp_path, START, 2 * DAY, tables=("messages",))
+
+    assert catalog.list_tables("r7mail") == [("r7mail", "messages")]
+    part = {row["window"] == WINDOW: row for row in rows(catalog)}
+    assert set(part[True]) == set(part[False]) == set(iceberg_schema("messages").names)
+    keys = {"mailbox", "folder", "window", "run_id", "date", "subject"}
+    assert {name for name, value in part[True].items() if value is not None} == keys
+    assert part[False]["message_id"]
+
+
+def test_privacy(server: Emulator, tmp_path: Path) -> None:
+    """No file of the tables, nor the catalog, has what privacy takes away."""
+    deliver(server, 3, sender="taina@adresa.ru", to=["sekret@adresa.ru"], body="ТАЙНА")
+    policy = {
+        "body": "drop",
+        "html_body": "drop",
+        "addresses": "hash",
+        "mailbox": "hash",
+        "subject": "drop",
+    }
+    written = extract(server.url, tmp_path, privacy=Privacy.build(policy, "key"))
+
+    assert written["messages"] == 3
+    for path in tmp_path.rglob("*"):
+        assert "user_test" not in str(path)
+    for name in on_disk(tmp_path):
+        text = str(pq.read_table(name).to_pylist())
+        assert not {word for word in ("taina", "sekret", "ТАЙНА", "user_test", "№") if word in text}
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert not {
+                word for word in (b"taina", b"sekret", b"user_test") if word in path.read_bytes()
+            }
+
+
+def test_quarantine(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """A message that no table can hold is set aside beside the manifest; the others are there."""
+    deliver(server, 2)
+    server.mailbox.deliver(date=START, fields={"Id": MISSING})
+
+    with pytest.raises(R7MailBadMessageError):
+        extract(server.url, tmp_path)
+    assert len(rows(catalog)) == 2
+    aside = (tmp_path / NOTE).with_name("_quarantine.jsonl")
+    assert len(aside.read_text().splitlines()) == 1
+
+
+def test_attachments_are_not_fetched_again(server: Emulator, tmp_path: Path) -> None:
+    """A rerun knows by the table which files it has, and fetches only what is new."""
+    deliver(server, 3)
+    files = UPath(tmp_path / "files")
+    extract(server.url, tmp_path, attachments=files)
+    deliver(server, 1)
+    written = extract(server.url, tmp_path, attachments=files)
+
+    assert written["attachments"] == {"unchanged": 3, "downloaded": 1}
+
+
+def test_a_window_that_cannot_be_read_leaves_nothing(
+    server: Emulator, catalog: Catalog, tmp_path: Path
+) -> None:
+    """If a page does not come, nothing is committed, and no data file stays."""
+    deliver(server, 5)
+    extract(server.url, tmp_path)
+    before = rows(catalog), on_disk(tmp_path)
+    deliver(server, 5)
+    server.faults.append(Fault("Messages", skip=1, times=None))
+
+    with pytest.raises(R7MailExtractError):
+        extract(server.url, tmp_path, page_size=4)
+    assert sum(request["path"].endswith("Messages") for request in server.requests) > 2
+    assert (rows(catalog), on_disk(tmp_path)) == before
+
+
+# -- crashes --------------------------------------------------------------------------------
+
+
+def extract_until(url: str, root: Path, number: int) -> None:
+    """Extract, and die before a COMMIT of the catalog's, or after it."""
+    count = 0
+    committing = False
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), 9)
+
+    @event.listens_for(Engine, "commit")
+    def before(_: Any) -> None:
+        nonlocal committing
+        committing = True
+        step()
+
+    @event.listens_for(Engine, "checkin")
+    def after(*_: Any) -> None:
+        nonlocal committing
+        if committing:
+            step()
+        committing = False
+
+    extract(url, root)
+
+
+def runs(catalog: Catalog) -> dict[str, str]:
+    """The run whose rows each table has: it has all rows of one, never of two."""
+    found = {}
+    for name in TABLES:
+        [found[name]] = {row["run_id"] for row in rows(catalog, name)}
+    return found
+
+
+@pytest.fixture
+def full(server: Emulator, tmp_path: Path) -> Emulator:
+    """A server with a day's mail, extracted once, to which more has come."""
+    deliver(server, 20)
+    extract(server.url, tmp_path)
+    deliver(server, 20)
+    return server
+
+
+def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
+    """A rerun gives all mail once, in all tables."""
+    written = extract(server.url, root)
+
+    assert ids(catalog) == sorted(message["Id"] for message in server.mailbox.messages(24))
+    assert joined(catalog) == [(WINDOW, written["run_id"], 40, 80, 40)]
+    assert json.loads((root / NOTE).read_text()) == written
+
+
+def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """Killed before and after each commit: each table has all of one run, and no manifest lies."""
+    for number in range(1, 7):
+        before = runs(catalog)
+        child = CHILDREN.Process(target=extract_until, args=(full.url, tmp_path, number))
+        child.start()
+        child.join()
+
+        assert child.exitcode == -9
+        after = runs(catalog)
+        changed = [name for name in ORDER if after[name] != before[name]]
+        assert changed == list(ORDER[: number // 2])
+        assert not (tmp_path / NOTE).exists()
+        # A reader who joins by run_id sees no recipients of another run than the messages'.
+        [(_, run, messages, recipients, files)] = joined(catalog)
+        whole = {20: (40, 20), 40: (80, 40)}[messages]
+        assert run == after["messages"]
+        assert recipients == (whole[0] if after["recipients"] == run else 0)
+        assert files == (whole[1] if after["attachments"] == run else 0)
+
+    check_rerun(full, catalog, tmp_path)
+
+
+def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """Killed while reading, writing and committing: all of one run in each table, then a rerun."""
+    moments = random.Random(5)
+    for _ in range(4):
+        full.requests.clear()
+        child = CHILDREN.Process(target=extract, args=(full.url, tmp_path))
+        child.start()
+        length = moments.uniform(0.0, 0.6)
+        while child.is_alive() and not (
+            full.requests and time.time() > full.requests[0]["time"] + length
+        ):
+            time.sleep(0.001)
+        child.kill()
+        child.join()
+
+        runs(catalog)
+        assert len(rows(catalog)) in {20, 40}
+    check_rerun(full, catalog, tmp_path)
+
+
+# -- others at the same time ----------------------------------------------------------------
+
+
+def shared(root: Path) -> IcebergTarget:
+    """A catalog that machines share, each with an output path of its own."""
+    return IcebergTarget(
+        {"type": "sql", "uri": f"sqlite:///{root}/shared.db?timeout=60", "warehouse": f"{root}/all"}
+    )
+
+
+def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callable[[], None]:
+    """Do something just before the catalog's so many-th statement; call the result to stop that."""
+    count = 0
+
+    def before(_: Any, __: Any, text: str, *___: Any) -> None:
+        nonlocal count
+        count += text.startswith(statement)
+        if count == number:
+            count += 1
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(work).result()
+
+    event.listen(Engine, "before_cursor_execute", before)
+    return lambda: event.remove(Engine, "before_cursor_execute", before)
+
+
+def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
+    """A commit that another window's overtakes is done again on top of it: both are there."""
+    target = shared(tmp_path)
+    deliver(server, 3)
+    deliver(server, 4, START + DAY)
+
+    def other() -> None:
+        extract(server.url, tmp_path / "b", START + DAY, iceberg=target)
+
+    extract(server.url, tmp_path / "a", START - DAY, iceberg=target)
+    stop = interrupted("UPDATE", 3, other)
+    try:
+        extract(server.url, tmp_path / "a", iceberg=target)
+    finally:
+        stop()
+
+    with closing(target.load(UPath(tmp_path))) as catalog:
+        assert [row[2:] for row in joined(catalog)] == [(3, 6, 3), (4, 8, 4)]
+        for name in TABLES:
+            assert len(catalog.load_table(f"r7mail.{name}").snapshots()) == 2
+
+
+def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) -> None:
+    """Two runs of one window at once on two machines: never rows twice; one of them is told."""
+    target = shared(tmp_path)
+    deliver(server, 3)
+    extract(server.url, tmp_path / "a", START - DAY, iceberg=target)
+    stop = interrupted("UPDATE", 3, lambda: extract(server.url, tmp_path / "b", iceberg=target))
+    try:
+        with pytest.raises(R7MailPublishError, match=r"r7mail\.recipients: another run"):
+            extract(server.url, tmp_path / "a", iceberg=target)
+    finally:
+        stop()
+
+    assert not (tmp_path / "a" / NOTE).exists()
+    with closing(target.load(UPath(tmp_path))) as catalog:
+        assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
+        written = extract(server.url, tmp_path / "a", iceberg=target)
+        assert joined(catalog) == [(WINDOW, written["run_id"], 3, 6, 3)]
+
+
+# pyiceberg leaves the connection of a catalog whose tables another made first to the garbage
+# collector, of which Python 3.13 warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
+    """Mapped tasks that make the tables and commit all at once are all there in the end."""
+    target = shared(tmp_path)
+    for number in range(4):
+        deliver(server, 5, START + number * DAY)
+
+    def one(number: int) -> None:
+        extract(server.url, tmp_path / str(number), START + number * DAY, iceberg=target)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(4)))
+
+    with closing(target.load(UPath(tmp_path))) as catalog:
+        assert [row[2:] for row in joined(catalog)] == [(5, 10, 5)] * 4
+
+
+def test_compaction_in_between(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """Where others have put windows into one file, a rerun replaces its own rows in it only."""
+    for start in (START, START + DAY / 2):
+        deliver(server, 6, start)
+    for start in (START, START + DAY / 2):
+        extract(server.url, tmp_path, start, DAY / 2)
+    before = ids(catalog)
+    table = catalog.load_table("r7mail.messages")
+    assert len(paths(table)) == 2
+    merged = str(tmp_path / "merged.parquet")
+    pq.write_table(table.scan().to_arrow(), merged)
+    with table.transaction() as change:
+        change.delete("true")
+        change.add_files([merged])
+    assert paths(table) == {merged}
+    kept = sorted(str(row) for row in rows(catalog) if row["window"].startswith("20250601T12"))
+    written = extract(server.url, tmp_path, START, DAY / 2)
+
+    assert ids(catalog) == before
+    now = {
+        part: [row for row in rows(catalog) if row["window"].startswith(part)]
+        for part in ("20250601T00", "20250601T12")
+    }
+    assert sorted(map(str, now["20250601T12"])) == kept
+    assert {row["run_id"] for row in now["20250601T00"]} == {written["run_id"]}
+
+
+# -- versions -------------------------------------------------------------------------------
+
+
+def test_an_older_table_gets_the_new_columns(
+    server: Emulator, catalog: Catalog, tmp_path: Path
+) -> None:
+    """A table of an earlier version gets what it lacks, by name; its rows stay, null there."""
+    deliver(server, 2)
+    extract(server.url, tmp_path, START, DAY)
+    table = catalog.load_table("r7mail.messages")
+    with table.update_schema(allow_incompatible_changes=True) as change:
+        for name in ("cs_md5", "labels", "extra"):
+            change.delete_column(name)
+        change.add_column("of_a_later_version", table.schema().find_type("subject"))
+        # As a person may do; the files know columns by their ids.
+        change.rename_column("cs_uid", "renamed")
+    assert "cs_md5" not in rows(catalog)[0]
+    deliver(server, 2, START + DAY, labels=[7])
+    extract(server.url, tmp_path, START + DAY)
+
+    found = {row["window"] == WINDOW: row for row in rows(catalog)}
+    assert (found[True]["labels"], found[False]["labels"]) == (None, [7])
+    assert set(found[True]) == {*iceberg_schema("messages").names, "of_a_later_version", "renamed"}
+    assert len(rows(catalog)) == 4
+    fields = catalog.load_table("r7mail.messages").schema().fields
+    assert len({field.field_id for field in fields}) == len(fields)
+
+
+def test_somebody_elses_table(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """A table of the same name with other columns is told, before any page is read."""
+    catalog.create_namespace("r7mail")
+    catalog.create_table("r7mail.recipients", pa.schema([("message_id", pa.string())]))
+
+    with pytest.raises(R7MailConfigError, match=r"r7mail\.recipients: its columns"):
+        extract(server.url, tmp_path)
+    assert [request for request in server.requests if request["path"].endswith("Messages")] == []
+
+
+# -- memory ---------------------------------------------------------------------------------
+
+
+def extract_and_tell(url: str, root: Path, days: int) -> None:
+    """Extract, and write down the peak of memory, in MB."""
+    extract(url, root, START, days * DAY, page_size=10)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    (root / "peak").write_text(str(peak))
+
+
+def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) -> None:
+    """A window of 70 MB on many days takes hardly more memory than one of 20 MB."""
+    source = random.Random(1)
+    for n in range(700):
+        server.mailbox.deliver(date=START + n * DAY / 50, body=source.randbytes(50_000).hex())
+    peaks = []
+    for days in (4, 14):
+        root = tmp_path / str(days)
+        root.mkdir()
+        child = CHILDREN.Process(target=extract_and_tell, args=(server.url, root, days))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        peaks.append(int((root / "peak").read_text()))
+
+    assert peaks[1] - peaks[0] < 50
+
+
+# -- catalogs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "login", "password", "extra", "expected"),
+    [
+        (
+            "https://catalog/ws/",
+            "id",
+            "secret",
+            {"warehouse": "lake"},
+            {"uri": "https://catalog/ws", "credential": "id:secret", "warehouse": "lake"},
+        ),
+        (
+            "https://catalog",
+            None,
+            "token",
+            {"s3.path-style-access": True},
+            {"uri": "https://catalog", "token": "token", "s3.path-style-access": "True"},
+        ),
+        (
+            "postgresql+psycopg2://db/ice",
+            "ann",
+            "p@ss/",
+            {"type": "sql"},
+            {"uri": "postgresql+psycopg2://ann:p%40ss%2F@db/ice", "type": "sql"},
+        ),
+        (None, None, None, {"type": "glue"}, {"type": "glue"}),
+        (None, "id", "secret", {"uri": "http://c"}, {"uri": "http://c", "credential": "id:secret"}),
+    ],
+)
+def test_properties_of_a_connection(
+    host: str | None,
+    login: str | None,
+    password: str | None,
+    extra: dict[str, Any],
+    expected: dict[str, str],
+) -> None:
+    """Host, login, password and extra are what Airflow's own `iceberg` connection has them for."""
+    assert connection_properties(host, login, password, extra) == expected
+
+
+def operator(root: Path | str, **options: Any) -> Any:
+    """The operator, for a day."""
+    given = {"start": "2025-06-01", "end": "2025-06-02", "table_format": "iceberg", **options}
+    return R7MailToParquetOperator(task_id="extract", folder=24, output_path=str(root), **given)
+
+
+def operate(root: Path | str, **options: Any) -> Any:
+    """Run the operator."""
+    return operator(root, **options).execute({})
+
+
+def test_refreshed_windows(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """`refresh_windows` replaces the windows that the tables have, in commits of their own."""
+    [changed] = deliver(server, 1)
+    operate(tmp_path)
+    server.mailbox.mark_read(24, [changed])
+    deliver(server, 2, START + DAY)
+    written = operate(tmp_path, start="2025-06-02", end="2025-06-03", refresh_windows=3)
+
+    assert written["refreshed"][0]["messages"] == 1
+    assert {row["message_id"]: row["was_read"] for row in rows(catalog)}[changed]
+    assert [row[2:] for row in joined(catalog)] == [(1, 2, 1), (2, 4, 2)]
+
+
+def test_lineage(server: Emulator, tmp_path: Path) -> None:
+    """OpenLineage is told where the catalog has the tables, and how many rows were written."""
+    deliver(server, 3)
+    task = operator(tmp_path)
+    task.execute({})
+
+    told = task.get_openlineage_facets_on_complete(None).outputs
+    assert {output.name: output.outputFacets["outputStatistics"].rowCount for output in told} == {
+        f"{tmp_path}/warehouse/r7mail/messages": 3,
+        f"{tmp_path}/warehouse/r7mail/recipients": 6,
+        f"{tmp_path}/warehouse/r7mail/attachments": 3,
+    }
+
+
+def test_a_catalog_by_connection(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`catalog_conn_id` leads to the catalog; `catalog_properties` and `namespace` add to it."""
+    deliver(server, 2)
+    uri = f"sqlite:///{tmp_path}/other.db"
+    connection = {"conn_type": "iceberg", "host": uri, "extra": {"type": "sql", "warehouse": "x"}}
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", json.dumps(connection))
+    written = operate(
+        tmp_path / "out",
+        catalog_conn_id="lake",
+        catalog_properties={"warehouse": f"{tmp_path}/elsewhere"},
+        namespace="raw",
+    )
+
+    assert [item["identifier"] for item in written["tables"]] == [f"raw.{name}" for name in TABLES]
+    with closing(SqlCatalog("default", uri=uri, warehouse="x")) as catalog:
+        assert len(catalog.load_table("raw.messages").scan().to_arrow()) == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["windows"]
+    assert on_disk(tmp_path / "elsewhere") == on_disk(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"table_format": "delta"}, "Known: parquet, iceberg"),
+        ({"table_format": "parquet", "catalog_conn_id": "lake"}, "catalog_conn_id: only for"),
+        ({"catalog_conn_id": "absent"}, "absent"),
+        ({"namespace": "a."}, "namespace: 'a.'"),
+        ({"namespace": "a.b"}, r"a\.b\.messages: can't be made"),
+        ({"catalog_properties": {"type": "none"}}, "can't be opened"),
+        ({"catalog_properties": {"uri": "x://u:hush@h/"}}, "can't be opened"),
+    ],
+)
+def test_wrong_parameters(
+    server: Emulator, tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    """What is wrong with the catalog is told at once, without a password."""
+    with pytest.raises(AirflowFailException, match=told) as raised:
+        operate(tmp_path, **options)
+    assert "hush" not in str(raised.value)
+    assert server.requests == []
+
+
+def test_a_catalog_that_is_away(server: Emulator, tmp_path: Path) -> None:
+    """A catalog that can't be reached fails the task for a later try, without its password."""
+    properties = {"type": "sql", "uri": "sqlite:////proc/none.db", "password": "hush"}
+
+    with pytest.raises(R7MailPublishError, match="unable to open database file"):
+        operate(tmp_path, catalog_properties=properties)
+
+
+def test_without_the_extra(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without pyiceberg the error says what to install."""
+    monkeypatch.setitem(sys.modules, "pyiceberg.io.pyarrow", None)
+
+    with pytest.raises(
+        AirflowFailException, match=r"pip install airflow-provider-r7mail\[iceberg\]"
+    ):
+        operate(tmp_path)
+
+
+def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warehouse and the manifests may be on S3; then a catalog must be given."""
+    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    storage.start()
+    try:
+        endpoint = "http://{}:{}".format(*storage.get_host_and_port())
+        login = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+        s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **login)
+        s3.create_bucket(Bucket="lake")
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_S3_ICEBERG",  # Airflow keeps what it made of a connection of another test
+            json.dumps(
+                {
+                    "conn_type": "aws",
+                    "login": "testing",
+                    "password": "testing",
+                    "extra": {"endpoint_url": endpoint, "region_name": "us-east-1"},
+                }
+            ),
+        )
+        with pytest.raises(AirflowFailException, match="needs a disk"):
+            operate("s3://s3_iceberg@lake/mail")
+        properties = {
+            "type": "sql",
+            "uri": f"sqlite:///{tmp_path}/catalog.db",
+            "warehouse": "s3://lake/warehouse",
+            "s3.endpoint": endpoint,
+            "s3.access-key-id": "testing",
+            "s3.secret-access-key": "testing",
+            "s3.region": "us-east-1",
+        }
+        deliver(server, 5)
+        for _ in range(2):
+            written = operate("s3://s3_iceberg@lake/mail", catalog_properties=properties)
+
+        with closing(IcebergTarget(properties).load(UPath("/"))) as catalog:
+            assert joined(catalog) == [(WINDOW, written["run_id"], 5, 10, 5)]
+        keys = {item["Key"] for item in s3.list_objects_v2(Bucket="lake")["Contents"]}
+        assert f"mail/{NOTE}" in keys
+        assert {key.split("/")[0] for key in keys} == {"mail", "warehouse"}
+    finally:
+        storage.stop()
+
+
+# -- the documentation's page ---------------------------------------------------------------
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def example(name: str) -> Any:
+    """A file of examples, as a module."""
+    spec: Any = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_documented_dag(
+    server: Emulator,
+    run_dag: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], str],
+) -> None:
+    """The page's DAG writes a day; XCom names tables, snapshots and rows, and nothing of mail."""
+    monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    deliver(server, 3, midnight - DAY, body="ТАЙНА-тела")
+    result = run_dag((EXAMPLES / "dags" / "mail_lake.py").read_text())
+
+    assert result.state == "success"
+    written = result.xcom("extract")
+    [note] = tmp_path.rglob("_manifest.json")
+    assert json.loads(note.read_text()) == written
+    assert "ТАЙНА" not in logged() + json.dumps(written, ensure_ascii=False)
+    told = {item["identifier"]: item for item in written["tables"]}
+    assert {name: item["rows"] for name, item in told.items()} == {
+        "r7mail.messages": 3,
+        "r7mail.recipients": 6,
+        "r7mail.attachments": 3,
+    }
+    with closing(IcebergTarget().load(UPath(tmp_path))) as catalog:
+        for name, item in told.items():
+            current: Any = catalog.load_table(name).current_snapshot()
+            assert item["snapshot_id"] == current.snapshot_id
+            assert {
+                "r7mail.run_id": written["run_id"],
+                "r7mail.mailbox": "user_test",
+                "r7mail.folder": "24",
+                "r7mail.window": note.parent.name.removeprefix("window="),
+                "r7mail.rows": str(item["rows"]),
+            }.items() <= current.summary.additional_properties.items()
+
+
+def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
+    """The page's functions read the tables, check a window, and shorten the history."""
+    read = example("read_iceberg")
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    extract(server.url, tmp_path)
+    note = tmp_path / NOTE
+
+    with closing(read.open_catalog(str(tmp_path))) as catalog:
+        day = [(START.date(), "b.ru", 3), (START.date(), "d.ru", 3)]
+        assert read.mail_by_domain(catalog, START) == day
+        assert read.mail_by_domain(catalog, START + DAY) == []
+        assert read.is_published(catalog, note)
+        read.forget_history(catalog, timedelta(0))
+        assert len(catalog.load_table("r7mail.messages").snapshots()) == 1
+        assert read.mail_by_domain(catalog, START) == day
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"run_id": "another"}))
+        assert not read.is_published(catalog, note)

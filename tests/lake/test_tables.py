@@ -1,0 +1,703 @@
+"""The tables: what becomes of a page, and what a reader of the Parquet files finds."""
+
+# ruff: noqa: TID253 - no DAG file is read here
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_r7mail.client.calls import AnswerError
+from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.lake import decode
+from airflow_provider_r7mail.lake.decode import decode_page
+from airflow_provider_r7mail.lake.derived import (
+    attachment_rows,
+    attachments_batch,
+    attachments_of,
+    recipients_of,
+)
+from airflow_provider_r7mail.lake.parquet import (
+    ROW_GROUP_BYTES,
+    SHORT_ROW_GROUP_BYTES,
+    ParquetTable,
+)
+from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, TABLES, schema
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+DATE = "2025-06-01T00:00:00Z"
+# No shrinking: an example that fails is small enough.
+quick = settings(
+    max_examples=400,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    """A message with an Id and a Date, and the fields given."""
+    return {"Id": 1, "Date": DATE, **fields}
+
+
+def page(*items: Any, **top: Any) -> bytes:
+    """A listing, as a server writes it."""
+    return json.dumps({"FolderId": 0, "Items": items, "Count": len(items), **top}).encode()
+
+
+def row(item: Any) -> dict[str, Any]:
+    """The row that a message becomes."""
+    rows: list[dict[str, Any]] = decode_page(page(item)).batch.to_pylist()
+    return rows[0]
+
+
+def extra(item: Any) -> Any:
+    """What of a message has no column."""
+    text = row(item)["extra"]
+    return None if text is None else json.loads(text)
+
+
+# -- the two ways of reading a page ---------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ids = st.integers(-(2**63), 2**63 - 1)
+moments = st.builds(
+    lambda moment, digits, zone: moment.strftime(f"%Y-%m-%dT%H:%M:%S{digits}{zone}"),
+    st.datetimes(datetime(1900, 1, 1), datetime(2260, 1, 1)),  # noqa: DTZ001 - zones are added
+    st.sampled_from(["", ".5", ".382021", ".1471832", ".999999999"]),
+    st.sampled_from(["Z", "Z", "+03:00", "-0930", ""]),
+)
+dates = st.one_of(
+    moments,
+    st.sampled_from(["0001-01-01T00:00:00", "9999-12-31T23:59:59Z", "2025-02-30T00:00:00Z"]),
+)
+known: dict[str, st.SearchStrategy[Any]] = {
+    "int": ids,
+    "text": texts,
+    "bool": st.booleans(),
+    "texts": st.lists(st.none() | texts, max_size=3),
+    "ints": st.lists(st.none() | ids, max_size=3),
+    "date": dates,
+    "json": st.none(),
+    "sender": st.fixed_dictionaries({}, optional={"Name": st.none() | texts, "Address": texts}),
+    "files": st.lists(
+        st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                name: st.none() | (texts if kind == "text" else ids)
+                for name, _, kind in FILE_FIELDS
+            },
+        ),
+        max_size=3,
+    ),
+}
+good_messages = st.fixed_dictionaries(
+    {"Id": ids, "Date": moments},
+    optional={
+        name: st.none() | known[kind] for name, _, kind in FIELDS if name not in {"Id", "Date"}
+    },
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["Id", "Name", "Size", "Другое"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+odd_messages = st.fixed_dictionaries(
+    {},
+    optional={
+        **{name: known[kind] | anything for name, _, kind in FIELDS},
+        "SpamScore": anything,
+        "Метка": anything,
+    },
+)
+
+
+@quick
+@given(st.lists(good_messages, max_size=4), st.booleans())
+def test_both_ways_read_the_same(items: list[dict[str, Any]], indented: bool) -> None:
+    """A page comes out the same whether it is decoded the fast way or the careful one (R20)."""
+    body = json.dumps(
+        {"FolderId": 0, "Items": items, "Count": len(items), "UnreadCount": 0},
+        ensure_ascii=not indented,
+        indent=1 if indented else None,
+    ).encode()
+
+    fast = decode._decode_fast(body)
+    careful = decode._decode_carefully(body)
+
+    if fast is not None:
+        assert fast.batch.to_pylist() == careful.batch.to_pylist()
+        assert fast.batch.schema.equals(careful.batch.schema)
+        assert (fast.listing, fast.bad) == (careful.listing, careful.bad)
+        assert fast.repaired == careful.repaired
+
+
+def test_ordinary_pages_go_the_fast_way() -> None:
+    """The manual's own answers, and all that is ordinary, are read without a Python object each."""
+    for sample in ("messages.filter.response.json", "messages.read-status.response.json"):
+        assert decode._decode_fast((SAMPLES / sample).read_bytes()) is not None
+    ordinary = message(
+        To=["a@b.ru"], Cc=None, Labels=[1], From={"Name": None, "Address": "c@d.ru"}, Attachments=[]
+    )
+    assert decode._decode_fast(page(ordinary, message(Id=2, Timestamp=DATE))) is not None
+
+
+def test_equal_messages_without_an_id_stay_apart() -> None:
+    """R20: two empty messages are two: neither is dropped as one that came before."""
+    assert len(set(decode_page(page({}, {}, {"Id": None})).listing.keys)) == 3
+
+
+@quick
+@given(st.lists(odd_messages | anything, max_size=3))
+def test_no_message_breaks_a_page_and_nothing_is_lost(items: list[Any]) -> None:
+    """R20: whatever type a value has, it is in its column or, as it came, in `extra`."""
+    decoded = decode_page(json.dumps({"Items": items}).encode())
+
+    rows = decoded.batch.to_pylist()
+    assert len(rows) == len(items) == len(decoded.listing.keys)
+    for index, (item, found) in enumerate(zip(items, rows, strict=True)):
+        if found["message_id"] is None or found["date"] is None:
+            assert json.loads(decoded.bad[index].to_json())["message_id"] == found["message_id"]
+        if not isinstance(item, dict):
+            continue
+        kept = json.loads(found["extra"] or "{}", parse_constant=pytest.fail)
+        columns = {name: column for name, column, _ in FIELDS}
+        for name, value in item.items():
+            if value is None or name in kept:
+                continue
+            assert name in columns, f"unknown {name} is lost"
+            if name in {"Date", "Timestamp"} and value.startswith("0001"):
+                continue  # .NET's "no date"
+            if name == "From":
+                assert isinstance(value, str) or not value.keys() - {"Name", "Address"}
+                continue
+            assert found[columns[name]] is not None, f"{name} is lost"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("Size", 2**70),
+        ("Size", -(2**63) - 1),
+        ("Size", "many"),
+        ("Size", "007"),
+        ("Size", "--5"),
+        ("Size", "9" * 5000),
+        ("Size", 1.5),
+        ("Size", True),
+        ("WasRead", "yes"),
+        ("WasRead", 1),
+        ("Subject", {"a": [None]}),
+        ("Subject", False),
+        ("To", {"a": "b"}),
+        ("To", [["a"]]),
+        ("Labels", ["red"]),
+        ("Timestamp", "yesterday"),
+        ("Timestamp", 17),
+        ("Attachments", {"Id": 1}),
+        ("Attachments", [1]),
+        ("From", [1]),
+        ("Workspace", {"Id": 1, "Имя": "Общее"}),
+    ],
+)
+def test_what_does_not_fit_stays_in_extra(field: str, value: Any) -> None:
+    """R20: a value of another type leaves its column null, and stays in `extra` as it came."""
+    item = message(**{field: value})
+
+    assert extra(item) == {field: value}
+    columns = {name: column for name, column, _ in FIELDS}
+    if field in columns:
+        found = row(item)
+        # That there is a file is told all the same (R17).
+        expected = [None] if field == "Attachments" else None
+        assert found["from_address" if field == "From" else columns[field]] == expected
+
+
+@pytest.mark.parametrize("body", [b"null", b" null", b"\xef\xbb\xbfnull", b'null{"Items":[]}'])
+def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
+    """An answer that is `null`, or begins so, is an error like other bad JSON, and ends nothing."""
+    code = f"""
+        from airflow_provider_r7mail.client.calls import AnswerError
+        from airflow_provider_r7mail.lake.decode import decode_page
+        try:
+            decode_page({body!r})
+        except AnswerError:
+            print("bad answer")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "bad answer\n"
+
+
+def test_numbers_of_any_length_are_kept() -> None:
+    """A number of 5,000 digits neither breaks its page nor is lost; NaN is no JSON to others."""
+    digits = "9" * 5000
+    body = b'{"Items":[{"Id":1,"Date":"%b","Size":%b,"Uid":NaN,"Score":-Infinity}]}'
+    found = decode_page(body % (DATE.encode(), digits.encode())).batch.to_pylist()[0]
+
+    assert found["size"] is None
+    kept = json.loads(found["extra"], parse_constant=pytest.fail)
+    assert kept == {"Size": digits, "Uid": "NaN", "Score": "-Infinity"}
+
+
+def test_numbers_written_otherwise() -> None:
+    """A whole number may come as text or with a fraction of nothing; a number may be a text."""
+    found = row(message(Id="884", Size=5.0, ExternalId=-965, Labels=7))
+
+    assert (found["message_id"], found["size"], found["external_id"]) == (884, 5, "-965")
+    assert found["labels"] == [7]
+
+
+def test_from_may_be_text() -> None:
+    """A sender given as text alone is the address."""
+    assert row(message(From="a@b.ru"))["from_address"] == "a@b.ru"
+
+
+def test_unknown_parts_of_sender_and_files() -> None:
+    """R20: a new field inside From or Attachments hides neither the sender nor the file."""
+    file = {"Id": 1, "FileId": 2, "FileName": "a.csv", "Size": "12 KB", "MimeType": "x", "Hash": 3}
+    item = message(
+        From={"Name": "A", "Address": "a@b.ru", "Verified": True},
+        HasAttachments=True,
+        Attachments=[file, None],
+    )
+    found = row(item)
+
+    assert (found["from_name"], found["from_address"]) == ("A", "a@b.ru")
+    assert found["attachments"][0] == {
+        "attachment_id": 1,
+        "file_id": 2,
+        "file_name": "a.csv",
+        "size": None,
+        "mime_type": "x",
+    }
+    assert extra(item) == {"From": item["From"], "Attachments": item["Attachments"]}
+    named = attachments_of(decode_page(page(item)).batch)
+    assert [(r.file_name, r.status) for r in named] == [("a.csv", "listed"), (None, "unlisted")]
+
+
+def test_children_and_tasks_are_json() -> None:
+    """Children and TaskId are JSON text, whatever they hold."""
+    found = row(message(Children=[{"Id": 2, "Subject": "Ре"}], TaskId=17))
+
+    assert json.loads(found["children"]) == [{"Id": 2, "Subject": "Ре"}]
+    assert found["task_id"] == "17"
+
+
+def test_text_that_arrow_cannot_hold() -> None:
+    """R21: half a character becomes U+FFFD and its row is counted; a whole one and NUL stay."""
+    decoded = decode_page(
+        page(
+            message(Subject="a\ud83d", To=["\udc00@b.ru"]),
+            message(Id=2, Subject="\ud83d\ude00 a\0b"),
+            message(Id=3, From={"Name": "\udfff", "Address": "a@b"}),
+        )
+    )
+    found = decoded.batch.to_pylist()
+
+    assert [r["subject"] for r in found] == ["a\ufffd", "😀 a\0b", None]
+    assert found[0]["to_addresses"] == ["\ufffd@b.ru"]
+    assert found[2]["from_name"] == "\ufffd"
+    assert decoded.repaired == {0, 2}
+
+
+def test_bytes_that_are_not_utf8() -> None:
+    """R21: a byte that is no UTF-8 costs that character, not the page."""
+    body = page(message(Subject="XX"), message(Id=2)).replace(b"XX", b"\xff\xd0")
+    decoded = decode_page(body)
+
+    assert decoded.batch["subject"].to_pylist() == ["\ufffd\ufffd", None]
+    assert decoded.repaired == {0}
+
+
+@pytest.mark.parametrize(
+    ("text", "microsecond"),
+    [
+        ("2025-06-01T00:00:00Z", 0),
+        ("2025-06-01T00:00:00.382021Z", 382021),
+        ("2025-06-01T00:00:00.1471838Z", 147183),
+        ("2025-06-01T00:00:00.999999999Z", 999999),
+        ("2025-06-01T00:00:00.9999999999Z", 999999),
+        ("2025-06-01T03:00:00+03:00", 0),
+        ("2025-05-31T19:00:00.5-05:00", 500000),
+        ("2025-06-01T00:00:00", 0),
+        ("2025-06-01", 0),
+        (" 2025-06-01T00:00:00Z ", 0),
+    ],
+)
+def test_dates(text: str, microsecond: int) -> None:
+    """Dates with 7 or 9 digits (cut, not rounded), with an offset, or with no zone, are read."""
+    wanted = datetime(2025, 6, 1, 0, 0, 0, microsecond, tzinfo=UTC)
+
+    assert row(message(Date=text))["date"] == wanted
+    assert row(message(Timestamp=text))["timestamp"] == wanted
+    # The same beside a message that is read the careful way.
+    assert decode_page(page(message(Date=text), message(X=1))).batch["date"][0].as_py() == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "year"),
+    [("1969-12-31T23:59:59.1234567Z", 1969), ("9999-12-31T23:59:59.123456Z", 9999)],
+)
+def test_far_dates(text: str, year: int) -> None:
+    """Dates before 1970 and up to 9999 are exact to the microsecond."""
+    found = row(message(Date=text))["date"]
+
+    assert (found.year, found.microsecond) == (year, 123456)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"Date": "0001-01-01T00:00:00"}, "no date"),
+        ({"Date": None}, "missing"),
+        ({"Date": "soon"}, "can't be read"),
+        ({"Date": "2025-02-30T00:00:00Z"}, "can't be read"),
+        ({"Id": None}, "Id"),
+        ({"Id": 2**70}, "Id"),
+        ({"Id": "x"}, "Id"),
+    ],
+)
+def test_messages_that_no_table_holds(fields: dict[str, Any], reason: str) -> None:
+    """A message without a readable Id or Date is set aside with the reason, never dropped."""
+    item = message(**fields)
+    decoded = decode_page(page(message(Id=7), item))
+
+    assert set(decoded.bad) == {1}
+    assert reason in decoded.bad[1].reason
+    assert json.loads(decoded.bad[1].to_json())["message"] == item
+    assert row(message(Timestamp="0001-01-01T00:00:00"))["timestamp"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"true",
+        b"[]",
+        b"{}",
+        b'{"Count": 1}',
+        b'{"Items": {}}',
+        b'{"Items": [{"Id": 1',
+        b'{"Items": []} {"Items": []}',
+        b"<html>502</html>",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_what_is_no_listing_is_an_error(body: bytes) -> None:
+    """An answer that broke off or is no listing is never taken for an empty page."""
+    with pytest.raises(AnswerError):
+        decode_page(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "ids", "count"),
+    [
+        (page(), [], 0),
+        (b'{"Items": null, "Count": 0}', [], 0),
+        (b'{"Items": []}', [], None),
+        (b"\xef\xbb\xbf" + page(message()), [1], 1),
+        (page(message(), TotalPages=3, Next={"a": 1}), [1], 1),
+        (page(message(), Count=None), [1], None),
+        (page(message(), Count="many"), [1], None),
+        (b'{"Items": [{"Id": 1, "Id": 2, "Date": "%b"}]}' % DATE.encode(), [2], None),
+    ],
+)
+def test_listings_of_odd_shapes(body: bytes, ids: list[int], count: int | None) -> None:
+    """R20: empty pages, null Items, a BOM, unknown and doubled fields are no trouble."""
+    decoded = decode_page(body)
+
+    assert decoded.listing.keys == ids
+    assert decoded.listing.count == count
+    assert decoded.batch["message_id"].to_pylist() == ids
+
+
+def test_bodies_of_3_mb() -> None:
+    """A message of 3 MB is read and written whole, among others."""
+    long = "Ж" * (3 << 19)
+    items = [message(Id=n, Body=long, HtmlBody=long) for n in range(3)]
+    decoded = decode_page(page(*items, message(Id=9)))
+
+    assert decode._decode_fast(page(*items)) is not None
+    assert decoded.batch["body"].to_pylist() == [long] * 3 + [None]
+    assert written("messages", with_time(decoded.batch)).column("body")[2].as_py() == long
+
+
+# -- schemas --------------------------------------------------------------------------------
+
+SCHEMAS = {
+    "messages": """
+        message_id: int64 not null, subject: string, body: string, from_name: string,
+        from_address: string, html_body: string, owner_id: int64, parent_id: int64,
+        has_children: bool, folder_id: int64, to_addresses: list<item: string>,
+        cc_addresses: list<item: string>, bcc_addresses: list<item: string>, to_name: string,
+        has_attachments: bool, was_read: bool, was_sent: bool, is_auto_submitted: bool,
+        is_autogenerated: bool, is_return_receipt_to: bool,
+        is_disposition_notification_to: bool, important: bool, mime_reply_to_id: string,
+        is_deleted: bool, was_replied: bool, mime_message_id: string, thread_id: string,
+        has_thread_attachments: bool, thread_count: int64,
+        attachments: list<item: struct<attachment_id: int64, file_id: int64, file_name: string,
+        size: int64, mime_type: string>>, children: string, reply_to_id: int64,
+        labels: list<item: int64>, date: timestamp[us, tz=UTC], timestamp: timestamp[us, tz=UTC],
+        size: int64, cs_md5: string, cs_uid: string, uid: int64, task_id: string,
+        event_invite_status: int64, external_id: string, extra: string,
+        extracted_at: timestamp[us, tz=UTC] not null""",
+    "recipients": """
+        message_id: int64 not null, kind: string not null, position: int32 not null,
+        address: string, domain: string""",
+    "attachments": """
+        message_id: int64 not null, attachment_id: int64, file_id: int64, file_name: string,
+        size: int64, mime_type: string, uri: string, sha256: string, status: string not null,
+        error: string""",
+}
+
+
+def described(columns: pa.Schema) -> str:
+    """A schema in one line; Parquet calls a list's items `element`."""
+    return ", ".join(
+        f"{column.name}: {column.type}{'' if column.nullable else ' not null'}"
+        for column in columns
+    ).replace("element: ", "item: ")
+
+
+def with_time(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A page's batch as it is written."""
+    moment = pa.scalar(datetime(2025, 6, 2, tzinfo=UTC), pa.timestamp("us", tz="UTC"))
+    return batch.append_column("extracted_at", pa.repeat(moment, batch.num_rows))
+
+
+def parquet(table: str, *batches: pa.RecordBatch, **options: Any) -> pq.ParquetFile:
+    """The Parquet file that batches become."""
+    sink = io.BytesIO()
+    writer = ParquetTable(table, sink, **options)
+    for batch in batches:
+        writer.write(batch)
+    writer.finish()
+    return pq.ParquetFile(io.BytesIO(sink.getvalue()))
+
+
+def written(table: str, *batches: pa.RecordBatch, **options: Any) -> pa.Table:
+    """What a reader finds in the file."""
+    return parquet(table, *batches, **options).read()
+
+
+def full_batches(item: dict[str, Any]) -> dict[str, pa.RecordBatch]:
+    """The three tables' rows of one message."""
+    batch = with_time(decode_page(page(item)).batch)
+    return {
+        "messages": batch,
+        "recipients": recipients_of(batch),
+        "attachments": attachments_batch(attachments_of(batch)),
+    }
+
+
+FULL = json.loads((SAMPLES / "messages.filter.response.json").read_text())["Items"][0]
+EMPTY = message(HasAttachments=True)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_types_never_depend_on_the_data(table: str) -> None:
+    """The tables' columns are as documented, also where every value is null or there is no row."""
+    wanted = " ".join(SCHEMAS[table].split())
+    batches = [[full_batches(item)[table]] for item in (FULL, EMPTY)]
+
+    assert described(schema(table)) == wanted
+    for rows in ([], *batches, batches[0] + batches[1]):
+        found = written(table, *rows)
+        assert described(found.schema) == wanted
+        assert found.schema.metadata[b"r7mail.schema_version"] == b"1"
+
+
+def test_file_format() -> None:
+    """Files are zstd with statistics to skip by, but for long texts; row groups are bounded."""
+    items = [
+        message(Id=n, Body="Ж" * 40_000, Subject="s", From={"Name": "a", "Address": "b@c"})
+        for n in range(400)
+    ]
+    pieces = [
+        with_time(decode_page(page(*items[start : start + 20])).batch)
+        for start in range(0, 400, 20)
+    ]
+    size = sum(piece.nbytes for piece in pieces)
+    file = parquet("messages", *pieces)
+    metadata = file.metadata
+
+    assert metadata.num_rows == 400
+    assert metadata.num_row_groups == math.ceil(size / ROW_GROUP_BYTES)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        assert group.total_byte_size < ROW_GROUP_BYTES + 20 * 81_000
+        for at in range(group.num_columns):
+            column = group.column(at)
+            assert column.compression == "ZSTD"
+            name = column.path_in_schema.partition(".")[0]
+            if name in LONG_COLUMNS:
+                assert column.statistics is None
+            elif name == "message_id":
+                assert column.statistics.min == 0 or number > 0
+    assert file.read()["message_id"].to_pylist() == list(range(400))
+
+
+def test_row_groups_of_short_rows() -> None:
+    """While a row group of recipients fills, it takes little memory: 4 MB, not 20."""
+    addresses = [f"somebody.{n}@partner.example" for n in range(20_000)]
+    piece = recipients_of(with_time(decode_page(page(message(Id=1, To=addresses))).batch))
+    metadata = parquet("recipients", *[piece] * 8).metadata
+
+    assert piece.nbytes * 8 > 2 * SHORT_ROW_GROUP_BYTES
+    assert metadata.num_rows == 160_000
+    for number in range(metadata.num_row_groups):
+        rows = metadata.row_group(number).num_rows
+        assert rows * piece.nbytes / 20_000 < SHORT_ROW_GROUP_BYTES + piece.nbytes
+
+
+def test_columns_parameter() -> None:
+    """Only the columns asked for are written, in that order; an unknown one is named."""
+    batch = full_batches(FULL)["messages"]
+
+    assert written("messages", batch, columns=["date", "message_id"]).column_names == [
+        "date",
+        "message_id",
+    ]
+    with pytest.raises(R7MailConfigError, match="no sender"):
+        ParquetTable("messages", io.BytesIO(), ["sender"])
+
+
+# -- recipients and attachments -------------------------------------------------------------
+
+
+def test_recipients() -> None:
+    """A row for each address of To, Cc and Bcc: its place, and its domain in lower case."""
+    batch = decode_page(
+        page(
+            message(Id=9),
+            message(
+                Id=1,
+                To=["A@B.ru", None, "Имя <x@Почта.РФ>", "nobody", ""],
+                Cc=[],
+                Bcc=['"a@b"@c.org'],
+            ),
+            message(Id=2, To=None, Cc=["y@z.ru"]),
+            message(Id=3, To=["last@z.ru", "a b@c"]),
+        )
+    ).batch
+    wanted = [
+        (1, "to", 0, "A@B.ru", "b.ru"),
+        (1, "to", 1, None, None),
+        (1, "to", 2, "Имя <x@Почта.РФ>", "почта.рф"),
+        (1, "to", 3, "nobody", None),
+        (1, "to", 4, "", None),
+        (3, "to", 0, "last@z.ru", "z.ru"),
+        (3, "to", 1, "a b@c", "c"),
+        (2, "cc", 0, "y@z.ru", "z.ru"),
+        (1, "bcc", 0, '"a@b"@c.org', "c.org"),
+    ]
+
+    def of(part: pa.RecordBatch) -> list[tuple[Any, ...]]:
+        return [tuple(found.values()) for found in recipients_of(part).to_pylist()]
+
+    assert of(batch) == wanted
+    # A part of a page, as it is when the other rows came before.
+    assert of(batch.slice(1, 1)) == [r for r in wanted if r[0] == 1]
+    assert of(batch.slice(2)) == [wanted[5], wanted[6], wanted[7]]
+    assert of(batch.slice(0, 1)) == []
+
+
+def test_attachments_that_cannot_be_told() -> None:
+    """R17, R18: files without a name, or with the same name as another, are reported as such."""
+    same = {"FileName": "a.csv", "Size": 1}
+    batch = decode_page(
+        page(
+            message(Id=1, HasAttachments=True, Attachments=None),
+            message(Id=2, HasAttachments=True, Attachments=[]),
+            message(Id=3, HasAttachments=True, Attachments=[same, {"FileName": "A.csv"}, same]),
+            message(Id=4, HasAttachments=False, Attachments=[{"FileName": "b", "Id": 5}]),
+            message(Id=5, HasAttachments=True, Attachments=[{"Id": 3, "FileName": ""}]),
+            message(Id=6, HasAttachments=None, Attachments=None),
+            message(Id=7, HasAttachments=False, Attachments=[{"FileName": "c"}, "d"]),
+            message(Id=8, HasAttachments=False, Attachments="e"),
+        )
+    ).batch
+    rows = attachments_of(batch)
+
+    assert [(r.message_id, r.file_name, r.status) for r in rows] == [
+        (1, None, "unlisted"),
+        (2, None, "unlisted"),
+        (3, "a.csv", "ambiguous"),
+        (3, "A.csv", "listed"),
+        (3, "a.csv", "ambiguous"),
+        (4, "b", "listed"),
+        (5, "", "unlisted"),
+        (7, "c", "listed"),
+        (7, None, "unlisted"),
+        (8, None, "unlisted"),
+    ]
+    assert all(r.error for r in rows if r.status != "listed")
+    assert rows == [
+        found for number in range(1, 9) for found in attachments_of(batch.slice(number - 1, 1))
+    ]
+    assert attachments_batch(rows).num_rows == len(rows)
+    assert next(iter(attachment_rows(1, []))).status == "unlisted"
+
+
+def test_a_message_may_have_very_many_attachments() -> None:
+    """A message that lists 30,000 files, to do me harm, holds up my extract no second."""
+    started = time.thread_time()
+    rows = list(attachment_rows(1, [{"file_name": f"{number}.txt"} for number in range(30_000)]))
+
+    assert time.thread_time() - started < 2
+    assert {row.status for row in rows} == {"listed"}
+
+
+# -- readers --------------------------------------------------------------------------------
+
+
+def test_the_tree_reads_as_one_table(tmp_path: Path) -> None:
+    """pyarrow and DuckDB read all mailboxes and windows as one table, keys from the path."""  # noqa: D403
+    for folder, window in ((24, "a_b"), (24, "b_c"), (15, "a_b")):
+        home = tmp_path / f"messages/mailbox=u%2Fv@x.ru/folder={folder}/window={window}"
+        home.mkdir(parents=True)
+        (home / "_manifest.json").write_text("{}")
+        (home / "_staged-1.tmp").write_bytes(b"PAR1")
+        with (home / "part-00000.parquet").open("wb") as sink:
+            writer = ParquetTable("messages", sink, metadata={"run": window})
+            writer.write(full_batches(FULL if window == "a_b" else EMPTY)["messages"])
+            writer.finish()
+
+    found = ds.dataset(tmp_path / "messages", partitioning="hive").to_table()
+    counted = (
+        duckdb.connect()
+        .execute(
+            f"select mailbox, folder, count(*), count(subject) "
+            f"from read_parquet('{tmp_path}/messages/**/*.parquet', hive_partitioning=true) "
+            "group by all order by folder"
+        )
+        .fetchall()
+    )
+
+    assert found.num_rows == 3
+    assert set(found["mailbox"].to_pylist()) == {"u/v@x.ru"}
+    assert sorted(found["folder"].to_pylist()) == [15, 24, 24]
+    assert counted == [("u/v@x.ru", 15, 1, 1), ("u/v@x.ru", 24, 2, 1)]
