@@ -1,4 +1,4 @@
-"""Variants of the extract, as the how-tos show them."""
+"""Variants of the extract for the how-to guides."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ with DAG(
     )
     # [END s3]
     # [START manifest]
-    tell = R7MailSendOperator(
-        task_id="tell",
+    report = R7MailSendOperator(
+        task_id="report",
         to="ann@example.org",
         subject="Mail",
         html_content="<p>{{ ti.xcom_pull('extract_inbox')['messages'] }} messages</p>",
     )
     # [END manifest]
-    narrow >> with_files >> tell
+    narrow >> with_files >> report

@@ -1,4 +1,4 @@
-"""Who wrote most: a look into the tables."""
+"""Show who wrote the most messages."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Every week: the inbox's mail of that week, as tables."""
+"""Extract the inbox into tables, a week at a time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from airflow_provider_r7mail.operators import R7MailSendOperator
 
 @task
 def count() -> int:
-    """How many messages the tables hold."""
+    """Return the number of messages in the tables."""
     import pyarrow.dataset as ds
 
     return ds.dataset(f"{os.environ['AIRFLOW_HOME']}/tables/messages").count_rows()
@@ -26,6 +26,6 @@ with DAG(
         task_id="send",
         to=["ann@example.org", "bob@example.org"],
         subject="Last week's mail",
-        html_content="<p>{{ ti.xcom_pull('count') }} messages came.</p>",
+        html_content="<p>{{ ti.xcom_pull('count') }} messages arrived.</p>",
         sent_folder="sent",
     ).set_upstream(counted)
