@@ -1,17 +1,18 @@
-"""After each extract: small tables about the mail, made with pandas, and a page with charts.
+"""After each extract: build small tables about the mail with pandas, and a page of charts.
 
-What it needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, and
-`pip install 'airflow-provider-r7mail[analytics]'` for the charts. What it writes there, each time
-anew: `marts/report.html`, one file that can be mailed or put on a web server, and under `marts/`
+Needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, and
+`pip install 'airflow-provider-r7mail[analytics]'` for the charts. Each run rewrites
+`marts/report.html` there, a single file that can be mailed or put on a web server, and in `marts/`
 
-* `daily_volume.parquet`: messages by day, folder and domain of the sender
-* `response_times.parquet`: a row for each answer, with the hours that it took
-* `unread_backlog.parquet`: unread messages by folder, how old they are, and the date of the oldest
-* `busiest_hours.parquet`: messages that came, by day of the week and hour
-* `attachment_types.parquet`: files and bytes by the end of the file's name
+* `daily_volume.parquet`: messages by day, folder and sender's domain
+* `response_times.parquet`: a row per answer, with the hours it took
+* `unread_backlog.parquet`: unread messages by folder and age, with the date of the oldest
+* `busiest_hours.parquet`: messages received, by day of the week and hour
+* `attachment_types.parquet`: files and bytes by file extension
 
-Days and hours are those of the param `timezone`. A message is counted once, as it was when it was
-last extracted: one that was read since then still counts as unread. See docs/en/changing-mail.md.
+Days and hours are in the time zone of the param `timezone`. Each message counts once, in its state
+when it was last extracted: one read since then still counts as unread. See
+docs/en/changing-mail.md.
 
 To adapt: TIMEZONE, a function like the five below for a table of your own, and the charts in
 `mail_analytics_report.py`.
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 TIMEZONE = "Europe/Moscow"
 FOLDER = ["mailbox", "folder"]
-# What tells a message from all others; see docs/sql/latest_messages.sql.
+# Identifies a message; see docs/sql/latest_messages.sql.
 IDENTITY = ["message_id", "mime_message_id", "was_sent", "extracted_at"]
 
 
 def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
-    """Messages by day, folder and domain of the sender."""
+    """Count messages by day, folder and sender's domain."""
     found = messages.assign(
         day=messages["date"].dt.tz_convert(zone).dt.date,
         domain=messages["from_address"]
@@ -54,11 +55,11 @@ def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 
 def response_times(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
-    """How long each side of a thread waited for the other, from the first message unanswered."""
+    """Measure how long each side of a thread waited, from the first unanswered message."""
     people = messages[messages["thread_id"].notna() & ~messages["is_auto_submitted"].eq(other=True)]
     thread = ["mailbox", "thread_id"]
     ordered = people.sort_values([*thread, "date", "message_id"])
-    # A turn: messages of one side that follow each other.
+    # A turn: consecutive messages from one side.
     before = ordered.groupby(thread)["was_sent"].shift()
     turn = before.ne(ordered["was_sent"]).cumsum().rename("turn")
     turns = ordered.groupby([*thread, turn, "was_sent"]).agg(date=("date", "min")).reset_index()
@@ -71,7 +72,7 @@ def response_times(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 
 def unread_backlog(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
-    """Unread messages by folder and how old they were when last looked at, and the oldest."""
+    """Count unread messages by folder and age at the last extract, and find the oldest."""
     unread = messages[messages["was_read"].eq(other=False) & ~messages["was_sent"]]
     age = messages["extracted_at"].max() - unread["date"]
     aged = unread.assign(day=age.dt.days < 1, week=age.dt.days.between(1, 6), older=age.dt.days > 6)
@@ -84,7 +85,7 @@ def unread_backlog(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 
 def busiest_hours(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
-    """Messages that came, by day of the week and hour."""
+    """Count received messages by day of the week and hour."""
     local = messages["date"].dt.tz_convert(zone)
     found = messages.assign(weekday=local.dt.day_name(), hour=local.dt.hour)
     came = found[~messages["was_sent"]]
@@ -92,14 +93,14 @@ def busiest_hours(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 
 def attachment_types(attachments: pd.DataFrame, zone: str) -> pd.DataFrame:
-    """Files and bytes by the end of the file's name."""
+    """Count files and bytes by file extension."""
     named = attachments["file_name"].fillna("")
     found = attachments.assign(type=named.str.extract(r"\.(\w{1,8})$")[0].str.lower().fillna(""))
     grouped = found.groupby([*FOLDER, "type"])
     return grouped.agg(files=("type", "size"), bytes=("size", "sum")).reset_index()
 
 
-# A mart's function, the table it is made of, and the columns it needs of it.
+# The function of each mart, the table it reads, and the columns it needs.
 MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] = {
     daily_volume: ("messages", ["from_address", "date"]),
     response_times: ("messages", ["date", "thread_id", "is_auto_submitted"]),
@@ -110,14 +111,14 @@ MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] 
 
 
 def read(lake: str, table: str, columns: list[str]) -> pd.DataFrame:
-    """Read columns of a table: its finished windows, each message as it was last seen."""
+    """Read columns of a table: complete windows only, each message as last seen."""
     import pyarrow.parquet as pq
 
     root = ObjectStoragePath(f"{lake}/tables/{table}")
     finished = root.fs.glob(f"{root.path}/*/*/*/_manifest.json")
     if not finished:
         raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
-    # `mailbox`, `folder` and `window` are in the paths of the files, and come as categories.
+    # `mailbox`, `folder` and `window` come from the file paths, as categories.
     places = dict.fromkeys([*FOLDER, "window"], "str")
     files = [path.removesuffix("_manifest.json") + "part-00000.parquet" for path in finished]
     wanted = IDENTITY if table == "messages" else ["message_id"]
@@ -132,7 +133,7 @@ def read(lake: str, table: str, columns: list[str]) -> pd.DataFrame:
 
 
 def write(lake: str, name: str, data: bytes) -> str:
-    """Write a file among the marts; tell where."""
+    """Write a file next to the marts; return its path."""
     path = ObjectStoragePath(f"{lake}/marts/{name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -141,7 +142,7 @@ def write(lake: str, name: str, data: bytes) -> str:
 
 @task
 def write_mart(name: str, lake: str, zone: str) -> str:
-    """Make a mart of its table; tell where it is."""
+    """Build a mart from its table; return its path."""
     make, (table, columns) = next(item for item in MARTS.items() if item[0].__name__ == name)
     rows = read(lake, table, columns)
     try:
@@ -157,7 +158,7 @@ def write_mart(name: str, lake: str, zone: str) -> str:
 
 @task
 def write_report(paths: Any, lake: str, zone: str) -> str:
-    """Make the page of the marts; tell where it is."""
+    """Build the page from the marts; return its path."""
     import pandas as pd
     from mail_analytics_report import make_report  # noqa: PLC0415 - heavy
 
@@ -177,7 +178,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,  # each run writes the same files
     default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
-    params={"timezone": Param(TIMEZONE, type="string", description="Of days and hours.")},
+    params={"timezone": Param(TIMEZONE, type="string", description="For days and hours.")},
     tags=["r7mail"],
     doc_md=__doc__,
 ) as dag:

@@ -1,7 +1,7 @@
-"""The page of `mail_analytics`: charts by Altair as SVG, in the template beside this file.
+"""The page of `mail_analytics`: SVG charts drawn by Altair, in the template next to this file.
 
-Mail is written by strangers. Its words are text here, never markup: Altair escapes them in the SVG,
-Jinja in the page, and the page forbids itself scripts and everything from the network.
+Mail is untrusted. Its text is never markup here: Altair escapes it in the SVG, Jinja in the page,
+and the page's Content-Security-Policy forbids scripts and network access.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 COLOURS = ["#2b62d9", "#f0883e", "#159a8c", "#8957e5", "#c9436f", "#7a8699"]
 INK, SOFT, LINE = "#1c2733", "#5b6876", "#e4e8ee"
 WIDE, HALF = 1000, 470  # pixels, before the page scales them
-BARS = 10  # of one chart; the rest is summed up
-ROWS = 40  # of a chart's table; all are in the mart
-WIDEST = 120  # days in bars of a day; more come in bars of a week
+BARS = 10  # bars per chart; the rest are summed up
+ROWS = 40  # rows of a chart's table; all are in the mart
+WIDEST = 120  # days; longer spans have a bar per week
 LONGEST = 28  # characters of a name
-SIDES = {True: "we answer", False: "we are answered"}
+SIDES = {True: "we answer", False: "they answer"}
 SPANS = {
     "< 15 min": 0.25,
     "< 1 hour": 1,
@@ -41,7 +41,7 @@ AGES = {"day": "today", "week": "this week", "older": "older"}
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, what it says in a sentence, and its numbers."""
+    """A chart, its message in one sentence, and its numbers."""
 
     title: str
     says: str
@@ -51,13 +51,13 @@ class Chart:
 
 
 def shown(text: object) -> str:
-    """A word of the mail, fit to be looked at: short, and nothing in it that turns text around."""
+    """Make text from mail safe to display: short, without control or bidirectional characters."""
     plain = "".join("\ufffd" if unicodedata.category(c)[0] == "C" else c for c in str(text))
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
 
 
 def of_bytes(number: float) -> str:
-    """A size, as people write it."""
+    """Format a size for people."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -65,14 +65,14 @@ def of_bytes(number: float) -> str:
 
 
 def of_hours(hours: float) -> str:
-    """A time, as people say it."""
+    """Format a duration for people."""
     if hours < 1:
         return f"{hours * 60:.0f} min"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def top(frame: pd.DataFrame, name: str, number: str, count: int) -> pd.DataFrame:
-    """Sum up by name: the largest, and all others as one."""
+    """Sum by name; keep the largest and combine the rest into one."""
     sums = frame.groupby(name)[number].sum().sort_values(ascending=False, kind="stable")
     rest = sums[count:]
     if len(rest):
@@ -83,12 +83,12 @@ def top(frame: pd.DataFrame, name: str, number: str, count: int) -> pd.DataFrame
 def make_report(
     marts: Mapping[str, pd.DataFrame], zone: str, folders: Mapping[str, str], made: datetime
 ) -> str:
-    """Make the page.
+    """Build the page.
 
-    :param marts: by their names, as `mail_analytics` writes them
+    :param marts: the marts by name, as `mail_analytics` writes them
     :param zone: the time zone of their days and hours
-    :param folders: names of folders by id
-    :param made: the time of the page
+    :param folders: folder names by id
+    :param made: the creation time to show
     :return: HTML
     """
     several = marts["daily_volume"]["mailbox"].nunique() > 1
@@ -116,11 +116,11 @@ def make_report(
         ]
     )
     numbers = {
-        "messages came": f"{came['messages'].sum():,}",
-        "were sent": f"{volume['messages'].sum() - came['messages'].sum():,}",
-        "are unread": f"{backlog['unread'].sum():,}",
-        "our median time to answer": of_hours(ours.median()) if len(ours) else "–",
-        "of attachments": of_bytes(files["bytes"].sum()),
+        "received": f"{came['messages'].sum():,}",
+        "sent": f"{volume['messages'].sum() - came['messages'].sum():,}",
+        "unread": f"{backlog['unread'].sum():,}",
+        "our median response time": of_hours(ours.median()) if len(ours) else "–",
+        "attachments": of_bytes(files["bytes"].sum()),
     }
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         TEMPLATE.read_text(encoding="utf-8")
@@ -160,7 +160,7 @@ def _volume(volume: pd.DataFrame) -> Chart:
         alt.Color("folder:N", sort=order, scale=alt.Scale(domain=order, range=COLOURS), title=None),
     )  # fmt: skip
     when = f"in the week of {total.idxmax()}" if weekly else f"on {total.idxmax()}"
-    says = f"On average {average:.0f} a {by}; the most, {total.max()}, {when}."
+    says = f"{average:.0f} per {by} on average; the most, {total.max()}, {when}."
     return Chart(f"Messages by {by}", says, _svg(chart, WIDE, 220), table, wide=True)
 
 
@@ -168,8 +168,8 @@ def _senders(came: pd.DataFrame) -> Chart:
     table = top(came, "domain", "messages", BARS)
     table["domain"] = table["domain"].replace("", "no sender").map(shown)
     share = table["messages"].head(3).sum() / max(table["messages"].sum(), 1)
-    says = f"The three most frequent domains write {share:.0%} of what comes."
-    return Chart("Who writes", says, _bars(table, "domain", "messages"), table)
+    says = f"The top three domains send {share:.0%} of all mail received."
+    return Chart("Top senders", says, _bars(table, "domain", "messages"), table)
 
 
 def _hours(busiest: pd.DataFrame) -> Chart:
@@ -190,7 +190,7 @@ def _hours(busiest: pd.DataFrame) -> Chart:
         ),
     )  # fmt: skip
     says = (
-        f"Most comes on {busy['weekday']}s from {busy['hour']}:00 to {busy['hour'] + 1}:00: "
+        f"Most mail arrives on {busy['weekday']}s from {busy['hour']}:00 to {busy['hour'] + 1}:00: "
         f"{busy['messages']} messages."
     )
     found = table[table["messages"] > 0].sort_values("messages", ascending=False, kind="stable")
@@ -215,7 +215,7 @@ def _answers(answers: pd.DataFrame) -> Chart:
         f"{SIDES[side]} within {of_hours(middle[side])}" for side in SIDES if side in middle
     )
     says = f"Half of the time {says}."
-    return Chart("How soon one answers", says, _svg(chart, HALF, 270), table)
+    return Chart("Response times", says, _svg(chart, HALF, 270), table)
 
 
 def _backlog(backlog: pd.DataFrame) -> Chart:
@@ -230,7 +230,7 @@ def _backlog(backlog: pd.DataFrame) -> Chart:
         alt.Order("rank:Q"),
     ).transform_calculate(rank=f"indexof({order}, datum.age)")  # fmt: skip
     oldest = backlog["oldest"].min()
-    says = f"The oldest unread message is of {oldest:%Y-%m-%d}." if len(table) else ""
+    says = f"The oldest unread message is from {oldest:%Y-%m-%d}." if len(table) else ""
     return Chart("Unread", says, _svg(chart, WIDE, 70 + 30 * len(named)), table, wide=True)
 
 
@@ -239,7 +239,7 @@ def _attachments(files: pd.DataFrame) -> Chart:
     sums["type"] = sums["type"].replace("", "no type").map(shown)
     table = sums.sort_values("bytes", ascending=False, kind="stable", ignore_index=True)
     table["size"] = table["bytes"].map(of_bytes)
-    most = f"; most bytes are of {table['type'][0]}" if len(table) else ""
+    most = f"; largest by size: {table['type'][0]}" if len(table) else ""
     says = f"{files['files'].sum():,} files{most}."
     return Chart(
         "Attachments by size", says, _bars(table.head(BARS), "type", "bytes", "size"), table
@@ -247,7 +247,7 @@ def _attachments(files: pd.DataFrame) -> Chart:
 
 
 def _bars(table: pd.DataFrame, name: str, number: str, label: str | None = None) -> str:
-    """Lying bars with their numbers."""
+    """Draw horizontal bars with their values."""
     bars = alt.Chart(table).encode(
         alt.X(f"{number}:Q", axis=None),
         alt.Y(f"{name}:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)),
@@ -257,7 +257,7 @@ def _bars(table: pd.DataFrame, name: str, number: str, label: str | None = None)
 
 
 def _svg(chart: alt.Chart | alt.LayerChart, width: int, height: int) -> str:
-    """Draw a chart, in the page's style."""
+    """Draw a chart in the page's style."""
     quiet: dict[str, Any] = {"domain": False, "ticks": False, "labelColor": SOFT, "gridColor": LINE}
     sized = chart.properties(
         width=width,
@@ -267,7 +267,7 @@ def _svg(chart: alt.Chart | alt.LayerChart, width: int, height: int) -> str:
     )
     spec = sized.to_dict() | {
         "config": {
-            # Of one width, on Windows, macOS and Linux: labels take the room that was measured.
+            # Fonts of the same width on Windows, macOS and Linux, so that labels fit.
             "font": "Verdana, DejaVu Sans, sans-serif",
             "view": {"stroke": None},
             "axis": {**quiet, "labelFontSize": 11, "labelPadding": 6},

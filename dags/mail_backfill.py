@@ -1,21 +1,21 @@
-"""By hand, once: two years of several folders, a task for each day and folder.
+"""Run once, by hand: extract two years of several folders, one task per day and folder.
 
-What it needs: the connection `r7mail_default`, with FOLDERS in its `folders`; and the pool
-`r7mail`, without which Airflow leaves the tasks waiting. Its slots are how many tasks may ask the
-mail server at once, from this DAG and any other; each has up to `max_concurrency` requests out:
+Needs: the connection `r7mail_default` with FOLDERS in its `folders`, and the pool `r7mail`; without
+the pool the tasks are never scheduled. Its slots limit how many tasks call the mail server at once,
+from this DAG and any other; each makes up to `max_concurrency` requests at a time:
 
-    airflow pools set r7mail 2 "Tasks that ask the mail server"
+    airflow pools set r7mail 2 "Tasks that call the mail server"
 
-Where it writes: the Airflow Variable `r7mail_lake`, into the tables of `mail_extract`. So END must
-be where `mail_extract` begins, its START: windows that overlap hold the same messages twice.
-Attachments are listed, not copied: each would be a request. Give `attachments_path` to have them.
+Writes to: the tables of `mail_extract` under the Airflow Variable `r7mail_lake`. END must be the
+START of `mail_extract`: overlapping windows contain the same messages twice. Attachments are listed
+but not copied, since each would cost a request. Set `attachments_path` to copy them.
 
-Each task replaces its own window and nothing else. If a worker dies, or the server is down for
-longer than the retries last, clear the failed tasks: the others are not run again.
+Each task replaces only its own window. If a worker dies, or the server is down for longer than the
+retries last, clear the failed tasks: the others don't run again.
 
-To adapt: FOLDERS and END, or the run's params. Airflow maps a task at most 1,024 times
-(`[core] max_map_length`), which is two years and nine months of days: take longer windows for
-more. How to choose the numbers is in docs/en/scale.md.
+To adapt: FOLDERS and END, or the run's params. Airflow maps a task to at most 1,024 instances
+(`[core] max_map_length`), or two years and nine months of days: use longer windows for more. How
+to choose the values is explained in docs/en/scale.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ END = date(2026, 11, 1)
 
 @task
 def split(start: str, end: str, days: str) -> list[dict[str, str]]:
-    """Cut the time from `start` to `end` into windows, the newest first."""
+    """Split the time from `start` to `end` into windows, newest first."""
     first, last = date.fromisoformat(start), date.fromisoformat(end)
     if first >= last:
         raise AirflowFailException(f"start: {start} is not before end, {end}.")
@@ -53,8 +53,8 @@ with DAG(
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
     params={
         "start": Param(END.replace(year=END.year - 2).isoformat(), type="string", format="date"),
-        "end": Param(END.isoformat(), type="string", format="date", description="not in it"),
-        "days": Param(1, type="integer", minimum=1, description="length of a window"),
+        "end": Param(END.isoformat(), type="string", format="date", description="exclusive"),
+        "days": Param(1, type="integer", minimum=1, description="window length in days"),
     },
     max_active_runs=1,
     default_args={
@@ -73,7 +73,7 @@ with DAG(
             folder=folder,
             output_path=f"{LAKE}/tables",
             pool="r7mail",  # the mail server has other users
-            max_active_tis_per_dag=8,  # leaves workers to other DAGs, whatever the pool has
+            max_active_tis_per_dag=8,  # leaves workers for other DAGs, whatever the pool size
             map_index_template="{{ task.start }}",
         ).expand_kwargs(windows)
     # [END backfill]

@@ -1,18 +1,18 @@
-"""Every hour: copy new messages into Parquet tables, and their attachments to storage.
+"""Every hour: copy new messages to Parquet tables, and their attachments to storage.
 
-What it needs: the connection `r7mail_default`, with `inbox` and `sent` in its `folders`. Where it
-writes: the Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath takes, such as
+Needs: the connection `r7mail_default` with `inbox` and `sent` in its `folders`. Writes to: the
+Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath accepts, such as
 `s3://bucket/mail`.
 
-A run extracts its own data interval and nothing else. So runs may come late, in any order and at
-the same time; a second run of an interval replaces the first one's files, and counts nothing
-twice. That makes catch-up safe, and it is on: hours in which Airflow was down are extracted later.
+A run extracts exactly its data interval. So runs can be late, out of order or concurrent; a second
+run of an interval replaces the files of the first, and nothing is counted twice. That makes catchup
+safe, and it is on: hours in which Airflow was down are extracted later.
 
-To adapt: FOLDERS; and set START, the day your history begins, before you unpause the DAG. For days
-instead of hours change SCHEDULE, and the output path with it: windows that overlap hold the same
-messages twice. Keep CronDataIntervalTimetable: the interval of Airflow 3's plain cron schedules is
-empty. R7MAIL_START and R7MAIL_SCHEDULE in Airflow's environment are for `r7mail demo`, which runs
-this file by weeks; a copy needs neither.
+To adapt: FOLDERS, and START, the day your history begins; set it before you unpause the DAG. For
+daily runs, change SCHEDULE and also the output path: overlapping windows contain the same messages
+twice. Keep CronDataIntervalTimetable: plain cron schedules have an empty interval in Airflow 3.
+R7MAIL_START and R7MAIL_SCHEDULE in Airflow's environment are for `r7mail demo`, which runs this
+file weekly; your copy needs neither.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""An order arrives by mail: it starts this DAG, which loads the order and files the message.
+"""An order that arrives by mail starts this DAG, which loads it and moves the message.
 
-What it needs: Airflow 3.3, the connection `r7mail_default`, with `inbox` and `processed` in its
-`folders`. Where it writes: the Airflow Variable `r7mail_lake`, a path or any URL that
-ObjectStoragePath takes.
+Needs: Airflow 3.3 and the connection `r7mail_default` with `inbox` and `processed` in its
+`folders`. Writes to: the Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath
+accepts.
 
-Nothing waits in a task: the triggerer looks into the inbox once a minute, and a run starts only
-when there is mail, with the ids of the messages. Events come at least once, so the first task
-leaves out messages that an earlier run has filed. Several messages may come in one run.
+No task waits: the triggerer checks the inbox once a minute, and a run starts only when there is
+mail, with the ids of the messages. Events are delivered at least once, so the first task drops
+messages that an earlier run has already moved. A run may get several messages.
 
-An order that can't be read fails the run, and stays in the inbox. It is not told of again: when
-the reason is mended, clear the run's failed tasks.
+An order that can't be read fails the run and stays in the inbox. There is no second event for it:
+once the cause is fixed, clear the run's failed tasks.
 
-To adapt: the subject, and what `load` does. Everybody can write a subject: add
-`sender="orders@example.org"` to the filters to take orders from one customer only. The asset's URI
-is only its name: write your login and server there, as other DAGs may wait for the same asset.
+To adapt: the subject, and what `load` does. Anyone can write a subject: add
+`sender="orders@example.org"` to the filters to accept orders from one customer only. The asset's
+URI is just a name: use your login and server, since other DAGs may wait for the same asset.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ ORDERS = Asset(
 # [start of ids]
 @task
 def arrived(triggering_asset_events: Any = None) -> list[int]:
-    """The messages that this run is for: those it was told of that are still in the inbox."""
-    told = {
+    """Return the ids from the events of those messages that are still in the inbox."""
+    announced = {
         message_id
         for events in triggering_asset_events.values()
         for event in events
         for message_id in event.extra["payload"]["message_ids"]
     }
     here = {message.id for message in R7MailHook().iter_messages("inbox", subject=SUBJECT)}
-    if not told & here:
-        raise AirflowSkipException("All these messages have been filed by an earlier run.")
-    return sorted(told & here)
+    if not announced & here:
+        raise AirflowSkipException("An earlier run has already moved all these messages.")
+    return sorted(announced & here)
 
 
 # [end of ids]
@@ -69,7 +69,7 @@ def arrived(triggering_asset_events: Any = None) -> list[int]:
 
 @task
 def load(files: Any, lake: str) -> int:
-    """Write each order's rows as Parquet; tell how many orders there were."""
+    """Write each order's rows as Parquet; return the number of orders."""
     import pandas as pd
 
     orders = [file for file in files if file["uri"]]
@@ -80,7 +80,7 @@ def load(files: Any, lake: str) -> int:
             rows = rows[["sku", "quantity"]].astype({"quantity": "int64"})
         except (KeyError, ValueError) as error:
             raise AirflowFailException(
-                f"Message {file['message_id']} has a file that is no order: {error}"
+                f"Message {file['message_id']} has a file that isn't an order: {error}"
             ) from error
         folder = ObjectStoragePath(f"{lake}/orders/message_id={file['message_id']}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def load(files: Any, lake: str) -> int:
 with DAG(
     dag_id="mail_starts_dag",
     schedule=[ORDERS],
-    max_active_runs=1,  # one after another: a run must see what the one before has filed
+    max_active_runs=1,  # one at a time: a run must see what the previous one moved
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     tags=["r7mail"],
     doc_md=__doc__,

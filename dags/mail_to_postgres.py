@@ -1,15 +1,15 @@
-"""After each extract: load the windows that are new into PostgreSQL.
+"""After each extract: load new windows into PostgreSQL.
 
-What it needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, the
-connection `mail_postgres`, and `pip install 'airflow-provider-r7mail[postgres]'`. What it writes:
-the tables in `mail_to_postgres.sql`, beside this file, in the schema `mail`.
+Needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, the
+connection `mail_postgres`, and `pip install 'airflow-provider-r7mail[postgres]'`. Writes to: the
+tables defined in `mail_to_postgres.sql`, next to this file, in the schema `mail`.
 
-It compares what lies in storage with what it has loaded, so nothing is missed or loaded twice,
-whichever runs failed, came late or were extracted again. A window is replaced whole, in one
-transaction: mail that was deleted, or moved away, goes. Of a message that two windows have, the
-later extraction counts. A window that was removed from storage stays here.
+It compares storage with what is already loaded, so nothing is missed or loaded twice, whichever
+runs failed, were late or were extracted again. A window is replaced as a whole, in one transaction:
+mail that was deleted or moved away disappears. If two windows have the same message, the later
+extraction wins. A window removed from storage stays in the database.
 
-PostgreSQL's text has no NUL character; U+FFFD stands for it.
+PostgreSQL text can't contain NUL characters; they become U+FFFD.
 
 To adapt: the columns, in the SQL file.
 """
@@ -36,14 +36,14 @@ BATCH = 500  # messages in memory at once
 
 @task
 def load_new_windows(lake: str) -> int:
-    """Load each finished window that is not loaded as it is now; return how many."""
+    """Load each complete window whose current version isn't loaded; return how many."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook  # noqa: PLC0415 - slow
 
     root = ObjectStoragePath(f"{lake}/tables")
     paths = root.fs.glob(f"{root.path}/messages/*/*/*/_manifest.json")
     if not paths:
         raise AirflowSkipException(f"There are no tables at {root} yet: run mail_extract first.")
-    # All at once, for there may be thousands; one that is gone is being extracted again.
+    # All at once, since there may be thousands; a missing one is just being extracted again.
     manifests = root.fs.cat(paths, on_error="omit")
     count = 0
     connection: Any = PostgresHook(CONNECTION).get_conn()  # psycopg's, with SQLAlchemy 2
@@ -110,7 +110,7 @@ def load_window(
 def stage(
     cursor: Cursor[Any], table: str, path: ObjectStoragePath, key: dict[str, Any], run_id: str
 ) -> None:
-    """Copy a file into a temporary table, those columns that the real one has."""
+    """Copy a file into a temporary table, with the columns of the real one."""
     import pyarrow.parquet as pq
 
     cursor.execute(f"CREATE TEMP TABLE staged_{table} (LIKE mail.{table}) ON COMMIT DROP")
@@ -118,7 +118,7 @@ def stage(
     names = [column.name for column in cursor.description or ()]
     with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as stored:
         if stored.schema_arrow.metadata[b"r7mail.run_id"].decode() != run_id:
-            raise RuntimeError(f"{path}: it was extracted again meanwhile. Try again.")
+            raise RuntimeError(f"{path} was extracted again in the meantime. Try again.")
         columns = [name for name in names if name not in key]
         with cursor.copy(f"COPY staged_{table} FROM STDIN") as copy:
             for batch in stored.iter_batches(BATCH, columns=columns):
@@ -129,7 +129,7 @@ def stage(
 
 
 def plain(value: Any) -> Any:
-    """A value that PostgreSQL can hold."""
+    """Return the value as PostgreSQL can store it."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value.replace("\0", "\ufffd") if isinstance(value, str) else value
@@ -140,7 +140,7 @@ with DAG(
     schedule=[Asset("r7mail_messages")],  # when mail_extract has written
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
     catchup=False,
-    max_active_runs=1,  # one after another: each looks for what the one before has left
+    max_active_runs=1,  # one at a time: each loads what the previous one left
     default_args={"retries": 3, "retry_delay": timedelta(minutes=2)},
     tags=["r7mail"],
     doc_md=__doc__,

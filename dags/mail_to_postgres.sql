@@ -1,8 +1,8 @@
--- What mail_to_postgres fills. It takes what columns it finds here: leave out those you don't want,
--- or add others of the Parquet tables under their names.
+-- The tables that mail_to_postgres fills. It loads the columns defined here: remove those you don't
+-- need, or add others of the Parquet tables under the same names.
 CREATE SCHEMA IF NOT EXISTS mail;
 
--- The windows that are loaded, and the extraction that each is of.
+-- The loaded windows, and the extraction each comes from.
 CREATE TABLE IF NOT EXISTS mail.windows (
     mailbox text,
     folder bigint,

@@ -1,16 +1,17 @@
-"""Every working day: wait for the bank's statement, and tell people if it has not come by nine.
+"""Every working day: wait for the bank's statement, and alert people if it hasn't arrived by nine.
 
-What it needs: the connection `r7mail_default`, with `inbox` in its `folders`; and in the Airflow
-Variable `r7mail_alert_recipients` who is to be told, as text with commas.
+Needs: the connection `r7mail_default` with `inbox` in its `folders`, and the recipients of the
+alert, separated by commas, in the Airflow Variable `r7mail_alert_recipients`.
 
-The run starts at six and waits for a message that came since midnight, without a worker between
-two looks. When it is there, its ids go to the tasks that follow. When it is not there by nine, the
-sensor times out and fails, and its `on_failure_callback` sends one mail. A time-out is final: it is
-not tried again. The three hours begin with the first look and go on over retries, which are for
-a mail server that is down; that is what `mode="reschedule"` has over a deferrable sensor here.
+The run starts at six and waits for a message that arrived since midnight; between checks it takes
+no worker slot. Once the message is there, its ids are passed to the following tasks. If it isn't
+there by nine, the sensor times out and fails, and its `on_failure_callback` sends one mail. A
+timeout is final: the task isn't retried. The three hours start with the first check and continue
+across retries, which are for a mail server that is down; this is the advantage of
+`mode="reschedule"` over a deferrable sensor here.
 
-To adapt: what the message looks like, and the times. If Airflow itself may be late, count from
-the clock instead: a DeadlineAlert (Airflow 3.1 and later) as in docs/en/alerts.md.
+To adapt: what the message looks like, and the times. If Airflow itself may be late, use a
+DeadlineAlert (Airflow 3.1 and later), which goes by the clock; see docs/en/alerts.md.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from airflow_provider_r7mail.sensors import R7MailMessageSensor
 # [START notifier]
 NOT_BY_NINE = R7MailNotifier(
     to="{{ var.value.get('r7mail_alert_recipients', 'ops@example.org') }}",
-    subject="The bank's statement of {{ ds }} has not come by nine",
+    subject="The bank's statement of {{ ds }} has not arrived by nine",
     html_content=(
-        "<p>No message from the bank is in the inbox yet. "
-        "<a href='{{ ti.log_url | e }}'>What the task says</a>: {{ exception | e }}</p>"
+        "<p>There is no message from the bank in the inbox yet. "
+        "<a href='{{ ti.log_url | e }}'>Task log</a>: {{ exception | e }}</p>"
     ),
 )
 # [END notifier]
@@ -38,7 +39,7 @@ with DAG(
     dag_id="report_by_nine",
     schedule=CronTriggerTimetable("0 6 * * 1-5", timezone="Europe/Moscow"),
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,  # nobody wants to be told of last month's mornings
+    catchup=False,  # nobody wants alerts for last month
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     tags=["r7mail"],
     doc_md=__doc__,
@@ -59,7 +60,7 @@ with DAG(
 
     @task
     def use(message_ids: Any) -> int:
-        """Stand in for what you do with the statement."""
+        """Replace this with what you do with the statement."""
         return len(message_ids)
 
     use(statement.output)

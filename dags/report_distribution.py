@@ -1,13 +1,13 @@
-"""Every morning: who wrote to us yesterday, as a table in a message to each of some people.
+"""Every morning: mail a table of who wrote to us yesterday to each person on a list.
 
-What it needs: the connection `r7mail_default`, with `sent` in its `folders`; the tables that
-`mail_extract` writes under the Airflow Variable `r7mail_lake`; and the recipients as a JSON list of
+Needs: the connection `r7mail_default` with `sent` in its `folders`; the tables that `mail_extract`
+writes under the Airflow Variable `r7mail_lake`; and the recipients as a JSON list of
 `{"to": ..., "name": ...}` in the Variable `r7mail_report_recipients`.
 
-Everybody gets a message of their own, by a task of its own: if one fails, it is tried again, and
-the others get nothing twice. Where it is unclear whether a message was sent, its task looks into
-the Sent folder. The API attaches no files of ours: the whole table is a CSV file in object storage,
-and the message has a link to it, which works for a week where the storage can sign links.
+Each person gets their own message, sent by its own task: if one fails, it is retried, and the
+others get nothing twice. If it is unclear whether a message was sent, its task checks the Sent
+folder. The API can't attach local files: the full table is a CSV file in object storage, and the
+message links to it. If the storage can sign links, the link works for a week.
 
 To adapt: `make_report`, and the message in `report_distribution.html`.
 """
@@ -52,20 +52,20 @@ def make_report(lake: str, day: str) -> dict[str, Any]:
     )
     file = ObjectStoragePath(f"{lake}/reports/mail_of_{day}.csv")
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A spreadsheet takes what begins with these for a formula, and anybody can write a sender.
+    # Spreadsheets take text that starts with these for a formula, and anyone can write a sender.
     harmless = table.assign(Domain=table["Domain"].str.replace(r"^(?=[=+@\-])", "'", regex=True))
     file.write_bytes(harmless.to_csv(index=False).encode())
     return {
         "day": day,
         "total": int(messages["message_id"].nunique()),
-        "rows": table.head(TOP).to_dict("records"),  # XCom is for little: the rest is in the file
+        "rows": table.head(TOP).to_dict("records"),  # keep the XCom small: the rest is in the file
         "file": str(file),
     }
 
 
 @task
 def address(day: str) -> list[dict[str, Any]]:
-    """Tell who gets the report, and what is each one's own."""
+    """Return the recipients and the parameters of each message."""
     people = Variable.get(
         "r7mail_report_recipients",
         default=[{"to": "sales@example.org", "name": "sales"}],
@@ -93,7 +93,7 @@ with DAG(
     # [START send]
     send = R7MailSendOperator.partial(
         task_id="send_report",
-        html_content="report_distribution.html",  # a template beside this file
+        html_content="report_distribution.html",  # a template next to this file
         links=["{{ ti.xcom_pull('make_report')['file'] }}"],
         sent_folder="sent",
         max_active_tis_per_dagrun=4,

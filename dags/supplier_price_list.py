@@ -1,16 +1,16 @@
-"""A supplier mails a price list: wait for it, take the .xlsx, load it, then file the message.
+"""A supplier mails a price list: wait for it, load the .xlsx file, then move the message.
 
-What it needs: the connection `r7mail_default`, with `inbox` and `processed` in its `folders`, and
-openpyxl (`pip install openpyxl`). Where it writes: the Airflow Variable `r7mail_lake`, a path or
-any URL that ObjectStoragePath takes.
+Needs: the connection `r7mail_default` with `inbox` and `processed` in its `folders`, and openpyxl
+(`pip install openpyxl`). Writes to: the Airflow Variable `r7mail_lake`, a path or any URL that
+ObjectStoragePath accepts.
 
-Messages are marked read and moved only when all their price lists are loaded. A file that is no
-price list fails the run, which names the message and leaves all of them in the inbox, for a person
-to look. Trying again does no harm: a message's rows replace what was loaded of it before, and a
-message that was moved is not found any more. A message without an .xlsx stays where it is.
+Messages are marked read and moved only after all their price lists are loaded. A file that isn't a
+price list fails the run; the error has the message's id, and all messages stay in the inbox for a
+person to check. Retrying is safe: a message's rows replace those loaded before, and a message that
+was moved isn't found again. A message without an .xlsx file stays where it is.
 
-To adapt: the subject, the columns, and what `load` does with the rows. Everybody can write a
-subject: add `sender="price@example.org"` to the sensor to take price lists from one supplier only.
+To adapt: the subject, the columns, and what `load` does with the rows. Anyone can write a subject:
+add `sender="price@example.org"` to the sensor to accept price lists from one supplier only.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def load(files: Any, lake: str) -> list[int]:
             sheet = pd.read_excel(BytesIO(data), dtype={"Артикул": str})
             missing = [name for name in COLUMNS if name not in sheet]
             if missing:
-                raise ValueError(f"it lacks the columns {', '.join(missing)}")
+                raise ValueError(f"missing columns: {', '.join(missing)}")
             rows = sheet[list(COLUMNS)].rename(columns=COLUMNS)
             rows["price"] = pd.to_numeric(rows["price"]).astype("float64")
             rows["stock"] = pd.to_numeric(rows["stock"]).astype("int64")
         except (ValueError, BadZipFile) as error:
             raise AirflowFailException(
-                f"Message {message_id} has a file that is no price list: {error}"
+                f"Message {message_id} has a file that isn't a price list: {error}"
             ) from error
         made = BytesIO()
         rows.to_parquet(made, index=False)
@@ -61,7 +61,7 @@ def load(files: Any, lake: str) -> list[int]:
         (folder / f"part-{number:05d}.parquet").write_bytes(made.getvalue())
         loaded.append(message_id)
     if not loaded:
-        raise AirflowSkipException("None of the messages has an .xlsx.")
+        raise AirflowSkipException("None of the messages has an .xlsx file.")
     return sorted(set(loaded))
 
 
@@ -69,7 +69,7 @@ with DAG(
     dag_id="supplier_price_list",
     schedule="*/15 * * * *",
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,  # what counts is what lies in the inbox now
+    catchup=False,  # only the current inbox matters
     max_active_runs=1,  # two runs would find the same message
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
     tags=["r7mail"],
@@ -83,7 +83,7 @@ with DAG(
         deferrable=True,  # waits without a worker slot
         poke_interval=60,
         timeout=timedelta(hours=12),
-        soft_fail=True,  # no price list in half a day is no failure
+        soft_fail=True,  # half a day without a price list isn't a failure
     )
     take = R7MailAttachmentsToObjectStorageOperator(
         task_id="take_attachments",

@@ -1,4 +1,4 @@
-"""Sphinx's settings for both languages; `make docs` gives the language and the folder of pages."""
+"""Sphinx configuration for both languages; `make docs` passes the language and source folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-# The reference imports Airflow, which writes a configuration wherever it finds none.
+# The reference imports Airflow, which writes a configuration file if there is none.
 home = tempfile.TemporaryDirectory(prefix="airflow-")
 os.environ.setdefault("AIRFLOW_HOME", home.name)
-logging.getLogger("airflow").setLevel(logging.WARNING)  # it tells where its settings are
+logging.getLogger("airflow").setLevel(logging.WARNING)  # it logs where its settings are
 
 from airflow_provider_r7mail import __version__  # noqa: E402 - after the path
 
@@ -22,12 +22,12 @@ html_title = f"{project} {__version__}"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
 
-# What is written in both languages, with the same names.
+# Settings shared by both languages.
 master_doc = "index"
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 
-# Docstrings: one pair of backticks, as in Markdown; parameters with their types.
+# Docstrings use single backticks for code, as in Markdown; parameters are shown with their types.
 default_role = "literal"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -35,11 +35,11 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 add_module_names = False
 
-# Every name of ours must be found, type variables excepted. Those of others can't be: their sites
-# are not asked.
+# Every reference to our own names must resolve, except type variables. Third-party names can't:
+# their sites are not queried.
 nitpick_ignore_regex = [("py:.*", r"(?!airflow_provider_r7mail\.).*|.*\.T")]
 
-# Warehouses' dialects have more than Pygments' SQL: what it can't read is shown without colour.
+# Pygments doesn't know every SQL dialect: what it can't parse is shown without highlighting.
 suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "furo"

@@ -1,7 +1,7 @@
-"""Sphinx directives: tables made from the package itself, so that they can't fall behind.
+"""Sphinx directives that generate tables from the package, so that they can't go out of date.
 
-The package has names, types and defaults; a page gives the words in its language, one line a row,
-as `name: what it is`. A row without words, or words without a row, fail the build.
+Names, types and defaults come from the package. A page adds descriptions in its language, one line
+per row: `name: description`. A row without a description, or the reverse, fails the build.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Rows = dict[str, list[str]]
 
 
 def columns(table: str) -> Rows:
-    """The columns of a table: type, and where the API has it."""
+    """Return the columns of a table: their type and field in the API."""
     fields = FIELDS if table == "messages" else FILE_FIELDS if table == "attachments" else ()
     theirs = {column: f"`{name}`" for name, column, _ in fields}
     if table == "messages":
@@ -42,7 +42,7 @@ def columns(table: str) -> Rows:
 
 
 def connection_fields(_: str = "") -> Rows:
-    """The fields of the connection's form beyond Airflow's own: type and default."""
+    """Return the connection fields added to Airflow's own: their type and default."""
     [connection] = get_provider_info()["connection-types"]
     return {
         name: [
@@ -54,7 +54,7 @@ def connection_fields(_: str = "") -> Rows:
 
 
 class Generated(SphinxDirective):
-    """A table of what `rows` finds, with the words of the page; `:head:` has its headings."""
+    """A table of `rows` with the page's descriptions; `:head:` sets the headings."""
 
     required_arguments = 0
     optional_arguments = 1
@@ -65,12 +65,12 @@ class Generated(SphinxDirective):
     rows: Callable[[str], Rows]
 
     def run(self) -> list[nodes.Node]:
-        """Make the table."""
+        """Build the table."""
         rows = type(self).rows(*self.arguments)
         words = dict(self._words())
         if rows.keys() != words.keys():
             raise self.error(
-                f"{self.name}: without words: {sorted(rows.keys() - words.keys())}; "
+                f"{self.name}: not described: {sorted(rows.keys() - words.keys())}; "
                 f"unknown: {sorted(words.keys() - rows.keys())}"
             )
         head = [title.strip() for title in self.options["head"].split("|")]
@@ -98,10 +98,10 @@ class ConnectionFields(Generated):
 
 
 class Commands(SphinxDirective):
-    """What each command of `r7mail` says of itself."""
+    """The help text of each `r7mail` command."""
 
     def run(self) -> list[nodes.Node]:
-        """Render the help as it is in a terminal."""
+        """Render the help as in a terminal."""
         terminal = CliRunner(env={"COLUMNS": "88", "TERM": "dumb", "NO_COLOR": "1"})
         made: list[nodes.Node] = []
         for name in get_command(r7mail).commands:  # type: ignore[attr-defined]
@@ -112,16 +112,16 @@ class Commands(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """`{r7mail-measured} performance.md`: figures that a measurement has written into that file.
+    """`{r7mail-measured} performance.md`: the figures that a benchmark wrote to that file.
 
-    The content is what to say where nothing has been measured yet.
+    The content is shown if there is no such file yet.
     """
 
     required_arguments = 1
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """Include them, with headings that are none of the page's sections."""
+        """Include the file, with its headings as bold text rather than sections."""
         page = Path(__file__).with_name(self.arguments[0])
         self.env.note_dependency(page)
         text = page.read_text(encoding="utf-8") if page.exists() else "\n".join(self.content)
@@ -130,14 +130,14 @@ class Measured(SphinxDirective):
 
 
 def _no_module_docstring(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> None:
-    """Leave out what a module says of itself: that is for its developers."""
+    """Leave out module docstrings: they are for developers."""
     if what == "module":
         lines: list[str] = rest[-1]
         lines.clear()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Tell Sphinx of the directives."""
+    """Register the directives with Sphinx."""
     app.add_directive("r7mail-columns", Columns)
     app.add_directive("r7mail-connection-fields", ConnectionFields)
     app.add_directive("r7mail-commands", Commands)

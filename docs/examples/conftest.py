@@ -1,4 +1,4 @@
-"""Airflow in a folder of its own, set up before anything imports Airflow."""
+"""Set up Airflow in a temporary folder, before anything imports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 os.environ |= {
     "AIRFLOW_HOME": tempfile.mkdtemp(prefix="airflow-"),
-    # Airflow runs only DAGs whose files are in this folder.
+    # Airflow only runs DAGs from files in this folder.
     "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / "dags"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
 }
@@ -18,7 +18,7 @@ os.environ |= {
 
 @pytest.fixture(scope="session")
 def airflow_database() -> None:
-    """Airflow's database, made once."""
+    """Create Airflow's database once."""
     from airflow.utils.db import initdb
 
     initdb()

@@ -1,13 +1,14 @@
-"""Delete the mail that one person sent or got from the tables, with the files attached to it.
+"""Delete the mail that one person sent or received, with its attachments, from the tables.
 
-Delete it on the mail server first: what is still there comes back with the next run of its window.
+Delete it on the mail server first: mail that is still there comes back with the next run of its
+window.
 
     python forget_person.py /data/mail ann@example.org [r7mail_conn_id]
 
-The connection is needed where addresses are hashed. Let no extract run meanwhile.
+The connection is needed if addresses are hashed. Don't run extracts at the same time.
 """
 
-# ruff: noqa: TID253, T201 - no DAG file, and run by a person
+# ruff: noqa: TID253, T201 - not a DAG file, and run by hand
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ COLUMNS = ("from_address", "to_addresses", "cc_addresses", "bcc_addresses")
 
 
 def person(address: str, secret: str | None = None) -> Callable[[dict[str, Any]], bool]:
-    """Tell whether a message is the person's: sent by them, or to them.
+    """Return a function that checks whether a message was sent by or to a person.
 
     :param address: the person's address
-    :param secret: the connection's `privacy_secret`, to find the address where it is hashed
+    :param secret: the connection's `privacy_secret`, to find the address if it is hashed
     """
     wanted = {normal_address(address)}
     if secret:
@@ -52,11 +53,11 @@ def person(address: str, secret: str | None = None) -> Callable[[dict[str, Any]]
 
 
 def forget(tables: str, is_theirs: Callable[[dict[str, Any]], bool]) -> dict[str, list[int]]:
-    """Delete the rows and files of messages; all three tables must be there.
+    """Delete the rows and files of messages; all three tables must exist.
 
     :param tables: the root of the tables
-    :param is_theirs: tells of a row of `messages` whether it goes
-    :return: the ids deleted, by window
+    :param is_theirs: whether to delete a row of `messages`
+    :return: the deleted ids by window
     """
     root = ObjectStoragePath(tables if "://" in tables else f"file://{tables}")
     found: dict[str, list[int]] = {}
@@ -77,7 +78,7 @@ def _rewrite(root: ObjectStoragePath, window: str, ids: list[int]) -> None:
     manifest["messages"] -= len(ids)
     files = {file["table"]: file for file in manifest["files"]}
     with ExitStack() as stack:
-        # `messages` is replaced last: if this breaks off, the next try finds the same ids.
+        # `messages` is replaced last: if this is interrupted, the next try finds the same ids.
         for table, home in homes.items():
             with (home / PART).open("rb") as file:
                 rows = pq.read_table(file)

@@ -1,6 +1,6 @@
-"""Read the Iceberg tables of a catalog with DuckDB, and keep their history short."""
+"""Read the Iceberg tables of a catalog with DuckDB, and expire old snapshots."""
 
-# ruff: noqa: TID253 - no DAG file
+# ruff: noqa: TID253 - not a DAG file
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 
 
 def open_catalog(output_path: str) -> Catalog:
-    """The catalog that is made where none is given."""
+    """Open the catalog that is created by default."""
     return load_catalog(
         "default",
         type="sql",
@@ -26,7 +26,7 @@ def open_catalog(output_path: str) -> Catalog:
 
 # [START read]
 def mail_by_domain(catalog: Catalog, since: datetime) -> list[tuple[Any, ...]]:
-    """How many messages went to each domain on each day: only the days asked for are read."""
+    """Count messages by day and recipient's domain; only the requested days are read."""
     days = f"date >= '{since.isoformat()}'"
     messages = catalog.load_table("r7mail.messages").scan(
         days, selected_fields=("run_id", "message_id", "date")
@@ -47,21 +47,21 @@ def mail_by_domain(catalog: Catalog, since: datetime) -> list[tuple[Any, ...]]:
 
 # [START check]
 def is_published(catalog: Catalog, manifest: Path) -> bool:
-    """Whether all three tables have a window as its manifest tells."""
-    told = json.loads(manifest.read_text())
+    """Check that all three tables have the rows listed in a window's manifest."""
+    listed = json.loads(manifest.read_text())
     counted = {
         table["identifier"]: catalog.load_table(table["identifier"])
-        .scan(f"run_id == '{told['run_id']}'", selected_fields=("run_id",))
+        .scan(f"run_id == '{listed['run_id']}'", selected_fields=("run_id",))
         .count()
-        for table in told["tables"]
+        for table in listed["tables"]
     }
-    return counted == {table["identifier"]: table["rows"] for table in told["tables"]}
+    return counted == {table["identifier"]: table["rows"] for table in listed["tables"]}
     # [END check]
 
 
 # [START expire]
 def forget_history(catalog: Catalog, keep: timedelta) -> None:
-    """Let go of snapshots that are older; their files go with Spark's or Trino's orphan removal."""
+    """Expire old snapshots; Spark's or Trino's orphan file removal deletes their files."""
     for name in ("messages", "recipients", "attachments"):
         table = catalog.load_table(f"r7mail.{name}")
         table.maintenance.expire_snapshots().older_than(datetime.now(UTC) - keep).commit()

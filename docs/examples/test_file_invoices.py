@@ -1,4 +1,4 @@
-"""The DAG file_invoices, run in Airflow against a mail server of each test's own."""
+"""Run the DAG file_invoices in Airflow, each test against its own mail server."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ INBOX, PROCESSED = 24, 15
 
 @pytest.fixture(autouse=True)
 def invoices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the DAG writes, by Airflow's Variable `invoices`."""
+    """The folder that the DAG writes to, from the Airflow Variable `invoices`."""
     monkeypatch.setenv("AIRFLOW_VAR_INVOICES", tmp_path.as_uri())
     return tmp_path
 
 
 # [START happy]
 def test_invoices_are_taken_and_filed(r7mail_server: Emulator, invoices: Path) -> None:
-    """An unread invoice's file is stored, and its message moved; other mail stays."""
+    """The file of an unread invoice is stored and its message moved; other mail stays."""
     mailbox = r7mail_server.mailbox
     invoice = mailbox.deliver(subject="Счёт № 17", attachments=[PDF])
     other = mailbox.deliver(subject="Обед?")
@@ -47,7 +47,7 @@ def test_invoices_are_taken_and_filed(r7mail_server: Emulator, invoices: Path) -
 
 # [START fault]
 def test_a_busy_server_is_asked_again(r7mail_server: Emulator, invoices: Path) -> None:
-    """A 503 and a broken download cost nothing but time."""
+    """A 503 and an interrupted download only cost time."""
     r7mail_server.mailbox.deliver(subject="Счёт № 18", attachments=[PDF])
     r7mail_server.faults.append(Fault(path="Messages", status=503))
     r7mail_server.faults.append(Fault(path="Attachments", kind="truncate"))
@@ -56,13 +56,13 @@ def test_a_busy_server_is_asked_again(r7mail_server: Emulator, invoices: Path) -
 
     assert run.state == "success"
     assert [path.read_bytes() for path in invoices.rglob("*.pdf")] == [PDF[1]]
-    assert not r7mail_server.faults, "both were met"
+    assert not r7mail_server.faults, "both occurred"
     # [END fault]
 
 
 # [START reading]
 def test_a_server_with_short_pages(r7mail_server: Emulator, invoices: Path) -> None:
-    """All invoices are found, however few messages the server gives at a time."""
+    """All invoices are found, however few messages the server returns at a time."""
     r7mail_server.readings = Readings(page_cap=2, sort_one="descending")
     for number in range(5):
         r7mail_server.mailbox.deliver(subject=f"Счёт № {number}", attachments=[PDF])

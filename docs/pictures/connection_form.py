@@ -1,4 +1,4 @@
-"""Take the pictures of the connection's form in Airflow's UI: `make pictures`."""
+"""Take screenshots of the connection form in Airflow's UI: `make pictures`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START_SECONDS = 120
 
 
 def main() -> None:
-    """Open the form in a new Airflow, fill in what a user would, and photograph it."""
+    """Open the form in a new Airflow, fill it in as a user would, and take screenshots."""
     with airflow() as url, chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 2400})
         page.goto(f"{url}/connections")
@@ -41,14 +41,14 @@ def main() -> None:
         page.keyboard.press("Control+A")
         page.keyboard.insert_text('{"inbox": 24, "processed": 15}')
         page.keyboard.press("Control+Shift+End")
-        page.keyboard.press("Delete")  # what the editor has closed by itself
+        page.keyboard.press("Delete")  # brackets that the editor closed automatically
         page.wait_for_timeout(1000)  # the section slides open
         page.get_by_role("dialog").screenshot(path=IMAGES / "connection-form-extra.png")
 
 
 @contextmanager
 def airflow() -> Iterator[str]:
-    """Airflow's API server with a database of its own; its URL."""
+    """Run Airflow's API server with its own database; yield its URL."""
     with tempfile.TemporaryDirectory(prefix="r7mail-pictures-") as home:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -69,11 +69,11 @@ def airflow() -> Iterator[str]:
                     env=environment,
                     stdout=output,
                     stderr=output,
-                    start_new_session=True,  # stopped with all that it starts
+                    start_new_session=True,  # stopped with all its children
                 )
 
             if start("db", "migrate").wait(START_SECONDS):
-                raise RuntimeError(f"Airflow's database was not made:\n{log.read_text()}")
+                raise RuntimeError(f"Airflow's database was not created:\n{log.read_text()}")
             server = start("api-server", "--host", "127.0.0.1", "--port", str(port))
             try:
                 wait_for(f"{url}/api/v2/version", server, log)
@@ -84,7 +84,7 @@ def airflow() -> Iterator[str]:
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a page is there."""
+    """Wait until a page responds."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and server.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""Take the pictures of the stand-in's page: `make pictures`."""
+"""Take screenshots of the emulator's pages: `make pictures`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PHONE: ViewportSize = {"width": 390, "height": 760}
 
 
 def main() -> None:
-    """Do some work on an office's mail, then photograph each page."""
+    """Make some calls on an office's mail, then take a screenshot of each page."""
     mailbox = Mailbox.office(end=datetime(2026, 11, 21, tzinfo=UTC))
     with Emulator(mailbox) as server, chromium() as browser:
         message = use(server)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def use(server: Emulator) -> int:
-    """Make calls as a DAG that takes price lists does; return the message it took."""
+    """Make the calls of a DAG that loads price lists; return the id of the message it loaded."""
     mailbox = server.mailbox
     found: dict[str, Any] = next(
         message for message in reversed(mailbox.messages(INBOX)) if message["Attachments"]

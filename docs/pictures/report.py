@@ -1,4 +1,4 @@
-"""Take the picture of the page that mail_analytics makes, in the demo: `make pictures`."""
+"""Take a screenshot of the page that mail_analytics builds in the demo: `make pictures`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.browser import chromium
 
 IMAGES = Path(__file__).parents[1] / "images"
 WIDTH = 1120
-CARDS = 4  # of the page's charts, from its top
+CARDS = 4  # how many charts to show, from the top of the page
 
 
 def main() -> None:
-    """Run the demo, and photograph the page down to the end of its first charts."""
+    """Run the demo and take a screenshot of the page down to the end of its first charts."""
     with TemporaryDirectory() as folder, chromium() as browser:
         run_demo(Path(folder), keep=False)
         page = browser.new_page(viewport={"width": WIDTH, "height": 800})

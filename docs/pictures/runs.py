@@ -1,4 +1,4 @@
-"""Take the pictures of mail that starts a DAG, in Airflow's UI: `make pictures`."""
+"""Take screenshots of mail starting a DAG in Airflow's UI: `make pictures`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.browser import chromium
 
 IMAGES = Path(__file__).parents[1] / "images"
 INBOX = 24
-SETTLE_MS = 4_000  # the graph is laid out, and drawn in motion
+SETTLE_MS = 4_000  # until the graph's layout and animation are done
 
 
 def main() -> None:
-    """Let an order arrive, wait for the run that it starts, and photograph both."""
+    """Let an order arrive, wait for the run that it starts, and take screenshots of both."""
     with (
         tempfile.TemporaryDirectory(prefix="r7mail-pictures-") as home,
         Emulator(Mailbox()) as server,
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def photograph(airflow: Standalone) -> None:
-    """Take the graph of the run, and the asset with the event that started it."""
+    """Take screenshots of the run's graph and of the asset with the event that started it."""
     url = str(airflow.api.base_url).removesuffix("/api/v2/")
     [run] = airflow.runs(DAG)
     [asset] = airflow.get("/assets")["assets"]

@@ -1,7 +1,7 @@
--- In ClickHouse: views of the tables where they lie, and tables that clickhouse_month.sql fills.
--- For a server with S3 write s3('https://bucket.s3.amazonaws.com/mail/...', Parquet) for file(...).
--- Only finished windows are seen: those that have a manifest. mailbox, folder and window come from
--- the paths (use_hive_partitioning = 1, the default).
+-- ClickHouse: views over the files in place, and tables that clickhouse_month.sql fills.
+-- On a server with S3, use s3('https://bucket.s3.amazonaws.com/mail/...', Parquet), not file(...).
+-- The views only include complete windows: those that have a manifest. mailbox, folder and window
+-- come from the paths (use_hive_partitioning = 1, the default).
 CREATE DATABASE IF NOT EXISTS mail;
 
 CREATE OR REPLACE VIEW mail.lake_messages AS

@@ -1,8 +1,9 @@
--- Load a month of windows into ClickHouse, each table in one step: readers see the month as it was
--- before, or as it is now. Run it again as often as you like; mail that is gone goes.
+-- Load a month of windows into ClickHouse, replacing each table's partition atomically: readers see
+-- the month as it was before or as it is now. It is safe to repeat; deleted mail disappears.
 --   clickhouse-client --param_month=202511 --queries-file clickhouse_month.sql
--- A month without any message is refused, as it would be by a wrong path; DROP PARTITION empties it.
--- A month may well have no attachments: ClickHouse 26 refuses that too, unless told to be as before.
+-- ClickHouse rejects a month without messages, which could be a wrong path; to empty a month, use
+-- DROP PARTITION. A month without attachments is normal, but ClickHouse 26 rejects that too unless
+-- it is set to behave like earlier versions.
 
 CREATE OR REPLACE TABLE mail.staged_messages AS mail.messages;
 INSERT INTO mail.staged_messages

@@ -1,6 +1,6 @@
--- Views of the tables where they lie, of finished windows only: those that have a manifest.
--- For S3: INSTALL httpfs; LOAD httpfs; and 's3://bucket/mail/tables/...' for the paths.
--- mailbox, folder and "window" come from the paths. A filter on them opens no other file.
+-- Views over the files in place, with complete windows only: those that have a manifest.
+-- For S3: INSTALL httpfs; LOAD httpfs; and use paths like 's3://bucket/mail/tables/...'.
+-- mailbox, folder and "window" come from the paths. A filter on them opens no other files.
 CREATE OR REPLACE VIEW messages AS
 SELECT * EXCLUDE (filename)
 FROM read_parquet(

@@ -1,15 +1,15 @@
--- Each message once, as it was last seen, wherever it lies: for mail that is moved between folders
--- which are both extracted, and for windows that overlap.
+-- Each message once, as last seen, in whichever folder: for mail that is moved between extracted
+-- folders, and for overlapping windows.
 --
--- It needs a relation `messages` with the columns `mailbox` and `folder` of the path. In DuckDB:
+-- It needs a relation `messages` with the columns `mailbox` and `folder` from the path. In DuckDB:
 --   CREATE VIEW messages AS SELECT * FROM
 --   read_parquet('/data/mail/messages/**/*.parquet', hive_partitioning = true);
 --
--- What it rests on: whether a message keeps the server's id when it is moved is not known, so its
--- MIME Message-ID tells that two rows are the same mail; the server's id does where there is none.
--- Two deliveries of a mail that lie in one folder are both seen, since one extraction saw both.
--- A copy in a second folder is not told from a move: only the one that was read later is seen.
--- `was_sent` keeps what one sent to oneself apart from what arrived.
+-- Assumptions: it is unknown whether a message keeps its server id when it is moved, so rows with
+-- the same MIME Message-ID are the same message; without one, the server id is used.
+-- Two copies of a message in one folder are both kept, since the same extraction saw both.
+-- A copy in a second folder can't be told from a move: only the one extracted later is kept.
+-- `was_sent` keeps mail sent to oneself apart from the copy that arrived.
 CREATE VIEW latest_messages AS
 SELECT *
 FROM (

@@ -374,7 +374,7 @@ def test_report_that_does_not_come_alerts_once(
     assert run.states == {("wait_for_statement", -1): "failed", ("use", -1): "upstream_failed"}
     [sent] = server.mailbox.sent
     assert sent["To"] == ["ann@example.org", "bob@example.org"]
-    assert sent["Subject"] == "The bank's statement of 2025-06-03 has not come by nine"
+    assert sent["Subject"] == "The bank's statement of 2025-06-03 has not arrived by nine"
     assert "tasks/wait_for_statement" in sent["HtmlBody"]
 
 

@@ -30,16 +30,16 @@ PEERS = ("httpx_pandas", "requests_pandas", "http_operator", "dlt_rest_api")
 TITLES = {
     "ours": "**this package**",
     "ours_fixed": "**this package**, `page_size=200`",
-    "prototype": "prototype: offsets known beforehand",
+    "prototype": "prototype: offsets known in advance",
     "httpx_pandas": "hand-written httpx loop + pandas",
     "requests_pandas": "hand-written requests loop + pandas",
     "http_operator": "Airflow HttpOperator, pagination, pandas",
     "dlt_rest_api": "dlt rest_api, tuned",
-    "s3fs_async": "s3fs's own async calls, unchecked, not hashed",
-    "s3fs_hashed": "s3fs's own async calls, unchecked, hashed",
-    "s3fs_parts": "s3fs's own async calls, in parts, unchecked, not hashed",
-    "files_prototype": "prototype: aiohttp, whole files, hashed, unchecked",
-    "files_drain": "aiohttp, read and thrown away",
+    "s3fs_async": "s3fs's own async calls, unverified, not hashed",
+    "s3fs_hashed": "s3fs's own async calls, unverified, hashed",
+    "s3fs_parts": "s3fs's own async calls, in parts, unverified, not hashed",
+    "files_prototype": "prototype: aiohttp, whole files, hashed, unverified",
+    "files_drain": "aiohttp, read and discarded",
 }
 
 
@@ -230,7 +230,7 @@ def main() -> None:
         calm = compare(rounds(("ours", "ours_fixed", *PEERS, "prototype"), url, 3, total=200_000))
     print(calm)
     with server(count=50_000, latency=0.1) as url:
-        print("50,000 messages, 100 ms a request")
+        print("50,000 messages, 100 ms per request")
         late = compare(rounds(("ours", "ours_fixed", *PEERS), url, 1, concurrency=8))
     print(late)
     grown = growth()
@@ -246,27 +246,27 @@ def main() -> None:
 
 Measured with `make bench` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {cores} cores,
 Python {platform.python_version()}; {versions}. Client and server share the machine, over
-loopback; figures move from run to run, so compare within one table. The server answers from
-memory (messages of 1-4 KB, Russian and English). All ask for 200 messages at once; this package,
-unless told so, finds a page size by itself.
+loopback; figures vary between runs, so only compare within a table. The server responds from
+memory (messages of 1-4 KB, Russian and English). All request 200 messages at a time, except that
+this package chooses a page size automatically unless `page_size` is set.
 
-## 200,000 messages to Parquet, no latency, medians of three interleaved rounds
+## 200,000 messages to Parquet, no latency, median of three interleaved rounds
 
 {calm}
 
 This package writes three tables and the manifest, exactly once; the others write one table. The
-prototype knows all offsets beforehand, so it reads four pages at once from the start, and checks
-nothing: the difference to it is what exactly-once and the rest cost.
+prototype knows all offsets in advance, so it reads four pages at once from the start, and checks
+nothing: the difference is the cost of exactly-once and the rest.
 
-## 50,000 messages, 100 ms a request, `max_concurrency=8`
+## 50,000 messages, 100 ms per request, `max_concurrency=8`
 
 {late}
 
-## Cost by size of the mailbox
+## Cost by mailbox size
 
 {grown}
 
-## Attachments, checked against Content-Length and the listed size, SHA-256 recorded
+## Attachments, verified against Content-Length and the listed size, SHA-256 recorded
 
 {copied}
 """,

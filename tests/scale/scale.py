@@ -105,10 +105,10 @@ class Cluster:
             "DATABASE__SQL_ALCHEMY_CONN": database,
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 3600,
             # [START timeouts]
-            # The task of a dead worker is noticed within these seconds, not after 300.
+            # Seconds until the task of a dead worker is noticed (default 300).
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 45,
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": 5,
-            # One that it had taken from the queue but not begun: not after 600.
+            # The same for a task that it took from the queue but did not start (default 600).
             "SCHEDULER__TASK_QUEUED_TIMEOUT": 120,
             "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 10,
             # [END timeouts]
@@ -489,10 +489,10 @@ def page(options: argparse.Namespace, parts: list[Part]) -> str:
     rows = "\n".join(part.row() for part in parts)
     load = os.getloadavg()[2]
     return f"""Measured with `make scale` on {datetime.now(UTC):%Y-%m-%d}:
-{options.messages:,} messages, {options.days} days of two folders, of which the first day warmed up.
-A worker runs {options.at_once} tasks at once; the server takes {options.latency * 1000:.0f} ms for
-an answer. All of it on one machine of {os.cpu_count()} cores ({platform.machine()}, load {load:.0f}
-in the last quarter of an hour), Python {platform.python_version()}; {versions}.
+{options.messages:,} messages, {options.days} days of two folders, the first day as a warm-up.
+Each worker runs {options.at_once} tasks at once; the server takes {options.latency * 1000:.0f} ms
+per request. Everything runs on one machine with {os.cpu_count()} cores ({platform.machine()}, load
+{load:.0f} over the last 15 minutes), Python {platform.python_version()}; {versions}.
 
 | what | messages | tasks | tries | seconds | messages/s | requests | logins |
 |---|---|---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""Take the files of unread invoices, thank the sender, and file the mail."""
+"""Copy the attachments of unread invoices, move the mail, and report it by mail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_r7mail.transfers import R7MailAttachmentsToObjectStorageOp
 
 @task
 def find() -> list[int]:
-    """Ids of the unread messages whose subject says that they are invoices."""
+    """Return the ids of unread messages whose subject marks them as invoices."""
     messages = R7MailHook().iter_messages("inbox", subject="Счёт", was_read=False)
     return [message.id for message in messages]
 

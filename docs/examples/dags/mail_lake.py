@@ -1,4 +1,4 @@
-"""Copy each day's mail into Iceberg tables."""
+"""Copy each day's mail to Iceberg tables."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ with DAG(
         task_id="extract",
         folder=24,
         table_format="iceberg",
-        # The catalog, the tables and the manifests; with a catalog_conn_id only the manifests.
+        # For the catalog, the tables and the manifests; with catalog_conn_id, the manifests only.
         output_path="{{ var.value.mail_lake }}",
     )
 # [END dag]
