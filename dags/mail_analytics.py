@@ -1,6 +1,6 @@
 """After each extract: build small tables about the mail with pandas, and a page of charts.
 
-Needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, and
+Requires: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, and
 `pip install 'airflow-provider-r7mail[analytics]'` for the charts. Each run rewrites
 `marts/report.html` there, a single file that can be mailed or put on a web server, and in `marts/`
 

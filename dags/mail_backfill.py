@@ -1,8 +1,8 @@
 """Run once, by hand: extract two years of several folders, one task per day and folder.
 
-Needs: the connection `r7mail_default` with FOLDERS in its `folders`, and the pool `r7mail`; without
-the pool the tasks are never scheduled. Its slots limit how many tasks call the mail server at once,
-from this DAG and any other; each makes up to `max_concurrency` requests at a time:
+Requires: the connection `r7mail_default` with FOLDERS in its `folders`, and the pool `r7mail`;
+without the pool the tasks are never scheduled. Its slots limit how many tasks call the mail server
+at once, from this DAG and any other; each makes up to `max_concurrency` requests at a time:
 
     airflow pools set r7mail 2 "Tasks that call the mail server"
 

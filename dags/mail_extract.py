@@ -1,6 +1,6 @@
 """Every hour: copy new messages to Parquet tables, and their attachments to storage.
 
-Needs: the connection `r7mail_default` with `inbox` and `sent` in its `folders`. Writes to: the
+Requires: the connection `r7mail_default` with `inbox` and `sent` in its `folders`. Writes to: the
 Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath accepts, such as
 `s3://bucket/mail`.
 

@@ -1,6 +1,6 @@
 """An order that arrives by mail starts this DAG, which loads it and moves the message.
 
-Needs: Airflow 3.3 and the connection `r7mail_default` with `inbox` and `processed` in its
+Requires: Airflow 3.3 and the connection `r7mail_default` with `inbox` and `processed` in its
 `folders`. Writes to: the Airflow Variable `r7mail_lake`, a path or any URL that ObjectStoragePath
 accepts.
 

@@ -1,6 +1,6 @@
 """After each extract: load new windows into PostgreSQL.
 
-Needs: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, the
+Requires: the tables that `mail_extract` writes under the Airflow Variable `r7mail_lake`, the
 connection `mail_postgres`, and `pip install 'airflow-provider-r7mail[postgres]'`. Writes to: the
 tables defined in `mail_to_postgres.sql`, next to this file, in the schema `mail`.
 

@@ -1,6 +1,6 @@
 """Every working day: wait for the bank's statement, and alert people if it hasn't arrived by nine.
 
-Needs: the connection `r7mail_default` with `inbox` in its `folders`, and the recipients of the
+Requires: the connection `r7mail_default` with `inbox` in its `folders`, and the recipients of the
 alert, separated by commas, in the Airflow Variable `r7mail_alert_recipients`.
 
 The run starts at six and waits for a message that arrived since midnight; between checks it takes

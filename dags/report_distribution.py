@@ -1,7 +1,7 @@
 """Every morning: mail a table of who wrote to us yesterday to each person on a list.
 
-Needs: the connection `r7mail_default` with `sent` in its `folders`; the tables that `mail_extract`
-writes under the Airflow Variable `r7mail_lake`; and the recipients as a JSON list of
+Requires: the connection `r7mail_default` with `sent` in its `folders`; the tables that
+`mail_extract` writes under the Airflow Variable `r7mail_lake`; and the recipients as a JSON list of
 `{"to": ..., "name": ...}` in the Variable `r7mail_report_recipients`.
 
 Each person gets their own message, sent by its own task: if one fails, it is retried, and the

@@ -1,8 +1,8 @@
 """A supplier mails a price list: wait for it, load the .xlsx file, then move the message.
 
-Needs: the connection `r7mail_default` with `inbox` and `processed` in its `folders`, and openpyxl
-(`pip install openpyxl`). Writes to: the Airflow Variable `r7mail_lake`, a path or any URL that
-ObjectStoragePath accepts.
+Requires: the connection `r7mail_default` with `inbox` and `processed` in its `folders`, and
+openpyxl (`pip install openpyxl`). Writes to: the Airflow Variable `r7mail_lake`, a path or any URL
+that ObjectStoragePath accepts.
 
 Messages are marked read and moved only after all their price lists are loaded. A file that isn't a
 price list fails the run; the error has the message's id, and all messages stay in the inbox for a

@@ -154,7 +154,7 @@ def test_examples_say_what_they_do_and_try_again(name: str) -> None:
 
     assert dag.dag_id == name
     assert dag.doc_md == module.__doc__
-    assert "What it needs" in dag.doc_md
+    assert "Requires: " in dag.doc_md
     assert "To adapt" in dag.doc_md
     assert [task.task_id for task in dag.tasks if task.retries < 1] == []
     assert len((SOURCE / f"{name}.py").read_text().splitlines()) < 200
