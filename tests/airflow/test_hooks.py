@@ -36,19 +36,13 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.filters import FILTER_FIELDS
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.schema import schema
-from tests.client.test_session import Certificates, Proxy, Wire, certificates
+from tests.wire import Certificates, Proxy, Wire, reply
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["certificates"]  # a fixture
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 INBOX, PROCESSED = 24, 15
-
-
-def reply(status: int, body: str) -> bytes:
-    """An HTTP answer."""
-    return f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 class Saying(Wire):
@@ -586,13 +580,21 @@ class TestTestConnection:
     @pytest.mark.parametrize(
         ("answer", "what", "todo"),
         [
-            (reply(404, "<html>nginx"), "there is no such call", "Host points at an R7"),
-            (reply(200, "<html>Shop"), "an HTML page in place of JSON", "Host points at an R7"),
-            (reply(404, "{}"), "there is no such call (status 404)", "Host points at an R7"),
-            (reply(302, ""), "something in front of the", "Check Host, Schema, Port"),
-            (reply(200, "{}"), "no token in the answer", "that Host is an R7 mail server"),
-            (reply(401, ""), "not authorised", "Check Login and Password"),
-            (reply(503, ""), "a proxy could not get an answer", "down, restarting or slow"),
+            (reply("<html>nginx", status="404 x"), "there is no such call", "Host points at an R7"),
+            (reply("<html>Shop"), "an HTML page in place of JSON", "Host points at an R7"),
+            (
+                reply("{}", status="404 x"),
+                "there is no such call (status 404)",
+                "Host points at an R7",
+            ),
+            (reply("", status="302 x"), "something in front of the", "Check Host, Schema, Port"),
+            (reply("{}"), "no token in the answer", "that Host is an R7 mail server"),
+            (reply("", status="401 x"), "not authorised", "Check Login and Password"),
+            (
+                reply("", status="503 x"),
+                "a proxy could not get an answer",
+                "down, restarting or slow",
+            ),
             (b"220 mail ESMTP\r\n", "the answer was not HTTP", "check Port and Schema"),
         ],
     )
@@ -648,7 +650,10 @@ class TestTestConnection:
         """What is wrong with the proxy is told, with its address, and without its password."""
         port = free_port()
         refused = f"http://u:proxy-password@127.0.0.1:{port}"
-        with Proxy(server.port, password="none") as asking, Saying(reply(502, "")) as broken:
+        with (
+            Proxy(server.port, password="none") as asking,
+            Saying(reply("", status="502 x")) as broken,
+        ):
             told = [
                 try_out(monkeypatch, host="https://mail.example.org", proxy=refused)[1],
                 try_out(monkeypatch, host="https://mail.example.org", proxy=asking.url)[1],
@@ -665,7 +670,7 @@ class TestTestConnection:
 
     def test_an_answer_in_drops(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that sends a byte now and then is reported within 5 seconds too."""
-        with Saying(reply(200, "x" * 99), pause=0.5) as there:
+        with Saying(reply("x" * 99), pause=0.5) as there:
             start = time.monotonic()
             worked, text = try_out(monkeypatch, host=there.url)
 
