@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import mask_secret
 
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.parameters import read_id, read_seconds
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Settings:
         :param name: the parameter's name, for the error
         :raises R7MailConfigError: neither an id nor a known name
         """
-        number = folder_id(folder)
+        number = read_id(folder)
         if number is not None:
             return number
         if isinstance(folder, str) and folder in self.folders:
@@ -73,14 +74,17 @@ class Settings:
             f"known are: {known}. Give one of these, or the folder's id, a whole number."
         )
 
+    def resolve_sent_folder(
+        self, folder: int | str | None, settle_seconds: float
+    ) -> tuple[int | None, float]:
+        """Return the Sent folder's id, None if none is given, and the seconds to settle.
 
-def folder_id(folder: object) -> int | None:
-    """Return the folder's id if it is given as one, else None."""
-    if isinstance(folder, int) and not isinstance(folder, bool):
-        return folder
-    if isinstance(folder, str) and re.fullmatch(r"\s*-?[0-9]+\s*", folder):
-        return int(folder)
-    return None
+        :param folder: an id or a name, or None
+        :param settle_seconds: how long a message may take to appear in that folder
+        :raises R7MailConfigError: one of them is wrong
+        """
+        number = None if folder in (None, "") else self.resolve_folder(folder, "sent_folder")
+        return number, read_seconds(settle_seconds, "settle_seconds")
 
 
 class _Fields:
@@ -179,10 +183,10 @@ class _Fields:
             raise self.wrong("folders", f"not an object. {example}")
         folders: dict[str, int] = {}
         for name, raw in value.items():
-            number = folder_id(raw)
+            number = read_id(raw)
             if number is None:
                 raise self.wrong("folders", f"{name!r} is {raw!r}, not a whole number. {example}")
-            if folder_id(name) is not None:
+            if read_id(name) is not None:
                 raise self.wrong("folders", f"the name {name!r} would be taken for an id.")
             folders[name] = number
         return folders

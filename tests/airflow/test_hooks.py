@@ -675,7 +675,7 @@ class TestTestConnection:
             worked, text = try_out(monkeypatch, host=there.url)
 
         assert worked is False
-        assert "no log-in: no whole answer in 4.5 seconds" in text
+        assert "no log-in: no complete answer within 4.5 seconds" in text
         assert time.monotonic() - start < 15  # the machine may be busy
 
     @pytest.mark.parametrize("fault", ["hang", "status"])

@@ -21,8 +21,8 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.client.compose import compose_message
 from airflow_provider_r7mail.emulator import Emulator, Fault
-from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.notifications import R7MailNotifier, send_r7mail_notification
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ class TestDeadline:
         shares = []
         for _ in range(3):  # a busy machine may halt either for a while
             begun = time.monotonic()
-            R7MailHook.message_call("a@b.ru", "s", report)
+            compose_message("a@b.ru", "s", report)
             whole = time.monotonic() - begun
             longest = 0.0
             ticking = asyncio.create_task(tick())
@@ -549,7 +549,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("values", "text"),
         [
-            ({"to": "nobody"}, "to: item 1 holds something that is no mail address"),
+            ({"to": "nobody"}, "to: item 1 contains something that is not a mail address"),
             ({"to": []}, "to: no address"),
             ({"throttle": "soon"}, "throttle: expected seconds"),
             ({"throttle": -1}, "throttle: expected seconds"),

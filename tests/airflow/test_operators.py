@@ -586,7 +586,7 @@ def test_a_record_that_is_none(
 
     assert result.clear("send").states == {"send": "failed"}
 
-    assert "The task's state 'r7mail_sent' is no record" in logged()
+    assert "The task's state 'r7mail_sent' is not a record" in logged()
     assert len(server.mailbox.sent) == 1
 
 
