@@ -148,7 +148,7 @@ class TestFailAtOnce:
     @pytest.mark.parametrize("name", ON_MESSAGES)
     def test_unknown_folder(self, server: Emulator, name: str) -> None:
         """An unknown folder fails at once, with the list of known ones, before any request."""
-        with pytest.raises(AirflowFailException, match="known are: 'inbox'") as caught:
+        with pytest.raises(AirflowFailException, match="Known folders: 'inbox'") as caught:
             on_messages(name, [1], folder="nowhere").execute({})
 
         assert isinstance(caught.value.__cause__, R7MailConfigError)
