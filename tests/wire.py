@@ -1,4 +1,4 @@
-"""A server of bare bytes, a proxy and certificates, for what no proper server does."""
+"""Servers of bare bytes, a proxy, certificates and ports, for what no proper server does."""
 
 from __future__ import annotations
 
@@ -273,3 +273,31 @@ class Certificates:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self.path("ca-cert"))
         return context
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class full_port:  # noqa: N801 - used like a function
+    """A port with a full queue: connecting to it waits, as with an unreachable host."""
+
+    def __enter__(self) -> int:
+        self._sockets = [socket.socket()]
+        self._sockets[0].bind(("127.0.0.1", 0))
+        self._sockets[0].listen(0)
+        port: int = self._sockets[0].getsockname()[1]
+        for _ in range(4):
+            waiting = socket.socket()
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+            self._sockets.append(waiting)
+        return port
+
+    def __exit__(self, *exc: object) -> None:
+        for opened in self._sockets:
+            opened.close()
