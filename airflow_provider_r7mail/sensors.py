@@ -20,8 +20,9 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.filters import FILTER_FIELDS, Filters
-from airflow_provider_r7mail.hooks import R7MailHook, fail_at_once
+from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.triggers import MAX_IDS, R7MailMessageTrigger, error_of
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_ids
+from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -30,8 +31,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailExtractError,
     R7MailProxyError,
 )
+from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.filters import FILTER_FIELDS
-from airflow_provider_r7mail.hooks import PROGRESS_SECONDS, R7MailHook, fail_at_once
+from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.iceberg import (
     DEFAULT_NAMESPACE,

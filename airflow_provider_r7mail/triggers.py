@@ -19,8 +19,9 @@ from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R7MailRequestError
+from airflow_provider_r7mail.failures import UNMENDABLE
 from airflow_provider_r7mail.filters import Filters, known_filters, plain_filters
-from airflow_provider_r7mail.hooks import UNMENDABLE, R7MailHook
+from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.watching import DAY_SECONDS, FolderPoll, Round, Watchers
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
-from airflow_provider_r7mail.hooks import fail_at_once
+from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.triggers import error_event, error_of
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -1,4 +1,4 @@
-"""What an operator of Airflow counts on: a task can be stopped, and no log shows a secret."""
+"""What those who operate Airflow rely on: tasks can be stopped, and logs show no secret."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ with DAG("extracts", schedule=None):
 
 @pytest.fixture
 def mail() -> Iterator[Emulator]:
-    """A server with a slow answer and a day of mail, a secret of its own."""
+    """A slow server with a day of mail and a password of its own."""
     mailbox = Mailbox()
     mailbox.password = "Пароль/of+the test"
     for number in range(4_000):
@@ -90,7 +90,7 @@ def mail() -> Iterator[Emulator]:
 
 @pytest.fixture
 def airflow(mail: Emulator, tmp_path: Path) -> Iterator[Standalone]:
-    """Airflow with a DAG that tells its secrets, and one that extracts."""
+    """Airflow with a DAG that logs its secrets, and one that extracts."""
     for folder, name, code in (
         ("plugins", "telling.py", TELLING),
         ("dags", "operations.py", DAGS.replace("OUTPUT", f"{tmp_path}/output")),
@@ -105,7 +105,7 @@ def airflow(mail: Emulator, tmp_path: Path) -> Iterator[Standalone]:
 
 
 def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None:
-    """A task that is marked failed stops in seconds and leaves nothing; no log has a secret."""
+    """A task marked as failed stops in seconds and leaves no files; no log has a secret."""
     output = tmp_path / "output"
 
     def state(dag: str) -> str | None:

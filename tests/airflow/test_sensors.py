@@ -189,7 +189,7 @@ def test_wrong_password(server: Emulator, mode: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"folder": "nowhere"}, "known are: 'inbox'"),
+        ({"folder": "nowhere"}, "Known folders: 'inbox'"),
         ({"start": "soon"}, "start: 'soon' is not a date"),
         ({"labels": "x"}, "labels"),
         ({"was_read": "maybe"}, "was_read"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
 from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from tests.wire import free_port
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="watchers keep state from Airflow 3.3")
 
@@ -154,13 +154,6 @@ def triggerers(processes: list[subprocess.Popen[bytes]]) -> list[int]:
             if os.getsid(pid) in sessions and b"triggerer" in command:
                 found.append(pid)
     return found
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -1058,7 +1058,7 @@ class TestOperator:
 
     def test_a_wrong_folder(self, server: Emulator) -> None:
         """A folder that the connection does not know fails at once, before any request."""
-        with pytest.raises(AirflowFailException, match="known are: 'inbox'"):
+        with pytest.raises(AirflowFailException, match="Known folders: 'inbox'"):
             R7MailCheckOperator(task_id="c", folder="nowhere").execute({})
 
         assert server.requests == []
