@@ -49,7 +49,7 @@ LAYERS = (
     {"lake.copying", "lake.window"},
     {"assets"},
     {"connection", "lineage", "links"},
-    {"filters"},
+    {"filters", "refreshing"},
     {"hooks"},
     {"watching"},
     {"triggers"},

@@ -145,7 +145,7 @@ def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None
     for where in ("task", "trigger"):
         for form in ("plain", "header", "url", "base64", "traceback"):
             assert f"{where}: {form}" in logs
-    assert "Stopped, with all that was half-written removed" in logs
+    assert "Stopped. Partial output was removed" in logs
     # Not in the console of LocalExecutor's workers, where Airflow 3.3.2 masks nothing at all.
     for secret in (mail.mailbox.password, *mail._service._tokens):
         for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
