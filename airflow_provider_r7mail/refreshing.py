@@ -45,9 +45,8 @@ def earlier_windows(
         across = [Window(*pair) for pair in bounds if pair[0] < end and start < pair[1]]
         if not there and across:
             log.warning(
-                "Not refreshing window %s or any before it: it overlaps %s, which is in the tables, "
-                "and mail would be in both. To refresh that one, extract it alone, with its start "
-                "and end.",
+                "Not refreshing window %s or any before it: it overlaps %s in the tables, and mail "
+                "would be in both. To refresh that one, extract it alone, with its start and end.",
                 Window(start, end).label(),
                 across[0].label(),
             )

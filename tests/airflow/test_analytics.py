@@ -1,7 +1,5 @@
 """The marts and the page of `dags/mail_analytics.py`, made in a real Airflow of extracted mail."""
 
-# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
-
 from __future__ import annotations
 
 import re
@@ -14,7 +12,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED, SENT
-from tests.airflow.test_dags import Run, Runner, lake, query, run_example
+from tests.airflow.support import Run, Runner, query
 from tests.browser import chromium
 
 MONDAY = datetime(2025, 6, 2, tzinfo=UTC)

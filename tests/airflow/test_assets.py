@@ -43,7 +43,7 @@ def test_one_folder_has_one_name(written: str, normal: str) -> None:
         ("r7mail://ann@a b/24", "needs the mail server's host"),
         ("r7mail://ann@mail.example.org", "one folder"),
         ("r7mail://ann@mail.example.org/a/b", "one folder"),
-        ("r7mail://ann@mail.example.org/24?subject=x", "neither query"),
+        ("r7mail://ann@mail.example.org/24?subject=x", "a query or a fragment"),
         ("r7mail://ann@mail.example.org:x/24", "port"),
     ],
 )

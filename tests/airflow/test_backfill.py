@@ -1,7 +1,5 @@
 """`dags/mail_backfill.py` in a real Airflow; with workers that die, `make scale` runs it."""
 
-# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
-
 from __future__ import annotations
 
 import itertools
@@ -12,7 +10,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
 from airflow_provider_r7mail.emulator.mailbox import DRAFTS, INBOX, SENT
-from tests.airflow.test_dags import SOURCE, Runner, lake, load, rows_of, run_example
+from tests.airflow.support import SOURCE, Runner, load, rows_of
 
 DAY = timedelta(days=1)
 MONDAY = datetime(2025, 6, 2, tzinfo=UTC)

@@ -3,111 +3,28 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
-import os
-import shutil
 import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import duckdb
 import openpyxl
 import pytest
 
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
 from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from tests.airflow.support import SOURCE, Runner, load, query, rows_of
 
-SOURCE = Path(__file__).parents[2] / "dags"
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())
 DAY = datetime(2025, 6, 3, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-
-
-class Run:
-    """What a run of a DAG did."""
-
-    def __init__(self, run: Any) -> None:
-        self.state = str(run.state)
-        self.instances = run.get_task_instances()
-        self.states = {(ti.task_id, ti.map_index): str(ti.state) for ti in self.instances}
-
-    def state_of(self, task_id: str) -> set[str]:
-        """The states of a task's instances."""
-        return {state for (name, _), state in self.states.items() if name == task_id}
-
-    def xcom(self, task_id: str) -> Any:
-        """What a task returned."""
-        [found] = [ti for ti in self.instances if ti.task_id == task_id]
-        return found.xcom_pull(task_ids=task_id)
-
-
-Runner = Callable[..., Run]
-
-
-def load(name: str, path: Path) -> ModuleType:
-    """Import a DAG file as Airflow does."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run_example(airflow_database: None) -> Iterator[Runner]:
-    """Run a file of `dags/` in Airflow, at a time; sensors that wait hours may be changed."""
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    copies: list[Path] = []
-
-    def run(name: str, at: datetime, conf: Any = None, **of_sensors: float) -> Run:
-        copy = folder / f"{name}.py"
-        for source in SOURCE.glob(f"{name}*.*"):  # with its templates
-            copies.append(folder / source.name)
-            shutil.copy(source, copies[-1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dag.test() and the API server it starts warn
-            dag = load(name, copy).dag
-            for task in dag.tasks:
-                task.retry_delay = timedelta(0)  # what fails need not fail slowly
-                for attribute in of_sensors.keys() & vars(task).keys():
-                    setattr(task, attribute, of_sensors[attribute])
-            return Run(dag.test(logical_date=at, run_conf=conf))
-
-    yield run
-    for copy in copies:
-        copy.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the DAGs write, by Airflow's Variable; their history begins before the tests' mail."""
-    monkeypatch.setenv("R7MAIL_START", "2025-01-01")
-    monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_LAKE", tmp_path.as_uri())
-    return tmp_path
-
-
-def query(sql: str) -> list[tuple[Any, ...]]:
-    """Ask DuckDB."""
-    found = duckdb.sql(sql)
-    assert found is not None
-    return found.fetchall()
-
-
-def rows_of(lake: Path, table: str, select: str = "SELECT *") -> list[tuple[Any, ...]]:
-    """Query a table's files, as a user would."""
-    files = f"{lake}/tables/{table}/**/*.parquet"
-    return query(f"{select} FROM read_parquet('{files}', hive_partitioning=true)")
 
 
 def price_list(rows: list[list[object]]) -> bytes:

@@ -11,10 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
+from tests.airflow.standalone import Standalone, wait
 
 pytest.importorskip("airflow.sdk", reason="`airflow standalone` as the tests know it is 3's")
-
-from tests.airflow.test_standalone import Standalone, wait
 
 DAY = datetime(2025, 6, 1, tzinfo=UTC)
 # What users write who look for a mistake. The forms are those of URLs and headers.

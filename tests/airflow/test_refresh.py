@@ -18,12 +18,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable, DeltaDataIntervalTimetable
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
+from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
-from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.airflow.support import DAY, JUNE, extract
 
-INBOX, PROCESSED = 24, 15
-JUNE = datetime(2025, 6, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
 VIEW = Path(__file__).parents[2] / "docs/sql/latest_messages.sql"
 SNAPSHOTS = {
     "WasRead": "was_read",
@@ -33,18 +31,6 @@ SNAPSHOTS = {
     "WasReplied": "was_replied",
     "IsDeleted": "is_deleted",
 }
-
-
-def extract(root: Path, start: datetime, end: datetime | None = None, **options: Any) -> Any:
-    """Extract a day, or another window, as a run with this data interval would."""
-    context = {
-        "data_interval_start": start,
-        "data_interval_end": end or start + DAY,
-        **options.pop("context", {}),
-    }
-    given = {"folder": INBOX, "output_path": str(root), **options}
-    operator: Any = R7MailToParquetOperator(task_id="extract", **given)
-    return operator.execute(context)
 
 
 def windows(root: Path, folder: int = INBOX) -> list[str]:

@@ -1,7 +1,5 @@
 """The ways into warehouses: each SQL file and DAG, run with the engine that it is for."""
 
-# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
-
 from __future__ import annotations
 
 import os
@@ -24,8 +22,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
-from tests.airflow.test_dags import Runner, lake, run_example
-from tests.airflow.test_refresh import DAY, JUNE, extract
+from tests.airflow.support import DAY, JUNE, Runner, extract
 
 SQL = Path(__file__).parents[2] / "docs/sql"
 HOUR = timedelta(hours=1)
