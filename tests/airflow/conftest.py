@@ -17,7 +17,7 @@ from tests.airflow.support import SOURCE, Run, Runner, load
 
 @pytest.fixture
 def run_example(airflow_database: None) -> Iterator[Runner]:
-    """Run a file of `dags/` in Airflow, at a time; sensors that wait hours may be changed."""
+    """Run a file of `dags/` in Airflow for a logical date, with attributes of sensors changed."""
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     copies: list[Path] = []
 
@@ -30,7 +30,7 @@ def run_example(airflow_database: None) -> Iterator[Runner]:
             warnings.simplefilter("ignore")  # dag.test() and the API server it starts warn
             dag = load(name, copy).dag
             for task in dag.tasks:
-                task.retry_delay = timedelta(0)  # what fails need not fail slowly
+                task.retry_delay = timedelta(0)  # failures need not be slow
                 for attribute in of_sensors.keys() & vars(task).keys():
                     setattr(task, attribute, of_sensors[attribute])
             return Run(dag.test(logical_date=at, run_conf=conf))
@@ -42,7 +42,7 @@ def run_example(airflow_database: None) -> Iterator[Runner]:
 
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the DAGs write, by Airflow's Variable; their history begins before the tests' mail."""
+    """The folder that the DAGs write to; their history starts before the tests' mail."""
     monkeypatch.setenv("R7MAIL_START", "2025-01-01")
     monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_LAKE", tmp_path.as_uri())
     return tmp_path

@@ -23,7 +23,7 @@ DAG = "mail_starts_dag"
 
 
 class Standalone:
-    """`airflow standalone` in a folder of its own; what it prints goes to a file there."""
+    """`airflow standalone` in a folder of its own, with its output in a file there."""
 
     def __init__(self, home: Path, server: Emulator) -> None:
         self.home = home
@@ -46,7 +46,7 @@ class Standalone:
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 3600,
             "LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
-            # A dead triggerer is noticed, and its triggers given to the new one, within seconds.
+            # A dead triggerer is noticed, and its triggers reassigned, within seconds.
             "TRIGGERER__JOB_HEARTBEAT_SEC": 1,
             "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": 6,
         }
@@ -62,7 +62,7 @@ class Standalone:
         self.processes = [self._start("standalone")]
 
     def _start(self, command: str) -> subprocess.Popen[bytes]:
-        # Standalone's parts outlive it: a session of its own, to end them all at once.
+        # Standalone's parts outlive it: in a session of their own, all can be ended at once.
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "airflow", command],
@@ -83,7 +83,7 @@ class Standalone:
         self.processes.append(self._start("triggerer"))
 
     def stop(self) -> None:
-        """End everything."""
+        """Stop all processes."""
         self.api.close()
         for kind in (signal.SIGTERM, signal.SIGKILL):
             for process in self.processes:
@@ -94,7 +94,7 @@ class Standalone:
             process.wait()
 
     def get(self, path: str) -> Any:
-        """Ask Airflow's API; None if it does not answer."""
+        """Call Airflow's API; None if it doesn't answer."""
         try:
             answer = self.api.get(path)
         except httpx.TransportError:
@@ -102,12 +102,12 @@ class Standalone:
         return answer.json() if answer.is_success else None
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
-        """A DAG's runs."""
+        """Return the runs of a DAG."""
         found = self.get(f"/dags/{dag}/dagRuns") or {"dag_runs": []}
         return list(found["dag_runs"])
 
     def filed(self) -> list[int]:
-        """The messages that the runs have filed."""
+        """Return the messages that the runs have filed."""
         found = []
         for run in self.runs(DAG):
             path = f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances"
@@ -119,7 +119,7 @@ class Standalone:
 
 
 def triggerers(processes: list[subprocess.Popen[bytes]]) -> list[int]:
-    """The processes of the triggerers in the sessions of ours."""
+    """Return the process ids of the triggerers in our sessions."""
     sessions = {process.pid for process in processes}
     found = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -132,15 +132,15 @@ def triggerers(processes: list[subprocess.Popen[bytes]]) -> list[int]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
+    """Return a port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def wait(standalone: Standalone, what: str, condition: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + 180  # where nothing else runs, it is ready in 30 s
+    """Wait for a condition."""
+    end = time.monotonic() + 180  # on an idle machine it is ready in 30 s
     while not condition():
         if time.monotonic() > end:
             lines = standalone.log.read_text(errors="replace").splitlines()
@@ -149,7 +149,7 @@ def wait(standalone: Standalone, what: str, condition: Callable[[], object]) -> 
 
 
 def listings(server: Emulator, folder: int) -> list[str]:
-    """The subjects that were searched for in a folder."""
+    """Return the subjects that were searched for in a folder."""
     return [
         request["json"]["SearchContext"]["Subject"]
         for request in list(server.requests)

@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 
 class Run:
-    """What a run of a DAG did."""
+    """The result of a DAG run."""
 
     def __init__(self, run: Any) -> None:
         self.state = str(run.state)
@@ -28,11 +28,11 @@ class Run:
         self.states = {(ti.task_id, ti.map_index): str(ti.state) for ti in self.instances}
 
     def state_of(self, task_id: str) -> set[str]:
-        """The states of a task's instances."""
+        """Return the states of a task's instances."""
         return {state for (name, _), state in self.states.items() if name == task_id}
 
     def xcom(self, task_id: str) -> Any:
-        """What a task returned."""
+        """Return what a task returned."""
         [found] = [ti for ti in self.instances if ti.task_id == task_id]
         return found.xcom_pull(task_ids=task_id)
 
@@ -51,7 +51,7 @@ def load(name: str, path: Path) -> ModuleType:
 
 
 def query(sql: str) -> list[tuple[Any, ...]]:
-    """Ask DuckDB."""
+    """Query DuckDB."""
     found = duckdb.sql(sql)
     assert found is not None
     return found.fetchall()

@@ -1,6 +1,6 @@
-"""End to end: `airflow standalone` beside the mail server's stand-in, its triggerer killed.
+"""End to end: `airflow standalone` beside the emulator, and its triggerer killed.
 
-One Airflow serves all of it, since it takes half a minute to start.
+One Airflow serves the whole test, since it takes half a minute to start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def mail() -> Iterator[Emulator]:
 
 @pytest.fixture
 def airflow(mail: Emulator, tmp_path: Path) -> Iterator[Standalone]:
-    """Airflow, with the example DAG, which looks every second, and twenty other watchers."""
+    """Airflow with the example DAG, polling every second, and twenty other watchers."""
     code = SOURCE.read_text()
     assert "poll_interval=60" in code
     (tmp_path / "dags").mkdir()
@@ -64,9 +64,9 @@ def airflow(mail: Emulator, tmp_path: Path) -> Iterator[Standalone]:
 
 
 def test_mail_starts_a_dag(airflow: Standalone, mail: Emulator) -> None:
-    """Mail arrives, a DAG runs, once for each message, even if the triggerer is killed meanwhile.
+    """Each message that arrives starts one DAG run, even if the triggerer is killed meanwhile.
 
-    What was there before starts nothing. Twenty watchers of another folder share one poll.
+    Earlier messages start nothing. Twenty watchers of another folder share one poll.
     """
     old = order(mail, 0)
 
@@ -81,7 +81,7 @@ def test_mail_starts_a_dag(airflow: Standalone, mail: Emulator) -> None:
     one = order(mail, 1)
     wait(airflow, "the first order is filed", lambda: is_filed(one))
 
-    # Twenty watchers: while nothing comes, one listing a second, of all mail.
+    # Twenty watchers: while nothing arrives, one listing of all mail per second.
     wait(airflow, "twenty watchers", lambda: len(set(listings(mail, CROWDED))) == 21)
     time.sleep(3)
     before = len(listings(mail, CROWDED))
@@ -89,10 +89,10 @@ def test_mail_starts_a_dag(airflow: Standalone, mail: Emulator) -> None:
     idle = listings(mail, CROWDED)[before:]
     ticket = mail.mailbox.deliver(folder=CROWDED, subject="Ticket 07")
     wait(airflow, "the ticket's run", lambda: airflow.runs("tickets"))
-    # An event whose storing the watcher has not heard of yet is told again by the next triggerer.
+    # An event that Airflow has not confirmed yet would be sent again by the next triggerer.
     time.sleep(5)
 
-    # The triggerer is killed just when it has seen an order; another comes while there is none.
+    # The triggerer is killed right after it saw an order; another order arrives meanwhile.
     two = order(mail, 2)
     seen = len(listings(mail, INBOX))
     wait(airflow, "it is seen", lambda: len(listings(mail, INBOX)) > seen)
