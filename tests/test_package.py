@@ -49,7 +49,7 @@ LAYERS = (
     {"lake.copying", "lake.window"},
     {"assets"},
     {"connection", "connection_form", "failures", "tries", "lineage", "links"},
-    {"filters"},
+    {"filters", "refreshing"},
     {"hooks"},
     {"watching"},
     {"triggers"},

@@ -11,10 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
+from tests.airflow.standalone import Standalone, wait
 
 pytest.importorskip("airflow.sdk", reason="`airflow standalone` as the tests know it is 3's")
-
-from tests.airflow.test_standalone import Standalone, wait
 
 DAY = datetime(2025, 6, 1, tzinfo=UTC)
 # What users write who look for a mistake. The forms are those of URLs and headers.
@@ -145,7 +144,7 @@ def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None
     for where in ("task", "trigger"):
         for form in ("plain", "header", "url", "base64", "traceback"):
             assert f"{where}: {form}" in logs
-    assert "Stopped, with all that was half-written removed" in logs
+    assert "Stopped. Partial output was removed" in logs
     # Not in the console of LocalExecutor's workers, where Airflow 3.3.2 masks nothing at all.
     for secret in (mail.mailbox.password, *mail._service._tokens):
         for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
