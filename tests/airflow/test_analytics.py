@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED, SENT
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED, SENT
 from tests.airflow.test_dags import Run, Runner, lake, query, run_example
 from tests.browser import chromium
 

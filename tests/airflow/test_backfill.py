@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
-from airflow_provider_r7mail.emulator.mailbox import DRAFTS, INBOX, SENT
+from airflow_provider_r7mail.emulator.folders import DRAFTS, INBOX, SENT
 from tests.airflow.test_dags import SOURCE, Runner, lake, load, rows_of, run_example
 
 DAY = timedelta(days=1)

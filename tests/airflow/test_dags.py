@@ -24,7 +24,7 @@ import openpyxl
 import pytest
 
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 
 SOURCE = Path(__file__).parents[2] / "dags"
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())

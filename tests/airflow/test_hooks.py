@@ -22,7 +22,7 @@ from airflow_provider_r7mail.client.compose import parse_addresses
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.connection import config_from_connection
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.emulator.mailbox import SENT
+from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAuthError,

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="watchers keep state from Airflow 3.3")
 

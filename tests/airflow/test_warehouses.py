@@ -23,7 +23,7 @@ import psycopg
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.test_dags import Runner, lake, run_example
 from tests.airflow.test_refresh import DAY, JUNE, extract
 
