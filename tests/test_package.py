@@ -56,7 +56,8 @@ LAYERS = (
     {"triggers"},
     {"operators", "transfers", "sensors", "notifications", "emailer"},
     {"cli.console"},
-    {"cli.demo"},
+    {"cli.server"},
+    {"cli.check", "cli.demo", "cli.emulator", "cli.extract"},
     {"cli.commands"},
     {"cli"},
 )

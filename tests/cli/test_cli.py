@@ -92,7 +92,7 @@ def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
     assert found is not None
     assert found.fetchall() == [("0",), ("29",)]
     assert [p.read_bytes() for p in files.rglob("a.txt")] == [b"hello"] * 2
-    assert "2 messages of folder 24" in said
+    assert "2 messages from folder 24" in said
     assert "2 downloaded" in said
     assert re.search(r"recipients +2 ", said)
     assert "\x1b" not in said
@@ -164,8 +164,8 @@ def test_demo(tmp_path: Path) -> None:
     assert found.fetchall() == [(rows,)]
     assert rows > 500
     assert "price_lists 1 12 " in said
-    assert "marked read and moved to folder processed" in said
-    assert "Top senders, by DuckDB" in said
+    assert "marked as read and moved to folder processed" in said
+    assert "Top senders (DuckDB)" in said
     [command] = re.findall(r"^  (.*python -c .*)$", done.stdout, re.MULTILINE)
     shown = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert "from_address" in shown.stdout, shown.stderr
@@ -193,7 +193,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C in the middle of the demo ends Airflow as well."""
-    # A shell starts what it runs in the background with Ctrl-C ignored, CI perhaps too.
+    # Shells, and perhaps CI, start background processes with SIGINT ignored.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
@@ -212,7 +212,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
         process.wait(20)
 
     assert process.returncode != 0
-    until = time.monotonic() + 10  # what has ended stays to be seen until init has taken note
+    until = time.monotonic() + 10  # an ended process stays visible until init reaps it
     while any(Path(f"/proc/{child}").exists() for child in found):
         assert time.monotonic() < until
         time.sleep(0.05)

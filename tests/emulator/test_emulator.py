@@ -274,7 +274,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     """A port in use and a path without mail are reported in one line, with exit code 1."""
     from typer.testing import CliRunner  # noqa: PLC0415
 
-    from airflow_provider_r7mail.cli.commands import app  # noqa: PLC0415
+    from airflow_provider_r7mail.cli import app  # noqa: PLC0415
 
     (tmp_path / "a.eml").write_text("Subject: a\n\n")
     with closing(socket.socket()) as taken:
