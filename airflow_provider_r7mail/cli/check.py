@@ -40,8 +40,8 @@ def check(
     folder: Annotated[
         str | None,
         typer.Option(
-            help="The folder to read: its id, or its name in the connection's `folders`, by default "
-            "the first. Choose one with mail from several days and with attachments."
+            help="The folder to read: its id, or its name in the connection's `folders`, by "
+            "default the first. Choose one with mail from several days and with attachments."
         ),
     ] = None,
     json_file: Annotated[
