@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import warnings
+from graphlib import TopologicalSorter
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -55,7 +56,8 @@ LAYERS = (
     {"triggers"},
     {"operators", "transfers", "sensors", "notifications", "emailer"},
     {"cli.console"},
-    {"cli.demo"},
+    {"cli.server"},
+    {"cli.check", "cli.demo", "cli.emulator", "cli.extract"},
     {"cli.commands"},
     {"cli"},
 )
@@ -153,6 +155,27 @@ def test_the_emulator_stands_alone(path: Path) -> None:
     """The emulator shares no code with the client, so that they cannot share a mistake."""
     assert own(imports(path)) <= {"emulator"}
     assert not any(name.split(".")[0] == "airflow" for name in imports(path))
+
+
+def test_the_emulators_imports_have_no_circle() -> None:
+    """No module of the emulator imports one that imports it, even for types or in a function."""
+    room = f"{NAME}.emulator"
+    files = {f"{room}.{path.stem}": path for path in (PACKAGE / "emulator").glob("*.py")}
+    files[room] = files.pop(f"{room}.__init__")
+    needs = {
+        module: {
+            # `from ...emulator import shapes` names a module, `import Mailbox` the room.
+            full if (full := f"{node.module}.{alias.name}") in files else str(node.module)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        & files.keys()
+        for module, path in files.items()
+    }
+    assert needs[f"{room}.mailbox"] >= {f"{room}.store", f"{room}.office"}
+
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", facing_airflow(), ids=name_of)

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from airflow_provider_r7mail.emulator.mailbox import INBOX
+from airflow_provider_r7mail.emulator.folders import INBOX
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 
 SOURCE = Path(__file__).parents[2] / "dags"

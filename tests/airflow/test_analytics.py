@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED, SENT
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED, SENT
 from tests.airflow.support import Run, Runner, query
 from tests.browser import chromium
 

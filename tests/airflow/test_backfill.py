@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
-from airflow_provider_r7mail.emulator.mailbox import DRAFTS, INBOX, SENT
+from airflow_provider_r7mail.emulator.folders import DRAFTS, INBOX, SENT
 from tests.airflow.support import SOURCE, Runner, load, rows_of
 
 DAY = timedelta(days=1)

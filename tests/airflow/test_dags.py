@@ -18,7 +18,7 @@ import openpyxl
 import pytest
 
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.support import SOURCE, Runner, load, query, rows_of
 
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())

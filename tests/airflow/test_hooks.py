@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import redact
 from airflow_provider_r7mail.client.calls import list_messages, mark_as_read, parse_page
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.emulator.mailbox import SENT
+from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAuthError,

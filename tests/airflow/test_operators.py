@@ -16,7 +16,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.emulator.mailbox import SENT
+from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAttachmentError,

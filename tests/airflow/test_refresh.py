@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable, DeltaDataIntervalTimetable
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
 from tests.airflow.support import DAY, JUNE, extract
 

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.standalone import DAG, SOURCE, Standalone, listings, order, wait
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="watchers keep state from Airflow 3.3")

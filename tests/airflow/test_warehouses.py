@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.support import DAY, JUNE, Runner, extract
 
 SQL = Path(__file__).parents[2] / "docs/sql"

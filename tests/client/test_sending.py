@@ -31,7 +31,7 @@ from airflow_provider_r7mail.client.sending import (
 )
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Emulator, Fault, Readings
-from airflow_provider_r7mail.emulator.mailbox import INBOX, SENT
+from airflow_provider_r7mail.emulator.folders import INBOX, SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
     R7MailConfigError,
