@@ -17,7 +17,7 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
@@ -39,13 +38,12 @@ from airflow_provider_r7mail.lake.attachments import (
     AttachmentCopier,
     StoredFile,
     download,
-    name_filter,
-    object_names,
 )
 from airflow_provider_r7mail.lake.derived import AttachmentRow
-from airflow_provider_r7mail.lake.storage import STAGED_PREFIX
+from airflow_provider_r7mail.lake.filenames import name_filter, object_names
+from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
+from tests.lake.support import INBOX, files, quick_config
 
-INBOX = 24
 # R19: what a sender may call a file.
 HOSTILE = [
     "Отчёт 📈 за июнь.xlsx",
@@ -185,20 +183,6 @@ def test_a_wrong_pattern() -> None:
 # -- copying --------------------------------------------------------------------------------
 
 
-def config(server: Emulator, **options: Any) -> ClientConfig:
-    """A client's configuration for the server."""
-    box = server.mailbox
-    given = {"max_retries": 2, "backoff": 0.001, "timeout": 5.0, **options}
-    return ClientConfig(url=server.url, login=box.login, password=box.password, **given)
-
-
-@pytest.fixture
-async def client(server: Emulator) -> AsyncIterator[AsyncClient]:
-    """An async client of the server."""
-    async with AsyncClient(config(server)) as opened:
-        yield opened
-
-
 class Copies:
     """Copies a mailbox's files to a folder, and looks at what came."""
 
@@ -232,11 +216,7 @@ class Copies:
 
     def stored(self) -> dict[str, bytes]:
         """What is on disk."""
-        return {
-            str(path.relative_to(self.root)): path.read_bytes()
-            for path in self.root.rglob("*")
-            if path.is_file()
-        }
+        return files(self.root)
 
     @property
     def downloads(self) -> int:
@@ -263,8 +243,8 @@ def known(rows: list[AttachmentRow]) -> dict[tuple[int, str], StoredFile]:
 async def test_hostile_names_end_to_end(copies: Copies, chunked: bool) -> None:
     """R19, R22: each file is asked for by exactly its name, and stays inside its folder, whole."""
     copies.server.readings = Readings(chunked_attachments=chunked)
-    files = [(name, f"{name}".encode() * 3, "text/plain") for name in HOSTILE]
-    number = copies.server.mailbox.deliver(attachments=files)
+    attached = [(name, f"{name}".encode() * 3, "text/plain") for name in HOSTILE]
+    number = copies.server.mailbox.deliver(attachments=attached)
 
     rows = await copies.copy()
 
@@ -272,7 +252,7 @@ async def test_hostile_names_end_to_end(copies: Copies, chunked: bool) -> None:
     folder = copies.root.resolve() / f"message_id={number}"
     assert {path.parent for path in copies.root.rglob("*") if path.is_file()} == {folder}
     assert len(copies.stored()) == len(HOSTILE)
-    for row, (_, data, _) in zip(rows, files, strict=True):
+    for row, (_, data, _) in zip(rows, attached, strict=True):
         path = Path(ObjectStoragePath(row.uri or "").path)
         assert path.resolve().parent == folder
         assert path.read_bytes() == data
@@ -527,7 +507,7 @@ def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
     number = server.mailbox.deliver(attachments=[("Отчёт.bin", data, "x/y")])
     server.faults.append(Fault("Attachments", kind="truncate"))
     path = ObjectStoragePath(f"file://{tmp_path}/a.bin")
-    with Client(config(server)) as client:
+    with Client(quick_config(server.url)) as client:
         stored = download(client, INBOX, number, "Отчёт.bin", path, listed_size=200_000)
 
         assert (tmp_path / "a.bin").read_bytes() == data

@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -20,13 +18,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import AIRFLOW_2
 
@@ -41,7 +37,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from upath import UPath
 
-from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault
@@ -51,42 +46,34 @@ from airflow_provider_r7mail.exceptions import (
     R7MailExtractError,
     R7MailPublishError,
 )
-from airflow_provider_r7mail.lake.iceberg import (
+from airflow_provider_r7mail.lake.catalog import (
     IcebergTarget,
     connection_properties,
     iceberg_schema,
 )
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
-
-START = datetime(2025, 6, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
-WINDOW = "20250601T000000Z_20250602T000000Z"
-NOTE = f"windows/mailbox=user_test/folder=24/window={WINDOW}/_manifest.json"
-TABLES = ("messages", "recipients", "attachments")
-# As they are committed.
-ORDER = ("attachments", "recipients", "messages")
-# Not `fork`: Python warns of it where there are threads, as the mail server's.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        "airflow.providers.common.compat.sdk",
-        "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.transfers",
-        "boto3",
-        "duckdb",
-        "httpx_aiohttp",
-        "moto.server",
-        "pyarrow.parquet",
-        "pyiceberg.catalog.sql",
-        "pyiceberg.io.pyarrow",
-        "pytest",
-        "sqlalchemy.dialects.sqlite",
-        "upath",
-    ]
+from tests.lake.support import (
+    CHILDREN,
+    DAY,
+    DOCS,
+    LABEL,
+    START,
+    WINDOW,
+    Bucket,
+    config,
+    connect_s3,
+    example,
+    run_children,
+    s3_server,
 )
+
+NOTE = f"windows/{WINDOW}/_manifest.json"
+# The order of the commits.
+ORDER = ("attachments", "recipients", "messages")
 
 
 def extract(
@@ -109,8 +96,7 @@ def extract(
     )
 
     async def run() -> dict[str, Any]:
-        config = ClientConfig(url=url, login="user_test", password="TestPassword", max_retries=0)
-        async with AsyncClient(config) as client:
+        async with AsyncClient(config(url, max_retries=0)) as client:
             return await extract_window(client, job)
 
     return asyncio.run(run())
@@ -273,7 +259,7 @@ def test_tables_and_columns(server: Emulator, catalog: Catalog, tmp_path: Path) 
     extract(server.url, tmp_path, START, 2 * DAY, tables=("messages",))
 
     assert catalog.list_tables("r7mail") == [("r7mail", "messages")]
-    part = {row["window"] == WINDOW: row for row in rows(catalog)}
+    part = {row["window"] == LABEL: row for row in rows(catalog)}
     assert set(part[True]) == set(part[False]) == set(iceberg_schema("messages").names)
     keys = {"mailbox", "folder", "window", "run_id", "date", "subject"}
     assert {name for name, value in part[True].items() if value is not None} == keys
@@ -396,7 +382,7 @@ def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
     written = extract(server.url, root)
 
     assert ids(catalog) == sorted(message["Id"] for message in server.mailbox.messages(24))
-    assert joined(catalog) == [(WINDOW, written["run_id"], 40, 80, 40)]
+    assert joined(catalog) == [(LABEL, written["run_id"], 40, 80, 40)]
     assert json.loads((root / NOTE).read_text()) == written
 
 
@@ -404,11 +390,8 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
     """Killed before and after each commit: each table has all of one run, and no manifest lies."""
     for number in range(1, 7):
         before = runs(catalog)
-        child = CHILDREN.Process(target=extract_until, args=(full.url, tmp_path, number))
-        child.start()
-        child.join()
 
-        assert child.exitcode == -9
+        assert run_children(extract_until, (full.url, tmp_path, number)) == [-9]
         after = runs(catalog)
         changed = [name for name in ORDER if after[name] != before[name]]
         assert changed == list(ORDER[: number // 2])
@@ -507,7 +490,7 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
     with closing(target.load(UPath(tmp_path))) as catalog:
         assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
         written = extract(server.url, tmp_path / "a", iceberg=target)
-        assert joined(catalog) == [(WINDOW, written["run_id"], 3, 6, 3)]
+        assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
 
 
 # pyiceberg leaves the connection of a catalog whose tables another made first to the garbage
@@ -576,7 +559,7 @@ def test_an_older_table_gets_the_new_columns(
     deliver(server, 2, START + DAY, labels=[7])
     extract(server.url, tmp_path, START + DAY)
 
-    found = {row["window"] == WINDOW: row for row in rows(catalog)}
+    found = {row["window"] == LABEL: row for row in rows(catalog)}
     assert (found[True]["labels"], found[False]["labels"]) == (None, [7])
     assert set(found[True]) == {*iceberg_schema("messages").names, "of_a_later_version", "renamed"}
     assert len(rows(catalog)) == 4
@@ -613,10 +596,7 @@ def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) 
     for days in (4, 14):
         root = tmp_path / str(days)
         root.mkdir()
-        child = CHILDREN.Process(target=extract_and_tell, args=(server.url, root, days))
-        child.start()
-        child.join()
-        assert child.exitcode == 0
+        assert run_children(extract_and_tell, (server.url, root, days)) == [0]
         peaks.append(int((root / "peak").read_text()))
 
     assert peaks[1] - peaks[0] < 50
@@ -731,7 +711,7 @@ def test_a_catalog_by_connection(
         ({"table_format": "parquet", "catalog_conn_id": "lake"}, "catalog_conn_id: only for"),
         ({"catalog_conn_id": "absent"}, "absent"),
         ({"namespace": "a."}, "namespace: 'a.'"),
-        ({"namespace": "a.b"}, r"a\.b\.messages: can't be made"),
+        ({"namespace": "a.b"}, r"a\.b\.messages: can't be created"),
         ({"catalog_properties": {"type": "none"}}, "can't be opened"),
         ({"catalog_properties": {"uri": "x://u:hush@h/"}}, "can't be opened"),
     ],
@@ -768,24 +748,9 @@ def test_without_the_extra(
 
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warehouse and the manifests may be on S3; then a catalog must be given."""
-    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    storage.start()
-    try:
-        endpoint = "http://{}:{}".format(*storage.get_host_and_port())
-        login = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-        s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **login)
-        s3.create_bucket(Bucket="lake")
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_S3_ICEBERG",  # Airflow keeps what it made of a connection of another test
-            json.dumps(
-                {
-                    "conn_type": "aws",
-                    "login": "testing",
-                    "password": "testing",
-                    "extra": {"endpoint_url": endpoint, "region_name": "us-east-1"},
-                }
-            ),
-        )
+    with s3_server() as endpoint:
+        bucket = Bucket(endpoint, "lake")
+        connect_s3(monkeypatch, "s3_iceberg", endpoint)
         with pytest.raises(AirflowFailException, match="needs a disk"):
             operate("s3://s3_iceberg@lake/mail")
         properties = {
@@ -802,25 +767,13 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             written = operate("s3://s3_iceberg@lake/mail", catalog_properties=properties)
 
         with closing(IcebergTarget(properties).load(UPath("/"))) as catalog:
-            assert joined(catalog) == [(WINDOW, written["run_id"], 5, 10, 5)]
-        keys = {item["Key"] for item in s3.list_objects_v2(Bucket="lake")["Contents"]}
+            assert joined(catalog) == [(LABEL, written["run_id"], 5, 10, 5)]
+        keys = set(bucket.names())
         assert f"mail/{NOTE}" in keys
         assert {key.split("/")[0] for key in keys} == {"mail", "warehouse"}
-    finally:
-        storage.stop()
 
 
 # -- the documentation's page ---------------------------------------------------------------
-
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-
-
-def example(name: str) -> Any:
-    """A file of examples, as a module."""
-    spec: Any = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_documented_dag(
@@ -834,7 +787,7 @@ def test_the_documented_dag(
     monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     deliver(server, 3, midnight - DAY, body="ТАЙНА-тела")
-    result = run_dag((EXAMPLES / "dags" / "mail_lake.py").read_text())
+    result = run_dag((DOCS / "examples" / "dags" / "mail_lake.py").read_text())
 
     assert result.state == "success"
     written = result.xcom("extract")

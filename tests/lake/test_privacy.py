@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from airflow_provider_r7mail.lake import privacy
 from airflow_provider_r7mail.lake.privacy import ACTIONS, COLUMNS, Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.conftest import CONNECTION
+from tests.lake.support import DAY, DOCS, START, example
 
-CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 KEY = "a-long-random-text-of-this-test"
-JUNE = datetime(2025, 6, 1, tzinfo=UTC)
 EVERYTHING = {
     "subject": "hash",
     "body": "drop",
@@ -63,7 +62,7 @@ def extract(root: Path, policy: Any = None, days: int = 1, **options: Any) -> An
     }
     operator: Any = R7MailToParquetOperator(task_id="extract", **given)
     return operator.execute(
-        {"data_interval_start": JUNE, "data_interval_end": JUNE + timedelta(days)}
+        {"data_interval_start": START, "data_interval_end": START + timedelta(days)}
     )
 
 
@@ -86,7 +85,7 @@ def deliver(server: Emulator, *, odd: bool) -> int:
             "Subject": "Счёт podsubj \ud83d",
         }
     return server.mailbox.deliver(
-        date=JUNE,
+        date=START,
         subject="Счёт podsubj",
         body="Здравствуйте, podbody",
         html_body="<p>podhtml</p>",
@@ -141,7 +140,7 @@ def test_nothing_of_it_is_left(
     """No byte on disk, no line of the log and no XCom has a word that the policy takes away."""
     deliver(server, odd=odd)
     server.mailbox.deliver(
-        date=JUNE, subject="podbad", fields={"Id": None, "From": "podbad@example.org"}
+        date=START, subject="podbad", fields={"Id": None, "From": "podbad@example.org"}
     )
     server.faults.append(Fault(path="Attachments", status=404))
     plain = tmp_path / "plain"
@@ -169,7 +168,7 @@ def test_nothing_of_it_is_left(
     [quarantine] = hidden.rglob("_quarantine.jsonl")
     assert json.loads(quarantine.read_text()) == {
         "message_id": None,
-        "reason": "Id is missing or no whole number of 64 bits",
+        "reason": "Id is missing or not a 64-bit integer",
         "message": None,
     }
     assert len(rows(hidden, "messages")) == 1
@@ -181,7 +180,7 @@ def test_nothing_of_it_is_left(
 def test_joins_still_work(server: Emulator, tmp_path: Path) -> None:
     """A person has one hash, in all columns, tables, windows and runs, however they are written."""
     server.mailbox.deliver(
-        date=JUNE,
+        date=START,
         sender="ANN@example.org",
         sender_name=" Анна ",
         to=["Bob <bob@Example.org>"],
@@ -190,7 +189,7 @@ def test_joins_still_work(server: Emulator, tmp_path: Path) -> None:
         subject="Отчёт",
     )
     server.mailbox.deliver(
-        date=JUNE + timedelta(days=1),
+        date=START + DAY,
         sender="bob@example.org",
         to=["ann@example.org", ""],
         in_reply_to="1@example.org",
@@ -380,7 +379,7 @@ def test_every_column_was_thought_of() -> None:
 
     assert text - covered - {"labels"} == harmless
     assert set(COLUMNS) | {"mailbox"} == set(ACTIONS)
-    page = (Path(__file__).parents[2] / "docs/en/privacy.md").read_text()
+    page = (DOCS / "en" / "privacy.md").read_text()
     assert [name for name in ACTIONS if f"`{name}`" not in page] == []
 
 
@@ -421,20 +420,14 @@ def test_the_key_does_not_show() -> None:
 @pytest.mark.parametrize("policy", [None, {"addresses": "hash"}], ids=["plain", "hashed"])
 def test_forgetting_a_person(server: Emulator, tmp_path: Path, policy: Any) -> None:
     """The script on the page deletes one person's rows and files, and nothing else."""
-    path = Path(__file__).parents[2] / "docs/examples/forget_person.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = example("forget_person")
     file = ("a.csv", b"1", "text/csv")
-    day = timedelta(days=1)
-    for date in (JUNE, JUNE + day):
+    for date in (START, START + DAY):
         server.mailbox.deliver(date=date, sender="ANN@example.org", attachments=[file])
         server.mailbox.deliver(date=date, to=["bob@example.org", "Ann <ann@example.org>"])
         server.mailbox.deliver(date=date, to=["bob@example.org"], attachments=[file])
     extract(tmp_path, policy)
-    extract(tmp_path, policy, start=JUNE + day, end=JUNE + 2 * day)
+    extract(tmp_path, policy, start=START + DAY, end=START + 2 * DAY)
 
     found = script.forget(str(tmp_path / "lake"), script.person("Ann@Example.org", KEY))
 
@@ -464,11 +457,11 @@ def test_finding_a_person(
     server: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The code on the page tells the hash of an address, and its SQL finds the person's mail."""
-    server.mailbox.deliver(date=JUNE, sender="ann@example.org")
-    server.mailbox.deliver(date=JUNE, to=["Ann <ann@example.org>"])
-    server.mailbox.deliver(date=JUNE, to=["bob@example.org"])
+    server.mailbox.deliver(date=START, sender="ann@example.org")
+    server.mailbox.deliver(date=START, to=["Ann <ann@example.org>"])
+    server.mailbox.deliver(date=START, to=["bob@example.org"])
     extract(tmp_path, {"addresses": "hash"})
-    page = (Path(__file__).parents[2] / "docs/en/privacy.md").read_text()
+    page = (DOCS / "en" / "privacy.md").read_text()
     blocks = page.split("```")[1::2]
     [code] = [block for block in blocks if block.startswith("python\nfrom")]
     exec(code.removeprefix("python"))

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -18,12 +16,11 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import boto3
 import fsspec
 import httpx
 import pyarrow as pa
@@ -31,108 +28,26 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.lake import storage
+from airflow_provider_r7mail.lake import locks
+from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.s3 import PART_BYTES
-from airflow_provider_r7mail.lake.storage import (
-    STAGED_PREFIX,
-    StagedObject,
-    clean,
-    locked,
-    read,
-    remove,
-    remove_empty,
-    size_of,
-    staged,
-    to_its_end,
-)
+from airflow_provider_r7mail.lake.staging import STAGED_PREFIX, StagedObject, clean, staged
+from airflow_provider_r7mail.lake.storage import read, remove, remove_empty, size_of
+from airflow_provider_r7mail.lake.threads import run_to_end
+from tests.lake.support import CHILDREN, Bucket, connect_s3, run_children
 
-# Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
-# those that children need: imported once, in the process that they are forked from.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        "airflow.providers.common.compat.sdk",
-        "airflow.sdk.io.path",
-        "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.lake.window",
-        "boto3",
-        "hypothesis",
-        "httpx_aiohttp",
-        "moto.server",
-        "pyarrow.parquet",
-        "pytest",
-    ]
-)
 SMALL, LARGE = b"PAR1 small", b"0123456789abcdef" * (1 << 20) + b"16 MB and more"
-
-
-class Bucket:
-    """A bucket on an S3 server of its own."""
-
-    def __init__(self, url: str) -> None:
-        self._s3 = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-            region_name="us-east-1",
-        )
-        self._s3.create_bucket(Bucket="mail")
-
-    def names(self) -> list[str]:
-        """The keys of all objects."""
-        found = self._s3.list_objects_v2(Bucket="mail").get("Contents", [])
-        return [item["Key"] for item in found]
-
-    def sha256(self, name: str) -> str | None:
-        """The checksum that S3 was given with an object."""
-        found = self._s3.head_object(Bucket="mail", Key=name, ChecksumMode="ENABLED")
-        checksum: str | None = found.get("ChecksumSHA256")
-        return checksum
-
-    def unfinished(self) -> int:
-        """How many uploads are under way."""
-        return len(self._s3.list_multipart_uploads(Bucket="mail").get("Uploads", []))
-
-    def part_sizes(self) -> list[int]:
-        """The sizes of the parts of all uploads that are under way."""
-        uploads = self._s3.list_multipart_uploads(Bucket="mail")["Uploads"]
-        listings = [
-            self._s3.list_parts(Bucket="mail", Key=upload["Key"], UploadId=upload["UploadId"])
-            for upload in uploads
-        ]
-        return [part["Size"] for listing in listings for part in listing["Parts"]]
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    """An S3 server on a real socket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
 
 
 @pytest.fixture
 def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """An empty bucket `mail`, which the connection `s3` leads to."""
     httpx.post(f"{s3_url}/moto-api/reset")
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_S3",
-        json.dumps(
-            {
-                "conn_type": "aws",
-                "login": "testing",
-                "password": "testing",
-                "extra": {"endpoint_url": s3_url, "region_name": "us-east-1"},
-            }
-        ),
-    )
-    return Bucket(s3_url)
+    connect_s3(monkeypatch, "s3", s3_url)
+    return Bucket(s3_url, "mail")
 
 
 Place = Callable[[str], Any]
@@ -275,12 +190,7 @@ def test_a_part_that_does_not_get_there(
 
 def test_an_s3_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever S3's library raises comes as an OSError that names the object."""
-    extra = {"endpoint_url": "http://127.0.0.1:1", "region_name": "us-east-1"}
-    # Airflow keeps a file system for each connection: this one must have its own.
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_S3_DOWN",
-        json.dumps({"conn_type": "aws", "login": "a", "password": "b", "extra": extra}),
-    )
+    connect_s3(monkeypatch, "s3_down", "http://127.0.0.1:1")
     path = ObjectStoragePath("s3://s3_down@mail/a.bin")
     monkeypatch.setattr(path.fs, "retries", 1)
 
@@ -303,15 +213,15 @@ def test_a_missing_bucket(bucket: Bucket, commit: Callable[[StagedObject], None]
 @pytest.mark.parametrize("checksums", ["when_supported", "when_required"])
 def test_s3_checks_what_was_hashed(
     bucket: Bucket,
+    s3_url: str,
     monkeypatch: pytest.MonkeyPatch,
     checksums: str,
     commit: Callable[[StagedObject], None],
 ) -> None:
-    """S3 gets the SHA-256 we record and refuses other bytes; a store that knows none is spared."""
+    """S3 gets the recorded SHA-256 and refuses other bytes; stores without checksums get none."""
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", checksums)
-    name = f"S3_{checksums}"  # Airflow keeps a file system for each connection
-    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", os.environ["AIRFLOW_CONN_S3"])
-    item = StagedObject(ObjectStoragePath(f"s3://{name.lower()}@mail/a.bin"))
+    connect_s3(monkeypatch, f"s3_{checksums}", s3_url)
+    item = StagedObject(ObjectStoragePath(f"s3://s3_{checksums}@mail/a.bin"))
     item.write(SMALL)
     commit(item)
 
@@ -354,7 +264,7 @@ def in_child(code: str, *arguments: object, **options: Any) -> subprocess.Comple
 WRITE = """
     import signal, sys
     from upath import UPath
-    from airflow_provider_r7mail.lake.storage import StagedObject, staged
+    from airflow_provider_r7mail.lake.staging import StagedObject, staged
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with staged(UPath(sys.argv[1])) as item:
         for size in map(int, sys.argv[2:]):
@@ -386,7 +296,7 @@ def test_what_killed_processes_leave(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
         from upath import UPath
-        from airflow_provider_r7mail.lake.storage import StagedObject
+        from airflow_provider_r7mail.lake.staging import StagedObject
         item = StagedObject(UPath(sys.argv[1]))
         item.write(b"half of")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -447,13 +357,13 @@ async def test_what_is_being_written_ends_before_all_is_discarded(
         ended.set()
         raise OSError(path)
 
-    working = asyncio.ensure_future(to_its_end(write, "/secret name"))
+    working = asyncio.ensure_future(run_to_end(write, "/secret name"))
     await asyncio.to_thread(begun.wait)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
     assert ended.is_set()
-    assert "an error besides: OSError" in caplog.text
+    assert "the work in progress failed: OSError" in caplog.text
     assert "secret name" not in caplog.text
 
 
@@ -502,11 +412,7 @@ def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, s3_url: str, st
         client = {"endpoint_url": s3_url, "region_name": "us-east-1"}
         folder = "s3://mail/new"
         options = {"key": "testing", "secret": "testing", "client_kwargs": client}
-    children = [CHILDREN.Process(target=_hold, args=(folder, options, str(log))) for _ in range(4)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
+    assert run_children(_hold, *[(folder, options, str(log))] * 4) == [0] * 4
 
     assert log.read_text() == "in\nout\n" * 80
     assert bucket.names() == []
@@ -516,7 +422,7 @@ def test_a_lock_on_s3_that_a_killed_process_has_left(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A lock that stays is taken over after some time, by one only; a new holder is waited for."""
-    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.5)
     caplog.set_level("INFO")
     folder = ObjectStoragePath("s3://s3@mail/lake")
     (folder / "_locks" / "it").write_text("of a killed process")

@@ -7,26 +7,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import multiprocessing
 import random
 import resource
 import signal
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
@@ -43,43 +39,22 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
-
-# Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
-# those that children need: imported once, in the process that they are forked from.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        "airflow.providers.common.compat.sdk",
-        "airflow.sdk.io.path",
-        "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.lake.window",
-        "boto3",
-        "hypothesis",
-        "httpx_aiohttp",
-        "moto.server",
-        "pyarrow.parquet",
-        "pytest",
-    ]
+from tests.lake.support import (
+    DAY,
+    INBOX,
+    START,
+    WINDOW,
+    Bucket,
+    config,
+    connect_s3,
+    files,
+    published,
+    quick_config,
+    run_children,
+    table,
 )
-INBOX = 24
-START = datetime(2025, 6, 1, tzinfo=UTC)
-END = START + timedelta(days=1)
-WINDOW = "mailbox=user_test/folder=24/window=20250601T000000Z_20250602T000000Z"
-TABLES = ("messages", "recipients", "attachments")
 
-
-def config(server: Emulator, **options: Any) -> ClientConfig:
-    """A client's configuration for the server."""
-    box = server.mailbox
-    given = {"max_retries": 2, "backoff": 0.001, "timeout": 5.0, **options}
-    return ClientConfig(url=server.url, login=box.login, password=box.password, **given)
-
-
-@pytest.fixture
-async def client(server: Emulator) -> AsyncIterator[AsyncClient]:
-    """An async client of the server."""
-    async with AsyncClient(config(server)) as opened:
-        yield opened
+END = START + DAY
 
 
 def job(
@@ -102,7 +77,7 @@ async def extract(client: AsyncClient, root: Path | str, **options: Any) -> dict
 
 def deliver(server: Emulator, count: int, **fields: Any) -> list[int]:
     """Put messages of the day into the inbox."""
-    step = timedelta(days=1) / max(count, 1)
+    step = DAY / max(count, 1)
     return [
         server.mailbox.deliver(**{"date": START + step * n, "subject": f"№ {n}", **fields})
         for n in range(count)
@@ -110,36 +85,10 @@ def deliver(server: Emulator, count: int, **fields: Any) -> list[int]:
 
 
 def check(root: Path) -> dict[str, Any]:
-    """See that a window's files are those of its manifest, and no others; return it."""
-    home = root / "messages" / WINDOW
-    manifest: dict[str, Any] = json.loads((home / "_manifest.json").read_text())
-    runs = set()
-    for file in manifest["files"]:
-        path = Path(ObjectStoragePath(file["path"]).path)
-        assert path == root / file["table"] / WINDOW / "part-00000.parquet"
-        data = path.read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-        metadata = pq.read_metadata(path)
-        assert metadata.num_rows == file["rows"]
-        runs.add(metadata.metadata[b"r7mail.run_id"].decode())
-        assert (path.parent / "_manifest.json").read_bytes() == (
-            home / "_manifest.json"
-        ).read_bytes()
-    assert runs == {manifest["run_id"]}
+    """Check that a window's files match its manifest, and return it."""
+    manifest = published(files(root), f"file://{root}")
+    assert manifest is not None
     return manifest
-
-
-def files(root: Path) -> dict[str, bytes]:
-    """Everything under a folder."""
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def table(root: Path, name: str = "messages") -> list[dict[str, Any]]:
-    """A table's rows."""
-    rows: list[dict[str, Any]] = pq.read_table(
-        root / name / WINDOW / "part-00000.parquet"
-    ).to_pylist()
-    return rows
 
 
 def noise(count: int, length: int) -> Iterator[str]:
@@ -502,7 +451,7 @@ async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: P
             box.deliver(date=START)
 
     server.on_request = change
-    async with AsyncClient(config(server)) as client:
+    async with AsyncClient(quick_config(server.url)) as client:
         manifest = await extract(client, tmp_path, page_size=20)
     assert manifest["messages"] < manifest["server_count"]["before"] == 600
 
@@ -524,7 +473,7 @@ async def test_few_requests(
                 server.mailbox.deliver(date=moment)
     else:
         deliver(server, 2000)
-    async with AsyncClient(config(server, max_concurrency=concurrency)) as client:
+    async with AsyncClient(quick_config(server.url, max_concurrency=concurrency)) as client:
         window = {"start": start, "end": start + timedelta(days=days)}
         manifest = await extract(client, tmp_path, page_size=100, **window)
     assert manifest["messages"] == 2000
@@ -708,7 +657,7 @@ async def test_a_failed_attachment(
         "attachments": ObjectStoragePath(f"file://{tmp_path}/files"),
         "on_attachment_error": on_attachment_error,
     }
-    async with AsyncClient(config(server, max_retries=0)) as impatient:
+    async with AsyncClient(quick_config(server.url, max_retries=0)) as impatient:
         if on_attachment_error == "fail":
             with pytest.raises(R7MailAttachmentError, match="1 of 8 attachments"):
                 await extract(impatient, tmp_path, **options)
@@ -817,8 +766,7 @@ def extract_in_child(url: str, root: str, limit: int = 0, times: int = 1) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     async def run() -> None:
-        settings = ClientConfig(url=url, login="user_test", password="TestPassword")
-        async with AsyncClient(settings) as client:
+        async with AsyncClient(config(url)) as client:
             for _ in range(times):
                 await extract(client, Path(root))
 
@@ -838,11 +786,9 @@ def test_a_full_disk(server: Emulator, tmp_path: Path, limit: int) -> None:
     before = files(tmp_path)
     for body in noise(20, 9_000):
         deliver(server, 1, body=body)
-    child = CHILDREN.Process(target=extract_in_child, args=(*arguments, limit))
-    child.start()
-    child.join()
+    codes = run_children(extract_in_child, (*arguments, limit))
 
-    assert child.exitcode == 3
+    assert codes == [3]
     assert files(tmp_path) == before
     check(tmp_path)
 
@@ -851,13 +797,8 @@ def test_runs_at_once(server: Emulator, tmp_path: Path) -> None:
     """Several processes that run the same window at once leave one result, whole."""
     deliver(server, 30)
     arguments = (server.url, str(tmp_path), 0, 15)
-    children = [CHILDREN.Process(target=extract_in_child, args=arguments) for _ in range(3)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
 
-    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert run_children(extract_in_child, *[arguments] * 3) == [0, 0, 0]
     assert check(tmp_path)["messages"] == 30
     assert len(files(tmp_path)) == 6
 
@@ -871,121 +812,89 @@ async def test_an_unwritable_output(server: Emulator, client: AsyncClient, tmp_p
     assert calls(server) == 0
 
 
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    """An S3 server on a real socket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+class Place:
+    """A place in an empty bucket, which the connection `s3_pipeline` leads to."""
 
-
-class Bucket:
-    """A bucket on an S3 server of its own."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
-        self.root = f"s3://s3_pipeline@{name}/lake"
-        self._s3 = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-            region_name="us-east-1",
-        )
-        self._s3.create_bucket(Bucket=name)
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.root = f"s3://s3_pipeline@{bucket.name}/lake"
 
     def objects(self) -> dict[str, bytes]:
-        """All objects by their keys; none is being uploaded."""
-        assert not self._s3.list_multipart_uploads(Bucket=self.name).get("Uploads")
-        found = self._s3.list_objects_v2(Bucket=self.name).get("Contents", [])
+        """Return all objects by their keys below the root; none is elsewhere."""
         return {
-            item["Key"]: self._s3.get_object(Bucket=self.name, Key=item["Key"])["Body"].read()
-            for item in found
+            key.removeprefix("lake/"): data
+            for key, data in self.bucket.objects().items()
+            if key.startswith("lake/") or pytest.fail(key)
         }
 
     def check(self) -> dict[str, Any] | None:
-        """See that the window's objects are those of its manifest; None if it has none."""
-        objects = self.objects()
-        text = objects.get(f"lake/messages/{WINDOW}/_manifest.json")
-        if text is None:
-            return None
-        manifest: dict[str, Any] = json.loads(text)
-        for file in manifest["files"]:
-            data = objects[file["path"].partition(f"@{self.name}/")[2]]
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-            assert pq.read_metadata(pa.BufferReader(data)).num_rows == file["rows"]
-        return manifest
+        """Check that the window's objects match its manifest; None if it has none."""
+        return published(self.objects(), self.root)
 
 
 @pytest.fixture
-def bucket(s3_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket, which the connection `s3_pipeline` leads to."""
-    extra = {"endpoint_url": s3_url, "region_name": "us-east-1"}
-    connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_S3_PIPELINE", json.dumps(connection))
+def place(s3_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """An empty bucket on S3."""
+    connect_s3(monkeypatch, "s3_pipeline", s3_url)
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    found = Bucket(s3_url, name)
+    found = Place(Bucket(s3_url, name))
     _ = ObjectStoragePath(found.root).fs  # Airflow can't make it while an event loop runs
     return found
 
 
-async def test_s3(server: Emulator, client: AsyncClient, bucket: Bucket) -> None:
+async def test_s3(server: Emulator, client: AsyncClient, place: Place) -> None:
     """On S3, in one piece or many, a window and its attachments are whole, and replaced whole."""
     data = random.Random(2).randbytes(18 << 20)
     deliver(server, 3, attachments=[("a.csv", b"abc", "text/csv")])
-    options = {"attachments": ObjectStoragePath(f"{bucket.root}/files")}
-    await extract(client, bucket.root, **options)
-    first = bucket.check()
+    options = {"attachments": ObjectStoragePath(f"{place.root}/files")}
+    await extract(client, place.root, **options)
+    first = place.check()
     for body in noise(16, 500_000):
         server.mailbox.deliver(date=START, body=body, html_body="-")
     number = server.mailbox.deliver(date=START, attachments=[("b.bin", data, "x/y")])
 
-    manifest = await extract(client, bucket.root, **options)
+    manifest = await extract(client, place.root, **options)
 
     assert first is not None
     assert first["messages"] == 3
-    assert bucket.check() == manifest
+    assert place.check() == manifest
     assert manifest["files"][0]["bytes"] > 16 << 20
     assert manifest["attachments"] == {"unchanged": 3, "downloaded": 1}
-    assert (
-        bucket.objects()[f"lake/files/mailbox=user_test/folder=24/message_id={number}/b.bin"]
-        == data
-    )
-    assert len(bucket.objects()) == 6 + 4
+    assert place.objects()[f"files/mailbox=user_test/folder=24/message_id={number}/b.bin"] == data
+    assert len(place.objects()) == 6 + 4
 
 
-async def test_s3_after_an_error(server: Emulator, client: AsyncClient, bucket: Bucket) -> None:
+async def test_s3_after_an_error(server: Emulator, client: AsyncClient, place: Place) -> None:
     """On S3, too, a page that can't be read leaves the earlier result, and no part of a new one."""
     deliver(server, 100)
-    await extract(client, bucket.root, page_size=20)
-    before = bucket.objects()
+    await extract(client, place.root, page_size=20)
+    before = place.objects()
     server.faults.append(Fault("Messages", times=None, skip=3))
 
     with pytest.raises(R7MailExtractError):
-        await extract(client, bucket.root, page_size=20)
-    assert bucket.objects() == before
+        await extract(client, place.root, page_size=20)
+    assert place.objects() == before
 
 
-async def test_s3_without_the_bucket(server: Emulator, client: AsyncClient, bucket: Bucket) -> None:
+async def test_s3_without_the_bucket(server: Emulator, client: AsyncClient, place: Place) -> None:
     """A bucket that is not there is a clear error."""
     deliver(server, 3)
     with pytest.raises(R7MailExtractError, match="bucket"):
         await extract(client, "s3://s3_pipeline@no-such-bucket/lake")
-    assert bucket.objects() == {}
+    assert place.objects() == {}
 
 
-async def test_s3_runs_at_once(server: Emulator, bucket: Bucket) -> None:
+async def test_s3_runs_at_once(server: Emulator, place: Place) -> None:
     """Runs at once of a window on S3 wait for each other to publish: one result, whole."""
     deliver(server, 10)
     for _ in range(4):
         async with (
-            AsyncClient(config(server)) as one,
-            AsyncClient(config(server)) as two,
-            AsyncClient(config(server)) as three,
+            AsyncClient(quick_config(server.url)) as one,
+            AsyncClient(quick_config(server.url)) as two,
+            AsyncClient(quick_config(server.url)) as three,
         ):
             results = await asyncio.gather(
-                *(extract(client, bucket.root) for client in (one, two, three))
+                *(extract(client, place.root) for client in (one, two, three))
             )
-        assert bucket.check() in results
-        assert len(bucket.objects()) == 6  # no lock is left
+        assert place.check() in results
+        assert len(place.objects()) == 6  # no lock is left

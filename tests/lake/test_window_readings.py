@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ import pyarrow.parquet as pq  # noqa: TID253 - tests may
 import pytest
 from upath import UPath
 
-from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
@@ -25,8 +24,8 @@ from airflow_provider_r7mail.exceptions import (
 )
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
+from tests.lake.support import INBOX, START, config, files
 
-START = datetime(2025, 6, 1, tzinfo=UTC)
 END = START + timedelta(hours=1)
 
 
@@ -49,24 +48,22 @@ def wanted_ids(mailbox: Mailbox) -> set[int]:
     """The messages of the window."""
     return {
         message["Id"]
-        for message in mailbox.messages(24)
+        for message in mailbox.messages(INBOX)
         if START <= datetime.fromisoformat(message["Date"]) < END
     }
 
 
 def extract(server: Emulator, output: Path, *, page_size: int | None = 20, **options: Any) -> Any:
     """Extract the window; the manifest."""
-    config = ClientConfig(
-        url=server.url,
-        login="user_test",
-        password="TestPassword",
+    settings = config(
+        server.url,
         backoff=0.01,
         timeout=options.pop("timeout", 20.0),
         max_concurrency=options.pop("max_concurrency", 3),
         max_retries=options.pop("max_retries", 5),
     )
     job = ExtractJob(
-        folder=24,
+        folder=INBOX,
         criteria=MessageFilter.build(start=START, end=END),
         output=UPath(output),
         page_size=page_size,
@@ -74,7 +71,7 @@ def extract(server: Emulator, output: Path, *, page_size: int | None = 20, **opt
     )
 
     async def run() -> dict[str, Any]:
-        async with AsyncClient(config) as client:
+        async with AsyncClient(settings) as client:
             return await extract_window(client, job)
 
     return asyncio.run(run())
@@ -149,7 +146,7 @@ def test_a_changing_folder_loses_and_doubles_nothing(seed: int, tmp_path: Path) 
         if pick.random() < 0.1:
             server.faults.append(replace(pick.choice(passing), skip=0, times=1))
         kind = pick.choice(["none", "arrive", "delete", "away", "back"])
-        present = [message["Id"] for message in mailbox.messages(24)]
+        present = [message["Id"] for message in mailbox.messages(INBOX)]
         if kind == "arrive":
             mailbox.deliver(date=START + timedelta(seconds=pick.randrange(3600)))
         elif kind == "back":
@@ -210,14 +207,14 @@ def test_a_page_that_can_never_be_read_fails_with_its_place(tmp_path: Path) -> N
     """A page that stays broken fails the task; window and offset are named, old results stay."""
     with Emulator(crowded_mailbox()) as server:
         before = extract(server, tmp_path)
-        files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        there = files(tmp_path)
         server.faults.append(Fault(path="Messages", skip=4, times=None, status=500))
         with pytest.raises(R7MailExtractError, match="20250601T000000Z_20250601T010000Z") as caught:
             extract(server, tmp_path, max_retries=2)
 
     assert "offset" in str(caught.value)
     assert "status 500" in str(caught.value)
-    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files(tmp_path) == there
     assert before["messages"] == len(pq.read_table(before["files"][0]["path"]))
 
 
