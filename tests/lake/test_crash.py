@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the last complete result or the new one, and a rerun that cleans up."""
+"""After kill -9 at any moment there is a complete result or none, and a rerun cleans up."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def extract(url: str, root: Path) -> dict[str, Any]:
 
 
 def extract_until(url: str, root: Path, event: str, number: int) -> None:
-    """Extract, and die at a call of Python's that begins with the event's name."""
+    """Extract, and die at an audit event of Python."""
     count = 0
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
@@ -60,7 +60,7 @@ def extract_until(url: str, root: Path, event: str, number: int) -> None:
             if count == number:
                 os.kill(os.getpid(), 9)
 
-    import sys  # noqa: PLC0415 - the hook stays in this process
+    import sys  # noqa: PLC0415 - only here: a hook can't be removed
 
     sys.addaudithook(watch)
     extract(url, root)
@@ -73,7 +73,7 @@ def whole(root: Path) -> str | None:
 
 
 def check_rerun(server: Emulator, root: Path) -> None:
-    """A rerun gives a whole result of all mail, and removes all leftovers."""
+    """Check that a rerun gives a complete result and removes all leftovers."""
     manifest = extract(server.url, root)
 
     assert whole(root) == manifest["run_id"]
@@ -89,7 +89,7 @@ def check_rerun(server: Emulator, root: Path) -> None:
 
 @pytest.fixture
 def full(server: Emulator, tmp_path: Path) -> Emulator:
-    """A server with a day's mail, extracted once, to which more has come."""
+    """An emulator with a day's mail, extracted once, and more mail since."""
 
     def deliver(count: int) -> None:
         step = DAY / count
@@ -104,17 +104,17 @@ def full(server: Emulator, tmp_path: Path) -> Emulator:
 
 
 def kill(server: Emulator, root: Path, when: Callable[[], bool]) -> None:
-    """Run the window in a process that is killed at the moment told; it must not have ended."""
+    """Extract in a process that is killed at a moment, unless it has ended."""
     child = CHILDREN.Process(target=extract, args=(server.url, root))
     child.start()
     while not when() and child.is_alive():
-        time.sleep(0.0002)  # the server is in this process, and needs its turns
+        time.sleep(0.0002)  # the emulator runs in this process and needs CPU time
     child.kill()
     child.join()
 
 
 def test_killed_at_random_moments(full: Emulator, tmp_path: Path) -> None:
-    """Thirty kills while pages and files come: the earlier result stays, then a rerun is whole."""
+    """After thirty kills while reading, the earlier result is there, and a rerun completes."""
     full.readings = Readings(latency_seconds=0.003)
     earlier = whole(tmp_path)
     assert earlier is not None
@@ -125,7 +125,7 @@ def test_killed_at_random_moments(full: Emulator, tmp_path: Path) -> None:
         length = moments.uniform(0.0, 0.3)
 
         def passed(length: float = length) -> bool:
-            # From the child's first request on: before, it only starts.
+            # Counted from the child's first request: before that it only starts.
             return bool(full.requests) and time.time() > full.requests[0]["time"] + length
 
         kill(full, tmp_path, passed)
@@ -137,8 +137,8 @@ def test_killed_at_random_moments(full: Emulator, tmp_path: Path) -> None:
     check_rerun(full, tmp_path)
 
 
-# What publishing does, in its order: removes three manifests and, were they there, three quarantine
-# files, and renames three tables and three manifests; renames of attachments come before.
+# The steps of publishing: it removes three manifests, renames three tables, removes three
+# quarantine files if there are any, and renames three manifests. Attachments were renamed before.
 REMOVES, RENAMES = range(1, 7), range(5, 12)
 
 
@@ -147,18 +147,18 @@ REMOVES, RENAMES = range(1, 7), range(5, 12)
     [("os.remove", number) for number in REMOVES] + [("os.rename", number) for number in RENAMES],
 )
 def test_killed_while_publishing(full: Emulator, tmp_path: Path, event: str, number: int) -> None:
-    """Killed before each single step of publishing: no manifest, or one that all files match."""
+    """Killed before any step of publishing, there is no manifest, or one that all files match."""
     earlier = whole(tmp_path)
 
     assert run_children(extract_until, (full.url, tmp_path, event, number)) == [-9]
-    # Before the first manifest goes all is as it was; then there is none up to the very end.
+    # Until the first manifest is removed nothing changes; then there is none until the very end.
     untouched = (event, number) in {("os.remove", 1), ("os.rename", RENAMES[0])}
     assert whole(tmp_path) == (earlier if untouched else None)
     check_rerun(full, tmp_path)
 
 
 def test_killed_as_soon_as_publishing_begins(full: Emulator, tmp_path: Path) -> None:
-    """Kills timed to the moment when the old manifest goes, or a little later."""
+    """Killed when the old manifest is removed, or shortly after, it leaves no mixture."""
     note = tmp_path / "messages" / WINDOW / "_manifest.json"
     for turn in range(10):
         old = extract(full.url, tmp_path)["run_id"]

@@ -1,4 +1,4 @@
-"""Windows in Iceberg tables: each replaced by one commit, whole, whatever dies or comes first."""
+"""Windows in Iceberg tables are replaced completely, in one commit, despite crashes and races."""
 
 # ruff: noqa: TID253 - no DAG file is read here
 
@@ -88,7 +88,7 @@ def extract(
         **{
             "folder": 24,
             "criteria": MessageFilter.build(start=start, end=start + length),
-            "output": UPath(root),  # not Airflow's, which takes a child seconds to import
+            "output": UPath(root),  # Airflow's takes a child seconds to import
             "iceberg": IcebergTarget(),
             "page_size": 50,
             **options,
@@ -103,7 +103,7 @@ def extract(
 
 
 def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any) -> list[int]:
-    """Put messages of a day into the inbox, each with two recipients and a file."""
+    """Deliver messages of a day to the inbox, each with two recipients and a file."""
     given = {"to": ["a@b.ru", "c@d.ru"], "attachments": [("a.bin", b"x", "x/y")], **fields}
     return [
         server.mailbox.deliver(date=start + DAY / count * n, subject=f"№ {n}", **given)
@@ -113,13 +113,13 @@ def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """The catalog under the output path."""
+    """The catalog below the output path."""
     with closing(IcebergTarget().load(UPath(tmp_path))) as opened:
         yield opened
 
 
 def rows(catalog: Catalog, table: str = "messages") -> list[dict[str, Any]]:
-    """A table's rows, as pyiceberg reads them."""
+    """A table's rows as pyiceberg reads them."""
     found: list[dict[str, Any]] = (
         catalog.load_table(f"r7mail.{table}").scan().to_arrow().to_pylist()
     )
@@ -137,17 +137,17 @@ def paths(table: Table) -> set[str]:
 
 
 def on_disk(root: Path) -> set[str]:
-    """All data files, of tables or of none."""
+    """All data files on disk, whether a table has them or not."""
     return {str(path) for path in root.rglob("*.parquet")}
 
 
 def snapshot(written: dict[str, Any], table: str = "messages") -> Any:
-    """A table's snapshot, as a manifest names it."""
+    """The id of a table's snapshot in a manifest."""
     return {item["table"]: item["snapshot_id"] for item in written["tables"]}[table]
 
 
 def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
-    """What a reader sees of all three tables together, with DuckDB: counts by window and run."""
+    """What DuckDB sees in all three tables joined: counts by window and run."""
     database = duckdb.connect()
     for name in TABLES:
         catalog.load_table(f"r7mail.{name}").scan().to_duckdb(name, database)
@@ -165,7 +165,7 @@ def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
 
 
 def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """What stands in the Parquet tables stands in the Iceberg tables, column by column."""
+    """The Iceberg tables have the same rows as the Parquet tables, column by column."""
     deliver(server, 30, cc=["Анна <anna@б.рф>"], labels=[1, 2], html_body="<b>ё</b>")
     extract(server.url, tmp_path)
     extract(server.url, tmp_path / "parquet", iceberg=None)
@@ -183,7 +183,7 @@ def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: 
         )
 
     for name in TABLES:
-        # By Hive's convention: the keys, under the names that Iceberg's columns have.
+        # Hive partitioning gives the keys the same names as Iceberg's columns.
         files: Any = duckdb.read_parquet(
             f"{tmp_path}/parquet/{name}/*/*/*/*.parquet", hive_partitioning=True
         )
@@ -198,7 +198,7 @@ def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: 
 
 
 def test_partitions_are_days(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """All three tables are partitioned by the day of the message's date, in any long window."""
+    """All three tables are partitioned by the day of the message's date, even in a long window."""
     ends = [-1, 0, 12, 23.99, 24, 24 * 30, 24 * 59]
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     for hours in ends:
@@ -220,7 +220,7 @@ def test_partitions_are_days(server: Emulator, catalog: Catalog, tmp_path: Path)
 def test_a_rerun_replaces_its_window_and_nothing_else(
     server: Emulator, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """One commit in each table: the window's rows go, the new ones come, other files stay."""
+    """One commit per table replaces the window's rows; the files of other windows stay."""
     deliver(server, 10, START + DAY)
     extract(server.url, tmp_path, START + DAY)
     other = {name: paths(catalog.load_table(f"r7mail.{name}")) for name in TABLES}
@@ -238,7 +238,7 @@ def test_a_rerun_replaces_its_window_and_nothing_else(
 
 
 def test_a_window_without_mail(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """A window that has no mail any more has no rows any more; if it never had, nothing happens."""
+    """A window whose mail is gone loses its rows; if it never had any, nothing is committed."""
     first = extract(server.url, tmp_path)
     assert [item["snapshot_id"] for item in first["tables"]] == [None, None, None]
     assert rows(catalog) == []
@@ -253,7 +253,7 @@ def test_a_window_without_mail(server: Emulator, catalog: Catalog, tmp_path: Pat
 
 
 def test_tables_and_columns(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """`tables` and `columns` choose what is written; columns left out are null, `date` stays."""
+    """`tables` and `columns` select what is written; omitted columns are null, `date` stays."""
     deliver(server, 2)
     extract(server.url, tmp_path, tables=("messages",), columns=("subject",))
     extract(server.url, tmp_path, START, 2 * DAY, tables=("messages",))
@@ -267,7 +267,7 @@ def test_tables_and_columns(server: Emulator, catalog: Catalog, tmp_path: Path) 
 
 
 def test_privacy(server: Emulator, tmp_path: Path) -> None:
-    """No file of the tables, nor the catalog, has what privacy takes away."""
+    """Neither the tables' files nor the catalog contain what the privacy policy removes."""
     deliver(server, 3, sender="taina@adresa.ru", to=["sekret@adresa.ru"], body="ТАЙНА")
     policy = {
         "body": "drop",
@@ -292,7 +292,7 @@ def test_privacy(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_quarantine(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """A message that no table can hold is set aside beside the manifest; the others are there."""
+    """A message that doesn't fit is set aside next to the manifest; the others are written."""
     deliver(server, 2)
     server.mailbox.deliver(date=START, fields={"Id": MISSING})
 
@@ -303,8 +303,8 @@ def test_quarantine(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     assert len(aside.read_text().splitlines()) == 1
 
 
-def test_attachments_are_not_fetched_again(server: Emulator, tmp_path: Path) -> None:
-    """A rerun knows by the table which files it has, and fetches only what is new."""
+def test_attachments_are_not_downloaded_again(server: Emulator, tmp_path: Path) -> None:
+    """A rerun looks up in the table which files it has, and downloads only new ones."""
     deliver(server, 3)
     files = UPath(tmp_path / "files")
     extract(server.url, tmp_path, attachments=files)
@@ -317,7 +317,7 @@ def test_attachments_are_not_fetched_again(server: Emulator, tmp_path: Path) -> 
 def test_a_window_that_cannot_be_read_leaves_nothing(
     server: Emulator, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """If a page does not come, nothing is committed, and no data file stays."""
+    """If a page fails, nothing is committed and no data file stays."""
     deliver(server, 5)
     extract(server.url, tmp_path)
     before = rows(catalog), on_disk(tmp_path)
@@ -334,7 +334,7 @@ def test_a_window_that_cannot_be_read_leaves_nothing(
 
 
 def extract_until(url: str, root: Path, number: int) -> None:
-    """Extract, and die before a COMMIT of the catalog's, or after it."""
+    """Extract, and die before or after a COMMIT of the catalog."""
     count = 0
     committing = False
 
@@ -361,7 +361,7 @@ def extract_until(url: str, root: Path, number: int) -> None:
 
 
 def runs(catalog: Catalog) -> dict[str, str]:
-    """The run whose rows each table has: it has all rows of one, never of two."""
+    """The run whose rows each table has; they are all of one run."""
     found = {}
     for name in TABLES:
         [found[name]] = {row["run_id"] for row in rows(catalog, name)}
@@ -370,7 +370,7 @@ def runs(catalog: Catalog) -> dict[str, str]:
 
 @pytest.fixture
 def full(server: Emulator, tmp_path: Path) -> Emulator:
-    """A server with a day's mail, extracted once, to which more has come."""
+    """An emulator with a day's mail, extracted once, and more mail since."""
     deliver(server, 20)
     extract(server.url, tmp_path)
     deliver(server, 20)
@@ -378,7 +378,7 @@ def full(server: Emulator, tmp_path: Path) -> Emulator:
 
 
 def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
-    """A rerun gives all mail once, in all tables."""
+    """Check that a rerun gives all mail once, in all tables."""
     written = extract(server.url, root)
 
     assert ids(catalog) == sorted(message["Id"] for message in server.mailbox.messages(24))
@@ -387,7 +387,7 @@ def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
 
 
 def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """Killed before and after each commit: each table has all of one run, and no manifest lies."""
+    """Killed before and after each commit, each table has one run's rows, and no manifest lies."""
     for number in range(1, 7):
         before = runs(catalog)
 
@@ -396,7 +396,7 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
         changed = [name for name in ORDER if after[name] != before[name]]
         assert changed == list(ORDER[: number // 2])
         assert not (tmp_path / NOTE).exists()
-        # A reader who joins by run_id sees no recipients of another run than the messages'.
+        # A reader who joins by run_id sees only recipients of the messages' run.
         [(_, run, messages, recipients, files)] = joined(catalog)
         whole = {20: (40, 20), 40: (80, 40)}[messages]
         assert run == after["messages"]
@@ -407,7 +407,7 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
 
 
 def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """Killed while reading, writing and committing: all of one run in each table, then a rerun."""
+    """Killed at any moment, each table has one run's rows, and a rerun completes."""
     moments = random.Random(5)
     for _ in range(4):
         full.requests.clear()
@@ -430,14 +430,14 @@ def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Pa
 
 
 def shared(root: Path) -> IcebergTarget:
-    """A catalog that machines share, each with an output path of its own."""
+    """A catalog shared by machines, each with its own output path."""
     return IcebergTarget(
         {"type": "sql", "uri": f"sqlite:///{root}/shared.db?timeout=60", "warehouse": f"{root}/all"}
     )
 
 
 def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callable[[], None]:
-    """Do something just before the catalog's so many-th statement; call the result to stop that."""
+    """Do something just before the catalog's nth such statement; call the result to remove it."""
     count = 0
 
     def before(_: Any, __: Any, text: str, *___: Any) -> None:
@@ -453,7 +453,7 @@ def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callabl
 
 
 def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
-    """A commit that another window's overtakes is done again on top of it: both are there."""
+    """If another window commits first, the commit is retried on top of it: both are there."""
     target = shared(tmp_path)
     deliver(server, 3)
     deliver(server, 4, START + DAY)
@@ -475,7 +475,7 @@ def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) -> None:
-    """Two runs of one window at once on two machines: never rows twice; one of them is told."""
+    """Two concurrent runs of a window on two machines never duplicate rows; one of them fails."""
     target = shared(tmp_path)
     deliver(server, 3)
     extract(server.url, tmp_path / "a", START - DAY, iceberg=target)
@@ -493,11 +493,11 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
         assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
 
 
-# pyiceberg leaves the connection of a catalog whose tables another made first to the garbage
-# collector, of which Python 3.13 warns.
+# If another process creates the catalog's tables first, pyiceberg leaves the connection to the
+# garbage collector, and Python 3.13 warns about that.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
-    """Mapped tasks that make the tables and commit all at once are all there in the end."""
+    """Mapped tasks that create the tables and commit at the same time all succeed."""
     target = shared(tmp_path)
     for number in range(4):
         deliver(server, 5, START + number * DAY)
@@ -513,7 +513,7 @@ def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_compaction_in_between(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """Where others have put windows into one file, a rerun replaces its own rows in it only."""
+    """If compaction put several windows into one file, a rerun replaces only its own rows."""
     for start in (START, START + DAY / 2):
         deliver(server, 6, start)
     for start in (START, START + DAY / 2):
@@ -545,7 +545,7 @@ def test_compaction_in_between(server: Emulator, catalog: Catalog, tmp_path: Pat
 def test_an_older_table_gets_the_new_columns(
     server: Emulator, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """A table of an earlier version gets what it lacks, by name; its rows stay, null there."""
+    """A table of an earlier version gets the columns it lacks; its rows are null there."""
     deliver(server, 2)
     extract(server.url, tmp_path, START, DAY)
     table = catalog.load_table("r7mail.messages")
@@ -553,7 +553,7 @@ def test_an_older_table_gets_the_new_columns(
         for name in ("cs_md5", "labels", "extra"):
             change.delete_column(name)
         change.add_column("of_a_later_version", table.schema().find_type("subject"))
-        # As a person may do; the files know columns by their ids.
+        # As a person may do; files identify columns by their ids.
         change.rename_column("cs_uid", "renamed")
     assert "cs_md5" not in rows(catalog)[0]
     deliver(server, 2, START + DAY, labels=[7])
@@ -568,7 +568,7 @@ def test_an_older_table_gets_the_new_columns(
 
 
 def test_somebody_elses_table(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """A table of the same name with other columns is told, before any page is read."""
+    """A table of the same name with other columns is an error before any page is read."""
     catalog.create_namespace("r7mail")
     catalog.create_table("r7mail.recipients", pa.schema([("message_id", pa.string())]))
 
@@ -581,14 +581,14 @@ def test_somebody_elses_table(server: Emulator, catalog: Catalog, tmp_path: Path
 
 
 def extract_and_tell(url: str, root: Path, days: int) -> None:
-    """Extract, and write down the peak of memory, in MB."""
+    """Extract, and record the peak of memory in MB."""
     extract(url, root, START, days * DAY, page_size=10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     (root / "peak").write_text(str(peak))
 
 
 def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) -> None:
-    """A window of 70 MB on many days takes hardly more memory than one of 20 MB."""
+    """A window of 70 MB over many days takes hardly more memory than one of 20 MB."""
     source = random.Random(1)
     for n in range(700):
         server.mailbox.deliver(date=START + n * DAY / 50, body=source.randbytes(50_000).hex())
@@ -640,7 +640,7 @@ def test_properties_of_a_connection(
     extra: dict[str, Any],
     expected: dict[str, str],
 ) -> None:
-    """Host, login, password and extra are what Airflow's own `iceberg` connection has them for."""
+    """Host, login, password and extra mean the same as in Airflow's own `iceberg` connection."""
     assert connection_properties(host, login, password, extra) == expected
 
 
@@ -656,7 +656,7 @@ def operate(root: Path | str, **options: Any) -> Any:
 
 
 def test_refreshed_windows(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """`refresh_windows` replaces the windows that the tables have, in commits of their own."""
+    """`refresh_windows` replaces windows that the tables have, each in its own commits."""
     [changed] = deliver(server, 1)
     operate(tmp_path)
     server.mailbox.mark_read(24, [changed])
@@ -669,7 +669,7 @@ def test_refreshed_windows(server: Emulator, catalog: Catalog, tmp_path: Path) -
 
 
 def test_lineage(server: Emulator, tmp_path: Path) -> None:
-    """OpenLineage is told where the catalog has the tables, and how many rows were written."""
+    """OpenLineage gets the tables' locations in the catalog and the number of rows written."""
     deliver(server, 3)
     task = operator(tmp_path)
     task.execute({})
@@ -685,7 +685,7 @@ def test_lineage(server: Emulator, tmp_path: Path) -> None:
 def test_a_catalog_by_connection(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`catalog_conn_id` leads to the catalog; `catalog_properties` and `namespace` add to it."""
+    """`catalog_conn_id` gives the catalog; `catalog_properties` and `namespace` add to it."""
     deliver(server, 2)
     uri = f"sqlite:///{tmp_path}/other.db"
     connection = {"conn_type": "iceberg", "host": uri, "extra": {"type": "sql", "warehouse": "x"}}
@@ -719,15 +719,15 @@ def test_a_catalog_by_connection(
 def test_wrong_parameters(
     server: Emulator, tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
-    """What is wrong with the catalog is told at once, without a password."""
+    """A mistake in the catalog's settings is an error at once, without the password."""
     with pytest.raises(AirflowFailException, match=told) as raised:
         operate(tmp_path, **options)
     assert "hush" not in str(raised.value)
     assert server.requests == []
 
 
-def test_a_catalog_that_is_away(server: Emulator, tmp_path: Path) -> None:
-    """A catalog that can't be reached fails the task for a later try, without its password."""
+def test_an_unavailable_catalog(server: Emulator, tmp_path: Path) -> None:
+    """A catalog that can't be reached fails the task, which may retry; no password is shown."""
     properties = {"type": "sql", "uri": "sqlite:////proc/none.db", "password": "hush"}
 
     with pytest.raises(R7MailPublishError, match="unable to open database file"):
@@ -747,7 +747,7 @@ def test_without_the_extra(
 
 
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warehouse and the manifests may be on S3; then a catalog must be given."""
+    """The warehouse and the manifests may be on S3; this needs a catalog to be set."""
     with s3_server() as endpoint:
         bucket = Bucket(endpoint, "lake")
         connect_s3(monkeypatch, "s3_iceberg", endpoint)
@@ -783,7 +783,7 @@ def test_the_documented_dag(
     monkeypatch: pytest.MonkeyPatch,
     logged: Callable[[], str],
 ) -> None:
-    """The page's DAG writes a day; XCom names tables, snapshots and rows, and nothing of mail."""
+    """The documented DAG writes a day; XCom has tables, snapshots and row counts, and no mail."""
     monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     deliver(server, 3, midnight - DAY, body="ТАЙНА-тела")
@@ -814,7 +814,7 @@ def test_the_documented_dag(
 
 
 def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
-    """The page's functions read the tables, check a window, and shorten the history."""
+    """The documented functions read the tables, check a window, and shorten the history."""
     read = example("read_iceberg")
     deliver(server, 3)
     extract(server.url, tmp_path)
