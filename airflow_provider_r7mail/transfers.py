@@ -31,12 +31,12 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.filters import FILTER_FIELDS, Filters, FolderReader
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.lake.copying import copy_attachments
-from airflow_provider_r7mail.lake.iceberg import (
+from airflow_provider_r7mail.lake.catalog import (
     DEFAULT_NAMESPACE,
     IcebergTarget,
     connection_properties,
 )
+from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.window import extract_window
