@@ -17,21 +17,16 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_r7mail.client.check import survey
-from airflow_provider_r7mail.client.check.evidence import (
+from airflow_provider_r7mail.client.check import Report, check_server, inquiry
+from airflow_provider_r7mail.client.check.inquiry import MAX_REQUESTS, MAX_WRITE_REQUESTS
+from airflow_provider_r7mail.client.check.questions.bounds import (
     ALL_BOUNDS,
     Bounds,
     best_probe,
-    expiry_of,
     probes_of,
-    ties_of,
 )
-from airflow_provider_r7mail.client.check.survey import (
-    MAX_REQUESTS,
-    MAX_WRITE_REQUESTS,
-    Report,
-    check_server,
-)
+from airflow_provider_r7mail.client.check.questions.ties import ties_of
+from airflow_provider_r7mail.client.check.questions.tokens import expiry_of
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.emulator import MISSING, Attachment, Emulator, Fault, Mailbox, Readings
@@ -477,7 +472,7 @@ class TestCareful:
         self, server: Emulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """At the limit of requests the rest is left open, and the report is made."""
-        monkeypatch.setattr(survey, "MAX_REQUESTS", 9)
+        monkeypatch.setattr(inquiry, "MAX_REQUESTS", 9)
         fill(server.mailbox)
 
         report = run(server)
@@ -737,7 +732,7 @@ class TestFailures:
 
     def test_an_answer_without_end(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer that does not end is broken off."""
-        monkeypatch.setattr(survey, "MAX_ANSWER_BYTES", 5_000)
+        monkeypatch.setattr(inquiry, "MAX_ANSWER_BYTES", 5_000)
         fill(server.mailbox)
 
         with pytest.raises(Exception, match="an answer without end"):
