@@ -735,7 +735,7 @@ class TestFailures:
         monkeypatch.setattr(inquiry, "MAX_ANSWER_BYTES", 5_000)
         fill(server.mailbox)
 
-        with pytest.raises(Exception, match="an answer without end"):
+        with pytest.raises(Exception, match="the response does not end"):
             run(server)
 
 
@@ -947,7 +947,7 @@ class TestCommand:
 
         assert done.returncode == 0, done.stderr
         said = " ".join(done.stdout.split())
-        assert "the latest first" in said
+        assert "latest first" in said
         assert "Suggested: page_size" in said
         assert "Fine:" in said
         assert "\x1b" not in done.stdout

@@ -1,4 +1,4 @@
-"""What a check keeps of the server's answers: no mail, only ids, dates and flags. No I/O."""
+"""What a check keeps of the server's responses: ids, dates and flags, no mail. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session of a check: make requests within a budget, and keep what the answers show."""
+"""The session of a check: make requests within a budget, and keep what the responses show."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Inquiry:
-    """One check of a server: what the questions ask with, and all that was seen.
+    """One check of a server: how the questions make requests, and what all of them have seen.
 
     :param client: an open client
     :param folder: id of the folder to read
@@ -154,7 +154,7 @@ class Inquiry:
         self.login_data, self.login_time = data[0], _time_of(answer.headers)
 
     def exchange(self, call: calls.Call[Any], attempt: int = 1) -> Answer:
-        """Make one attempt, unaccounted for; from any thread."""
+        """Make one attempt outside the budget; from any thread."""
         begun = time.perf_counter()
         body = bytearray()
         with self._client.exchange(call, attempt) as response, network(call, attempt):
@@ -162,14 +162,14 @@ class Inquiry:
                 body += piece
                 if len(body) > MAX_ANSWER_BYTES or self._is_late():
                     raise R7MailResponseError(
-                        "an answer without end", method=call.method, path=call.path
+                        "the response does not end", method=call.method, path=call.path
                     )
         return Answer(
             response.status_code, response.headers, bytes(body), time.perf_counter() - begun
         )
 
     def look(self, call: calls.Call[Any], attempt: int = 1, *, counted: bool = True) -> Answer:
-        """Make one request, and return its answer whatever its status.
+        """Make one request, and return the response whatever its status.
 
         :param counted: whether a 401 means that the token has died
         """
@@ -188,7 +188,7 @@ class Inquiry:
         return answer
 
     def interpret(self, call: calls.Call[T], answer: Answer, attempt: int = 1) -> T:
-        """Parse an answer, and note a failure.
+        """Parse a response, and note a failure.
 
         :raises R7MailRequestError: the status is not 200, or the body is not as agreed
         """
@@ -299,7 +299,7 @@ class Inquiry:
         return len(page.rows) < max(min(page.asked, self.longest), 1)
 
     def rows(self) -> tuple[Row, ...]:
-        """Return the messages seen that have a date and an id, each once, the earliest first."""
+        """Return the messages seen that have a date and an id, each once, earliest first."""
         known = {
             row.key: row
             for page in self.pages
@@ -313,15 +313,15 @@ def failure_kind(error: R7MailRequestError) -> str:
     """Return what failed, without the error's text, which may name hosts."""
     if error.status is not None:
         return f"status {error.status}" + (
-            ", no answer as agreed" if isinstance(error, R7MailResponseError) else ""
+            ", unexpected response" if isinstance(error, R7MailResponseError) else ""
         )
-    return "no answer in time" if isinstance(error, R7MailTimeoutError) else "connection broken"
+    return "no response in time" if isinstance(error, R7MailTimeoutError) else "connection broken"
 
 
 def why_stopped(error: Spent | R7MailRequestError) -> str:
     """Return why a question was left open."""
     if isinstance(error, Spent):
-        return "left out: the check had made as many requests, or taken as long, as it may"
+        return "left out: the check reached its limit of requests or time"
     return f"a request failed: {failure_kind(error)}"
 
 

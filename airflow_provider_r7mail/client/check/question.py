@@ -1,4 +1,4 @@
-"""What a question is: add one, and the check asks it and reports its findings."""
+"""What a question is: a check asks each one and reports its findings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from airflow_provider_r7mail.client.check.report import Findings, Subject
 
 
 class Question:
-    """One question to a server. Each check has a new one, which may keep what it has seen.
+    """One question to a server. Each check makes a new one, so it may keep what it has seen.
 
-    A reading is named only if the answers leave no other. The mailbox is in use meanwhile: a
-    conclusion from two answers is verified by a third one, and left open if the mailbox changed
-    in between. Findings hold no mail: only numbers, readings, and names of API fields.
+    Name a reading only if the responses leave no other. The mailbox may be in use: if a conclusion
+    rests on two responses, verify it with a third one, and leave it open if the mailbox changed in
+    between. Findings contain no mail: only numbers, readings, and names of API fields.
     """
 
     about: ClassVar[str] = ""
-    """What is being checked, for those who wait; "" if it needs no requests."""
+    """What is being checked, shown as progress; "" if it makes no requests."""
 
     subjects: ClassVar[tuple[Subject, ...]] = ()
     """What it finds out, in the report's order."""
@@ -30,12 +30,12 @@ class Question:
         """Look at any listing of the check, whichever question requested it."""
 
     def ask(self, inquiry: Inquiry) -> Findings:
-        """Make the requests it needs, and return what they show.
+        """Make requests, and return what they show.
 
-        If a request fails or the budget is spent, all its subjects are left open with the reason.
+        If one fails, or the budget is spent, all its subjects are left open, with the reason.
         """
         return {}
 
     def conclude(self, inquiry: Inquiry) -> Findings:
-        """Return what all that was seen shows, after the last request; overrides `ask`."""
+        """Return what everything seen shows, after the last request; overrides `ask`."""
         return {}

@@ -51,8 +51,8 @@ def check_server(
     """
     if write_folder == folder:
         raise R7MailConfigError(
-            "write_folder: this is the folder that is read. Give another one, to move a message "
-            "there and back."
+            "write_folder: this is the folder that is checked. Give another one, to move a message "
+            "to it and back."
         )
     say = say or (lambda _: None)
     writes = write_folder is not None
@@ -105,13 +105,13 @@ def _report(questions: Sequence[Question], found: Findings, inquiry: Inquiry) ->
 
 
 def _place(question: Question) -> tuple[bool, float]:
-    """Order the report by the contract's open points, then the rest, then what was written."""
+    """Order the report by the contract's open points; what was written comes last."""
     point = question.subjects[0].point if question.subjects else ""
     return question.writes, float(point[1:]) if point else math.inf
 
 
 def page_times_of(pages: Iterable[Page]) -> tuple[PageTime, ...]:
-    """Return the best time of each size of first pages."""
+    """Return the best time of each page size, at offset 0."""
     times: dict[int, PageTime] = {}
     for page in pages:
         known = times.get(page.asked)
@@ -124,15 +124,15 @@ def page_size_of(times: Sequence[PageTime], cap: Reading, timeout: float) -> tup
     """Return the smallest page size whose time per message is close to the best, and why.
 
     :param times: how long pages took
-    :param cap: the most messages in a page (R3), if there is a limit
+    :param cap: maximum messages per page (R3), if there is a limit
     :param timeout: the connection's, in seconds
     """
     if isinstance(cap, int) and cap < DEFAULT_PAGE_SIZE:
-        return cap, "the server puts no more in a page"
+        return cap, "the server returns no more per page"
     full = [page for page in times if page.got == page.asked >= FIRST_PAGE]
     good = [p for p in full if p.bytes <= MAX_PAGE_BYTES and p.seconds <= timeout / 4]
     if not full:
-        return DEFAULT_PAGE_SIZE, "the default: the folder has too few messages to measure"
+        return DEFAULT_PAGE_SIZE, "default; the folder has too few messages to measure"
     if not good:
         return min(page.asked for page in full), "larger pages are slow or very long"
     best = max(page.got / page.seconds for page in good)
@@ -141,5 +141,5 @@ def page_size_of(times: Sequence[PageTime], cap: Reading, timeout: float) -> tup
             break
     return (
         page.asked,
-        f"{page.got / page.seconds:,.0f} messages/s, {page.bytes / 1e6:.1f} MB a page",
+        f"{page.got / page.seconds:,.0f} messages/s, {page.bytes / 1e6:.1f} MB per page",
     )

@@ -1,4 +1,4 @@
-"""Whether marking and moving work (R15), and how refused actions are answered (R23).
+"""Whether marking and moving work (R15), and how the server responds to repeated actions (R23).
 
 The only question that changes the mailbox. It restores the message in any case.
 """
@@ -22,11 +22,11 @@ from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 from airflow_provider_r7mail.exceptions import R7MailActionError, R7MailRequestError
 
-# Pages that a message is looked for on, where many have a similar date.
+# Pages to search for a message if many have a similar date.
 _CROWDED = 3
 _RESTORE_TRIES = 3
 
-_LOOKS = "Fails, unless the answer is `true`; after a repetition it looks whether it was done."
+_LOOKS = "Fails unless the response is `true`; after a retry, checks the listing."
 
 
 class Actions(Question):
@@ -36,11 +36,11 @@ class Actions(Question):
     writes = True
     subjects = (
         Subject("mark_read", "R15", "Mark read and unread", _LOOKS),
-        Subject("mark_important", "R15", "Mark important and not", _LOOKS),
+        Subject("mark_important", "R15", "Mark important and not important", _LOOKS),
         Subject("move", "R15", "Move there and back", _LOOKS),
-        Subject("repeat_answer", "R23", "A move that is repeated", _LOOKS),
-        Subject("unknown_mark_answer", "R15", "Mark what is not in the folder", _LOOKS),
-        Subject("restored", "", "The message put back", ""),
+        Subject("repeat_answer", "R23", "Repeat a move", _LOOKS),
+        Subject("unknown_mark_answer", "R15", "Mark a message not in the folder", _LOOKS),
+        Subject("restored", "", "Message put back", ""),
     )
 
     def ask(self, inquiry: Inquiry) -> Findings:
@@ -66,7 +66,7 @@ class Actions(Question):
 
 
 def choose(rows: Sequence[Row]) -> Row | None:
-    """Choose a message that is read, stands alone, and is old: nobody looks at it just now."""
+    """Choose a message that is read, stands alone, and is old: nobody is likely to look at it."""
     rows = [row for row in rows if _touchable(row)]
     crowds = Counter(dated(row)[1] // SECOND for row in rows)
 
@@ -78,7 +78,7 @@ def choose(rows: Sequence[Row]) -> Row | None:
 
 
 def _touchable(row: Row) -> int:
-    """How well a message suits: a read one is better, 0 is not at all."""
+    """Return how suitable a message is: 2 if it is read, 1 if unread, 0 if not at all."""
     if row.receipts or row.read is None or row.important is None:
         return 0
     return 2 if row.read else 1
@@ -87,7 +87,7 @@ def _touchable(row: Row) -> int:
 class Loan:
     """A message that is marked and moved, and restored.
 
-    :param inquiry: makes the requests
+    :param inquiry: what to make requests with
     :param row: the message as it was
     :param away: id of the folder it is moved to and back from
     """
@@ -101,7 +101,7 @@ class Loan:
         self._key = row.key or 0
 
     def look(self, folder: int) -> Row | None:
-        """Return the message as it is in a folder now; None if it is not there."""
+        """Return the message as a folder lists it now; None if it is not there."""
         before, offset = self._before, 0
         for _ in range(_CROWDED):
             page = self._inquiry.near(before, folder, offset)
@@ -116,7 +116,7 @@ class Loan:
         return None
 
     def try_marks(self) -> None:
-        """Mark it read or unread, important or not, and as it was."""
+        """Mark it read and unread, important and not important."""
         before = self._before
         for key, name, mark in (
             ("mark_read", "read", self._mark_read),
@@ -128,22 +128,22 @@ class Loan:
                     self._inquiry.ask(mark(wanted))
                     now = self.look(self._home)
                     if now is None:
-                        self.found[key] = unknown("the message was seen no more")
+                        self.found[key] = unknown("the message disappeared")
                         break
                     if getattr(now, name) is not wanted:
-                        says = "the answer is true, but the listing does not show it"
+                        says = "the response is true, but the listing does not show the change"
                         self.found[key] = "warning", "no effect", says
                         break
                 else:
-                    self.found[key] = "ok", "works", "works, and the listing shows it"
+                    self.found[key] = "ok", "works", "works, and the listing shows the change"
 
     def try_moves(self) -> None:
-        """Move it to the other folder, try what is refused there, and move it back."""
+        """Move it to the other folder, repeat that, and move it back."""
         with self._noted("move"):
             self._inquiry.ask(calls.move_messages(self._home, [self._key], self._away))
             there, here = self.look(self._away), self.look(self._home)
             if there is None or here is not None:
-                says = "the answer is true, but the listings do not show it"
+                says = "the response is true, but the listings do not show the change"
                 self.found["move"] = "warning", "no effect", says
                 return
             changed = there.key != self._key
@@ -151,33 +151,33 @@ class Loan:
                 self._try_refusals()
             self._bring_home(there)
             if self.look(self._home) is None:
-                says = "works; moving back was answered true, but the listing does not show it"
+                says = "works; moving back returned true, but the listing does not show the change"
                 self.found["move"] = "warning", "no way back", says
             elif changed:
-                says = "works, but the message gets another id: ids read before are of no use"
+                says = "works, but the message gets a new id: ids read before become invalid"
                 self.found["move"] = "warning", "id changes", says
             else:
                 self.found["move"] = "ok", "works", "works, and the id stays the same"
 
     def _try_refusals(self) -> None:
-        """Ask for what has been done before, or can't be done: both do no harm."""
+        """Request what is already done, and what can't be done: both are harmless."""
         for key, call in (
             ("repeat_answer", calls.move_messages(self._home, [self._key], self._away)),
             ("unknown_mark_answer", self._mark_read(bool(self._before.read))),
         ):
             with self._noted(key):
                 word = self._word(call)
-                self.found[key] = "ok", word, f"is answered {word}"
+                self.found[key] = "ok", word, f"the response is {word}"
 
     def _word(self, call: calls.Call[bool]) -> str:
-        """Make a request; return its answer in a word: true, false, or the status."""
+        """Make a request; return the response in a word: true, false, or the status."""
         answer = self._inquiry.look(call)
         if answer.status == 200 and answer.body.strip() in {b"true", b"false"}:
             return answer.body.strip().decode()
         return str(answer.status) if answer.status != 200 else "something else"
 
     def restore(self) -> Verdict:
-        """Make it as it was, and look whether it is."""
+        """Restore its folder and marks, and verify them."""
         before = self._before
         why = "the listing shows something else"
         for _ in range(_RESTORE_TRIES):
@@ -186,7 +186,7 @@ class Loan:
                 if now is None:
                     there = self.look(self._away)
                     if there is None:
-                        why = "it was seen in neither folder"
+                        why = "it is in neither folder"
                         continue
                     self._bring_home(there)
                     now = self.look(self._home)
@@ -207,7 +207,7 @@ class Loan:
             False,
             (
                 f"NOT PUT BACK ({why}): message {self._key} was in folder {self._home}, {state} "
-                f"and {important}. Look for it there and in folder {self._away}, and make it so"
+                f"and {important}. Look for it there and in folder {self._away}, and restore it"
             ),
         )
 
@@ -226,11 +226,11 @@ class Loan:
 
     @contextmanager
     def _noted(self, key: str) -> Iterator[None]:
-        """Note what fails, and go on."""
+        """Note a failure and go on."""
         try:
             yield
         except R7MailActionError:
-            self.found[key] = "warning", "refused", "the answer is not true"
+            self.found[key] = "warning", "refused", "the response is not true"
         except R7MailRequestError as error:
             self.found[key] = "warning", "failed", f"failed: {failure_kind(error)}"
 

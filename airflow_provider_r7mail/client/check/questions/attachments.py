@@ -29,8 +29,8 @@ class ListedFiles(Question):
         Subject(
             "list_attachments",
             "R17",
-            "Files named in listings",
-            "Reports what is not as `unlisted`.",
+            "Attachments named in listings",
+            "Reports the others as `unlisted`.",
         ),
     )
 
@@ -39,7 +39,7 @@ class ListedFiles(Question):
         self._unnamed = 0
 
     def see(self, listing: Listing) -> None:
-        """Count messages whose files are named, or not."""
+        """Count messages whose attachments are named, and those whose are not."""
         for item, row in zip(listing.items, listing.rows, strict=True):
             if row.key is None:
                 continue
@@ -58,28 +58,28 @@ class ListedFiles(Question):
 def naming_of(named: int, unnamed: int) -> Verdict:
     """Return whether listings name attachments.
 
-    :param named: messages whose files are named
-    :param unnamed: messages with files that are not
+    :param named: number of messages whose attachments are named
+    :param unnamed: number of messages with attachments that are not
     """
     if not named and not unnamed:
-        return unknown("no message with files was seen")
+        return unknown("no message with attachments was seen")
     if not unnamed:
-        return "ok", True, "files are named"
-    what = "not all" if named else "no"
-    says = f"{what} messages with files name them: such files cannot be copied"
+        return "ok", True, "all are named"
+    what = "not all" if named else "none"
+    says = f"{what} are named: such files cannot be copied"
     return "warning", False, says
 
 
 class Download(Question):
-    """How an attachment comes, and whether all of it does."""
+    """How an attachment is transferred, and whether it is as long as listed."""
 
     about = "an attachment"
     subjects = (
         Subject(
             "attachment_length",
             "R22",
-            "An attachment's length",
-            "Takes a broken-off file for none.",
+            "Length of an attachment",
+            "Never keeps a truncated file.",
         ),
     )
 
@@ -88,7 +88,7 @@ class Download(Question):
         self._smallest: tuple[int, str, int] | None = None
 
     def see(self, listing: Listing) -> None:
-        """Look for the smallest file that can be asked for by its name."""
+        """Look for the smallest file that can be requested by its name."""
         for item, row in zip(listing.items, listing.rows, strict=True):
             if row.key is not None:
                 self._look_at(row.key, _files_of(item))
@@ -104,32 +104,32 @@ class Download(Question):
                 self._smallest = key, name, size
 
     def ask(self, inquiry: Inquiry) -> Findings:
-        """Download a small attachment, and keep none of it."""
+        """Download a small attachment and discard it."""
         return {"attachment_length": self._download(inquiry)}
 
     def _download(self, inquiry: Inquiry) -> Verdict:
         if self._smallest is None:
-            return unknown("no message with a small, named file was seen")
+            return unknown("no message with a small, named attachment was seen")
         key, name, size = self._smallest
         try:
             call = calls.download_attachment(inquiry.folder, key, name)
         except R7MailConfigError:
-            return unknown("the file's name cannot be asked for")
+            return unknown("the file's name cannot be requested")
         answer = inquiry.look(call)
         if calls.failure(call, answer.status, answer.headers, 1) is None:
             return framing_of(answer, size)
         row = next((row for row in inquiry.rows() if row.key == key), None)
         if row is None or not inquiry.near(row).holds(key):
-            return unknown("the message that was looked at is gone")
+            return unknown("the message it was tested with is gone")
         says = f"a listed file could not be downloaded: status {answer.status}"
         return "warning", f"status {answer.status}", says
 
 
 def framing_of(answer: Answer, listed: int) -> Verdict:
-    """Return how a file's length is known, and whether it is as listed."""
+    """Return how the length is transferred, and whether it is as listed."""
     form = "Content-Length" if "content-length" in answer.headers else "chunked"
     if len(answer.body) != listed:
-        return "note", form, f"with {form}; the file's length is not the listed Size"
+        return "note", form, f"with {form}; the length differs from the listed Size"
     return "ok", form, f"with {form}, and as listed"
 
 

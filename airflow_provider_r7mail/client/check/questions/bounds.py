@@ -27,11 +27,11 @@ _MODES: tuple[_Mode, ...] = ("inclusive", "exclusive", "ignored")
 _NOT_HONOURED: Verdict = (
     "outside",
     "not honoured",
-    "messages outside of StartDate and EndDate are listed",
+    "messages outside StartDate and EndDate are listed",
 )
 _MARGINS = (
-    f"Asks for {BELOW_SECONDS} s before and {ABOVE_SECONDS} s after the window, and drops what is "
-    "outside it."
+    f"Also requests {BELOW_SECONDS} s before and {ABOVE_SECONDS} s after the window, and drops "
+    "what is outside it."
 )
 
 
@@ -91,9 +91,9 @@ class DateBounds(Question):
     about = "date bounds"
     subjects = (
         Subject("dates", "R4", "StartDate and EndDate", _MARGINS),
-        Subject("start_inclusive", "R4", "A message dated exactly StartDate", "Likewise."),
-        Subject("end_inclusive", "R4", "A message dated exactly EndDate", "Likewise."),
-        Subject("precision", "R4", "Precision of the bounds", "Likewise."),
+        Subject("start_inclusive", "R4", "A message dated exactly StartDate", "As above."),
+        Subject("end_inclusive", "R4", "A message dated exactly EndDate", "As above."),
+        Subject("precision", "R4", "Precision of the bounds", "As above."),
     )
 
     def ask(self, inquiry: Inquiry) -> Findings:
@@ -106,7 +106,7 @@ class DateBounds(Question):
             return self._ask_zone(inquiry, targets[0])
         alive = _narrow(inquiry, visible)
         if not all(inquiry.near(row).holds(row.key) for row in visible):
-            return self._open("a message that was looked at was moved or deleted meanwhile")
+            return self._open("a message it was tested with was moved or deleted")
         return {
             "dates": effect_of(alive),
             "start_inclusive": mode_of({bounds.start for bounds in alive}),
@@ -119,13 +119,13 @@ class DateBounds(Question):
         return {"dates": _NOT_HONOURED} if inquiry.strays else {}
 
     def _ask_zone(self, inquiry: Inquiry, row: Row) -> Findings:
-        """A message is not found by its own date: see whether it is with a day more."""
+        """A message is not found by its own date: search a day around it."""
         _, at = dated(row)
         page = inquiry.fetch(FIRST_PAGE, start=at - DAY, end=at + DAY)
         found = dict(self._open("messages were not found by their dates"))
         near = inquiry.near(row)
         if page.holds(row.key) and not near.holds(row.key) and inquiry.is_whole(near):
-            says = "messages are not found by their dates: another zone?"
+            says = "messages are not found by their dates: another time zone?"
             found["dates"] = "outside", "shifted", says
         return found
 
@@ -134,7 +134,7 @@ class DateBounds(Question):
 
 
 def _narrow(inquiry: Inquiry, visible: Sequence[Row]) -> list[Bounds]:
-    """Probe; return the ways to read the bounds that fit all answers."""
+    """Probe; return the ways to read the bounds that match all responses."""
     alive = list(ALL_BOUNDS)
     probes = [probe for row in visible for probe in probes_of(*dated(row))]
     while (probe := best_probe(probes, alive)) is not None:
@@ -146,7 +146,7 @@ def _narrow(inquiry: Inquiry, visible: Sequence[Row]) -> list[Bounds]:
         except R7MailServerError:
             if not probe.fine:
                 raise
-            # The server takes no bounds with more digits than the manual shows.
+            # The server rejects bounds with more digits than the manual shows.
             del inquiry.failures[failures:]
             probes = [other for other in probes if not other.fine]
             continue
@@ -195,7 +195,7 @@ def probes_of(key: int, date: int) -> Iterator[Probe]:
 
 
 def best_probe(probes: Sequence[Probe], alive: Sequence[Bounds]) -> Probe | None:
-    """Return the probe whose answer rules out most; None if none rules out any."""
+    """Return the probe that rules out most, whatever the response; None if none does."""
 
     def worth(probe: Probe) -> tuple[bool, int]:
         found = sum(bounds.finds(probe) for bounds in alive)
@@ -208,10 +208,10 @@ def best_probe(probes: Sequence[Probe], alive: Sequence[Bounds]) -> Probe | None
 def effect_of(alive: Sequence[Bounds]) -> Verdict:
     """Return whether the bounds have an effect.
 
-    :param alive: the ways to read the bounds that fit all answers
+    :param alive: the ways to read the bounds that match all responses
     """
     if not alive:
-        return "note", "honoured", "they have effect, and are rounded somehow"
+        return "note", "honoured", "they have an effect, but are rounded in some way"
     starts, ends = {bounds.start for bounds in alive}, {bounds.end for bounds in alive}
     if starts == {"ignored"} or ends == {"ignored"}:
         return _NOT_HONOURED
@@ -235,12 +235,12 @@ def precision_of(units: set[str]) -> Verdict:
         return "ok", "millisecond or finer", "to the millisecond or finer"
     if len(units) == 1:
         [unit] = units
-        return "ok", unit, f"dates are compared to the {unit}"
-    return _undecided(units, "no message seen is dated to a fraction of a second")
+        return "ok", unit, f"to the {unit}"
+    return _undecided(units, "no message seen has a date with a fraction of a second")
 
 
 def _undecided(left: set[_Mode] | set[str], why: str) -> Verdict:
-    return unknown(why if left else "the answers fit no single way to read the bounds")
+    return unknown(why if left else "the responses match no single way to read the bounds")
 
 
 QUESTIONS = (DateBounds,)

@@ -11,11 +11,11 @@ _NO_PATH = "/api/v1/email/R7MailCheckNoSuchCall"
 # A folder that no server has, in the range of .NET's Int32.
 _NO_FOLDER = 2_147_483_647
 
-_BY_STATUS = "Goes by the status and the form of the answer, not by what the body says."
+_BY_STATUS = "Goes by the status and the type of the body, not by its text."
 
 
 class WrongPath(Question):
-    """What a path that doesn't exist is answered with."""
+    """How the server responds to a path that doesn't exist."""
 
     about = "errors"
     subjects = (Subject("wrong_path", "R16", "Error for a wrong path", _BY_STATUS),)
@@ -29,7 +29,7 @@ class WrongPath(Question):
 
 
 class MissingFolder(Question):
-    """What a folder that doesn't exist is answered with."""
+    """How the server responds to a folder that doesn't exist."""
 
     about = "errors"
     subjects = (Subject("missing_folder", "R16", "Error for a missing folder", _BY_STATUS),)

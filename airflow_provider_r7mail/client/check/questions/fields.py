@@ -1,4 +1,4 @@
-"""Which ids and fields messages have (R20): names of fields and how often, no values."""
+"""Which ids and fields messages have (R20): names of fields and their frequency, no values."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _NULLABLE = frozenset(
     }
 )
 _ENVELOPE = frozenset({"FolderId", "Items", "Count", "UnreadCount"})
-# The package can do little with a message without these.
+# Without these the package can do little with a message.
 _NEEDED = {"Id", "Date"}
 
 
 class Ids(Question):
-    """Whether messages have ids of their own."""
+    """Whether every message has an id of its own."""
 
     subjects = (
-        Subject("ids", "R20", "Ids of messages", "Sets a message without one aside, and says so."),
+        Subject("ids", "R20", "Message ids", "Sets messages without one aside and reports them."),
     )
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ def ids_of(rows: int, missing: int, twice: int) -> Verdict:
     if not rows:
         return unknown("the folder is empty")
     if twice:
-        return "outside", "twice", "an answer had the same id twice"
+        return "outside", "twice", "a response had the same id twice"
     if missing:
-        return "warning", "missing", f"{missing} of {rows} messages had no id that is a number"
+        return "warning", "missing", f"{missing} of {rows} messages had no numeric id"
     return "ok", "unique", "whole numbers, each once"
 
 
@@ -81,7 +81,7 @@ class Fields(Question):
     subjects = (
         Subject("unknown_fields", "R20", "Unknown fields", "Keeps them in the column `extra`."),
         Subject("missing_fields", "R20", "Missing fields", "Leaves their columns null."),
-        Subject("null_fields", "R20", "Null where a value is due", "Leaves their columns null."),
+        Subject("null_fields", "R20", "Null instead of a value", "Leaves their columns null."),
         Subject(
             "wrong_types", "R20", "Values of another type", "Keeps them in the column `extra`."
         ),
@@ -128,11 +128,11 @@ def _level_of(counter: Counter[str]) -> Level:
 
 
 def fields_of(counter: Counter[str], level: Level, of: int = 0) -> Verdict:
-    """Return the names of fields; those that don't look like names of fields are only counted.
+    """Return the names of fields; count only those that don't look like one.
 
     :param counter: names, and how often they were seen
     :param level: the level if there are any
-    :param of: how often they could have been seen: less often is "in some"
+    :param of: number of messages; a field seen less often is "in some"
     """
     if not counter:
         return "ok", [], "none"

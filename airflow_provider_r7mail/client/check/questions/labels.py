@@ -29,12 +29,12 @@ class Labels(Question):
             FIRST_PAGE, start=at - 2 * SECOND, end=at + 3 * SECOND, labels=(label,)
         )
         if any(label not in other.labels for other in page.rows):
-            return "warning", "ignored", "messages without the label are found as well"
+            return "warning", "ignored", "messages without the label are found, too"
         if page.holds(row.key):
-            return "ok", "array works", "an array with a label finds the messages that have it"
+            return "ok", "array works", "an array finds the messages that have the label"
         if not (inquiry.is_whole(page) and inquiry.near(row).holds(row.key)):
-            return unknown("the message that was looked at is gone, or hidden by others")
-        return "warning", "finds nothing", "a message that has the label is not found by it"
+            return unknown("the message it was tested with is gone, or hidden by others")
+        return "warning", "finds nothing", "a message that has the label is not found"
 
 
 QUESTIONS = (Labels,)

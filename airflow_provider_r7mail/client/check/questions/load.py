@@ -1,4 +1,4 @@
-"""How much the server bears: slow and failed requests (R16), and several requests at once."""
+"""How much load the server takes: concurrent, slow and failed requests (R16)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from airflow_provider_r7mail.exceptions import R7MailRequestError
 
 
 class Concurrency(Question):
-    """How much more comes with several requests at once: only a suggestion, no finding."""
+    """How much concurrent requests gain: only a suggestion, no finding."""
 
-    about = "requests at once"
+    about = "concurrent requests"
 
     def ask(self, inquiry: Inquiry) -> Findings:
-        """Request the first page 4 and, if that is worth it, 8 times at once."""
+        """Request the first page 4 times at once, and 8 times if that gains enough."""
         size = inquiry.pages[0].asked
         alone = min(
             page.seconds for page in inquiry.unfiltered if page.asked == size and page.offset == 0
         )
-        inquiry.concurrency = 2, "more at once bring little"
+        inquiry.concurrency = 2, "more concurrent requests gain little"
         rates = {1: 1 / alone}
-        for number in (4, 4, 8):  # twice four: the first time connections are made
+        for number in (4, 4, 8):  # four twice: the first time, connections are made
             if number == 8 and rates[4] < 2 * rates[1]:
                 break
             inquiry.spend(number)
@@ -40,17 +40,17 @@ class Concurrency(Question):
                 failed = [kind for kind in tried if kind]
             if failed:
                 inquiry.failures += failed
-                why = f"of {number} at once {len(failed)} failed"
+                why = f"{len(failed)} of {number} concurrent requests failed"
                 inquiry.concurrency = max(1, number // 4), why
                 return {}
             rate = number / (time.perf_counter() - begun)
             rates[number] = max(rate, rates.get(number, 0.0))
         best = max(rates, key=lambda number: rates[number])
         if best > 1 and rates[best] >= 1.3 * rates[1]:
-            # A few per cent are no reason to burden the server more.
+            # A few percent are not worth more load on the server.
             number = min(number for number in rates if rates[number] >= 0.8 * rates[best])
             gain = min(rates[number] / rates[1], number)
-            why = f"some {gain:.1f} times the pages of one at a time"
+            why = f"about {gain:.1f} times the throughput of one request at a time"
             inquiry.concurrency = max(number, 2), why
         return {}
 
@@ -66,22 +66,20 @@ def _try(inquiry: Inquiry, call: calls.Call[Any]) -> str:
 
 
 class Requests(Question):
-    """How slow the slowest answer was, and which requests failed."""
+    """The slowest response, and the requests that failed."""
 
     subjects = (
         Subject(
             "timeout",
             "",
-            "Slowest answer",
-            "Waits `timeout` seconds for a byte, then tries again.",
+            "Slowest response",
+            "Waits `timeout` seconds for the next byte, then retries.",
         ),
-        Subject(
-            "failures", "R16", "Requests that failed", "Tries again up to `max_retries` times."
-        ),
+        Subject("failures", "R16", "Failed requests", "Retries up to `max_retries` times."),
     )
 
     def conclude(self, inquiry: Inquiry) -> Findings:
-        """Look at all requests."""
+        """Read the times and failures of all requests."""
         slowest = max(page.seconds for page in inquiry.pages)
         return {
             "timeout": slowness_of(slowest, inquiry.config.timeout),
@@ -91,14 +89,14 @@ class Requests(Question):
 
 def slowness_of(slowest: float, limit: float) -> Verdict:
     """Return whether the timeout leaves a margin."""
-    says = f"{slowest:.2f} s; the time-out is {limit:g} s"
+    says = f"{slowest:.2f} s; the timeout is {limit:g} s"
     if slowest > limit / 2:
         return "warning", says, f"{says}. Raise timeout, or lower page_size"
     return "ok", says, says
 
 
 def failures_of(failures: Sequence[str]) -> Verdict:
-    """Return which requests failed."""
+    """Return how many requests failed, and how."""
     kinds = [f"{count} times {kind}" for kind, count in sorted(Counter(failures).items())]
     if kinds:
         return "warning", kinds, ", ".join(kinds)

@@ -20,15 +20,18 @@ CHANCE = 0.001
 class Ties(Question):
     """Order of messages with the same Date."""
 
-    about = "messages of one Date"
+    about = "messages with the same Date"
     subjects = (
         Subject(
-            "ties", "R5", "Order of messages of one Date", "Knows messages by id, not by place."
+            "ties",
+            "R5",
+            "Order of messages with the same Date",
+            "Identifies messages by id, not by position.",
         ),
     )
 
     def ask(self, inquiry: Inquiry) -> Findings:
-        """Look at messages with the same Date again and again."""
+        """List messages with the same Date again and again."""
         group = self._choose(inquiry)
         if len(group) < 2:
             return {"ties": unknown("no two messages seen have the same Date")}
@@ -40,10 +43,10 @@ class Ties(Question):
             verdict = ties_of(looks)
             if verdict is not None:
                 return {"ties": verdict}
-        return {"ties": unknown(f"{len(looks)} looks at messages of one Date did not tell")}
+        return {"ties": unknown(f"{len(looks)} requests were not enough to tell")}
 
     def _choose(self, inquiry: Inquiry) -> list[Row]:
-        """Return the most messages with the same Date that a page shows all of."""
+        """Return the largest group of messages with the same Date that fits on a page."""
         groups: dict[datetime | None, list[Row]] = {}
         for row in inquiry.rows():
             groups.setdefault(row.date, []).append(row)
@@ -52,9 +55,9 @@ class Ties(Question):
 
 
 def ties_of(looks: Sequence[Sequence[int]]) -> Verdict | None:
-    """Return the order that several looks show; None: look once more.
+    """Return the order that several responses show; None: one more is needed.
 
-    :param looks: the ids in the order they came in
+    :param looks: the ids in each response, in its order
     """
     common = set(looks[0]).intersection(*looks[1:])
     orders = [tuple(key for key in look if key in common) for look in looks]
@@ -62,8 +65,8 @@ def ties_of(looks: Sequence[Sequence[int]]) -> Verdict | None:
     if len(common) < 2 or more < 2:
         return None
     first, turned = orders[0], orders[0][::-1]
-    seen = f"in {len(looks)} looks at {len(common)} messages"
-    # How likely a random order looks like this, as a logarithm.
+    seen = f"in {len(looks)} requests for {len(common)} messages"
+    # The probability that a random order looks like this, as a logarithm.
     chance, limit = -more * math.lgamma(len(common) + 1), math.log(CHANCE)
     turns = [a != b for a, b in pairwise(orders)]
     verdict: Verdict | None = None
@@ -73,9 +76,9 @@ def ties_of(looks: Sequence[Sequence[int]]) -> Verdict | None:
         verdict = ("ok", "stable", f"the same each time, {seen}") if chance < limit else None
     elif all(turns):
         if chance < limit:
-            verdict = "note", "reversed", f"turned round at every other request, {seen}"
+            verdict = "note", "reversed", f"reversed at every other request, {seen}"
     elif len(looks) >= MAX_LOOKS:
-        # Turned round, with other people's requests in between, or by chance: who can tell.
+        # Reversed, with other people's requests in between, or by chance: impossible to tell.
         verdict = "note", "changes", f"changes irregularly, {seen}"
     return verdict
 

@@ -10,7 +10,7 @@ from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 from airflow_provider_r7mail.client.models import to_microseconds
 
-# Where no dated message is.
+# Times that no message is dated at.
 _EARLY = to_microseconds(datetime(2, 1, 1, tzinfo=UTC))
 _LATE = to_microseconds(datetime(2200, 1, 1, tzinfo=UTC))
 _LATER = to_microseconds(datetime(2201, 1, 1, tzinfo=UTC))
@@ -21,11 +21,11 @@ class Undated(Question):
 
     about = "messages without a date"
     subjects = (
-        Subject("undated", "R4", "Messages without a date", "Sets them aside, and says so."),
+        Subject("undated", "R4", "Messages without a date", "Sets them aside and reports them."),
     )
 
     def ask(self, inquiry: Inquiry) -> Findings:
-        """Search where no dated message is, and look whether such messages are still there."""
+        """Search at times that no message is dated at, then look for the undated ones again."""
         return {"undated": self._search(inquiry)}
 
     def _search(self, inquiry: Inquiry) -> Verdict:
@@ -35,9 +35,9 @@ class Undated(Question):
         if _has_undated(inquiry.fetch(FIRST_PAGE, start=_LATE, end=_LATER)):
             return "note", "always", "are found whatever the bounds"
         if _has_undated(inquiry.fetch(FIRST_PAGE, end=_EARLY)):
-            return "note", "as_min", "are found as of the beginning of time"
+            return "note", "as_min", "are found as if dated at the beginning of time"
         if not _has_undated(inquiry.fetch(seen.asked, offset=seen.offset)):
-            return unknown("the folder changed while it was looked at")
+            return unknown("the folder changed during the check")
         return "warning", "never", "are not found with date bounds"
 
 
