@@ -1,4 +1,4 @@
-"""`r7mail check`: it names what a server does, claims nothing else, and puts back what it moves."""
+"""`r7mail check`: names what a server does, claims nothing else, and restores what it moves."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from airflow_provider_r7mail.operators import R7MailCheckOperator
 INBOX, PROCESSED = 24, 15
 JUNE = datetime(2025, 6, 1, 8, tzinfo=UTC)
 SECRET = "Зарплата-43"
-"""Stands in all that a mail has: must not be in a report."""
+"""In every field of the mail here: must not show up in a report."""
 
 
 def fill(mailbox: Mailbox, count: int = 120) -> None:
-    """Mail as a folder has it: files, labels, ties, no dates, fractions of seconds."""
+    """Fill a folder: attachments, labels, ties, missing dates, fractions of seconds."""
     for number in range(count):
         date = JUNE + timedelta(minutes=7 * number)
         if number % 3 == 1:
@@ -88,7 +88,7 @@ def run(server: Emulator, **options: Any) -> Report:
 
 
 def claims(report: Report) -> dict[str, Any]:
-    """All the readings that a report names."""
+    """Return all readings that a report names."""
     return {f.key: f.reading for f in report.findings if f.level != "unknown"}
 
 
@@ -106,7 +106,7 @@ def calls_of(server: Emulator, act: Callable[[dict[str, Any]], None]) -> Iterato
 
 
 class TestReadings:
-    """Every reading that the emulator can be set to is named."""
+    """The check names every reading that the emulator can be set to."""
 
     @pytest.mark.parametrize(
         ("setting", "key", "named"),
@@ -177,7 +177,7 @@ class TestReadings:
     def test_it_is_named_by_writing(
         self, server: Emulator, setting: dict[str, Any], key: str
     ) -> None:
-        """With a folder to write to, it is told how refused actions are answered (R15, R23)."""
+        """With a folder to write to, it reports how refused actions are answered (R15, R23)."""
         fill(server.mailbox)
         server.readings = Readings(**setting)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
@@ -189,7 +189,7 @@ class TestReadings:
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
     def test_latency(self, server: Emulator) -> None:
-        """How long pages take is told, by size; several at once are worth it when they wait."""
+        """Page times are reported by size, and concurrency is suggested if requests wait."""
         fill(server.mailbox)
         server.readings = Readings(latency_seconds=0.03)
 
@@ -201,7 +201,7 @@ class TestReadings:
 
     @pytest.mark.parametrize("reading", ["401", "500", "null_response", "no_token", "state"])
     def test_no_wrong_password_is_tried(self, server: Emulator, reading: Any) -> None:
-        """How a refused login looks is left open: trying a wrong password may lock it (R14)."""
+        """A rejected login is never tried: a wrong password could lock the account (R14)."""
         fill(server.mailbox, 3)
         server.readings = Readings(login_refusal=reading)
 
@@ -209,7 +209,7 @@ class TestReadings:
         assert all(call["status"] == 200 for call in server.requests if "Login" in call["path"])
 
     def test_all_settings_are_covered(self) -> None:
-        """A reading that is added to the emulator is named here too, or it is said why not."""
+        """A reading that is added to the emulator is tested here, too, or listed as not visible."""
         marks = [
             mark
             for name in ("test_it_is_named", "test_it_is_named_by_writing")
@@ -217,13 +217,13 @@ class TestReadings:
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
         elsewhere = {"latency_seconds", "login_refusal"}
-        # Not to be seen by reading: what becomes of sent mail, and of a header that is never sent.
+        # Not visible by reading: what happens to sent mail, and to a header that is never sent.
         beyond = {"sent_delay_seconds", "strip_hidden", "token_header_strict"}
 
         assert {field.name for field in fields(Readings)} == named | elsewhere | beyond
 
     def test_all_at_once(self, server: Emulator) -> None:
-        """Unfriendly readings do not hide each other."""
+        """Unusual readings do not hide each other."""
         fill(server.mailbox, 40)
         server.readings = Readings(
             sort_one="descending",
@@ -255,7 +255,7 @@ class TestReadings:
     def test_bounds(
         self, server: Emulator, start: bool, end: bool, precision: Any, fraction: int
     ) -> None:
-        """Whatever the dates are like, nothing wrong is said of bounds, and most is found (R4)."""
+        """Whatever the dates are, nothing wrong is said about bounds, and most is found (R4)."""
         for number in range(5):
             date = JUNE + timedelta(minutes=number, microseconds=fraction)
             server.mailbox.deliver(date=date)
@@ -277,7 +277,7 @@ class TestCareful:
     """Nothing is claimed that has not been seen."""
 
     def test_an_empty_folder(self, server: Emulator) -> None:
-        """Of an empty folder nothing is claimed that needs mail."""
+        """Nothing that needs mail is claimed about an empty folder."""
         report = run(server)
 
         assert set(claims(report)) == {
@@ -293,7 +293,7 @@ class TestCareful:
         assert report.page_size == 200
 
     def test_the_first_mail_arrives_meanwhile(self, server: Emulator) -> None:
-        """A folder that is empty at first breaks nothing (R6)."""
+        """A folder that is empty at first is checked without an error (R6)."""
 
         def deliver(record: dict[str, Any]) -> None:
             if record["json"]["offset"] == 0 and record["json"]["size"] == 10:
@@ -304,7 +304,7 @@ class TestCareful:
 
     @pytest.mark.parametrize("readings", [Readings(), Readings(ignore_offset=True)])
     def test_one_message(self, server: Emulator, readings: Readings) -> None:
-        """One message tells nothing of order, counts, caps, offsets or ties."""
+        """One message says nothing about order, counts, page limits, offsets or ties."""
         server.mailbox.deliver(date=JUNE)
         server.readings = readings
 
@@ -314,7 +314,7 @@ class TestCareful:
         assert found["start_inclusive"] is True
 
     def test_ties_only(self, server: Emulator) -> None:
-        """Where all messages have one Date, no order is claimed, and theirs is found (R1, R5)."""
+        """If all messages have the same Date, only the order of ties is claimed (R1, R5)."""
         for _ in range(8):
             server.mailbox.deliver(date=JUNE)
         server.readings = Readings(ties="random")
@@ -331,7 +331,7 @@ class TestCareful:
     def test_two_tied_messages_need_many_looks(
         self, server: Emulator, ties: Any, named: str
     ) -> None:
-        """Two messages stand in the same order half of the time by chance: it looks often (R5)."""
+        """Two messages are in the same order by chance half of the time: it looks often (R5)."""
         for day in (0, 0, 1):
             server.mailbox.deliver(date=JUNE + timedelta(days=day))
         server.readings = Readings(ties=ties)
@@ -339,7 +339,7 @@ class TestCareful:
         assert run(server)["ties"].reading == named
 
     def test_few_looks_at_ties_tell_nothing(self) -> None:
-        """An order that chance may have made is not named (R5)."""
+        """An order that may be chance is not named (R5)."""
         assert ties_of([[1, 2]] * 5) is None
         assert ties_of([[1, 2, 3]] * 3) is None
         assert ties_of([[1, 2, 3], [3, 2, 1]]) is None
@@ -347,7 +347,7 @@ class TestCareful:
 
     @pytest.mark.parametrize("truth", ALL_BOUNDS, ids=str)
     def test_questions_about_bounds_never_mislead(self, truth: Bounds) -> None:
-        """The questions never rule out the truth, whatever the message's date (R4)."""
+        """The probes never rule out the truth, whatever the message's date (R4)."""
         for date in (0, 500_000, 382_021, 999_999, -1, 1):
             alive, probes = list(ALL_BOUNDS), list(probes_of(1, date))
             while (probe := best_probe(probes, alive)) is not None:
@@ -363,7 +363,7 @@ class TestCareful:
     def test_mail_arrives_meanwhile(
         self, server: Emulator, order: Any, count: Any, age: int, filled: int
     ) -> None:
-        """With mail arriving at each request nothing wrong is claimed (R6)."""
+        """If mail arrives at every request, nothing wrong is claimed (R6)."""
         fill(server.mailbox, filled)
         server.readings = Readings(sort_one=order, count=count)
         date = JUNE + timedelta(days=200 - age)
@@ -385,7 +385,7 @@ class TestCareful:
     def test_mail_goes_meanwhile(
         self, server: Emulator, order: Any, count: Any, first: bool
     ) -> None:
-        """With mail deleted at each request nothing wrong is claimed either (R6)."""
+        """If mail is deleted at every request, nothing wrong is claimed either (R6)."""
         fill(server.mailbox, 40)
         server.readings = Readings(sort_one=order, count=count)
 
@@ -407,7 +407,7 @@ class TestCareful:
 
     @pytest.mark.parametrize("seed", range(24))
     def test_any_server_and_mailbox(self, server: Emulator, seed: int) -> None:
-        """Whatever server, mailbox and other people do, nothing wrong is claimed (R1 to R6)."""
+        """Whatever the server, the mailbox and others do, nothing wrong is claimed (R1 to R6)."""
         dice = random.Random(seed)
         mailbox, seconds = server.mailbox, 0.0
         for _ in range(dice.choice([0, 1, 2, 3, 8, 30, 130])):
@@ -437,7 +437,7 @@ class TestCareful:
         with calls_of(server, live):
             found = claims(run(server))
 
-        # What is right as well: no cap was met, and whole milliseconds tell nothing finer.
+        # Also right: no limit was reached, and whole milliseconds show nothing finer.
         vague = {"page_cap": "none seen", "precision": "millisecond or finer"}
         if setting["ties"] != "stable":
             vague["ties"] = "changes"
@@ -447,7 +447,7 @@ class TestCareful:
         assert found.get("offset", "works") == "works"
 
     def test_a_huge_folder(self) -> None:
-        """A folder of 60,000 messages takes no more requests, and no page too large for it."""
+        """A folder of 60,000 messages takes no more requests, and no page is too large for it."""
         mailbox = Mailbox.synthetic(60_000, ties=3)
         with Emulator(mailbox) as server:
             server.readings = Readings(page_cap=500, ties="reversed")
@@ -459,7 +459,7 @@ class TestCareful:
         assert found["start_inclusive"] is True
 
     def test_long_messages_are_not_asked_for_in_large_pages(self, server: Emulator) -> None:
-        """Where messages are long, pages are kept small: the server has other work to do."""
+        """If messages are long, pages stay small: the server has other work to do."""
         for number in range(60):
             server.mailbox.deliver(date=JUNE + timedelta(hours=number), body="x" * 100_000)
 
@@ -471,7 +471,7 @@ class TestCareful:
     def test_it_gives_up_when_it_has_asked_enough(
         self, server: Emulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """At the limit of requests the rest is left open, and the report is made."""
+        """At the limit of requests, the rest is left open, and there is still a report."""
         monkeypatch.setattr(inquiry, "MAX_REQUESTS", 9)
         fill(server.mailbox)
 
@@ -495,7 +495,7 @@ class TestCareful:
         ],
     )
     def test_token_life(self, text: object, reading: str) -> None:
-        """What the login says of the token's life is read as it stands (R12)."""
+        """The token's lifetime is read as the login response states it (R12)."""
         assert expiry_of({"ExpiredAt": text}, JUNE)[1] == reading
 
 
@@ -504,7 +504,7 @@ def void(_: object) -> None:
 
 
 class TestOutside:
-    """A server that does what the contract rules out is said to."""
+    """A server that violates the contract is reported."""
 
     @pytest.mark.parametrize(
         ("answer", "key"),
@@ -525,7 +525,7 @@ class TestOutside:
         ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_it_is_told(self, server: Emulator, answer: object, key: str) -> None:
-        """An answer against the contract is told as such."""
+        """A response that violates the contract is reported."""
         server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
 
         report = run(server)
@@ -534,13 +534,13 @@ class TestOutside:
         assert report.result == "outside the contract"
 
     def test_bounds_of_another_zone(self, server: Emulator) -> None:
-        """A server that takes the bounds for another zone's is outside the contract (R4)."""
+        """A server that takes the bounds for another time zone violates the contract (R4)."""
         fill(server.mailbox, 2)
         true_dates = {m["Id"]: m["Date"] for m in server.mailbox.messages(INBOX)}
         for number, shown in true_dates.items():
             with server.mailbox.lock:
                 record = next(r for r in server.mailbox.contents(INBOX).records if r.id == number)
-                # Shown three hours later than it is looked for.
+                # Shown three hours later than it is searched for.
                 later = datetime.fromisoformat(shown) + timedelta(hours=3)
                 record.set("Date", later.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
@@ -563,7 +563,7 @@ class TestOutside:
         ],
     )
     def test_hostile_items(self, server: Emulator, items: object) -> None:
-        """Items that are no messages are told of, and break nothing (R20)."""
+        """Items that are not messages are reported, and cause no error (R20)."""
         answer = {"Count": 10**30, "Items": items, "\x1b[31m": "[bold]"}
         server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
 
@@ -599,7 +599,7 @@ class TestOutside:
             assert f"{field} (in some)" in report[key].says
 
     def test_files_named_in_some_listings_only(self, server: Emulator) -> None:
-        """One message whose files are not named is enough for a warning (R17)."""
+        """One message whose attachments are not named is enough for a warning (R17)."""
         fill(server.mailbox, 6)
         server.mailbox.deliver(date=JUNE, fields={"HasAttachments": True, "Attachments": None})
 
@@ -621,7 +621,7 @@ class TestOutside:
             assert run(server)["labels"].reading == "finds nothing"
 
     def test_a_missing_folder_that_looks_empty(self, server: Emulator) -> None:
-        """That a wrong folder id looks like an empty folder is worth knowing (R16)."""
+        """It is worth knowing that a wrong folder id looks like an empty folder (R16)."""
         fill(server.mailbox)
 
         def answer(record: dict[str, Any]) -> None:
@@ -633,7 +633,7 @@ class TestOutside:
             assert run(server)["missing_folder"].level == "note"
 
     def test_bounds_finer_than_the_manuals_are_refused(self, server: Emulator) -> None:
-        """A server that takes no microseconds is asked without; that is no failure (R4)."""
+        """If the server rejects microseconds, they are not sent; that is no failure (R4)."""
         fill(server.mailbox)
 
         def refuse(record: dict[str, Any]) -> None:
@@ -650,22 +650,22 @@ class TestOutside:
 
 
 class TestFailures:
-    """Servers that fail on the way."""
+    """Servers that fail during the check."""
 
     def test_a_wrong_password(self, server: Emulator) -> None:
-        """A refused login ends the check, and is tried once."""
+        """A rejected login ends the check, and is tried only once."""
         with pytest.raises(R7MailAuthError):
             run(server, password="wrong")
 
         assert server.logins == 1
 
     def test_a_folder_that_cannot_be_read(self, server: Emulator) -> None:
-        """Without a folder there is nothing to check."""
+        """Without a folder, there is nothing to check."""
         with pytest.raises(Exception, match="Messages: the server failed"):
             run(server, folder=77)
 
     def test_another_server(self, server: Emulator) -> None:
-        """HTML where JSON is due ends the check."""
+        """HTML instead of JSON ends the check."""
         server.faults.append(Fault(body="<html>", status=200, times=None))
 
         with pytest.raises(R7MailProxyError):
@@ -689,7 +689,7 @@ class TestFailures:
     )
     @pytest.mark.parametrize("skip", [1, 4, 9, 14])
     def test_a_request_that_fails(self, server: Emulator, fault: Fault, skip: int) -> None:
-        """A failure on the way is counted and warned of; what was asked is asked again (R16)."""
+        """A failed request is counted and reported as a warning, and retried (R16)."""
         fill(server.mailbox)
         fault = Fault(**{**vars(fault), "skip": skip, "path": "Messages"})
         server.faults.append(fault)
@@ -701,7 +701,7 @@ class TestFailures:
         assert report["start_inclusive"].reading is True
 
     def test_one_part_fails_for_good(self, server: Emulator) -> None:
-        """What can't be asked is left open, with the reason; the rest is found (R16)."""
+        """What can't be requested is left open, with the reason; the rest is found (R16)."""
         fill(server.mailbox)
         server.faults.append(Fault(path="Messages", status=503, skip=2, times=None))
 
@@ -712,7 +712,7 @@ class TestFailures:
         assert report["wrong_path"].reading == "404, json"
 
     def test_a_server_that_can_take_one_request_at_a_time(self, server: Emulator) -> None:
-        """Where requests at once are refused, fewer are suggested (R16)."""
+        """If concurrent requests are refused, fewer are suggested (R16)."""
         fill(server.mailbox)
         server.readings = Readings(latency_seconds=0.02)
         running = 0
@@ -720,7 +720,7 @@ class TestFailures:
         def begin(_: object) -> None:
             nonlocal running
             running += 1
-            # The burst begins when nothing else is to be asked any more.
+            # Concurrent requests come last.
             if len(server.requests) > 30:
                 server.faults.append(Fault(path="Messages", status=429))
 
@@ -731,7 +731,7 @@ class TestFailures:
         assert "429" in report["failures"].says
 
     def test_an_answer_without_end(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer that does not end is broken off."""
+        """A response that does not end is cut off."""
         monkeypatch.setattr(inquiry, "MAX_ANSWER_BYTES", 5_000)
         fill(server.mailbox)
 
@@ -740,10 +740,10 @@ class TestFailures:
 
 
 class TestWriting:
-    """What `--write` does to a mailbox: nothing, in the end."""
+    """After `--write`, the mailbox is as it was."""
 
     def test_never_by_default(self, server: Emulator) -> None:
-        """Without being told to, nothing is written."""
+        """Nothing is written unless requested."""
         fill(server.mailbox)
         report = run(server)
 
@@ -752,7 +752,7 @@ class TestWriting:
         assert "restored" not in {finding.key for finding in report.findings}
 
     def test_all_is_put_back(self, server: Emulator) -> None:
-        """Marks and moves are tried, seen in the listings, and undone (R15)."""
+        """Marks and moves are tried, verified in the listings, and undone (R15)."""
         fill(server.mailbox)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
 
@@ -771,7 +771,7 @@ class TestWriting:
     def test_put_back_whatever_fails(
         self, server: Emulator, path: str, times: int, after_acting: bool, skip: int
     ) -> None:
-        """Whichever step fails, before or after it has acted, the message is put back (R23)."""
+        """Whichever step fails, before or after it took effect, the message is restored (R23)."""
         fill(server.mailbox)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
         armed = False
@@ -792,7 +792,7 @@ class TestWriting:
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
     def test_it_says_plainly_that_it_could_not_put_back(self, server: Emulator) -> None:
-        """If the message can't be put back, it is told which it is, and how it was."""
+        """If the message can't be restored, the report says which one it is, and how it was."""
         fill(server.mailbox)
         server.faults.append(Fault(path="MoveMessage", skip=2, status=403, times=None))
 
@@ -806,7 +806,7 @@ class TestWriting:
         assert "was in folder 24, read and not important" in finding.says
 
     def test_put_back_when_stopped(self, server: Emulator) -> None:
-        """Ctrl-C in the middle leaves the mailbox as it was."""
+        """Ctrl-C during the check leaves the mailbox as it was."""
         fill(server.mailbox)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
         config = ClientConfig(url=server.url, login="user_test", password="TestPassword")
@@ -828,7 +828,7 @@ class TestWriting:
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
     def test_no_receipt_is_set_off(self, server: Emulator) -> None:
-        """A message that asks for a reading receipt is not marked."""
+        """A message that requests a read receipt is not marked."""
         receipt = {"IsReturnReceiptTo": True}
         server.mailbox.deliver(date=JUNE, was_read=True, fields=receipt)
         server.mailbox.deliver(
@@ -841,7 +841,7 @@ class TestWriting:
         assert not [call for call in server.requests if "Mark" in call["path"]]
 
     def test_actions_that_have_no_effect(self, server: Emulator) -> None:
-        """An action that is answered true, and not done, is a warning (R15)."""
+        """An action that returns true but has no effect is a warning (R15)."""
         fill(server.mailbox)
         for path in ("MarkAsRead", "MoveMessage"):
             server.faults.append(Fault(path=path, kind="answer", answer=True, times=None))
@@ -862,7 +862,7 @@ class TestWriting:
 
 
 class TestReport:
-    """What comes out is fit to be shown to others."""
+    """The report can be shown to others."""
 
     @pytest.mark.parametrize(
         "readings", [Readings(), Readings(page_cap=3, null_fields=("Subject",), ties="random")]
@@ -897,7 +897,7 @@ class TestReport:
         assert all(item["says"] and item["title"] for item in found["findings"])
 
     def test_from_python(self, server: Emulator) -> None:
-        """The example for Python runs as it stands in the documentation."""
+        """The Python example runs exactly as in the documentation."""
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
         url, password = server.url, "TestPassword"
@@ -913,7 +913,7 @@ class TestReport:
         assert "such files cannot be copied" in bad[0]
 
     def test_a_cap_is_the_page_size(self, server: Emulator) -> None:
-        """To ask for more than the server gives is of no use."""
+        """Requesting more than the server returns is pointless."""
         fill(server.mailbox)
         server.readings = Readings(page_cap=60)
 
@@ -935,7 +935,7 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestCommand:
-    """The command, as a person in a terminal meets it."""
+    """The command, as used in a terminal."""
 
     def test_it_tells_and_writes(self, server: Emulator, tmp_path: Path) -> None:
         """A table says in words what the server does; the JSON says the same."""
@@ -956,7 +956,7 @@ class TestCommand:
         assert SECRET not in done.stdout + path.read_text(encoding="utf-8")
 
     def test_a_connection(self, server: Emulator) -> None:
-        """An Airflow connection is enough: its first folder is read, and names are known."""
+        """An Airflow connection is enough: its first folder is read, and its names work."""
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
 
@@ -980,7 +980,7 @@ class TestCommand:
         ],
     )
     def test_it_could_not_check(self, words: list[str], expected: str) -> None:
-        """What stood in the way is told in one line, with exit code 2."""
+        """The reason is reported in one line, with exit code 2."""
         done = command(*words)
 
         assert done.returncode == 2
@@ -989,7 +989,7 @@ class TestCommand:
         assert "Traceback" not in done.stderr
 
     def test_a_server_outside_the_contract(self, server: Emulator) -> None:
-        """Outside the contract the exit code is 1."""
+        """If the server violates the contract, the exit code is 1."""
         fill(server.mailbox)
         server.readings = Readings(ignore_dates=True)
 
@@ -1003,7 +1003,7 @@ class TestOperator:
     """The scheduled self-test."""
 
     def test_it_returns_the_report(self, server: Emulator, run_dag: Callable[[str], Any]) -> None:
-        """In a DAG the report is the task's XCom, with no mail in it."""
+        """In a DAG the report is the task's XCom, without any mail."""
         fill(server.mailbox)
 
         result = run_dag(
@@ -1027,7 +1027,7 @@ class TestOperator:
         assert SECRET not in json.dumps(report, ensure_ascii=False)
 
     def test_it_fails_outside_the_contract(self, server: Emulator) -> None:
-        """A server outside the contract fails the task; the report is in XCom all the same."""
+        """The task fails if the server violates the contract; the report is in XCom anyway."""
         fill(server.mailbox)
         server.readings = Readings(ignore_dates=True)
         pushed: dict[str, Any] = {}
@@ -1041,7 +1041,7 @@ class TestOperator:
         assert pushed["return_value"]["result"] == "outside the contract"
 
     def test_warnings(self, server: Emulator) -> None:
-        """Warnings fail the task only if that is asked for."""
+        """Warnings fail the task only if requested."""
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
 
@@ -1052,7 +1052,7 @@ class TestOperator:
             R7MailCheckOperator(task_id="c", folder=24, fail_on_warning=True).execute({})
 
     def test_a_wrong_folder(self, server: Emulator) -> None:
-        """A folder that the connection does not know fails at once, before any request."""
+        """A folder that the connection does not know fails before any request."""
         with pytest.raises(AirflowFailException, match="known are: 'inbox'"):
             R7MailCheckOperator(task_id="c", folder="nowhere").execute({})
 
