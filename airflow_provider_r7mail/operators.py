@@ -545,7 +545,7 @@ class R7MailCheckOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the server."""
         # Few DAGs check the server: don't load this for every DAG file.
-        from airflow_provider_r7mail.client.check.survey import check_server  # noqa: PLC0415
+        from airflow_provider_r7mail.client.check import check_server  # noqa: PLC0415
 
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)

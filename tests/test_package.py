@@ -25,6 +25,7 @@ from tests.conftest import AIRFLOW_2
 
 PACKAGE = Path(airflow_provider_r7mail.__file__).parent
 NAME = "airflow_provider_r7mail"
+QUESTIONS = PACKAGE / "client" / "check" / "questions"
 
 # The order of design.md, lowest first: a module imports only from the layers below its own.
 LAYERS = (
@@ -38,8 +39,12 @@ LAYERS = (
     {"client", "client.seek"},
     {"client.reader", "client.compose"},
     {"client.sending", "client.acting", "client.forwarding", "client.frames"},
-    {"client.check.evidence"},
-    {"client.check.survey", "client.check.trial"},
+    {"client.check.report", "client.check.evidence", "client.check.trial"},
+    {"client.check.inquiry"},
+    {"client.check.question"},
+    {f"client.check.questions.{path.stem}" for path in QUESTIONS.glob("[a-z]*.py")},
+    {"client.check.questions"},
+    {"client.check.survey"},
     {"client.check"},
     {"lake", "lake.schema", "lake.arrays", "lake.items", "lake.s3", "lake.threads"},
     {"lake.storage", "lake.filenames", "lake.decode", "lake.derived"},

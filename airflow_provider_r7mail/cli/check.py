@@ -12,7 +12,7 @@ from airflow_provider_r7mail.cli.console import fail, make_table
 from airflow_provider_r7mail.cli.server import LOGIN, SERVER, Ca, Verify, client_config
 
 if TYPE_CHECKING:
-    from airflow_provider_r7mail.client.check.survey import Report
+    from airflow_provider_r7mail.client.check import Report
     from airflow_provider_r7mail.client.http import ClientConfig
 
 _MARKS = {
@@ -23,10 +23,10 @@ _MARKS = {
     "outside": "[red]outside[/]",
 }
 _RESULTS = {
-    "fine": "[green]Fine: nothing stands in the way.[/]",
-    "warnings": "[yellow]Some things will not work as hoped: see the warnings.[/]",
-    "outside the contract": "[red]The server does what the API's contract rules out: what is read "
-    "from it may be wrong.[/]",
+    "fine": "[green]Fine: no problems found.[/]",
+    "warnings": "[yellow]Some things will not work as expected: see the warnings.[/]",
+    "outside the contract": "[red]The server violates the API's contract: data read from it may be "
+    "wrong.[/]",
 }
 
 
@@ -69,7 +69,7 @@ def check(
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from airflow_provider_r7mail.client.check.survey import check_server  # noqa: PLC0415
+    from airflow_provider_r7mail.client.check import check_server  # noqa: PLC0415
     from airflow_provider_r7mail.client.session import Client  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
 
@@ -139,7 +139,7 @@ def _show_report(report: Report) -> None:
         words = finding.title, finding.says, finding.handled
         table.add_row(_MARKS[finding.level], finding.point, *map(escape, words))
     console.print(table)
-    times = make_table("messages asked for", "came", "KB", "seconds")
+    times = make_table("messages requested", "returned", "KB", "seconds")
     for page in report.page_times:
         row = f"{page.asked}", f"{page.got}", f"{page.bytes / 1e3:,.1f}", f"{page.seconds:.3f}"
         times.add_row(*row)

@@ -253,7 +253,7 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
             state = json.load(answer)
 
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    assert "Fine: nothing stands in the way." in done.stdout
+    assert "Fine: no problems found." in done.stdout
     first, again = re.findall(r"│ messages │\n.*?└", done.stdout, re.DOTALL)
     assert first == again
     assert "0 row" not in first
