@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
 from airflow_provider_r7mail.client.compose import html_table, parse_addresses
-from airflow_provider_r7mail.client.models import (
-    Attachment,
-    Message,
-    MessageFilter,
-    parse_ids,
-    parse_moment,
-)
+from airflow_provider_r7mail.client.dates import parse_moment
+from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.client.sending import (
     SETTLE_SECONDS,

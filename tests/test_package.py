@@ -29,7 +29,7 @@ NAME = "airflow_provider_r7mail"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields"},
+    {"client.fields", "client.dates"},
     {"client.models"},
     {"client.calls"},
     {"client.http"},

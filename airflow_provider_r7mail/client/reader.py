@@ -11,14 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calls import Call, list_messages, parse_page
-from airflow_provider_r7mail.client.models import (
-    Message,
-    MessageFilter,
-    NoMessage,
-    Page,
-    Window,
-    to_microseconds,
-)
+from airflow_provider_r7mail.client.dates import Window, to_microseconds
+from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
 from airflow_provider_r7mail.client.seek import Key, Listing, PageRequest, Seek
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.exceptions import (

@@ -40,7 +40,7 @@ from math import inf
 from operator import ge, le
 from typing import Literal
 
-from airflow_provider_r7mail.client.models import EPOCH, MICROSECONDS, Window, to_microseconds
+from airflow_provider_r7mail.client.dates import EPOCH, MICROSECONDS, Window, to_microseconds
 from airflow_provider_r7mail.exceptions import R7MailExtractError
 
 # R4: a bound that excludes itself, compared to the second, needs one second more; an upper bound

@@ -30,7 +30,8 @@ from email.utils import getaddresses
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from airflow_provider_r7mail.client.compose import before_body_end
-from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_moment
+from airflow_provider_r7mail.client.dates import Window, parse_moment
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,

@@ -19,8 +19,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, parse_items
+from airflow_provider_r7mail.client.dates import parse_api_date, to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS, Fields
-from airflow_provider_r7mail.client.models import mend_text, parse_api_date, to_microseconds
+from airflow_provider_r7mail.client.models import mend_text
 from airflow_provider_r7mail.client.seek import Listing
 from airflow_provider_r7mail.lake.schema import arrow_type, schema
 

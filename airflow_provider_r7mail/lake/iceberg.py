@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 
 import tenacity
 
-from airflow_provider_r7mail.client.models import Window
+from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
 from airflow_provider_r7mail.lake.arrays import int64_array, text_array
 from airflow_provider_r7mail.lake.parquet import ROW_GROUP_BYTES, ParquetTable

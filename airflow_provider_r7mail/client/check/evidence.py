@@ -17,8 +17,8 @@ from datetime import datetime
 from itertools import combinations, pairwise, product
 from typing import Any, Literal
 
+from airflow_provider_r7mail.client.dates import parse_api_date, to_microseconds
 from airflow_provider_r7mail.client.fields import KINDS
-from airflow_provider_r7mail.client.models import parse_api_date, to_microseconds
 
 Level = Literal["ok", "unknown", "note", "warning", "outside"]
 """`unknown`: could not be determined. `note`: worth knowing, and handled. `warning`: something

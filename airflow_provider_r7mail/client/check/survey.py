@@ -42,14 +42,14 @@ from airflow_provider_r7mail.client.check.evidence import (
     targets_of,
     ties_of,
 )
-from airflow_provider_r7mail.client.http import interpret, may_repeat, network
-from airflow_provider_r7mail.client.models import (
+from airflow_provider_r7mail.client.dates import (
     EPOCH,
     MICROSECOND,
-    MessageFilter,
     format_api_date,
     to_microseconds,
 )
+from airflow_provider_r7mail.client.http import interpret, may_repeat, network
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.exceptions import (
