@@ -32,7 +32,7 @@ LAYERS = (
     {"client.fields", "client.dates"},
     {"client.models"},
     {"client.calls"},
-    {"client.http"},
+    {"client.http", "client.download"},
     {"client.session"},
     {"client", "client.seek"},
     {"client.reader", "client.compose"},

@@ -16,11 +16,11 @@ MICROSECONDS = 1_000_000  # in a second
 
 
 def parse_api_date(text: object) -> datetime | None:
-    """Read a date as the API writes it.
+    """Parse a date of the API.
 
-    :param text: `2025-06-27T04:21:50Z`, with up to 9 fractional digits or an offset, or with no
-        zone (taken as UTC); `0001-01-01T00:00:00`, .NET's "no date"; None
-    :return: the date in UTC to the microsecond (further digits are cut), None for "no date"
+    :param text: `2025-06-27T04:21:50Z`, with up to 9 fractional digits, an offset, or no zone
+        (taken as UTC); `0001-01-01T00:00:00`, .NET's "no date"; None
+    :return: the date in UTC, truncated to microseconds; None for "no date"
     :raises ValueError: anything else
     """
     if text is None:
@@ -38,17 +38,18 @@ def _to_utc(value: datetime) -> datetime:
         utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the date is out of range") from error
-    # Airflow's own dates are pendulum's, which can't be divided by a timedelta.
+    # A plain datetime: pendulum's, which Airflow uses, can't be divided by a timedelta.
     return datetime(
         utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC
     )
 
 
 def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
-    """Read a caller's point in time: a datetime or ISO 8601 text, UTC where it has no zone.
+    """Parse a point in time given by the caller: a datetime or ISO 8601 text.
 
-    :param value: the value; None and empty text mean "no bound"
-    :param name: the parameter's name, for the error
+    :param value: the value, in UTC if it has no zone; None and empty text mean "no bound"
+    :param name: name of the parameter, for the error
+    :return: the moment in UTC, or None
     :raises R7MailConfigError: not a point in time
     """
     if value is None or value == "":
@@ -58,7 +59,7 @@ def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
             value = datetime.fromisoformat(value.strip())
         except ValueError as error:
             raise R7MailConfigError(
-                f"{name}: {value!r} is not a date. Give ISO 8601, like 2025-06-01T00:00:00Z."
+                f"{name}: {value!r} is not a date. Use ISO 8601, such as 2025-06-01T00:00:00Z."
             ) from error
     if not isinstance(value, datetime):
         raise R7MailConfigError(f"{name}: expected a datetime or ISO 8601 text, got {value!r}.")
@@ -69,16 +70,18 @@ def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
 
 
 def format_api_date(value: datetime) -> str:
-    """Write a UTC date as the manual's examples do: to the millisecond, with `Z`."""
-    # Not strftime, which writes years before 1000 with fewer digits.
+    """Format a UTC date like the manual's examples: truncated to milliseconds, with `Z`."""
+    # strftime would write years before 1000 with fewer than four digits.
     return value.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A half-open span of time, `[start, end)`; None is "no bound".
+    """A half-open time interval, `[start, end)`.
 
-    The bounds are kept in UTC, whatever zone they come in; UTC where they have none.
+    :param start: first moment, converted to UTC; None for no bound
+    :param end: the moment after the last one, likewise
+    :raises R7MailConfigError: a bound is not a date, or the interval is empty
     """
 
     start: datetime | None = None
@@ -94,13 +97,13 @@ class Window:
             )
 
     def holds(self, moment: datetime) -> bool:
-        """Whether the moment lies in the window."""
+        """Whether a moment is in the window."""
         return (self.start is None or moment >= self.start) and (
             self.end is None or moment < self.end
         )
 
     def label(self) -> str:
-        """The window as it stands in paths: `20250601T000000Z_20250602T000000Z`."""
+        """Return the window as it is written in paths: `20250601T000000Z_20250602T000000Z`."""
 
         def stamp(moment: datetime | None) -> str:
             if moment is None:
@@ -112,5 +115,5 @@ class Window:
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970."""
+    """Return the microseconds since 1970."""
     return (moment - EPOCH) // MICROSECOND

@@ -36,9 +36,10 @@ from cryptography.x509.oid import NameOID
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.calls import Call
+from airflow_provider_r7mail.client.download import PIECE_BYTES
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.session import PIECE_BYTES, AsyncClient, Client
+from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
