@@ -13,16 +13,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_r7mail.client.compose import html_table, parse_addresses
 from airflow_provider_r7mail.client.dates import parse_moment
+from airflow_provider_r7mail.client.marker import Marker, recipients_of
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
 from airflow_provider_r7mail.client.reader import iter_messages
-from airflow_provider_r7mail.client.sending import (
-    SETTLE_SECONDS,
-    Attempt,
-    Marker,
-    Sending,
-    recipients_of,
-    send_once,
-)
+from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Attempt, Sending, send_once
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,

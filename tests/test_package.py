@@ -36,6 +36,8 @@ LAYERS = (
     {"client.session"},
     {"client", "client.seek"},
     {"client.reader", "client.compose"},
+    {"client.marker"},
+    {"client.search"},
     {"client.sending"},
     {"client.check.evidence"},
     {"client.check.survey", "client.check.trial"},
