@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calls import Call, list_messages, parse_page
-from airflow_provider_r7mail.client.dates import Window, to_microseconds
+from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
 from airflow_provider_r7mail.client.seek import Key, Listing, PageRequest, Seek
 from airflow_provider_r7mail.client.session import AsyncClient, Client
@@ -28,9 +28,9 @@ from airflow_provider_r7mail.exceptions import (
 
 log = logging.getLogger(__name__)
 
-# Each span costs a request or two. So there are at most this many at first, and one more for so many
-# pages, read or counted. If most of a window is empty and Count doesn't tell (R2), it takes a while
-# to find that out by splitting spans.
+# Each span costs a request or two. So there are at most this many at first, and one more for each
+# so many pages, read or counted. If most of a window is empty and Count doesn't tell (R2), it takes
+# a while to find that out by splitting spans.
 SPANS_AT_FIRST = 6
 PAGES_FOR_A_SPAN = 40
 
@@ -97,9 +97,9 @@ class _Messages:
             message = page.rows[index]
             if isinstance(message, NoMessage):
                 log.warning(
-                    "Skipping a message dated %s: it has no readable Id, so nothing can be done "
+                    "Skipping a message (Date: %s): it has no readable Id, so nothing can be done "
                     "with it. An extract puts such messages into quarantine.",
-                    message.date,
+                    message.date or "none",
                 )
             elif message.date is None and self._skip_undated:
                 log.warning(
@@ -306,7 +306,7 @@ class WindowReader(Generic[L]):
                 self._changed.notify_all()
 
     async def _next_span(self) -> Seek | None:
-        """Return a span to read: a waiting one, or the later half of the one with most pages left."""
+        """Return a span to read: a waiting one, or half of the one with most pages left."""
         async with self._changed:
             while True:
                 if self._waiting:

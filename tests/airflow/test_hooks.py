@@ -586,14 +586,14 @@ class TestTestConnection:
     @pytest.mark.parametrize(
         ("answer", "what", "todo"),
         [
-            (reply(404, "<html>nginx"), "there is no such call", "Host points at an R7"),
-            (reply(200, "<html>Shop"), "an HTML page in place of JSON", "Host points at an R7"),
-            (reply(404, "{}"), "there is no such call (status 404)", "Host points at an R7"),
+            (reply(404, "<html>nginx"), "there is no such endpoint", "Host points to an R7"),
+            (reply(200, "<html>Shop"), "an HTML page in place of JSON", "Host points to an R7"),
+            (reply(404, "{}"), "there is no such endpoint (status 404)", "Host points to an R7"),
             (reply(302, ""), "something in front of the", "Check Host, Schema, Port"),
-            (reply(200, "{}"), "no token in the answer", "that Host is an R7 mail server"),
+            (reply(200, "{}"), "no token in the response", "that Host is an R7 mail server"),
             (reply(401, ""), "not authorised", "Check Login and Password"),
-            (reply(503, ""), "a proxy could not get an answer", "down, restarting or slow"),
-            (b"220 mail ESMTP\r\n", "the answer was not HTTP", "check Port and Schema"),
+            (reply(503, ""), "a proxy could not get a response", "down, restarting or slow"),
+            (b"220 mail ESMTP\r\n", "the response was not HTTP", "check Port and Schema"),
         ],
     )
     def test_not_an_r7_server(
@@ -611,8 +611,8 @@ class TestTestConnection:
     def test_wrong_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A name that does not exist, and a port that nothing listens at, are two things."""
         port = free_port()
-        wrong = [({"host": "mail.invalid"}, "no such name is known to the name servers")]
-        wrong += [({"host": f"http://127.0.0.1:{port}"}, "nothing listens at that port")]
+        wrong = [({"host": "mail.invalid"}, "the host name could not be resolved")]
+        wrong += [({"host": f"http://127.0.0.1:{port}"}, "nothing listens on that port")]
         for values, what in wrong:
             worked, text = try_out(monkeypatch, **values)
 
@@ -657,10 +657,10 @@ class TestTestConnection:
             ]
 
         assert f"mail.example.org through the proxy http://127.0.0.1:{port}: no log-in" in told[0]
-        assert "nothing listens at that port" in told[0]
+        assert "nothing listens on that port" in told[0]
         assert "proxy-password" not in told[0]
-        assert "the proxy asks for a login (407). Set proxy of the connection" in told[1]
-        assert "the proxy asks for a login (status 407). Set proxy" in told[2]
+        assert "the proxy requires a login (407). Set proxy in the connection" in told[1]
+        assert "the proxy requires a login (status 407). Set proxy" in told[2]
         assert "could not be reached: 502" in told[3]
 
     def test_an_answer_in_drops(self, monkeypatch: pytest.MonkeyPatch) -> None:
