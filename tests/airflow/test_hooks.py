@@ -370,7 +370,7 @@ class TestSend:
         server.faults.append(Fault("Send", kind="reset", after_acting=True))
         server.faults.append(Fault("Messages", None, status=500))
 
-        with pytest.raises(R7MailSendUnclearError, match="look there for r7mail-") as caught:
+        with pytest.raises(R7MailSendUnclearError, match="search it for r7mail-") as caught:
             self.send(way, sent_folder=SENT, settle_seconds=0)
 
         [marker] = re.findall("r7mail-[0-9a-f-]+", str(caught.value))
@@ -574,7 +574,7 @@ class TestTestConnection:
 
         assert worked is False
         assert f"{server.url}: logged in, but folder 'inbox' (4711) was not read: " in text
-        assert "A folder id that it does not know" in text
+        assert "An unknown folder id" in text
 
     def test_an_empty_folder(self, server: Emulator) -> None:
         """A server may answer an unknown folder with an empty page: it says that it is empty."""

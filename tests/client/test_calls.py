@@ -379,7 +379,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 @pytest.mark.parametrize(
     ("status", "headers", "error", "reason"),
     [
-        (204, {}, R7MailResponseError, "a status that the API does not have"),
+        (204, {}, R7MailResponseError, "a status that the API does not define"),
         (302, {"Location": "/sign-in"}, R7MailProxyError, "something in front"),
         (400, {}, R7MailServerError, "refused the request"),
         (401, {}, R7MailAuthError, "not authorised"),
