@@ -17,14 +17,10 @@ from airflow_provider_r7mail.client.compose import (
     resolve_links,
 )
 from airflow_provider_r7mail.client.forwarding import find_messages, forward
+from airflow_provider_r7mail.client.marker import recipients_of
 from airflow_provider_r7mail.client.models import parse_ids
 from airflow_provider_r7mail.client.progress import Progress
-from airflow_provider_r7mail.client.sending import (
-    SETTLE_SECONDS,
-    Sending,
-    recipients_of,
-    send_once,
-)
+from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, send_once
 from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnclearError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import Accepted, R7MailHook, open_storage

@@ -9,7 +9,7 @@ from typing import Any
 
 import pendulum
 
-from airflow_provider_r7mail.client.models import Window
+from airflow_provider_r7mail.client.dates import Window
 
 log = logging.getLogger(__name__)
 

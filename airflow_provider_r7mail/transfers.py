@@ -18,7 +18,8 @@ from airflow.providers.common.compat.sdk import (
     ObjectStoragePath,
 )
 
-from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_ids
+from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
 from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_r7mail.client.models import parse_moment
-from airflow_provider_r7mail.client.sending import Attempt, Marker
+from airflow_provider_r7mail.client.dates import parse_moment
+from airflow_provider_r7mail.client.marker import Marker
+from airflow_provider_r7mail.client.sending import Attempt
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:

@@ -179,24 +179,24 @@ def _through_httpx(error: Exception, kind: type[httpx.RequestError]) -> Exceptio
             _through_httpx(aiohttp.ServerDisconnectedError(), httpx.ConnectTimeout),
             R7MailConnectionError,
             False,
-            "broke off",
+            "connection broke",
         ),
         (
             _through_httpx(aiohttp.ClientOSError(104, "Connection reset"), httpx.ConnectTimeout),
             R7MailConnectionError,
             False,
-            "broke off",
+            "connection broke",
         ),
         (aiohttp.ConnectionTimeoutError(), R7MailTimeoutError, True, "reached in time"),
-        (aiohttp.SocketTimeoutError(), R7MailTimeoutError, False, "answer in time"),
-        (aiohttp.ClientPayloadError(), R7MailConnectionError, False, "broke off"),
+        (aiohttp.SocketTimeoutError(), R7MailTimeoutError, False, "respond in time"),
+        (aiohttp.ClientPayloadError(), R7MailConnectionError, False, "connection broke"),
         (
             httpx.ReadError("[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)"),
             R7MailConnectionError,
             False,
             "Set cert in the connection",
         ),
-        (OSError(5, "I/O"), R7MailConnectionError, False, "broke off"),
+        (OSError(5, "I/O"), R7MailConnectionError, False, "connection broke"),
     ],
     ids=lambda item: type(item).__name__ if isinstance(item, Exception) else None,
 )
@@ -228,7 +228,7 @@ def test_a_message_tells_where_and_what_to_do() -> None:
     silent = R7MailTimeoutError("no luck", method="GET", path="/api/y")
 
     assert error.text == "POST /api/x: the server failed (status 500, attempt 2). Look there."
-    assert silent.text == "GET /api/y: no luck (no answer, attempt 1)"
+    assert silent.text == "GET /api/y: no luck (no response, attempt 1)"
 
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])

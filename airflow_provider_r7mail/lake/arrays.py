@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from airflow_provider_r7mail.client.models import to_microseconds
+from airflow_provider_r7mail.client.dates import to_microseconds
 
 if TYPE_CHECKING:
     import pyarrow as pa

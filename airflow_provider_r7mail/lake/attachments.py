@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from airflow_provider_r7mail.client.calls import Call, download_attachment
-from airflow_provider_r7mail.client.session import AsyncClient, AsyncDownload, Client, Download
+from airflow_provider_r7mail.client.download import AsyncDownload, Download
+from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConnectionError,

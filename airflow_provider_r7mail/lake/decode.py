@@ -15,8 +15,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, parse_items
+from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
-from airflow_provider_r7mail.client.models import to_microseconds
 from airflow_provider_r7mail.client.seek import Listing
 from airflow_provider_r7mail.lake.items import read_item
 from airflow_provider_r7mail.lake.schema import arrow_type, schema

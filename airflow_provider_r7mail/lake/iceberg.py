@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tenacity
 
-from airflow_provider_r7mail.client.models import Window
+from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.arrays import int64_array, text_array
 from airflow_provider_r7mail.lake.catalog import KEYS, IcebergTarget, iceberg_schema, open_table

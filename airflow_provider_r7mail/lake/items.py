@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from airflow_provider_r7mail.client.dates import parse_api_date
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS, Fields
-from airflow_provider_r7mail.client.models import mend_text, parse_api_date
+from airflow_provider_r7mail.client.models import mend_text
 
 # As Python would write it. Other spellings, such as 007, are text of unknown meaning.
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)

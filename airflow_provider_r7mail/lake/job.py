@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_moment
+from airflow_provider_r7mail.client.dates import Window, parse_moment
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.filenames import name_filter

@@ -231,7 +231,7 @@ class TestSend:
         server.faults.append(Fault("Send", kind="reset", after_acting=True))
         server.faults.append(Fault("Messages", None, status=500))
 
-        with pytest.raises(R7MailSendUnclearError, match="look there for r7mail-") as caught:
+        with pytest.raises(R7MailSendUnclearError, match="search it for r7mail-") as caught:
             self.send(way, sent_folder=SENT, settle_seconds=0)
 
         [marker] = re.findall("r7mail-[0-9a-f-]+", str(caught.value))
@@ -427,7 +427,7 @@ class TestTestConnection:
 
         assert worked is False
         assert f"{server.url}: logged in, but folder 'inbox' (4711) was not read: " in text
-        assert "A folder id that it does not know" in text
+        assert "An unknown folder id" in text
 
     def test_an_empty_folder(self, server: Emulator) -> None:
         """An empty folder is pointed out: the server may know no such folder."""
@@ -439,22 +439,26 @@ class TestTestConnection:
     @pytest.mark.parametrize(
         ("answer", "what", "todo"),
         [
-            (reply("<html>nginx", status="404 x"), "there is no such call", "Host points at an R7"),
-            (reply("<html>Shop"), "an HTML page in place of JSON", "Host points at an R7"),
+            (
+                reply("<html>nginx", status="404 x"),
+                "there is no such endpoint",
+                "Host points to an R7",
+            ),
+            (reply("<html>Shop"), "an HTML page in place of JSON", "Host points to an R7"),
             (
                 reply("{}", status="404 x"),
-                "there is no such call (status 404)",
-                "Host points at an R7",
+                "there is no such endpoint (status 404)",
+                "Host points to an R7",
             ),
             (reply("", status="302 x"), "something in front of the", "Check Host, Schema, Port"),
-            (reply("{}"), "no token in the answer", "that Host is an R7 mail server"),
+            (reply("{}"), "no token in the response", "that Host is an R7 mail server"),
             (reply("", status="401 x"), "not authorised", "Check Login and Password"),
             (
                 reply("", status="503 x"),
-                "a proxy could not get an answer",
+                "a proxy could not get a response",
                 "down, restarting or slow",
             ),
-            (b"220 mail ESMTP\r\n", "the answer was not HTTP", "check Port and Schema"),
+            (b"220 mail ESMTP\r\n", "the response was not HTTP", "check Port and Schema"),
         ],
     )
     def test_not_an_r7_server(
@@ -472,8 +476,8 @@ class TestTestConnection:
     def test_wrong_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host name that doesn't exist is distinguished from a port nobody listens at."""
         port = free_port()
-        wrong = [({"host": "mail.invalid"}, "no such name is known to the name servers")]
-        wrong += [({"host": f"http://127.0.0.1:{port}"}, "nothing listens at that port")]
+        wrong = [({"host": "mail.invalid"}, "the host name could not be resolved")]
+        wrong += [({"host": f"http://127.0.0.1:{port}"}, "nothing listens on that port")]
         for values, what in wrong:
             worked, text = try_out(monkeypatch, **values)
 
@@ -521,10 +525,10 @@ class TestTestConnection:
             ]
 
         assert f"mail.example.org through the proxy http://127.0.0.1:{port}: no log-in" in told[0]
-        assert "nothing listens at that port" in told[0]
+        assert "nothing listens on that port" in told[0]
         assert "proxy-password" not in told[0]
-        assert "the proxy asks for a login (407). Set proxy of the connection" in told[1]
-        assert "the proxy asks for a login (status 407). Set proxy" in told[2]
+        assert "the proxy requires a login (407). Set proxy in the connection" in told[1]
+        assert "the proxy requires a login (status 407). Set proxy" in told[2]
         assert "could not be reached: 502" in told[3]
 
     def test_an_answer_in_drops(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def test_a_token_is_a_token(answer: Mapping[str, object]) -> None:
 @pytest.mark.parametrize("token", ["a\nb", "a\0", "токен", "half \ud83d"])
 def test_a_token_that_no_header_can_hold_is_not_shown(token: str) -> None:
     """A broken token is an error that does not quote it."""
-    with pytest.raises(AnswerError, match="no text that a header can hold") as caught:
+    with pytest.raises(AnswerError, match="characters that a header can't") as caught:
         calls.parse_token(_login_answer(Tokens={"AuthToken": token}))
 
     assert token not in str(caught.value)
@@ -379,25 +379,25 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 @pytest.mark.parametrize(
     ("status", "headers", "error", "reason"),
     [
-        (204, {}, R7MailResponseError, "a status that the API does not have"),
+        (204, {}, R7MailResponseError, "a status that the API does not define"),
         (302, {"Location": "/sign-in"}, R7MailProxyError, "something in front"),
         (400, {}, R7MailServerError, "refused the request"),
         (401, {}, R7MailAuthError, "not authorised"),
         (401, HTML, R7MailAuthError, "not authorised"),
         (403, {}, R7MailServerError, "refused the request"),
         (403, HTML, R7MailProxyError, "something in front"),
-        (404, {}, R7MailServerError, "no such call"),
+        (404, {}, R7MailServerError, "no such endpoint"),
         (404, HTML, R7MailProxyError, "something in front"),
         (405, {}, R7MailServerError, "the method is not allowed"),
         (406, {}, R7MailServerError, "not acceptable"),
-        (407, {}, R7MailProxyError, "the proxy asks for a login"),
+        (407, {}, R7MailProxyError, "the proxy requires a login"),
         (429, {}, R7MailProxyError, "too many requests"),
         (500, {}, R7MailServerError, "the server failed"),
         (500, HTML, R7MailServerError, "the server failed"),
         (501, {}, R7MailServerError, "the server failed"),
-        (502, HTML, R7MailProxyError, "could not get an answer"),
-        (503, {}, R7MailProxyError, "could not get an answer"),
-        (504, {}, R7MailProxyError, "could not get an answer"),
+        (502, HTML, R7MailProxyError, "could not get a response"),
+        (503, {}, R7MailProxyError, "could not get a response"),
+        (504, {}, R7MailProxyError, "could not get a response"),
     ],
 )
 def test_statuses_have_meanings(
@@ -475,4 +475,4 @@ def test_a_long_rest_is_told() -> None:
     failure = calls.failure(calls.delete_messages(24, [1]), 503, headers, 1)
 
     assert failure is not None
-    assert "It asks for 7200 s of rest" in failure.hint
+    assert "Retry-After asks to wait 7200 s" in failure.hint

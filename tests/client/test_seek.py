@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_r7mail.client.models import Window, to_microseconds
+from airflow_provider_r7mail.client.dates import Window, to_microseconds
 from airflow_provider_r7mail.client.seek import Listing, PageRequest, Seek
 from airflow_provider_r7mail.emulator import Mailbox, Readings
 from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND

@@ -18,15 +18,14 @@ import pytest
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.compose import Link, add_links, html_table
 from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.marker import Marker, recipients_of
 from airflow_provider_r7mail.client.models import Attachment
 from airflow_provider_r7mail.client.sending import (
     MAX_SENDS,
     Attempt,
-    Marker,
     Sending,
     Sent,
     asend_once,
-    recipients_of,
     send_once,
 )
 from airflow_provider_r7mail.client.session import AsyncClient, Client
@@ -275,7 +274,7 @@ def test_not_the_sent_folder(server: Emulator) -> None:
     server.mailbox.deliver(date=NOW - timedelta(days=90))
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
 
-    with pytest.raises(R7MailSendUnclearError, match="seems not to be the Sent folder"):
+    with pytest.raises(R7MailSendUnclearError, match="does not seem to be the Sent folder"):
         send(server, letter(folder=INBOX))
 
     assert len(server.mailbox.sent) == 1
@@ -669,7 +668,7 @@ def test_records_are_read_back() -> None:
     attempt = earlier(state="sent", id=3)
 
     assert Attempt.from_json(attempt.to_json()) == attempt
-    with pytest.raises(R7MailConfigError, match="no record of a sending"):
+    with pytest.raises(R7MailConfigError, match="not a record of an attempt"):
         Attempt.from_json({"state": "sending"})
 
 

@@ -54,9 +54,9 @@ class Ids(Question):
 
     def see(self, listing: Listing) -> None:
         """Count messages, those without an id, and ids that repeat."""
-        keys = [row.key for row in listing.rows if row.key is not None]
-        self._rows += len(listing.rows)
-        self._missing += len(listing.rows) - len(keys)
+        keys = [row.key for row in listing.page.rows if row.key is not None]
+        self._rows += len(listing.page.rows)
+        self._missing += len(listing.page.rows) - len(keys)
         self._twice += len(keys) - len(set(keys))
 
     def conclude(self, inquiry: Inquiry) -> Findings:
@@ -145,26 +145,4 @@ def fields_of(counter: Counter[str], level: Level, of: int = 0) -> Verdict:
     return level, named, ", ".join(told)
 
 
-class OtherFolders(Question):
-    """Whether listings have messages of other folders."""
-
-    subjects = (
-        Subject("other_folders", "R32", "Messages of other folders", "Reads them as listed."),
-    )
-
-    def __init__(self) -> None:
-        self._folders: set[Any] = set()
-
-    def see(self, listing: Listing) -> None:
-        """Compare each message's folder with the listing's."""
-        folder = listing.envelope.get("FolderId")
-        self._folders |= {item.get("FolderId", folder) == folder for item in listing.items}
-
-    def conclude(self, inquiry: Inquiry) -> Findings:
-        """Return whether any differed."""
-        if False in self._folders:
-            return {"other_folders": ("warning", True, "listed among those requested")}
-        return {"other_folders": ("ok", False, "none listed")}
-
-
-QUESTIONS = (Ids, Fields, OtherFolders)
+QUESTIONS = (Ids, Fields)

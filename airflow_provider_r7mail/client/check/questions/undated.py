@@ -8,7 +8,7 @@ from airflow_provider_r7mail.client.check.evidence import Page
 from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
-from airflow_provider_r7mail.client.models import to_microseconds
+from airflow_provider_r7mail.client.dates import to_microseconds
 
 # Times that no message is dated at.
 _EARLY = to_microseconds(datetime(2, 1, 1, tzinfo=UTC))
