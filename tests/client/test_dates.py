@@ -38,7 +38,7 @@ JUNE_2 = datetime(2025, 6, 2, tzinfo=UTC)
     ],
 )
 def test_dates_of_the_api_are_read(text: str | None, expected: datetime | None) -> None:
-    """A date is read in every form that the manual's examples have, and .NET's "no date"."""
+    """Every date format in the manual's examples is read, including .NET's "no date"."""
     assert parse_api_date(text) == expected
 
 
@@ -46,13 +46,13 @@ def test_dates_of_the_api_are_read(text: str | None, expected: datetime | None) 
     "text", ["", "yesterday", "2025-13-01T00:00:00Z", 0, True, {}, "9999-12-31T23:59:59-05:00"]
 )
 def test_what_is_no_date_is_an_error(text: object) -> None:
-    """A date that can't be read is never taken for another one."""
+    """An invalid date is an error, and never becomes another date."""
     with pytest.raises(ValueError):
         parse_api_date(text)
 
 
 def test_dates_are_written_as_in_the_manual() -> None:
-    """A bound is sent to the millisecond, cut and not rounded: `2025-06-19T23:59:59.999Z`."""
+    """A bound is truncated to milliseconds, not rounded: `2025-06-19T23:59:59.999Z`."""
     assert format_api_date(datetime(2025, 6, 19, 23, 59, 59, 999999, tzinfo=UTC)) == (
         "2025-06-19T23:59:59.999Z"
     )
@@ -75,12 +75,12 @@ def test_dates_are_written_as_in_the_manual() -> None:
 def test_moments_may_be_dates_or_text(
     value: datetime | str | None, expected: datetime | None
 ) -> None:
-    """I give `start` as a datetime or as ISO text; without a zone it is UTC."""
+    """I can give `start` as a datetime or as ISO text; without a zone it is UTC."""
     assert parse_moment(value, "start") == expected
 
 
 def test_moments_of_airflow_become_plain_dates() -> None:
-    """A run's data interval, whose dates are pendulum's, is a window like any other."""
+    """A run's data interval, which has pendulum dates, is a window like any other."""
     moment = parse_moment(pendulum.datetime(2025, 6, 1, 3, tz="Europe/Moscow"), "start")
 
     assert moment == JUNE_1
@@ -91,13 +91,13 @@ def test_moments_of_airflow_become_plain_dates() -> None:
     "value", ["tomorrow", "None", 5, date(2025, 6, 1), "9999-12-31T23:59-05:00"]
 )
 def test_a_moment_that_cannot_be_read_is_named(value: Any) -> None:
-    """A wrong `start` is an error that names the parameter."""
+    """An invalid `start` is an error that names the parameter."""
     with pytest.raises(R7MailConfigError, match=r"^start: "):
         parse_moment(value, "start")
 
 
 def test_windows_are_half_open() -> None:
-    """A message dated exactly at the window's end belongs to the next window (R4)."""
+    """A message dated exactly at the end of a window belongs to the next one (R4)."""
     window = Window(JUNE_1, JUNE_2)
 
     assert window.holds(JUNE_1)
@@ -111,7 +111,7 @@ def test_windows_are_half_open() -> None:
 
 
 def test_windows_are_in_utc() -> None:
-    """A window given in Moscow time is the same window, in the table's path too."""
+    """A window given in Moscow time is the same window as in UTC, in the table's path, too."""
     moscow = Window(datetime(2025, 6, 1, 3, tzinfo=MOSCOW), datetime(2025, 6, 2, 3, tzinfo=MOSCOW))
     naive = Window(datetime(2025, 6, 1), datetime(2025, 6, 2))  # noqa: DTZ001
 
@@ -120,7 +120,7 @@ def test_windows_are_in_utc() -> None:
 
 
 def test_labels_of_windows_differ_where_windows_do() -> None:
-    """Two windows never share a folder, be they a microsecond apart or unbounded."""
+    """Different windows never share a path, even if a microsecond apart or unbounded."""
     short = Window(JUNE_1, JUNE_1 + timedelta(microseconds=1))
 
     assert short.label() == "20250601T000000Z_20250601T000000.000001Z"
@@ -130,6 +130,6 @@ def test_labels_of_windows_differ_where_windows_do() -> None:
 
 @pytest.mark.parametrize("end", [JUNE_1, JUNE_1 - timedelta(days=1)])
 def test_an_empty_window_is_an_error(end: datetime) -> None:
-    """A window that ends where it starts, or before, is my mistake and not an empty table."""
+    """A window that doesn't end after its start is an error, not an empty table."""
     with pytest.raises(R7MailConfigError, match="half-open"):
         Window(JUNE_1, end)

@@ -41,7 +41,7 @@ def _listed() -> dict[str, Any]:
 
 
 def test_filters_take_templated_text() -> None:
-    """Filters from templates arrive as text, and mean what they say."""
+    """Filters from templates arrive as text, and work the same."""
     criteria = MessageFilter.build(
         query="invoice",
         body="total",
@@ -78,7 +78,7 @@ def test_filters_take_templated_text() -> None:
     ],
 )
 def test_was_read_is_true_false_or_both(value: bool | str | None, expected: bool | None) -> None:
-    """`was_read` asks for read mail, for unread mail, or for both."""
+    """`was_read` selects read mail, unread mail, or both."""
     criteria = MessageFilter.build(was_read=value)
 
     assert criteria.was_read == expected
@@ -99,7 +99,7 @@ def test_was_read_is_true_false_or_both(value: bool | str | None, expected: bool
     ],
 )
 def test_a_wrong_filter_is_named(wrong: dict[str, Any], message: str) -> None:
-    """A filter that can't be read is an error before anything is sent."""
+    """An invalid filter is an error before anything is sent."""
     with pytest.raises(R7MailConfigError, match=f"^{message}"):
         MessageFilter.build(**wrong)
 
@@ -128,7 +128,7 @@ def test_a_wrong_filter_is_named(wrong: dict[str, Any], message: str) -> None:
     ],
 )
 def test_ids_are_read(value: Any, expected: tuple[int, ...]) -> None:
-    """`message_ids` is a list, an XCom of one, one id, or its text as a template renders it."""
+    """`message_ids` is a list, an XCom of one, a single id, or any of these as rendered text."""
     assert parse_ids(value, "message_ids") == expected
 
 
@@ -160,7 +160,7 @@ def test_ids_are_read(value: Any, expected: tuple[int, ...]) -> None:
     ids=lambda value: repr(value)[:20],
 )
 def test_what_are_no_ids_is_an_error(value: Any) -> None:
-    """What is no id is an error that names the parameter, and never another message's id."""
+    """An invalid id is an error that names the parameter, and never becomes another id."""
     with pytest.raises(R7MailConfigError, match=r"^message_ids: "):
         parse_ids(value, "message_ids")
 
@@ -169,7 +169,7 @@ FILE = {"Id": 338, "FileId": 254, "FileName": "Док.docx", "Size": 0, "MimeTyp
 
 
 def test_files_to_send_are_read() -> None:
-    """I attach a file of the server's Storage, with numbers that a template rendered as text."""
+    """I can attach a file of the server's Storage with numbers that a template rendered as text."""
     attachment = Attachment(
         id=338, file_id=254, file_name="Док.docx", size=0, mime_type="text/plain"
     )
@@ -183,7 +183,7 @@ def test_files_to_send_are_read() -> None:
 @pytest.mark.parametrize("name", FILE)
 @pytest.mark.parametrize("how", ["missing", "null"])
 def test_files_to_send_lack_nothing(name: str, how: str) -> None:
-    """Send requires all five fields of a file: what is missing is named before the request."""
+    """Send requires all five fields of a file: a missing one is named before the request."""
     raw = {key: value for key, value in FILE.items() if key != name}
     if how == "null":
         raw[name] = None
@@ -210,7 +210,7 @@ def test_what_is_no_file_of_the_storage_is_an_error(raw: object, message: str) -
 
 
 def test_every_field_of_a_message_is_read() -> None:
-    """Every field that the contract lists is there, under a name of its own."""
+    """Every field in the contract is available under its own name."""
     raw = _listed() | {
         "Cc": ["c@example.org"],
         "Bcc": ["d@example.org"],
@@ -240,7 +240,7 @@ def test_every_field_of_a_message_is_read() -> None:
 
 
 def test_every_attribute_comes_from_a_field() -> None:
-    """No attribute of a message is left empty because nothing fills it."""
+    """Every attribute of a message is filled from a field."""
     filled = {*ATTRIBUTES.values(), "from_address", "extra"}
 
     assert {item.name for item in dataclasses.fields(Message)} == filled
@@ -249,7 +249,7 @@ def test_every_attribute_comes_from_a_field() -> None:
 @pytest.mark.parametrize("how", ["missing", "null"])
 @pytest.mark.parametrize("name", [name for name in _listed() if name != "Id"])
 def test_any_field_may_be_missing_or_null(name: str, how: str) -> None:
-    """A field that the server leaves out, or sends as null, costs that field only (R20)."""
+    """A field that the server omits, or sends as null, affects only itself (R20)."""
     raw = _listed()
     whole = Message.from_json(raw)
     del raw[name]
@@ -268,7 +268,7 @@ def test_any_field_may_be_missing_or_null(name: str, how: str) -> None:
 
 
 def test_unknown_fields_are_kept() -> None:
-    """What a newer server adds, anywhere in a message, is kept as it came (R20)."""
+    """Fields added by a newer server, anywhere in a message, are kept unchanged (R20)."""
     sender = {"Name": "Anna", "Address": "a@example.org", "Avatar": "x.png"}
     files = [FILE | {"Preview": True}]
     raw = _listed() | {"SpamScore": 0.5, "Nothing": None, "From": sender, "Attachments": files}
@@ -306,7 +306,7 @@ def test_unknown_fields_are_kept() -> None:
 def test_fields_may_have_other_shapes(
     name: str, value: object, column: str, expected: object
 ) -> None:
-    """`To` typed as text (R8), one label in place of a list (R7), and the like are understood."""
+    """Variants such as `To` as text (R8) or a single label, not a list (R7), are understood."""
     message = Message.from_json(_listed() | {name: value})
 
     assert getattr(message, column) == expected
@@ -316,7 +316,7 @@ def test_fields_may_have_other_shapes(
 async def test_a_null_in_place_of_a_file_costs_no_other_file(
     server: Emulator, tmp_path: Path
 ) -> None:
-    """A good file is copied though the server lists a null beside it, which I am told of (R20)."""
+    """A null among a message's files is reported, and the other files are copied (R20)."""
     server.mailbox.deliver(
         attachments=[("good.txt", b"good", "text/plain")],
         fields={"Attachments": [None, FILE | {"FileName": "good.txt", "Size": 4}]},
@@ -350,7 +350,7 @@ async def test_a_null_in_place_of_a_file_costs_no_other_file(
 def test_what_cannot_be_read_is_kept(
     name: str, value: object, column: str, expected: object
 ) -> None:
-    """A field of a shape that nobody foresaw is kept as it came; the message is not lost (R20)."""
+    """A field with an unexpected type is kept unchanged, and the message isn't lost (R20)."""
     message = Message.from_json(_listed() | {name: value})
 
     assert getattr(message, column) == expected
@@ -362,14 +362,14 @@ def test_what_cannot_be_read_is_kept(
     [[], "x", None, 5, {}, {"Id": None}, {"Id": True}, {"Id": 1.5}, {"Id": "x"}, {"Id": []}],
 )
 def test_without_an_id_there_is_no_message(raw: Any) -> None:
-    """An object whose Id is no whole number can't be acted on: it is no message."""
+    """An object without a whole number as Id can't be acted on, so it isn't a message."""
     with pytest.raises((KeyError, TypeError, ValueError)):
         Message.from_json(raw)
 
 
 @pytest.mark.parametrize("text", ["nul\0", "half \ud83d", "😀"])
 def test_text_is_not_changed(text: str) -> None:
-    """NUL and lone surrogates come through: the tables decide what to do with them (R21)."""
+    """NUL and lone surrogates pass unchanged: the tables decide how to store them (R21)."""
     raw = json.loads(json.dumps({"Id": 1, "Subject": text, "To": [text]}))
     message = Message.from_json(raw)
 
@@ -378,7 +378,7 @@ def test_text_is_not_changed(text: str) -> None:
 
 
 def test_numbers_have_names() -> None:
-    """A run's numbers are known by name, for manifests."""
+    """A run's statistics have names, for manifests."""
     assert Stats(requests=3, retries=1).as_dict() == {
         "requests": 3,
         "logins": 0,
