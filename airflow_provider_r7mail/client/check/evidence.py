@@ -58,6 +58,7 @@ class Row:
 class Page:
     """A listing without its mail.
 
+    :param folder: id of the folder listed
     :param asked: number of messages requested
     :param offset: number of messages skipped
     :param start: lower bound in microseconds since 1970, None for none; `end` likewise
@@ -68,6 +69,7 @@ class Page:
     :param seconds: from the request to the last byte of the response
     """
 
+    folder: int
     asked: int
     offset: int
     start: int | None
@@ -105,22 +107,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A listing as the server gave it. Holds mail: count and compare, but keep none of it.
+    """A listing as the server returned it. Has the mail: count and compare, but keep none of it.
 
-    :param items: the messages, `{}` in place of what is not an object
-    :param rows: what is kept of each
+    :param page: what is kept of it
+    :param items: the message of each row, `{}` for one that is not an object
     :param envelope: the whole response
     """
 
+    page: Page
     items: Sequence[Mapping[str, Any]]
-    rows: tuple[Row, ...]
     envelope: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, items: Sequence[Any], envelope: Mapping[str, Any]) -> Listing:
-        """Take a response's items, and all of the response."""
-        objects = [item if isinstance(item, Mapping) else {} for item in items]
-        return cls(objects, tuple(map(Row.of, objects)), envelope)
 
 
 def dated(row: Row) -> tuple[int, int]:

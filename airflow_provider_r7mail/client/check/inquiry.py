@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-ListCall = calls.Call[tuple[list[Any], int | None, Mapping[str, Any]]]
+ListCall = calls.Call[tuple[list[Mapping[str, Any]], int | None, Mapping[str, Any]]]
 
 MAX_REQUESTS = 50
 MAX_WRITE_REQUESTS = 20
@@ -227,14 +227,24 @@ class Inquiry:
 
         :param folder: another folder than the one that is checked
         """
+        folder = self.folder if folder is None else folder
         call = self.list_call(size, offset, start, end, labels, folder)
         (items, count, envelope), answer = self.ask(call, tries)
-        listing = Listing.of(items, envelope)
-        self._show(listing)
-        length, seconds = len(answer.body), answer.seconds
-        page = Page(size, offset, start, end, labels, listing.rows, count, length, seconds)
+        page = Page(
+            folder=folder,
+            asked=size,
+            offset=offset,
+            start=start,
+            end=end,
+            labels=labels,
+            rows=tuple(map(Row.of, items)),
+            count=count,
+            bytes=len(answer.body),
+            seconds=answer.seconds,
+        )
+        self._show(Listing(page, items, envelope))
         self.strays = self.strays or page.strays
-        if folder is None:
+        if folder == self.folder:
             self.pages.append(page)
         return page
 
@@ -325,10 +335,11 @@ def why_stopped(error: Spent | R7MailRequestError) -> str:
     return f"a request failed: {failure_kind(error)}"
 
 
-def _parse_listing(body: bytes) -> tuple[list[Any], int | None, Mapping[str, Any]]:
-    """Parse a listing: its raw items, its Count, and all of it."""
+def _parse_listing(body: bytes) -> tuple[list[Mapping[str, Any]], int | None, Mapping[str, Any]]:
+    """Parse a listing: its items, `{}` for one that is not an object, its Count, and all of it."""
     items, count = calls.parse_items(body)
-    return items, count, calls.read_json(body)
+    objects = [item if isinstance(item, Mapping) else {} for item in items]
+    return objects, count, calls.read_json(body)
 
 
 def _bound_text(microseconds: int | None) -> str:

@@ -40,7 +40,7 @@ class ListedFiles(Question):
 
     def see(self, listing: Listing) -> None:
         """Count messages whose attachments are named, and those whose are not."""
-        for item, row in zip(listing.items, listing.rows, strict=True):
+        for item, row in zip(listing.items, listing.page.rows, strict=True):
             if row.key is None:
                 continue
             if _files_of(item):
@@ -89,7 +89,7 @@ class Download(Question):
 
     def see(self, listing: Listing) -> None:
         """Look for the smallest file that can be requested by its name."""
-        for item, row in zip(listing.items, listing.rows, strict=True):
+        for item, row in zip(listing.items, listing.page.rows, strict=True):
             if row.key is not None:
                 self._look_at(row.key, _files_of(item))
 

@@ -54,9 +54,9 @@ class Ids(Question):
 
     def see(self, listing: Listing) -> None:
         """Count messages, those without an id, and ids that repeat."""
-        keys = [row.key for row in listing.rows if row.key is not None]
-        self._rows += len(listing.rows)
-        self._missing += len(listing.rows) - len(keys)
+        keys = [row.key for row in listing.page.rows if row.key is not None]
+        self._rows += len(listing.page.rows)
+        self._missing += len(listing.page.rows) - len(keys)
         self._twice += len(keys) - len(set(keys))
 
     def conclude(self, inquiry: Inquiry) -> Findings:
