@@ -33,6 +33,7 @@ class Question:
         """Make requests, and return what they show.
 
         If one fails, or the budget is spent, all its subjects are left open, with the reason.
+        Subjects that neither this nor `conclude` returns are not in the report.
         """
         return {}
 

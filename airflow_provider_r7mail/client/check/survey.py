@@ -93,6 +93,7 @@ def _report(questions: Sequence[Question], found: Findings, inquiry: Inquiry) ->
             Finding.of(subject, found[subject.key])
             for question in sorted(questions, key=_place)
             for subject in question.subjects
+            if subject.key in found
         ),
         page_times=page_times,
         page_size=size,
