@@ -164,7 +164,7 @@ def test_each_error_has_its_place(site: Path) -> None:
 def _said() -> str:
     """All text in the package's code, placeholders left out."""
     found = []
-    for path in (ROOT / "airflow_provider_r7mail").glob("*.py"):
+    for path in (ROOT / "airflow_provider_r7mail").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [
