@@ -18,7 +18,7 @@ MODULES = {path.stem for path in PACKAGE.iterdir()}
 WIDTH, MARGIN = 720, 60
 LINE, PADDING, GAP = 20, 10, 36
 # Characters that fit in a box.
-WORDS_WIDTH, MODULES_WIDTH = 94, 84
+WORDS_WIDTH, MODULES_WIDTH = 90, 84
 
 
 @dataclass(slots=True)

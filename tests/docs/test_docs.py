@@ -149,10 +149,7 @@ def test_the_drawing_has_every_module(site: Path) -> None:
     shown = re.findall(r'<text class="(?:name|modules)"[^>]*>([^<]*)', drawing)
     names = {name.rstrip(",").removesuffix("/") for line in shown for name in line.split(", ")}
     modules = {path.stem for path in paths if len(path.parts) < 3} - {"__init__", "exceptions"}
-    assert names == modules | folders | {
-        package.name,
-        "exceptions.py",
-    }
+    assert names == modules | folders | {package.name, "exceptions.py"}
     assert drawing.count('class="arrow"') >= len(folders)
 
 
