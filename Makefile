@@ -15,7 +15,7 @@ MATRIX := 2.11-3.11 3.3-3.11 3.3-3.12 3.3-3.13
 AIRFLOW_TESTS := tests/test_package.py tests/lake/test_storage.py \
 	$(addprefix tests/airflow/test_,connection_form.py hooks.py operators.py sensors.py transfers.py)
 
-.PHONY: help install demo test test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser postgres docs pictures bench scale constraints clean
+.PHONY: help install demo test test-quick test-airflow-2 test-matrix $(MATRIX:%=test-%) lint browser postgres docs pictures bench scale constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -55,6 +55,9 @@ $(VENV)/clickhouse: $(INSTALLED)
 
 test: lint browser postgres $(VENV)/clickhouse  ## everything: ruff, mypy (strict) and pytest
 	$(BIN)/python -m pytest $(AT_ONCE)
+
+test-quick: $(INSTALLED)  ## the tests that need no Airflow process, browser or database (under a minute)
+	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow"
 
 docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
 	@for language in en ru; do \

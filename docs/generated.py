@@ -1,18 +1,19 @@
-"""Sphinx directives that generate tables from the package, so that they can't go out of date.
+"""Sphinx directives that generate content from the package, so that it can't go out of date.
 
-Names, types and defaults come from the package. A page adds descriptions in its language, one line
-per row: `name: description`. A row without a description, or the reverse, fails the build.
+Names, types, defaults and imports come from the package. A page adds descriptions in its language,
+one line each: `name: description`. A name without a description, or the reverse, fails the build.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from rooms import drawing, rooms
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from typer.main import get_command
@@ -53,12 +54,33 @@ def connection_fields(_: str = "") -> Rows:
     }
 
 
-class Generated(SphinxDirective):
+class Described(SphinxDirective):
+    """Something generated, with the page's description of each of its parts."""
+
+    has_content = True
+
+    def words(self, names: Collection[str]) -> dict[str, str]:
+        """Return the descriptions by name, in the page's order."""
+        words = dict(self._lines())
+        if words.keys() != set(names):
+            raise self.error(
+                f"{self.name}: not described: {sorted(set(names) - words.keys())}; "
+                f"unknown: {sorted(words.keys() - set(names))}"
+            )
+        return words
+
+    def _lines(self) -> Iterable[tuple[str, str]]:
+        for line in self.content:
+            if line.strip():
+                name, _, text = line.partition(":")
+                yield name.strip(), text.strip()
+
+
+class Generated(Described):
     """A table of `rows` with the page's descriptions; `:head:` sets the headings."""
 
     required_arguments = 0
     optional_arguments = 1
-    has_content = True
     option_spec: ClassVar[dict[str, Callable[[str], Any]] | None] = {
         "head": directives.unchanged_required
     }
@@ -67,22 +89,11 @@ class Generated(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Build the table."""
         rows = type(self).rows(*self.arguments)
-        words = dict(self._words())
-        if rows.keys() != words.keys():
-            raise self.error(
-                f"{self.name}: not described: {sorted(rows.keys() - words.keys())}; "
-                f"unknown: {sorted(words.keys() - rows.keys())}"
-            )
+        words = self.words(rows)
         head = [title.strip() for title in self.options["head"].split("|")]
         lines = [head, ["---"] * len(head)]
         lines += [[f"`{name}`", *facts, words[name]] for name, facts in rows.items()]
         return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in lines))
-
-    def _words(self) -> Iterable[tuple[str, str]]:
-        for line in self.content:
-            if line.strip():
-                name, _, text = line.partition(":")
-                yield name.strip(), text.strip()
 
 
 class Columns(Generated):
@@ -95,6 +106,24 @@ class ConnectionFields(Generated):
     """`{r7mail-connection-fields}`."""
 
     rows = staticmethod(connection_fields)
+
+
+class Rooms(Described):
+    """`{r7mail-rooms}`: a drawing of the package's folders and who imports whom.
+
+    From top to bottom in the page's order; an import that goes up fails the build.
+    """
+
+    def run(self) -> list[nodes.Node]:
+        """Draw the rooms."""
+        found = rooms()
+        words = self.words(found)
+        above: set[str] = set()
+        for name in words:
+            above.add(name)
+            if wrong := found[name].imports & above:
+                raise self.error(f"{self.name}: {name} imports from {sorted(wrong)} above it")
+        return [nodes.raw("", drawing(found, words), format="html")]
 
 
 class Commands(SphinxDirective):
@@ -140,6 +169,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives with Sphinx."""
     app.add_directive("r7mail-columns", Columns)
     app.add_directive("r7mail-connection-fields", ConnectionFields)
+    app.add_directive("r7mail-rooms", Rooms)
     app.add_directive("r7mail-commands", Commands)
     app.add_directive("r7mail-measured", Measured)
     app.connect("autodoc-process-docstring", _no_module_docstring)

@@ -65,6 +65,7 @@ FOR_AIRFLOW_3 = (
     "cli/test_cli.py",
     "docs/test_readme.py",
 )
+SLOW_FIXTURES = {"airflow_database", "browser", "postgres", "site"}
 collect_ignore = list(FOR_AIRFLOW_3) if AIRFLOW_2 else []
 
 
@@ -80,6 +81,13 @@ def pytest_configure(config: pytest.Config) -> None:
             config.addinivalue_line("filterwarnings", warning)
         # As its own processes do: models are of no use before those that they refer to.
         importlib.import_module("airflow.models").import_all_models()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes an Airflow, a browser or a database as slow: `make test-quick` skips it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -138,6 +138,21 @@ def test_the_site_builds_and_loads_nothing(site: Path) -> None:
     assert re.findall(rf"(?:@import|url\()\s*[\"']?{remote}[^)\s]*", styles) == []
 
 
+def test_the_drawing_has_every_module(site: Path) -> None:
+    """The drawing of the rooms shows each folder and each module of the package, and no others."""
+    text = (site / "contributing.html").read_text(encoding="utf-8")
+    [drawing] = re.findall(r'<div class="rooms">.*?</div>', text, re.DOTALL)
+    package = ROOT / "airflow_provider_r7mail"
+    paths = [path.relative_to(package) for path in package.rglob("*.py")]
+    folders = {path.parent.name for path in paths if path.parent.name}
+
+    shown = re.findall(r'<text class="(?:name|modules)"[^>]*>([^<]*)', drawing)
+    names = {name.rstrip(",").removesuffix("/") for line in shown for name in line.split(", ")}
+    modules = {path.stem for path in paths if len(path.parts) < 3} - {"__init__", "exceptions"}
+    assert names == modules | folders | {package.name, "exceptions.py"}
+    assert drawing.count('class="arrow"') >= len(folders)
+
+
 def test_each_page_leads_to_its_twin(site: Path) -> None:
     """Each page has a link to the same page in the other language."""
     other = {"en": "ru", "ru": "en"}[site.name]
