@@ -27,10 +27,11 @@ from airflow_provider_r7mail.lake.storage import remove, remove_empty
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Where a window's rows go; both have the same methods.
+Destination = ParquetWindow | IcebergWindow
 # The number of messages whose recipients are split off at once: a page has too few to be worth it.
 RECIPIENT_ROWS = 2_000
 RECIPIENT_SOURCES = ["message_id", "date", "to_addresses", "cc_addresses", "bcc_addresses"]
-Destination = ParquetWindow | IcebergWindow
 NAMED_ITEMS = 10  # the number of messages that an error names
 
 log = logging.getLogger(__name__)
