@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
@@ -65,8 +65,6 @@ log = logging.getLogger(__name__)
 MAX_BACKOFF_SECONDS = 30.0
 # A download's pieces: each is a step through four layers of iterators.
 PIECE_BYTES = 1 << 18
-# What our own time-outs allow beyond those of aiohttp.
-SLACK_SECONDS = 1.0
 MAX_REFUSALS = 5
 SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
@@ -244,18 +242,8 @@ def network(
         ) from error
     except errors as error:
         # These quote what was received, or hold the whole request with its token.
-        quoting = isinstance(_original(error), httpx.ProtocolError) or hasattr(
-            error, "request_info"
-        )
+        quoting = isinstance(error, httpx.ProtocolError) or hasattr(error, "request_info")
         raise transport_failure(call, error, attempt) from (None if quoting else error)
-
-
-def _original(error: Exception) -> Exception:
-    """What went wrong in aiohttp; httpx-aiohttp reports a hang-up as ConnectTimeout."""
-    cause = error.__cause__
-    if isinstance(cause, Exception) and type(cause).__module__.startswith("aiohttp"):
-        return cause
-    return error
 
 
 def _before_sending(error: Exception) -> bool:
@@ -289,7 +277,6 @@ def _cause(error: BaseException | None) -> str:
 
 def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7MailRequestError:
     """Say what a failed exchange means."""
-    error = _original(error)
     never_sent = _before_sending(error)
     text = str(error)
     kind: type[R7MailRequestError] = R7MailConnectionError
@@ -498,12 +485,9 @@ _without_query = _WithoutQuery()
 class _Base:
     """What the two clients share: configuration, token and numbers."""
 
-    def __init__(
-        self, config: ClientConfig, *, on_token: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         self.config = config
         self.stats = Stats()
-        self._on_token = on_token
         self._token: str | None = None
         self._served: str | None = None
         self._refusal: R7MailAuthError | None = None
@@ -532,8 +516,6 @@ class _Base:
 
     def _accept_token(self, token: str) -> str:
         self.stats.logins += 1
-        if self._on_token is not None:
-            self._on_token(token)
         self._token = token
         return token
 
@@ -544,6 +526,12 @@ class Client(_Base):
     :param config: how to reach the server
     :param on_token: told each token before it is used, to mask it in logs
     """
+
+    def __init__(
+        self, config: ClientConfig, *, on_token: Callable[[str], object] | None = None
+    ) -> None:
+        super().__init__(config)
+        self._on_token = on_token
 
     def __enter__(self) -> Self:
         options = self.config.http_options()
@@ -644,7 +632,10 @@ class Client(_Base):
             if self._token is not None:
                 return self._token
             try:
-                return self._accept_token(self.send(self._log_in()))
+                token = self.send(self._log_in())
+                if self._on_token is not None:
+                    self._on_token(token)
+                return self._accept_token(token)
             except R7MailAuthError as error:
                 self._refusal = error
                 raise
@@ -658,74 +649,25 @@ class Client(_Base):
 def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None]:
     import aiohttp
 
-    # aiohttp's own errors come through where httpx-aiohttp knows no match.
     return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
 
 
-class _InTime(httpx.AsyncByteStream):
-    """A body each piece of which comes in time, or is a TimeoutError."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, seconds: float) -> None:
-        self._stream = stream
-        self._seconds = seconds
-
-    def __aiter__(self) -> Self:
-        self._pieces = aiter(self._stream)
-        return self
-
-    async def __anext__(self) -> bytes:
-        async with asyncio.timeout(self._seconds):
-            return await anext(self._pieces)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-def _transport(**options: Any) -> httpx.AsyncBaseTransport:
-    import aiohttp
-    from httpx_aiohttp import AiohttpTransport
-
-    class Response(aiohttp.ClientResponse):
-        async def start(self, connection: Any) -> Self:
-            await super().start(connection)
-            # httpx-aiohttp fails on a phrase that is not UTF-8. Nobody reads it.
-            self.reason = ""
-            return self
-
-    class Transport(AiohttpTransport):
-        def get_client(self) -> aiohttp.ClientSession:
-            connector = aiohttp.TCPConnector(
-                limit=self.limits.max_connections or 0,
-                keepalive_timeout=self.limits.keepalive_expiry,
-                ssl=self.ssl_context,
-            )
-            return aiohttp.ClientSession(
-                connector=connector,
-                response_class=Response,
-                # It stops reading at twice as much, which costs two system calls each time.
-                read_bufsize=2 * PIECE_BYTES,
-            )
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            # aiohttp loses its read timer where a server sends more than its Content-Length says.
-            # These are long enough not to come before its own.
-            limits = request.extensions["timeout"]
-            seconds = limits["read"] + SLACK_SECONDS
-            async with asyncio.timeout(limits["pool"] + seconds):
-                response = await super().handle_async_request(request)
-            stream: Any = response.stream
-            # Its own 16 KiB cost more than the reading itself. No option sets this.
-            stream.CHUNK_SIZE = PIECE_BYTES
-            response.stream = _InTime(stream, seconds)
-            return response
-
-    return Transport(**options)
-
-
 class AsyncClient(_Base):
-    """The async client; an async context manager. Same parameters and errors as `Client`."""
+    """The async client; an async context manager. Same errors as `Client`.
+
+    :param config: how to reach the server
+    :param on_token: told each token before it is used, and awaited, to mask it in logs
+    """
+
+    def __init__(
+        self, config: ClientConfig, *, on_token: Callable[[str], Awaitable[object]] | None = None
+    ) -> None:
+        super().__init__(config)
+        self._on_token = on_token
 
     async def __aenter__(self) -> Self:
+        from airflow_provider_r7mail.transport import AiohttpTransport  # noqa: PLC0415 - slow
+
         config = self.config
         # Loading the authorities takes tens of milliseconds: not on a triggerer's event loop.
         context = await asyncio.to_thread(config.ssl_context)
@@ -733,11 +675,12 @@ class AsyncClient(_Base):
         options = config.http_options(whole_connect=config.connect_timeout + config.timeout)
         self._base = str(options["base_url"]).rstrip("/")
         self._http = httpx.AsyncClient(
-            transport=_transport(
+            transport=AiohttpTransport(
                 verify=context,
                 proxy=proxy,
                 # As many as there are slots: nothing waits for a connection but the slots.
-                limits=httpx.Limits(max_connections=config.max_concurrency),
+                max_connections=config.max_concurrency,
+                piece_bytes=PIECE_BYTES,
             ),
             **options,
         )
@@ -809,7 +752,7 @@ class AsyncClient(_Base):
         self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
     ) -> AsyncGenerator[bytes]:
         with _async_network(call, attempt):
-            async for data in response.aiter_raw():  # in the pieces of _transport
+            async for data in response.aiter_raw():  # in the pieces of the transport
                 for piece in unpacking.feed(data):
                     self.stats.bytes_read += len(piece)
                     yield piece
@@ -850,7 +793,10 @@ class AsyncClient(_Base):
             if self._token is not None:
                 return self._token
             try:
-                return self._accept_token(await self.send(self._log_in()))
+                token = await self.send(self._log_in())
+                if self._on_token is not None:
+                    await self._on_token(token)
+                return self._accept_token(token)
             except R7MailAuthError as error:
                 self._refusal = error
                 raise

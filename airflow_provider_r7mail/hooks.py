@@ -23,20 +23,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowNotFoundException,
-    BaseHook,
-    mask_secret,
-)
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from html2text import HTML2Text
 
 from airflow_provider_r7mail import api, get_provider_info
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client import AsyncClient, Client, ClientConfig
+from airflow_provider_r7mail.compat import (
+    AIRFLOW,
+    AirflowFailException,
+    AirflowNotFoundException,
+    BaseHook,
+    amask_secret,
+    get_async_connection,
+    mask_secret,
+)
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAuthError,
@@ -64,10 +65,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from airflow.providers.common.compat.sdk import Connection
     from upath import UPath
 
     from airflow_provider_r7mail.attachments import StoredFile
+    from airflow_provider_r7mail.compat import Connection
 
 BATCH_SIZE = 500
 """Ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage."""
@@ -424,13 +425,8 @@ def _mask(secrets: Iterable[str]) -> None:
 
 
 async def _amask(secrets: Iterable[str]) -> None:
-    try:
-        from airflow.sdk.log import amask_secret  # noqa: PLC0415 - Airflow 3.3 only
-    except ImportError:
-        await asyncio.to_thread(_mask, secrets)
-    else:
-        for secret in secrets:
-            await amask_secret(secret)
+    for secret in secrets:
+        await amask_secret(secret)
 
 
 class R7MailHook(BaseHook):
@@ -450,7 +446,6 @@ class R7MailHook(BaseHook):
     def __init__(self, r7mail_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.r7mail_conn_id = r7mail_conn_id
-        self._masking: set[asyncio.Task[None]] = set()
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -459,11 +454,11 @@ class R7MailHook(BaseHook):
         from flask_appbuilder import fieldwidgets  # noqa: PLC0415
         from wtforms import StringField  # noqa: PLC0415
 
-        widgets = {
-            # Hidden on the screen only: what the form does not hold is lost when it is saved.
-            "password": fieldwidgets.BS3PasswordFieldWidget(hide_value=False),
-            None: fieldwidgets.BS3TextFieldWidget(),
-        }
+        hidden = fieldwidgets.BS3PasswordFieldWidget()
+        # Hidden on the screen only: what the form does not hold is lost when it is saved. Not by
+        # the constructor: Airflow 3.0 and 3.1 put in its place one that takes nothing.
+        hidden.hide_value = False
+        widgets = {"password": hidden, None: fieldwidgets.BS3TextFieldWidget()}
         return {
             name: StringField(
                 described["label"],
@@ -497,7 +492,7 @@ class R7MailHook(BaseHook):
     async def _asettings(self) -> Settings:
         if "settings" not in self.__dict__:
             try:
-                connection = await get_async_connection(self.r7mail_conn_id, hook=self)
+                connection = await get_async_connection(self, self.r7mail_conn_id)
             except AirflowNotFoundException as error:
                 raise self._no_connection() from error
             settings = config_from_connection(connection)
@@ -524,13 +519,7 @@ class R7MailHook(BaseHook):
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
         settings = await self._asettings()
-        return AsyncClient(settings.client, on_token=self._mask_later)
-
-    def _mask_later(self, token: str) -> None:
-        # On the event loop masking must be awaited, which the client's callback cannot do.
-        task = asyncio.get_running_loop().create_task(_amask(_secrets(token)))
-        self._masking.add(task)
-        task.add_done_callback(self._masking.discard)
+        return AsyncClient(settings.client, on_token=lambda token: _amask(_secrets(token)))
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
         """Tell a folder's id.
@@ -843,9 +832,8 @@ class R7MailHook(BaseHook):
         :raises R7MailRequestError: the server failed, has no such file, or broke off
         """
         # Few hooks download: the storage layers are not for every DAG file to load.
-        from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
-
         from airflow_provider_r7mail.attachments import download  # noqa: PLC0415
+        from airflow_provider_r7mail.compat import ObjectStoragePath  # noqa: PLC0415
         from airflow_provider_r7mail.lineage import storage_uri  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
@@ -861,7 +849,7 @@ class R7MailHook(BaseHook):
 
     def _report_input(self, folder: int) -> None:
         """Tell Airflow's hook lineage that a folder was read."""
-        if AIRFLOW_V_3_0_PLUS:  # Airflow 2 takes the login out of the URI, and warns
+        if AIRFLOW >= (3, 0):  # Airflow 2 takes the login out of the URI, and warns
             uri = self.settings.folder_uri(folder)
             get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
 
@@ -1083,7 +1071,7 @@ def _resolve_link(item: Any, place: int, seconds: int, conn_id: str | None) -> L
     name = name or unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or text
     if parts.scheme in {"http", "https"}:
         return Link(text, name)
-    from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
+    from airflow_provider_r7mail.compat import ObjectStoragePath  # noqa: PLC0415
 
     try:
         path = item if hasattr(item, "fs") else ObjectStoragePath(text, conn_id=conn_id)

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
         InputDataset,
         OutputDataset,
     )
-    from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.facet_v2 import OutputDatasetFacet
+
+    from airflow_provider_r7mail.compat import Context
 
 
 def storage_url(path: ObjectPath) -> str:
@@ -145,7 +146,7 @@ class Copy:
         :param extra: numbers, ids and paths; nothing of the mail, since everyone may read it, and
             nothing nested, which an alias of Airflow 2 can't take
         """
-        from airflow.providers.common.compat.sdk import Asset, AssetAlias  # noqa: PLC0415
+        from airflow_provider_r7mail.compat import Asset, AssetAlias  # noqa: PLC0415
 
         for outlet in outlets:
             if isinstance(outlet, Asset):

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
-
+from airflow_provider_r7mail.compat import AirflowFailException, BaseOperator, conf
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,
@@ -49,9 +48,9 @@ from airflow_provider_r7mail.sending import (
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_r7mail.client import Client
+    from airflow_provider_r7mail.compat import Context
 
 log = logging.getLogger(__name__)
 

@@ -72,6 +72,7 @@ from airflow_provider_r7mail.tables import (
     decode_page,
     files_row,
     int64_array,
+    one_batch,
     recipients_of,
     repeated_moment,
     schema,
@@ -684,10 +685,9 @@ class _WindowWriter:
                 self.untold.add(f"message {row.message_id}: {row.error}")
 
     def _write_recipients(self) -> None:
-        import pyarrow as pa
 
         if self._addressed:
-            batch = pa.concat_batches(self._addressed)
+            batch = one_batch(self._addressed)
             self._put("recipients", recipients_of(batch), batch)
         self._addressed = []
 

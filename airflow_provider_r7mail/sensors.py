@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import (
+from airflow_provider_r7mail.compat import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
@@ -16,7 +16,6 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
     conf,
 )
-
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.extract import iter_messages
 from airflow_provider_r7mail.hooks import FILTER_FIELDS, Filters, R7MailHook, fail_at_once
@@ -24,9 +23,8 @@ from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.triggers import MAX_IDS, R7MailMessageTrigger, error_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_r7mail.client import Client
+    from airflow_provider_r7mail.compat import Context
 
 AIRFLOW_2_TIMEOUT = "Trigger/execution timeout"
 

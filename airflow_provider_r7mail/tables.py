@@ -648,6 +648,16 @@ def domains_of(addresses: pa.Array) -> pa.Array:
     return pc.utf8_lower(pc.struct_field(found, "domain")).take(distinct.indices)
 
 
+def one_batch(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Put batches of one schema, at least one of them, into one."""
+    import pyarrow as pa
+
+    # What pyarrow.concat_batches does from 19 on.
+    table = pa.Table.from_batches(batches).combine_chunks()
+    rows = table.to_batches()
+    return rows[0] if rows else batches[0]
+
+
 def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The recipients' rows of a batch of messages: one for each address in To, Cc and Bcc."""
     import pyarrow as pa
@@ -674,7 +684,7 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
                 schema=schema("recipients"),
             )
         )
-    return pa.concat_batches(parts)
+    return one_batch(parts)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pendulum
-from airflow.providers.common.compat.sdk import (
+
+from airflow_provider_r7mail.compat import (
     AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
@@ -20,7 +21,6 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
     ObjectStoragePath,
 )
-
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -57,10 +57,10 @@ from airflow_provider_r7mail.privacy import Privacy
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_r7mail.client import AsyncClient
+    from airflow_provider_r7mail.compat import Context
     from airflow_provider_r7mail.pipeline import Progress
 
 T = TypeVar("T")

@@ -27,12 +27,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakValueDictionary
 
-from airflow.providers.common.compat.sdk import AirflowException
-from airflow.providers.common.compat.triggers import BaseEventTrigger
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_r7mail import exceptions
 from airflow_provider_r7mail.client import AsyncClient
+from airflow_provider_r7mail.compat import AirflowException, BaseEventTrigger
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailError,

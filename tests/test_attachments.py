@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 
 import fsspec
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -39,6 +38,7 @@ from airflow_provider_r7mail.attachments import (
     object_names,
 )
 from airflow_provider_r7mail.client import AsyncClient, Client, ClientConfig
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
 from airflow_provider_r7mail.storage import STAGED_PREFIX

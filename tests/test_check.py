@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail import check
 from airflow_provider_r7mail.check import MAX_REQUESTS, MAX_WRITE_REQUESTS, Report, check_server
 from airflow_provider_r7mail.client import Client, ClientConfig
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import (
     MISSING,
     Attachment,

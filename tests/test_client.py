@@ -122,7 +122,12 @@ async def _opened(
         with Client(config, on_token=on_token) as client:
             yield Session(client)
     else:
-        async with AsyncClient(config, on_token=on_token) as aclient:
+
+        async def told(token: str) -> None:
+            if on_token is not None:
+                on_token(token)
+
+        async with AsyncClient(config, on_token=told) as aclient:
             yield Session(aclient)
 
 
@@ -1496,9 +1501,7 @@ async def test_the_connection_s_proxy_goes_first(
         assert len(proxy.requests) >= 1
 
 
-# httpx-aiohttp uses what aiohttp will drop.
 @pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:The 'proxy_auth' parameter:DeprecationWarning")
 @pytest.mark.parametrize("tls", [False, True])
 async def test_a_proxy_may_ask_for_a_password(
     kind: Kind, certificates: Certificates, tls: bool

@@ -18,9 +18,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_r7mail.client import AsyncClient, ClientConfig
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Readings
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.pipeline import ExtractJob, extract_window
@@ -33,13 +33,13 @@ TABLES = ("messages", "recipients", "attachments")
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
     [
-        "airflow.providers.common.compat.sdk",
+        "airflow_provider_r7mail.compat",
         "airflow.sdk.io.path",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.pipeline",
         "boto3",
         "hypothesis",
-        "httpx_aiohttp",
+        "airflow_provider_r7mail.transport",
         "moto.server",
         "pyarrow.parquet",
         "pytest",

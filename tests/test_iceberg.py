@@ -25,9 +25,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from moto.server import ThreadedMotoServer
 
+from airflow_provider_r7mail.compat import AirflowFailException
 from tests.conftest import AIRFLOW_2
 
 if AIRFLOW_2:
@@ -66,12 +66,12 @@ ORDER = ("attachments", "recipients", "messages")
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
     [
-        "airflow.providers.common.compat.sdk",
+        "airflow_provider_r7mail.compat",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.transfers",
         "boto3",
         "duckdb",
-        "httpx_aiohttp",
+        "airflow_provider_r7mail.transport",
         "moto.server",
         "pyarrow.parquet",
         "pyiceberg.catalog.sql",

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
-from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
 from moto.server import ThreadedMotoServer
 
+from airflow_provider_r7mail.compat import Asset, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lineage import storage_uri, storage_url
@@ -95,7 +95,7 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("lineage")
     path = DAGS / "openlineage_dag.py"
     code = textwrap.dedent(DAG).replace("{root}", str(root))
-    sdk = "airflow.providers.common.compat.sdk" if AIRFLOW_2 else "airflow.sdk"
+    sdk = "tests.airflow_2" if AIRFLOW_2 else "airflow.sdk"
     path.write_text(code.replace("airflow.sdk", sdk))
     mailbox = Mailbox()
     mailbox.deliver(

@@ -31,11 +31,13 @@ LAYERS = (
     {"exceptions"},
     {"models"},
     {"api"},
+    {"transport"},
     {"client", "storage", "console"},
     {"extract"},
     {"tables"},
     {"attachments", "evidence", "iceberg", "privacy"},
     {"pipeline", "sending", "check"},
+    {"compat"},
     {"assets"},
     {"lineage", "links"},
     {"hooks"},
@@ -46,6 +48,7 @@ LAYERS = (
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FACING_AIRFLOW = {
+    "compat",
     "assets",
     "lineage",
     "links",
@@ -57,7 +60,7 @@ FACING_AIRFLOW = {
     "notifications",
     "emailer",
 }
-HEAVY = {"pandas", "pyarrow", "pyiceberg", "aiohttp", "httpx_aiohttp", "openlineage"}
+HEAVY = {"pandas", "pyarrow", "pyiceberg", "aiohttp", "openlineage"}
 
 
 def modules() -> list[Path]:
@@ -238,7 +241,7 @@ def test_the_form_has_every_field() -> None:
 
 def test_the_forms_secrets_are_masked() -> None:
     """Airflow masks, by its name, every field that is or may hold a secret."""
-    from airflow.providers.common.compat.sdk import redact  # noqa: PLC0415
+    from airflow_provider_r7mail.compat import redact  # noqa: PLC0415
 
     shown = redact(dict.fromkeys(FIELDS, "a-value"))
     assert isinstance(shown, dict)

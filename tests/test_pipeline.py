@@ -25,10 +25,10 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.client import AsyncClient, ClientConfig
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
@@ -46,13 +46,13 @@ from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extra
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
     [
-        "airflow.providers.common.compat.sdk",
+        "airflow_provider_r7mail.compat",
         "airflow.sdk.io.path",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.pipeline",
         "boto3",
         "hypothesis",
-        "httpx_aiohttp",
+        "airflow_provider_r7mail.transport",
         "moto.server",
         "pyarrow.parquet",
         "pytest",

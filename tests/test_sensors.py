@@ -11,15 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import (
+
+from airflow_provider_r7mail.compat import (
+    AIRFLOW,
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
-    TaskDeferred,
 )
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
-
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
@@ -32,16 +31,16 @@ from airflow_provider_r7mail.sensors import R7MailMessageSensor
 from airflow_provider_r7mail.triggers import R7MailMessageTrigger, error_event, error_of
 
 try:
-    from airflow.sdk.exceptions import AirflowRescheduleException
+    from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
 except ImportError:  # Airflow 2
-    from airflow.exceptions import AirflowRescheduleException
+    from airflow.exceptions import AirflowRescheduleException, TaskDeferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import DagResult
 
-AIRFLOW_2 = not AIRFLOW_V_3_0_PLUS
+AIRFLOW_2 = AIRFLOW < (3, 0)
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 MODES = ["poke", "reschedule", "deferrable"]
 

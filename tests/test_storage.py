@@ -29,12 +29,12 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from airflow_provider_r7mail import storage
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.storage import (
     PART_BYTES,
@@ -55,13 +55,13 @@ from airflow_provider_r7mail.storage import (
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
     [
-        "airflow.providers.common.compat.sdk",
+        "airflow_provider_r7mail.compat",
         "airflow.sdk.io.path",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.pipeline",
         "boto3",
         "hypothesis",
-        "httpx_aiohttp",
+        "airflow_provider_r7mail.transport",
         "moto.server",
         "pyarrow.parquet",
         "pytest",

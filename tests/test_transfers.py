@@ -16,9 +16,9 @@ import boto3
 import pendulum
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
 from moto.server import ThreadedMotoServer
 
+from airflow_provider_r7mail.compat import AirflowFailException, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
 from airflow_provider_r7mail.transfers import (
