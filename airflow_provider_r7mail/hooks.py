@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-from html2text import HTML2Text
 
 from airflow_provider_r7mail import api, get_provider_info
 from airflow_provider_r7mail.assets import mailbox_uri
@@ -52,12 +51,14 @@ from airflow_provider_r7mail.exceptions import (
 )
 from airflow_provider_r7mail.extract import iter_messages
 from airflow_provider_r7mail.models import Attachment, Message, MessageFilter, mend_text, parse_ids
+from airflow_provider_r7mail.plain_text import plain_text
 from airflow_provider_r7mail.sending import (
     SETTLE_SECONDS,
     Link,
     Sending,
     add_links,
     asend_once,
+    import_pandas,
     send_once,
 )
 
@@ -671,7 +672,7 @@ class R7MailHook(BaseHook):
             raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
         if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
             attachments = [attachments]
-        text = _text_of(html_content) if text_content is None else text_content
+        text = plain_text(html_content) if text_content is None else text_content
         html, text = add_links(html_content, text, links)
         return api.send_message(
             subject=subject,
@@ -717,15 +718,15 @@ class R7MailHook(BaseHook):
         :param folder: the folder's id, or its name in the connection's `folders`
         :param filters: as in `iter_messages`
         :return: a row a message; the columns are named as in the `messages` table
-        :raises R7MailConfigError: the folder or a filter is wrong
+        :raises R7MailConfigError: the folder or a filter is wrong, or pandas is not installed
         :raises R7MailRequestError: the server failed, or could not be reached
         """
-        import pandas as pd
-
+        pandas = import_pandas("get_messages_df")
         names = [item.name for item in fields(Message)]
         messages = self.iter_messages(folder, **filters)
         rows = [_row(message, names) for message in messages]
-        return pd.DataFrame(rows, columns=names).rename(columns={"id": "message_id"})
+        frame: pd.DataFrame = pandas.DataFrame(rows, columns=names)
+        return frame.rename(columns={"id": "message_id"})
 
     def mark_as_read(
         self,
@@ -1088,12 +1089,6 @@ def _url_of(path: Any, seconds: int) -> str:
         except (NotImplementedError, AttributeError):  # gcsfs: the latter without a private key
             continue
     return f"{path.protocol}://{path.path}"  # without the connection's id
-
-
-def _text_of(html: str) -> str:
-    converter = HTML2Text()
-    converter.body_width = 0  # lines are the reader's to wrap
-    return converter.handle(html).strip()
 
 
 _LINE_BREAK = re.compile(r"[\x00\n\x0b\f\r\x1c-\x1e\x85\u2028\u2029]")

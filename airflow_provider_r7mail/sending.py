@@ -703,6 +703,21 @@ def add_links(html_content: str, text: str, links: Sequence[Link]) -> tuple[str,
     return _before_body_end(html_content, f"<ul>{items}</ul>"), f"{text}\n\n{lines}"
 
 
+def import_pandas(user: str) -> Any:
+    """Import pandas, which is an extra of this package.
+
+    :param user: what needs it, for the error
+    :raises R7MailConfigError: it is not installed
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise R7MailConfigError(
+            f"{user} needs pandas ({error}): pip install airflow-provider-r7mail[pandas]"
+        ) from error
+    return pd
+
+
 def html_table(
     rows: pd.DataFrame | Iterable[Mapping[str, Any]], max_rows: int = TABLE_ROWS
 ) -> Markup:
@@ -711,9 +726,9 @@ def html_table(
     :param rows: a pandas DataFrame, or a list of dicts, as XCom brings it
     :param max_rows: rows at most; if there are more, a note below the table says so
     :return: the table, marked as safe for templates
+    :raises R7MailConfigError: pandas is not installed
     """
-    import pandas as pd
-
+    pd = import_pandas("html_table")
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     # By default pandas cuts texts after 50 characters.
     with pd.option_context("display.max_colwidth", None):

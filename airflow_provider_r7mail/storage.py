@@ -336,6 +336,11 @@ class _S3Upload:
         return self._run(self._put(base64.b64encode(digest).decode()))
 
     async def _put(self, digest: str) -> None:
+        if self._fs._s3 is None:  # noqa: SLF001
+            # Its client is needed here, made by a request: s3fs 2026.2 to 2026.4 take one that has
+            # sent nothing yet for closed, and make another, without Airflow's credentials.
+            with contextlib.suppress(OSError):
+                await self._call("head_object")
         config, extra = (await self._fs.set_session()).meta.config, {}
         # Let S3 refuse other bytes than were hashed here. Not where its library is told to send no
         # checksums: some stores that are like S3 know none. An older one sends none.

@@ -29,7 +29,7 @@ NAME = "airflow_provider_r7mail"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"models"},
+    {"models", "plain_text"},
     {"api"},
     {"transport"},
     {"client", "storage", "console"},

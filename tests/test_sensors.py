@@ -32,8 +32,8 @@ from airflow_provider_r7mail.triggers import R7MailMessageTrigger, error_event, 
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
-except ImportError:  # Airflow 2
-    from airflow.exceptions import AirflowRescheduleException, TaskDeferred
+except ImportError:  # Airflow before 3.2
+    from airflow.exceptions import AirflowRescheduleException, TaskDeferred  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
