@@ -25,10 +25,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.compat import AirflowFailException
 from tests.conftest import AIRFLOW_2
+from tests.s3 import S3Server
 
 if AIRFLOW_2:
     pytest.skip("the SQL catalog needs SQLAlchemy 2", allow_module_level=True)
@@ -762,10 +762,9 @@ def test_without_the_extra(
 
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warehouse and the manifests may be on S3; then a catalog must be given."""
-    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    storage.start()
+    storage = S3Server()
     try:
-        endpoint = "http://{}:{}".format(*storage.get_host_and_port())
+        endpoint = storage.url
         login = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
         s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **login)
         s3.create_bucket(Bucket="lake")

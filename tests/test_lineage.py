@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.compat import Asset, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
@@ -23,6 +22,7 @@ from airflow_provider_r7mail.lineage import storage_uri, storage_url
 from airflow_provider_r7mail.tables import schema
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 from tests.conftest import AIRFLOW_2, DAGS
+from tests.s3 import S3Server
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 DAY: dict[str, Any] = {"start": "2025-06-01T00:00:00Z", "end": "2025-06-02T00:00:00Z"}
@@ -103,10 +103,8 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
     )
     mailbox.deliver(date=START, to=["a@x.ru", "b@x.ru"])
     mailbox.deliver(folder=25, date=START, fields={"Attachments": [{"FileName": "missing"}]})
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    address = "{}:{}".format(*moto.get_host_and_port())
-    extra = {"endpoint_url": f"http://{address}", "region_name": "us-east-1"}
+    moto = S3Server()
+    extra = {"endpoint_url": moto.url, "region_name": "us-east-1"}
     keys = {"login": "testing", "password": "testing"}
     s3 = boto3.client("s3", aws_access_key_id="testing", aws_secret_access_key="testing", **extra)
     s3.create_bucket(Bucket="mail")

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import warnings
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -191,23 +191,13 @@ def test_airflow_finds_the_provider() -> None:
         if entry.value.startswith(NAME)
     ]
     assert entry.load()() == get_provider_info()
-    manager = ProvidersManager()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other providers' hooks warn, and the form's web app
+        manager = ProvidersManager()  # type: ignore[no-untyped-call]
+        hook = manager.hooks["r7mail"]
     assert "airflow-provider-r7mail" in manager.providers
-    if AIRFLOW_2:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the web app that the form's fields come from warns
-            hook = manager.hooks["r7mail"]
-        assert hook is not None
-        assert hook.hook_name == "R7-Office Mail"
-        return
-    [form] = [
-        form
-        for form in manager.iter_connection_type_hook_ui_metadata()
-        if form.connection_type == "r7mail"
-    ]
-    assert form.hook_name == "R7-Office Mail"
-    fields = manager._connection_form_widgets_from_metadata
-    assert {f"extra__r7mail__{name}" for name in FIELDS} <= set(fields)
+    assert hook is not None
+    assert hook.hook_name == "R7-Office Mail"
 
 
 FIELDS: dict[str, Any] = get_provider_info()["connection-types"][0]["conn-fields"]
@@ -241,8 +231,10 @@ def test_the_form_has_every_field() -> None:
 
 def test_the_forms_secrets_are_masked() -> None:
     """Airflow masks, by its name, every field that is or may hold a secret."""
-    from airflow_provider_r7mail.compat import redact  # noqa: PLC0415
+    from airflow_provider_r7mail.compat import AIRFLOW, redact  # noqa: PLC0415
 
+    if AIRFLOW == (3, 0) or version("apache-airflow") == "2.11.0":
+        pytest.skip("this version knows no `proxy` among the names of secrets")
     shown = redact(dict.fromkeys(FIELDS, "a-value"))
     assert isinstance(shown, dict)
     masked = {name for name, value in shown.items() if value == "***"}

@@ -25,7 +25,6 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.client import AsyncClient, ClientConfig
 from airflow_provider_r7mail.compat import ObjectStoragePath
@@ -40,6 +39,7 @@ from airflow_provider_r7mail.exceptions import (
 )
 from airflow_provider_r7mail.models import MessageFilter
 from airflow_provider_r7mail.pipeline import ExtractJob, copy_attachments, extract_window
+from tests.s3 import S3Server
 
 # Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
 # those that children need: imported once, in the process that they are forked from.
@@ -871,9 +871,8 @@ async def test_an_unwritable_output(server: Emulator, client: AsyncClient, tmp_p
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
     """An S3 server on a real socket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
+    server = S3Server()
+    yield server.url
     server.stop()
 
 

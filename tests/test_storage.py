@@ -30,7 +30,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from airflow_provider_r7mail import storage
@@ -49,6 +48,7 @@ from airflow_provider_r7mail.storage import (
     staged,
     to_its_end,
 )
+from tests.s3 import S3Server
 
 # Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
 # those that children need: imported once, in the process that they are forked from.
@@ -111,9 +111,8 @@ class Bucket:
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
     """An S3 server on a real socket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
+    server = S3Server()
+    yield server.url
     server.stop()
 
 

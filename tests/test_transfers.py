@@ -16,7 +16,6 @@ import boto3
 import pendulum
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.compat import AirflowFailException, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
@@ -25,6 +24,7 @@ from airflow_provider_r7mail.transfers import (
     R7MailAttachmentsToObjectStorageOperator,
     R7MailToParquetOperator,
 )
+from tests.s3 import S3Server
 
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -354,9 +354,8 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
 
 def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both operators write to S3, by a connection's id or one in the URL, in many parts too."""
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    url = "http://{}:{}".format(*moto.get_host_and_port())
+    moto = S3Server()
+    url = moto.url
     extra = {"endpoint_url": url, "region_name": "us-east-1"}
     keys = {"login": "testing", "password": "testing"}
     connection = {"conn_type": "aws", **keys, "extra": extra}
