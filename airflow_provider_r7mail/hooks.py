@@ -451,23 +451,25 @@ class R7MailHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Fields of the connection's form, for Airflow before 3.2 (later: `conn-fields`)."""
-        # Only the web server of Airflow 2 has these.
+        # Only the web server has these; those of Airflow 3.0 and 3.1 put their own in their place.
         from flask_appbuilder import fieldwidgets  # noqa: PLC0415
-        from wtforms import StringField  # noqa: PLC0415
+        from wtforms import PasswordField, StringField  # noqa: PLC0415
 
         hidden = fieldwidgets.BS3PasswordFieldWidget()
         # Hidden on the screen only: what the form does not hold is lost when it is saved. Not by
-        # the constructor: Airflow 3.0 and 3.1 put in its place one that takes nothing.
+        # the constructor, which takes nothing there.
         hidden.hide_value = False
-        widgets = {"password": hidden, None: fieldwidgets.BS3TextFieldWidget()}
-        return {
-            name: StringField(
-                described["label"],
-                description=described["description"],
-                widget=widgets[described["schema"].get("format")],
-            )
-            for name, described in _form()["conn-fields"].items()
+        kinds = {
+            "password": (PasswordField, hidden),
+            None: (StringField, fieldwidgets.BS3TextFieldWidget()),
         }
+        widgets = {}
+        for name, described in _form()["conn-fields"].items():
+            kind, widget = kinds[described["schema"].get("format")]
+            widgets[name] = kind(
+                described["label"], description=described["description"], widget=widget
+            )
+        return widgets
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
