@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.compat import (
+    AIRFLOW,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
@@ -103,6 +104,8 @@ class R7MailMessageSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> list[int]:
         """Wait, as the mode has it; return the ids."""
+        with fail_at_once():
+            self._check_mode()
         if self.deferrable:
             return self._check_then_defer(context)
         try:
@@ -149,6 +152,21 @@ class R7MailMessageSensor(BaseSensorOperator):
                     f"The messages did not come in {self.timeout:g} seconds."
                 )
         return super().resume_execution(next_method, next_kwargs, context)
+
+    def _check_mode(self) -> None:
+        """Refuse what Airflow 3.0 itself can't do, with any sensor."""
+        if AIRFLOW != (3, 0):
+            return
+        if self.deferrable and self.soft_fail:
+            raise R7MailConfigError(
+                "soft_fail: Airflow 3.0 fails a deferred sensor that has timed out, instead of "
+                "skipping it. Set deferrable=False, or upgrade to Airflow 3.1."
+            )
+        if self.mode == "reschedule" and not self.deferrable:
+            raise R7MailConfigError(
+                'mode: Airflow 3.0 fails a sensor with mode="reschedule" at its second poke. Set '
+                "deferrable=True, or upgrade to Airflow 3.1."
+            )
 
     def _check_then_defer(self, context: Context) -> list[int]:
         with self._skip_as_poke_mode_does():
