@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.lake.arrays import int64_array, repeated_moment
+from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, repeated_moment
 from airflow_provider_r7mail.lake.decode import DecodedPage
 from airflow_provider_r7mail.lake.derived import (
     AttachmentRow,
@@ -147,10 +147,9 @@ class WindowWriter:
                 self.unavailable.add(f"message {row.message_id}: {row.error}")
 
     def _write_recipients(self) -> None:
-        import pyarrow as pa
 
         if self._addressed:
-            batch = pa.concat_batches(self._addressed)
+            batch = one_batch(self._addressed)
             self._put("recipients", recipients_of(batch), batch)
         self._addressed = []
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail.client.check import Report, check_server, inquiry
 from airflow_provider_r7mail.client.check.inquiry import MAX_REQUESTS, MAX_WRITE_REQUESTS
@@ -30,6 +29,7 @@ from airflow_provider_r7mail.client.check.questions.ties import ties_of
 from airflow_provider_r7mail.client.check.questions.tokens import expiry_of
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import Client
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import MISSING, Attachment, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
