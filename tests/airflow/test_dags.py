@@ -26,6 +26,7 @@ import pytest
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
 from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
 
+pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parents[2] / "dags"
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())
 DAY = datetime(2025, 6, 3, tzinfo=UTC)

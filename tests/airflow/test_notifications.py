@@ -317,6 +317,7 @@ class TestDeadline:
         assert len(server.mailbox.sent) == 1
         assert ticks > 20
 
+    @pytest.mark.slow
     async def test_a_long_text_leaves_the_event_loop_free(self, server: Emulator) -> None:
         """While the plain text of a long report is made, the triggerer's other triggers go on."""
         report = "<p>x</p>" * 100_000

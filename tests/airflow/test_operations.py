@@ -16,6 +16,7 @@ pytest.importorskip("airflow.sdk", reason="`airflow standalone` as the tests kno
 
 from tests.airflow.test_standalone import Standalone, wait
 
+pytestmark = pytest.mark.slow
 DAY = datetime(2025, 6, 1, tzinfo=UTC)
 # What users write who look for a mistake. The forms are those of URLs and headers.
 TELLING = """

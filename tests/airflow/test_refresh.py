@@ -22,6 +22,7 @@ from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtr
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 
 INBOX, PROCESSED = 24, 15
+pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 VIEW = Path(__file__).parents[2] / "docs/sql/latest_messages.sql"

@@ -25,6 +25,7 @@ from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="watchers keep state from Airflow 3.3")
 
+pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parents[2] / "dags" / "mail_starts_dag.py"
 DAG = "mail_starts_dag"
 CROWDED = 31

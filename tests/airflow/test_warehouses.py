@@ -27,6 +27,7 @@ from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
 from tests.airflow.test_dags import Runner, lake, run_example
 from tests.airflow.test_refresh import DAY, JUNE, extract
 
+pytestmark = pytest.mark.slow
 SQL = Path(__file__).parents[2] / "docs/sql"
 HOUR = timedelta(hours=1)
 TABLES = ("messages", "recipients", "attachments")

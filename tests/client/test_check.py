@@ -939,6 +939,7 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 class TestCommand:
     """The command, as a person in a terminal meets it."""
 
@@ -1004,6 +1005,7 @@ class TestCommand:
         assert "outside" in done.stdout
 
 
+@pytest.mark.slow
 class TestOperator:
     """The scheduled self-test."""
 

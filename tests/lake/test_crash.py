@@ -27,6 +27,7 @@ from airflow_provider_r7mail.emulator import Emulator, Readings
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
 
+pytestmark = pytest.mark.slow
 START = datetime(2025, 6, 1, tzinfo=UTC)
 WINDOW = "mailbox=user_test/folder=24/window=20250601T000000Z_20250602T000000Z"
 TABLES = ("messages", "recipients", "attachments")

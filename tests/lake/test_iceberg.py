@@ -400,6 +400,7 @@ def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
     assert json.loads((root / NOTE).read_text()) == written
 
 
+@pytest.mark.slow
 def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Killed before and after each commit: each table has all of one run, and no manifest lies."""
     for number in range(1, 7):
@@ -423,6 +424,7 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
     check_rerun(full, catalog, tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Killed while reading, writing and committing: all of one run in each table, then a rerun."""
     moments = random.Random(5)
@@ -513,6 +515,7 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
 # pyiceberg leaves the connection of a catalog whose tables another made first to the garbage
 # collector, of which Python 3.13 warns.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
     """Mapped tasks that make the tables and commit all at once are all there in the end."""
     target = shared(tmp_path)
@@ -604,6 +607,7 @@ def extract_and_tell(url: str, root: Path, days: int) -> None:
     (root / "peak").write_text(str(peak))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) -> None:
     """A window of 70 MB on many days takes hardly more memory than one of 20 MB."""
     source = random.Random(1)
@@ -766,6 +770,7 @@ def test_without_the_extra(
         operate(tmp_path)
 
 
+@pytest.mark.slow
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warehouse and the manifests may be on S3; then a catalog must be given."""
     storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -823,6 +828,7 @@ def example(name: str) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_the_documented_dag(
     server: Emulator,
     run_dag: Callable[[str], Any],
