@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-# TYPE_CHECKING is no import of ours: Airflow reads this file in every one of its processes.
+# Not imported from `typing`: every Airflow process reads this file.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -13,11 +13,11 @@ _INTEGRATION = "R7-Office Mail"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Tell Airflow what this provider has (entry point `apache_airflow_provider`)."""
+    """Describe this provider to Airflow (entry point `apache_airflow_provider`)."""
     return {
         "package-name": "airflow-provider-r7mail",
         "name": _INTEGRATION,
-        "description": "Extract mail of an R7-Office mail server to Parquet, react to mail, and "
+        "description": "Extract mail from an R7-Office mail server to Parquet, react to mail, and "
         "send mail safely.",
         "versions": [__version__],
         "integrations": [
@@ -79,18 +79,18 @@ def _modules(name: str) -> dict[str, Any]:
 
 
 def _connection_fields() -> dict[str, dict[str, Any]]:
-    # Every type has null: a field that allows none is a required one in Airflow's form.
+    # Every type includes null: Airflow's form requires fields that don't allow it.
     return {
         "folders": {
             "label": "Folders",
-            "description": 'Names for folder ids, like {"inbox": 24, "processed": 15}: the API '
-            "has no listing of folders. Test connection reads the first one.",
+            "description": 'Names for folder ids, such as {"inbox": 24, "processed": 15}: the API '
+            "can't list folders. The Test button reads the first one.",
             "schema": {"type": ["object", "null"]},
         },
         "verify": {
             "label": "Verify TLS",
-            "description": "true checks the server's certificate, false checks nothing, a path "
-            "checks it against that CA bundle.",
+            "description": "true verifies the server's certificate, false turns this off, a path "
+            "verifies it against that CA bundle.",
             "schema": {"type": ["string", "null"], "default": "true"},
         },
         "cert": {
@@ -100,37 +100,38 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
         },
         "proxy": {
             "label": "Proxy",
-            "description": "URL of an HTTP proxy, like http://proxy.example.org:3128. Empty: what "
-            "HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the worker say.",
-            # A proxy's URL may hold a password. Airflow also masks it by the field's name.
+            "description": "URL of an HTTP proxy, such as http://proxy.example.org:3128. If empty, "
+            "the worker's HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply.",
+            # A proxy's URL may contain a password. Airflow also masks it by the field's name.
             "schema": {"type": ["string", "null"], "format": "password"},
         },
         "timeout": {
             "label": "Timeout (seconds)",
-            "description": "Seconds without a byte after which a request has failed.",
+            "description": "A request fails after this many seconds without receiving a byte.",
             "schema": {"type": ["number", "null"], "default": 60, "minimum": 1},
         },
         "max_concurrency": {
-            "label": "Parallel requests",
-            "description": "The most that one task sends at once; a pool bounds tasks.",
+            "label": "Concurrent requests",
+            "description": "Most requests that one task makes at the same time. To limit how many "
+            "tasks run, use an Airflow pool.",
             "schema": {"type": ["integer", "null"], "default": 4, "minimum": 1},
         },
         "max_retries": {
             "label": "Retries",
-            "description": "How often a failed request is repeated; 0 for never. Sending a "
-            "message is not repeated where it is unclear whether it was sent.",
+            "description": "How many times a failed request is retried; 0 for never. Sending a "
+            "message is not retried if it is unclear whether it was sent.",
             "schema": {"type": ["integer", "null"], "default": 5, "minimum": 0},
         },
         "web_url": {
             "label": "Web client",
-            "description": "URL of a folder in the web client, for links from tasks to mailboxes, "
-            "like https://mail.example.org/mail/{folder}; {folder} becomes the folder's id.",
+            "description": "URL of a folder in the web client, for links from tasks to folders, "
+            "such as https://mail.example.org/mail/{folder}. {folder} becomes the folder's id.",
             "schema": {"type": ["string", "null"]},
         },
         "privacy_secret": {
             "label": "Privacy secret",
-            "description": "Key for hashing addresses and names in extracts: a long random text, "
-            "the same for ever, or hashes of old and new mail will not match.",
+            "description": "Key for hashing addresses and names in extracts: a long random text. "
+            "Never change it, or hashes of old and new mail won't match.",
             # Airflow also masks it by the field's name.
             "schema": {"type": ["string", "null"], "format": "password"},
         },

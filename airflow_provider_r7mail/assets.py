@@ -1,8 +1,8 @@
 """Names of mailbox folders: asset URIs, `r7mail://login@host/folder`, and OpenLineage datasets.
 
-One place decides how a folder is called, so that the asset a DAG waits for, the outlet of an
-extract and the dataset in a lineage graph are the same. Airflow imports this for every asset with
-such a URI: nothing heavy here.
+Folders are named in this one place, so that the asset a DAG waits for, the outlet of an extract and
+the dataset in a lineage graph are the same. Airflow imports this module for every asset with such a
+URI, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from airflow.sdk import Asset
 
 SCHEME = "r7mail"
-# TLS or not, it is the same mailbox.
+# With or without TLS, it is the same mailbox.
 DEFAULT_PORTS = {None, 80, 443}
 
 _FORM = f"Write {SCHEME}://login@host/folder, like {SCHEME}://ann@mail.example.org/24"
 
 
 def mailbox_uri(url: str, login: str, folder: int | str) -> str:
-    """Name a folder as an asset URI: `r7mail://ann@mail.example.org/24`.
+    """Return the asset URI of a folder: `r7mail://ann@mail.example.org/24`.
 
     :param url: the server: a host, `host:port`, or a URL as in `ClientConfig.url`, of which only
-        host and port count
-    :param login: the account's login; what a URI can't hold (an `@`) is quoted
-    :param folder: the folder's id, or its name in the connection's `folders`; ids are better for
-        lineage, since every connection has the same
+        host and port are used
+    :param login: the account's login; characters that a URI can't hold, such as `@`, are quoted
+    :param folder: the folder's id, or its name in the connection's `folders`. Ids are better for
+        lineage, since they are the same in every connection
     :return: the URI in its normal form
-    :raises ValueError: something of it is missing or can't be in a URI
+    :raises ValueError: a part is missing or can't be in a URI
     """
     netloc = urlsplit(url if "://" in url else f"//{url}").netloc.rpartition("@")[2]
     path = f"/{quote(str(folder).strip(), safe='')}"
@@ -42,13 +42,13 @@ def mailbox_uri(url: str, login: str, folder: int | str) -> str:
 def create_asset(
     *, host: str, login: str, folder: int | str, extra: dict[str, Any] | None = None
 ) -> Asset:
-    """Make the asset of a folder (`factory` in the provider's info).
+    """Return the asset of a folder (`factory` in the provider info).
 
     :param host: the server: a host, `host:port` or a URL
     :param login: the account's login
     :param folder: the folder's id or name
     :param extra: the asset's extra
-    :raises ValueError: something of it is missing or can't be in a URI
+    :raises ValueError: a part is missing or can't be in a URI
     """
     from airflow.providers.common.compat.sdk import Asset  # noqa: PLC0415 - as the docstring says
 
@@ -56,33 +56,33 @@ def create_asset(
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """Check and normalise an asset URI (`handler` in the provider's info).
+    """Check and normalize an asset URI (`handler` in the provider info).
 
-    The host is in lower case, the ports 80 and 443 are left out, login and folder are quoted the
-    one same way, and an id has no leading zeros.
+    The host becomes lower case, the ports 80 and 443 are dropped, login and folder are quoted in
+    one way, and an id loses leading zeros.
 
-    :param uri: the URI's parts; Airflow has taken a password away by now, and the login with it
-    :raises ValueError: it does not name a folder; says what to write
+    :param uri: the parts of the URI; if it had a password, Airflow has removed it and the login
+    :raises ValueError: it doesn't name a folder; the message says what to write
     """
     try:
         host, port = uri.hostname, uri.port
     except ValueError as error:
-        raise ValueError(f"The port of an {SCHEME} URI is no number. {_FORM}.") from error
+        raise ValueError(f"The port of an {SCHEME} URI must be a number. {_FORM}.") from error
     login = unquote(uri.netloc.rpartition("@")[0])
     if not login or uri.password is not None:
         raise ValueError(
-            f"An {SCHEME} URI needs a login, and no password. {_FORM}; an @ in the login is %40."
+            f"An {SCHEME} URI needs a login and no password. {_FORM}; write @ in the login as %40."
         )
     if not host or re.search(r"[\s\x00-\x1f\x7f%<>\"'\\^`{|}]", host):
         raise ValueError(f"An {SCHEME} URI needs the mail server's host. {_FORM}.")
     folder = unquote(uri.path.strip("/")).strip()
     if not folder or "/" in uri.path.strip("/"):
         raise ValueError(
-            f"An {SCHEME} URI has one folder after the host: its id, or its name in the "
+            f"An {SCHEME} URI needs one folder after the host: its id, or its name in the "
             f"connection's `folders`. {_FORM}."
         )
     if uri.query or uri.fragment:
-        raise ValueError(f"An {SCHEME} URI has neither query nor fragment. {_FORM}.")
+        raise ValueError(f"An {SCHEME} URI can't have a query or a fragment. {_FORM}.")
     if re.fullmatch(r"-?[0-9]+", folder):
         folder = str(int(folder))
     host = f"[{host}]" if ":" in host else host
@@ -93,10 +93,10 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 
 def openlineage_dataset(uri: str) -> OpenLineageDataset:
-    """Name a folder as an OpenLineage dataset: namespace `r7mail://host`, name `login/folder`.
+    """Return the OpenLineage dataset of a folder: namespace `r7mail://host`, name `login/folder`.
 
-    :param uri: the folder's URI, as `mailbox_uri` makes it
-    :raises ValueError: it does not name a folder
+    :param uri: the folder's URI, as returned by `mailbox_uri`
+    :raises ValueError: it doesn't name a folder
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset  # noqa: PLC0415
 
@@ -108,5 +108,5 @@ def openlineage_dataset(uri: str) -> OpenLineageDataset:
 
 
 def convert_asset_to_openlineage(asset: Asset, lineage_context: object) -> OpenLineageDataset:
-    """Tell an asset's dataset (`to_openlineage_converter` in the provider's info)."""
+    """Return the dataset of an asset (`to_openlineage_converter` in the provider info)."""
     return openlineage_dataset(asset.uri)

@@ -1,4 +1,4 @@
-"""An Airflow connection of type `r7mail`, read into settings; its secrets are masked."""
+"""Read settings from an Airflow connection of type `r7mail`, and mask its secrets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import mask_secret
 
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.parameters import read_id, read_seconds
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
@@ -25,13 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a connection says.
+    """The settings of a connection.
 
     :param client: how to reach the server
-    :param folders: ids of folders by name
-    :param web_url: a folder's page in the web client, with `{folder}` for the folder's id; None
-        if the connection has none
-    :param privacy_secret: the key for hashing what a table must not show; None likewise
+    :param folders: folder ids by name
+    :param web_url: URL of a folder in the web client, with `{folder}` for the folder's id, or None
+    :param privacy_secret: key for hashing personal data in tables, or None
     :param conn_id: the connection's id, for errors
     """
 
@@ -42,49 +42,52 @@ class Settings:
     conn_id: str
 
     def folder_url(self, folder: int) -> str | None:
-        """Where the web client shows a folder, for links from Airflow's pages; None if unknown.
+        """Return the URL of a folder in the web client, or None if unknown.
 
         :param folder: the folder's id
         """
         return self.web_url and self.web_url.replace("{folder}", str(folder))
 
     def folder_uri(self, folder: int) -> str:
-        """Name a folder as an asset: `r7mail://login@host/folder`, as in lineage.
+        """Return the URI of a folder as an asset: `r7mail://login@host/folder`.
 
         :param folder: the folder's id
         """
         return mailbox_uri(self.client.url, self.client.login, folder)
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
-        """Tell a folder's id.
+        """Return a folder's id.
 
         :param folder: an id (24 or "24"), or a name from the connection's `folders`
         :param name: the parameter's name, for the error
-        :raises R7MailConfigError: neither an id nor a known name
+        :raises R7MailConfigError: the folder is neither an id nor a known name
         """
-        number = folder_id(folder)
+        number = read_id(folder)
         if number is not None:
             return number
         if isinstance(folder, str) and folder in self.folders:
             return self.folders[folder]
         known = ", ".join(map(repr, self.folders)) or "none"
         raise R7MailConfigError(
-            f"{name}: there is no folder {folder!r} in `folders` of connection {self.conn_id!r}; "
-            f"known are: {known}. Give one of these, or the folder's id, a whole number."
+            f"{name}: there is no folder {folder!r} in `folders` of connection {self.conn_id!r}. "
+            f"Known folders: {known}. Give one of these, or the folder's id, a whole number."
         )
 
+    def resolve_sent_folder(
+        self, folder: int | str | None, settle_seconds: float
+    ) -> tuple[int | None, float]:
+        """Return the Sent folder's id, None if none is given, and the seconds to settle.
 
-def folder_id(folder: object) -> int | None:
-    """Return the folder's id if it is given as one, else None."""
-    if isinstance(folder, int) and not isinstance(folder, bool):
-        return folder
-    if isinstance(folder, str) and re.fullmatch(r"\s*-?[0-9]+\s*", folder):
-        return int(folder)
-    return None
+        :param folder: an id or a name, or None
+        :param settle_seconds: how long a message may take to appear in that folder
+        :raises R7MailConfigError: one of them is wrong
+        """
+        number = None if folder in (None, "") else self.resolve_folder(folder, "sent_folder")
+        return number, read_seconds(settle_seconds, "settle_seconds")
 
 
 class _Fields:
-    """The fields of one connection, read with errors that name connection and field."""
+    """The fields of a connection. Errors name the connection and the field."""
 
     def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
         self.conn_id = conn_id
@@ -152,7 +155,7 @@ class _Fields:
         except ValueError:
             right = False
         if not right:
-            # The value is not shown: it may hold a password.
+            # The value is not shown: it may contain a password.
             raise self.wrong("proxy", "not an HTTP URL. Give http://proxy.example.org:3128.")
         return value.strip()
 
@@ -165,7 +168,7 @@ class _Fields:
             right = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
         except ValueError:
             right = False
-        # It becomes a link in Airflow's pages: nothing but a web page, and no password in it.
+        # It becomes a link in Airflow's UI: only web pages, and no password in it.
         if not right or re.search(r"[\s\x00-\x1f\x7f]", value.strip()):
             raise self.wrong(
                 "web_url", "not a web page's URL. Give https://mail.example.org/mail/{folder}."
@@ -179,17 +182,17 @@ class _Fields:
             raise self.wrong("folders", f"not an object. {example}")
         folders: dict[str, int] = {}
         for name, raw in value.items():
-            number = folder_id(raw)
+            number = read_id(raw)
             if number is None:
                 raise self.wrong("folders", f"{name!r} is {raw!r}, not a whole number. {example}")
-            if folder_id(name) is not None:
-                raise self.wrong("folders", f"the name {name!r} would be taken for an id.")
+            if read_id(name) is not None:
+                raise self.wrong("folders", f"the name {name!r} looks like an id. Use another.")
             folders[name] = number
         return folders
 
 
 def _parsed(value: Any) -> Any:
-    """A field's value that is no text, from its text: as JSON, or as Airflow 2's form shows it."""
+    """Parse a field's value from text: JSON, or Python as Airflow 2's form shows it."""
     if not isinstance(value, str):
         return value
     for parse in (json.loads, ast.literal_eval):
@@ -201,10 +204,10 @@ def _parsed(value: Any) -> Any:
 
 
 def config_from_connection(connection: Connection) -> Settings:
-    """Read an Airflow connection of type `r7mail`. Pure: no I/O.
+    """Read the settings from an Airflow connection of type `r7mail`. No I/O.
 
-    :param connection: the connection; its Extra is read from the JSON text
-    :raises R7MailConfigError: a field is missing or wrong; names it, what is wrong, what to give
+    :param connection: the connection
+    :raises R7MailConfigError: a field is missing or wrong; the error names it and says what to give
     """
     conn_id = connection.conn_id or ""
     try:
@@ -245,7 +248,7 @@ def config_from_connection(connection: Connection) -> Settings:
 
 
 def _base_url(source: _Fields, host: str | None, schema: str | None, port: int | None) -> str:
-    """The server's URL. What a full URL in Host says goes before Schema and Port."""
+    """The server's URL. A full URL in Host takes precedence over Schema and Port."""
     text = (host or "").strip()
     if not text:
         raise source.wrong("host", "missing. Give the mail server's name, like mail.example.org.")
@@ -272,16 +275,16 @@ def _base_url(source: _Fields, host: str | None, schema: str | None, port: int |
         raise wrong
     if ":" in name:
         name = f"[{name}]"
-    # Airflow 3.3's form posts port 0 for none.
+    # Airflow 3.3's form saves port 0 for "not set".
     number = its_port or port
     authority = f"{name}:{number}" if number else name
     return f"{parts.scheme}://{authority}{parts.path.rstrip('/')}"
 
 
 def secret_forms(secret: str | None, user: str | None = None) -> set[str]:
-    """A secret in the forms it takes in URLs, JSON and headers.
+    """Return a secret in every form that it takes in URLs, JSON and headers.
 
-    :param user: whose it is, in an HTTP header of type Basic
+    :param user: the user name, for HTTP Basic headers
     """
     if not secret:
         return set()

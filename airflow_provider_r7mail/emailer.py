@@ -1,4 +1,4 @@
-"""The email backend: what Airflow mails by itself goes through the R7-Office mail server.
+"""The email backend: send the mail that Airflow itself sends through the R7-Office mail server.
 
 Set `[email] email_backend = airflow_provider_r7mail.emailer.send_email`.
 """
@@ -12,13 +12,15 @@ from html import escape
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from airflow_provider_r7mail.client.compose import compose_message
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailSendUnclearError
-from airflow_provider_r7mail.hooks import R7MailHook, fail_at_once
+from airflow_provider_r7mail.failures import fail_at_once
+from airflow_provider_r7mail.hooks import R7MailHook
 
 log = logging.getLogger(__name__)
 
 AIRFLOWS_DEFAULT = "smtp_default"
-"""What Airflow gives as `conn_id` where `[email] email_conn_id` was not set."""
+"""The `conn_id` that Airflow passes if `[email] email_conn_id` is not set."""
 
 
 @fail_at_once()
@@ -36,34 +38,34 @@ def send_email(
     custom_headers: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> None:
-    """Send a message, once, with the signature of `airflow.utils.email.send_email`.
+    """Send a message once, with the signature of `airflow.utils.email.send_email`.
 
-    The sender is the connection's account: `from_email`, which Airflow also gives, is ignored.
+    The sender is the connection's account: `from_email`, which Airflow also passes, is ignored.
 
-    :param to: addresses, as text with commas or semicolons, or a list
+    :param to: addresses: a list, or text with commas or semicolons
     :param subject: the subject, one line
     :param html_content: the body in HTML, or plain text if `mime_subtype` is `plain`
     :param files: must be empty: the API has no upload
-    :param dryrun: check the parameters, log the numbers, send nothing
-    :param cc: addresses, likewise
-    :param bcc: addresses, likewise
-    :param mime_subtype: `plain` for plain text; the others only tell how to pack MIME parts
+    :param dryrun: check the parameters, log the counts, and send nothing
+    :param cc: addresses, like `to`
+    :param bcc: addresses, like `to`
+    :param mime_subtype: `plain` for plain text; other values only concern the packing of MIME parts
     :param mime_charset: ignored: the API takes Unicode
-    :param conn_id: the Airflow connection; `r7mail_default` if None or Airflow's own default,
+    :param conn_id: id of the Airflow connection; `r7mail_default` if None or Airflow's own default,
         `smtp_default`
     :param custom_headers: ignored, with a warning: the API has no headers
     :param kwargs: ignored
-    :raises AirflowFailException: a parameter is wrong, the log-in was refused, or it is unclear
+    :raises AirflowFailException: a parameter is wrong, the login was refused, or it is unclear
         whether the message was sent (R23)
-    :raises R7MailRequestError: it was not sent, and a later try may succeed
+    :raises R7MailRequestError: the message was not sent; another try may succeed
     """
     if files:
         raise R7MailConfigError(
-            f"files: {len(files)} given, but the mail server's API has no upload. Put the files "
-            "into object storage and send links to them, or put a table into html_content."
+            f"files: {len(files)} given, but the mail server's API has no upload. Write the files "
+            "to object storage and send links to them, or put a table into html_content."
         )
     if custom_headers:
-        log.warning("Ignored: %d custom_headers; the API takes none.", len(custom_headers))
+        log.warning("Ignored %d custom_headers: the API has no headers.", len(custom_headers))
     text_content = None
     if mime_subtype == "plain":
         text_content, html_content = html_content, f"<pre>{escape(html_content)}</pre>"
@@ -76,7 +78,7 @@ def send_email(
         "bcc": _with_commas(bcc),
     }
     if dryrun:
-        body = R7MailHook.message_call(**letter).body or {}
+        body = compose_message(**letter).body or {}
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc")]
         log.info("Dry run, nothing is sent: %d to, %d cc, %d bcc.", *numbers)
         return
@@ -88,10 +90,10 @@ def send_email(
     except R7MailSendUnclearError as error:
         _unclear[error] = _addressed(letter)
         raise
-    log.info("The server accepted message %s. That is not yet delivery.", accepted["id"])
+    log.info("The server accepted message %s. It may not be delivered yet.", accepted["id"])
 
 
-# Whom an unclear message was for, and about what.
+# Recipients and subject of messages with an unclear outcome.
 _unclear: WeakKeyDictionary[R7MailSendUnclearError, list[Any]] = WeakKeyDictionary()
 
 
@@ -100,9 +102,9 @@ def _addressed(letter: dict[str, Any]) -> list[Any]:
 
 
 def _refuse_second_text(letter: dict[str, Any]) -> None:
-    """Airflow 2 mails an alert again, with another text, from where it handles the failed mail.
+    """Refuse the second mail of Airflow 2, which sends a failed alert again with another text.
 
-    :raises R7MailSendUnclearError: it may have been sent already, with the first text (R23)
+    :raises R7MailSendUnclearError: the alert may have been sent with the first text (R23)
     """
     unclear = getattr(sys.exc_info()[1], "__cause__", None)
     if isinstance(unclear, R7MailSendUnclearError) and _unclear.get(unclear) == _addressed(letter):
@@ -110,5 +112,5 @@ def _refuse_second_text(letter: dict[str, Any]) -> None:
 
 
 def _with_commas(addresses: str | Iterable[str] | None) -> str | Iterable[str] | None:
-    """Airflow takes semicolons between addresses, too."""
+    """Replace semicolons between addresses, which Airflow also accepts."""
     return addresses.replace(";", ",") if isinstance(addresses, str) else addresses

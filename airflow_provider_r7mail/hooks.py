@@ -1,48 +1,27 @@
-"""Airflow's connection turned into a client, and the mail server's actions as methods.
-
-Everything else that faces Airflow goes through `R7MailHook`.
-"""
+"""The hook: read, send, mark, move, delete and download mail from Python."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import asdict, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-from urllib.parse import unquote, urlsplit
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowNotFoundException,
-    BaseHook,
-)
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
-from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.acting import Action
 from airflow_provider_r7mail.client.check.trial import Trial
-from airflow_provider_r7mail.client.compose import (
-    _LINE_BREAK,
-    Link,
-    _text_of,
-    add_links,
-    parse_addresses,
-)
-from airflow_provider_r7mail.client.models import (
-    Attachment,
-    Message,
-    MessageFilter,
-    mend_text,
-    parse_ids,
-)
+from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
+from airflow_provider_r7mail.client.frames import messages_frame
+from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
+from airflow_provider_r7mail.client.parameters import read_id
+from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, asend_once, send_once
 from airflow_provider_r7mail.client.session import AsyncClient, Client
@@ -50,81 +29,45 @@ from airflow_provider_r7mail.connection import (
     Settings,
     amask,
     config_from_connection,
-    folder_id,
     mask,
     secret_forms,
     secrets_of,
 )
-from airflow_provider_r7mail.exceptions import (
-    R7MailActionError,
-    R7MailAuthError,
-    R7MailConfigError,
-    R7MailMessageNotFoundError,
-    R7MailRequestError,
-    R7MailSendUnclearError,
-    R7MailSendUnsettledError,
-    R7MailServerError,
-)
+from airflow_provider_r7mail.connection_form import form_behaviour, form_widgets
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.filters import Filters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
     from upath import UPath
 
     from airflow_provider_r7mail.lake.attachments import StoredFile
 
-
-BATCH_SIZE = 500
-"""Ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage."""
-
-PROGRESS_SECONDS = 5.0
-LINK_SECONDS = 7 * 24 * 3600
-"""How long the links in a message work, where the store can sign them: S3's longest."""
-
 TEST_SECONDS = 4.5
-"""The most that `test_connection` takes."""
-
-UNMENDABLE = (
-    R7MailConfigError,
-    R7MailAuthError,
-    R7MailSendUnclearError,
-    R7MailMessageNotFoundError,
-)
-"""Errors that a later try of the task meets again, or must not try: it fails at once."""
+"""Time limit of `test_connection`."""
 
 
 class Accepted(TypedDict):
-    """What is known of a sent message: the server's id, and that it was accepted (R11)."""
+    """What the server says about a sent message (R11).
+
+    :param id: the server's id of the message, if it tells it
+    :param accepted: the server accepted the message, which doesn't mean that it was delivered
+    """
 
     id: int | None
     accepted: bool
 
 
-@contextmanager
-def fail_at_once() -> Iterator[None]:
-    """Fail the task without further tries for errors that trying again can't mend.
-
-    Also a decorator: `@fail_at_once()`.
-
-    :raises AirflowFailException: in place of an error in `UNMENDABLE`, with its message
-    """
-    try:
-        yield
-    except R7MailSendUnsettledError:
-        raise  # a later try looks first
-    except UNMENDABLE as error:
-        raise AirflowFailException(str(error)) from error
-
-
 class R7MailHook(BaseHook):
-    """Reads and acts on an R7-Office mailbox, through its REST API.
+    """Work with an R7-Office mailbox through the server's REST API.
 
-    Each method opens one session of the server (one log-in), and closes it. For several calls
-    in one session use `get_conn`.
+    Each method opens a session on the server (one login) and closes it. To make several calls in
+    one session, use `get_conn`.
 
-    :param r7mail_conn_id: the Airflow connection, of type `r7mail`
+    :param r7mail_conn_id: id of the Airflow connection, of type `r7mail`
     """
 
     conn_name_attr = "r7mail_conn_id"
@@ -139,35 +82,17 @@ class R7MailHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Fields of the connection's form, for Airflow before 3.2 (later: `conn-fields`)."""
-        # Only the web server of Airflow 2 has these.
-        from flask_appbuilder import fieldwidgets  # noqa: PLC0415
-        from wtforms import StringField  # noqa: PLC0415
-
-        widgets = {
-            # Hidden on the screen only: what the form does not hold is lost when it is saved.
-            "password": fieldwidgets.BS3PasswordFieldWidget(hide_value=False),
-            None: fieldwidgets.BS3TextFieldWidget(),
-        }
-        return {
-            name: StringField(
-                described["label"],
-                description=described["description"],
-                widget=widgets[described["schema"].get("format")],
-            )
-            for name, described in _form()["conn-fields"].items()
-        }
+        """Return the fields of the connection form, for Airflow before 3.2."""
+        return form_widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Labels of the connection's form, for Airflow before 3.2."""
-        return {
-            name.replace("-", "_"): value for name, value in _form()["ui-field-behaviour"].items()
-        }
+        """Return the labels of the connection form, for Airflow before 3.2."""
+        return form_behaviour()
 
     @cached_property
     def settings(self) -> Settings:
-        """What the connection says; its secrets are masked in logs from now on.
+        """The connection's settings. Reading them masks the connection's secrets in logs.
 
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
@@ -212,27 +137,28 @@ class R7MailHook(BaseHook):
         return AsyncClient(settings.client, on_token=self._mask_later)
 
     def _mask_later(self, token: str) -> None:
-        # On the event loop masking must be awaited, which the client's callback cannot do.
+        # On an event loop masking has to be awaited, which the client's callback can't do.
         task = asyncio.get_running_loop().create_task(amask(secret_forms(token)))
         self._masking.add(task)
         task.add_done_callback(self._masking.discard)
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
-        """Tell a folder's id.
+        """Return a folder's id.
 
         :param folder: an id (24 or "24"), or a name from the connection's `folders`
         :param name: the parameter's name, for the error
-        :raises R7MailConfigError: neither an id nor a known name; the error lists the known ones
+        :raises R7MailConfigError: the folder is neither an id nor a known name; the error lists
+            the known names
         """
-        number = folder_id(folder)
+        number = read_id(folder)
         return self.settings.resolve_folder(folder, name) if number is None else number
 
     def test_connection(self) -> tuple[bool, str]:
         """Log in and read one message of the first of `folders`: Airflow's Test button.
 
-        Tries once, and answers within 5 seconds whatever the server does.
+        Tries once, and returns within 5 seconds whatever the server does.
 
-        :return: whether it worked, and in words what did or did not
+        :return: whether it worked, and a message for the user
         """
         try:
             settings = self.settings
@@ -251,14 +177,14 @@ class R7MailHook(BaseHook):
             except BaseException as error:
                 result.set_exception(error)
 
-        # A name server that is silent, and an answer that comes in drops, end by no time-out of
-        # the HTTP library: they are left behind.
+        # No timeout of the HTTP library ends a name lookup, or a response that trickles in: the
+        # thread is abandoned.
         threading.Thread(target=work, daemon=True).start()
         try:
             return result.result(TEST_SECONDS)
         except TimeoutError:
             return False, trial.failed(
-                f"no whole answer in {TEST_SECONDS:g} seconds",
+                f"no complete answer within {TEST_SECONDS:g} seconds",
                 "Check Host, Port, Schema and proxy of the connection, and the name servers.",
             )
 
@@ -278,30 +204,33 @@ class R7MailHook(BaseHook):
         sent_folder: int | str | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> Accepted:
-        """Send a message, once: it is never repeated where that might send it twice (R23).
+        """Send a message once: it is never sent again if that might deliver it twice (R23).
 
-        With `sent_folder`, an unclear outcome is settled by looking there. What this method can't
-        know is what earlier tries of a task did: there, use `R7MailSendOperator`.
+        With `sent_folder`, an unclear outcome is resolved by looking there. This method doesn't
+        know what earlier tries of a task did: where a task may be retried, use
+        `R7MailSendOperator`.
 
-        :param to: addresses, as text with commas or a list; `Name <name@example.org>` is taken
+        :param to: addresses: a list, or text with commas; `Name <name@example.org>` is accepted
         :param subject: the subject, one line
         :param html_content: the body in HTML
-        :param text_content: the plain body; made from the HTML if None
-        :param cc: addresses, likewise
-        :param bcc: addresses, likewise
-        :param attachments: files in the server's Storage, as
+        :param text_content: the plain-text body; made from the HTML if None
+        :param cc: addresses, like `to`
+        :param bcc: addresses, like `to`
+        :param attachments: files in the server's Storage, each as
             `{"Id", "FileId", "FileName", "Size", "MimeType"}`
-        :param draft_id: id of a draft that this message is made of; 0 for none (R10)
-        :param links: links to put at the end; see `resolve_links`
-        :param link_seconds: how long they work, where the store can sign them
-        :param sent_folder: the Sent folder's id or name, None if it is not known
-        :param settle_seconds: how long a message may take to appear there
-        :return: the server's id, and `accepted`: taken by the server, not yet delivered (R11)
+        :param draft_id: id of the draft to send; 0 for none (R10)
+        :param links: links to add at the end: URLs, files in object storage as `s3://bucket/key` or
+            `ObjectStoragePath`, or `{"url": ..., "name": ...}`
+        :param link_seconds: how long links to object storage work, in seconds, if the store can
+            sign them
+        :param sent_folder: id or name of the Sent folder; None if unknown
+        :param settle_seconds: how long, in seconds, a message may take to appear there (R11)
+        :return: the server's id, and `accepted`: accepted by the server, not yet delivered (R11)
         :raises R7MailConfigError: a parameter is wrong; nothing was sent
-        :raises R7MailSendUnclearError: it is unclear whether it was sent
-        :raises R7MailRequestError: it was not sent
+        :raises R7MailSendUnclearError: it is unclear whether the message was sent
+        :raises R7MailRequestError: the message was not sent
         """
-        call = self.message_call(
+        call = compose_message(
             to,
             subject,
             html_content,
@@ -310,9 +239,9 @@ class R7MailHook(BaseHook):
             bcc=bcc,
             attachments=attachments,
             draft_id=draft_id,
-            links=resolve_links(links, link_seconds),
+            links=resolve_links(links, link_seconds, open_storage),
         )
-        where = read_sent_folder(self.settings, sent_folder, settle_seconds)
+        where = self.settings.resolve_sent_folder(sent_folder, settle_seconds)
         with self.get_conn() as client:
             sent = send_once(client, Sending.of(call, None, *where))
         return {"id": sent.id, "accepted": True}
@@ -329,76 +258,29 @@ class R7MailHook(BaseHook):
         sent_folder: int | str | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> Accepted:
-        """Send a message, once, on an event loop; see `send_message`."""
-        # To make the text of a long report takes its time: not on a triggerer's event loop.
+        """Send a message once, on an event loop; see `send_message`."""
+        # Making the plain text of a long report takes time: keep it off the triggerer's event loop.
         call = await asyncio.to_thread(
-            self.message_call, to, subject, html_content, text_content=text_content, cc=cc, bcc=bcc
+            compose_message, to, subject, html_content, text_content=text_content, cc=cc, bcc=bcc
         )
-        where = read_sent_folder(await self._asettings(), sent_folder, settle_seconds)
+        settings = await self._asettings()
+        where = settings.resolve_sent_folder(sent_folder, settle_seconds)
         async with await self.aget_conn() as client:
             sent = await asend_once(client, Sending.of(call, None, *where))
         return {"id": sent.id, "accepted": True}
 
-    @staticmethod
-    def message_call(
-        to: str | Iterable[str],
-        subject: str,
-        html_content: str,
-        *,
-        text_content: str | None = None,
-        cc: str | Iterable[str] | None = None,
-        bcc: str | Iterable[str] | None = None,
-        attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
-        draft_id: int | str = 0,
-        links: Sequence[Link] = (),
-    ) -> calls.Call[Message]:
-        """Check a message, and make the call that sends it. No I/O; see `send_message`.
-
-        :param links: links to put at the end, resolved
-        :raises R7MailConfigError: a parameter is wrong
-        """
-        recipients = parse_addresses(to, "to")
-        if not recipients:
-            raise R7MailConfigError("to: no address. Give one, several with commas, or a list.")
-        if not isinstance(subject, str) or _LINE_BREAK.search(subject):
-            raise R7MailConfigError("subject: expected one line of text, without line breaks.")
-        if not isinstance(html_content, str):
-            raise R7MailConfigError(
-                f"html_content: expected text, got {type(html_content).__name__}."
-            )
-        number = folder_id(draft_id)
-        if number is None or number < 0:
-            raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
-        if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
-            attachments = [attachments]
-        text = _text_of(html_content) if text_content is None else text_content
-        html, text = add_links(html_content, text, links)
-        return calls.send_message(
-            subject=subject,
-            text=text,
-            html=html,
-            to=recipients,
-            cc=parse_addresses(cc, "cc"),
-            bcc=parse_addresses(bcc, "bcc"),
-            attachments=[
-                Attachment.for_send(item, position)
-                for position, item in enumerate(attachments or ())
-            ],
-            draft_id=number,
-        )
-
     def iter_messages(
         self, folder: int | str, *, page_size: int = 100, **filters: Unpack[Filters]
     ) -> Iterator[Message]:
-        """Read a folder's messages, each once, however many there are.
+        """Read the messages of a folder, each exactly once.
 
         :param folder: the folder's id, or its name in the connection's `folders`
-        :param page_size: messages asked for in one request
+        :param page_size: number of messages per request
         :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
             `start`, `end`
-        :return: the messages, while they are read; the session ends with the iterator
+        :return: the messages, read page by page; the session ends with the iterator
         :raises R7MailConfigError: the folder or a filter is wrong
-        :raises R7MailRequestError: the server failed, or could not be reached
+        :raises R7MailRequestError: the server failed or could not be reached
         """
         number = self.resolve_folder(folder)
         criteria = MessageFilter.build(**filters)
@@ -412,20 +294,15 @@ class R7MailHook(BaseHook):
         return read()
 
     def get_messages_df(self, folder: int | str, **filters: Unpack[Filters]) -> pd.DataFrame:
-        """Read a folder's messages into a pandas DataFrame.
+        """Read the messages of a folder into a pandas DataFrame.
 
         :param folder: the folder's id, or its name in the connection's `folders`
         :param filters: as in `iter_messages`
-        :return: a row a message; the columns are named as in the `messages` table
+        :return: one row per message, with the columns of the `messages` table
         :raises R7MailConfigError: the folder or a filter is wrong
-        :raises R7MailRequestError: the server failed, or could not be reached
+        :raises R7MailRequestError: the server failed or could not be reached
         """
-        import pandas as pd
-
-        names = [item.name for item in fields(Message)]
-        messages = self.iter_messages(folder, **filters)
-        rows = [_row(message, names) for message in messages]
-        return pd.DataFrame(rows, columns=names).rename(columns={"id": "message_id"})
+        return messages_frame(self.iter_messages(folder, **filters))
 
     def mark_as_read(
         self,
@@ -433,20 +310,18 @@ class R7MailHook(BaseHook):
         message_ids: Iterable[int | str] | str,
         read: bool = True,
     ) -> int:
-        """Mark messages read or unread.
+        """Mark messages as read or unread.
 
         :param folder: the folder's id, or its name in the connection's `folders`
-        :param message_ids: the messages' ids: a list, or its JSON text
-        :param read: False marks them unread
-        :return: how many messages
+        :param message_ids: the messages' ids: a list, or a list in JSON text
+        :param read: False to mark them as unread
+        :return: number of messages
         :raises R7MailConfigError: the folder or an id is wrong
         :raises R7MailActionError: the server did not do it (R15)
-        :raises R7MailRequestError: the server failed, or could not be reached
+        :raises R7MailRequestError: the server failed or could not be reached
         """
         return self._act(
-            folder,
-            message_ids,
-            lambda number, ids: calls.mark_as_read(number, ids, read=read),
+            folder, message_ids, lambda number, ids: calls.mark_as_read(number, ids, read=read)
         )
 
     def mark_as_important(
@@ -455,10 +330,11 @@ class R7MailHook(BaseHook):
         message_ids: Iterable[int | str] | str,
         important: bool = True,
     ) -> int:
-        """Mark messages important or not.
+        """Mark messages as important or not important.
 
-        :param important: False takes the mark away; the rest, the result and the errors are as
-            in `mark_as_read`
+        Other parameters, result and errors are those of `mark_as_read`.
+
+        :param important: False to remove the mark
         """
         return self._act(
             folder,
@@ -476,22 +352,23 @@ class R7MailHook(BaseHook):
     ) -> int:
         """Move messages to another folder.
 
-        Where the server refuses a call that had been made before, which may be because it had
-        worked, the folder is listed: it is done if none of the messages is left in it (R23).
+        If the server refuses a call that was made before, an earlier attempt may have succeeded:
+        the folder is listed, and if none of the messages is in it, the move counts as done (R23).
 
-        :param to_folder: the target's id or name; the rest and the errors are as in
-            `mark_as_read`
-        :param tried_before: the messages may have been moved before, by an earlier try
-        :return: how many messages
+        Other parameters, result and errors are those of `mark_as_read`.
+
+        :param to_folder: id or name of the target folder
+        :param tried_before: an earlier try may have moved the messages already
         """
-        target: list[int] = []  # looked up only if there is something to move
-
-        def call(number: int, ids: Sequence[int]) -> calls.Call[bool]:
-            if not target:
-                target.append(self.resolve_folder(to_folder, "to_folder"))
-            return calls.move_messages(number, ids, target[0])
-
-        return self._act(folder, message_ids, call, takes_away=True, tried_before=tried_before)
+        return self._act(
+            folder,
+            message_ids,
+            lambda number, ids: calls.move_messages(
+                number, ids, self.resolve_folder(to_folder, "to_folder")
+            ),
+            removes=True,
+            tried_before=tried_before,
+        )
 
     def delete_messages(
         self,
@@ -500,18 +377,32 @@ class R7MailHook(BaseHook):
         *,
         tried_before: bool = False,
     ) -> int:
-        """Delete messages. A call made before is checked as in `move_messages`.
+        """Delete messages. A refused repeated call is checked as in `move_messages`.
 
-        :param tried_before: the messages may have been deleted before, by an earlier try; the
-            rest, the result and the errors are as in `mark_as_read`
+        Other parameters, result and errors are those of `mark_as_read`.
+
+        :param tried_before: an earlier try may have deleted the messages already
         """
         return self._act(
-            folder,
-            message_ids,
-            calls.delete_messages,
-            takes_away=True,
-            tried_before=tried_before,
+            folder, message_ids, calls.delete_messages, removes=True, tried_before=tried_before
         )
+
+    def _act(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        make_call: Callable[[int, Sequence[int]], calls.Call[bool]],
+        *,
+        removes: bool = False,
+        tried_before: bool = False,
+    ) -> int:
+        ids = parse_ids(message_ids, "message_ids")
+        if ids:
+            action = Action(self.resolve_folder(folder), ids, make_call, removes=removes)
+            progress = Progress(self.log.info, len(ids))
+            with self.get_conn() as client:
+                action.run(client, progress, tried_before=tried_before)
+        return len(ids)
 
     def download_attachment(
         self,
@@ -520,28 +411,24 @@ class R7MailHook(BaseHook):
         file_name: str,
         destination: UPath | Path | str,
     ) -> StoredFile:
-        """Download a file of a message, streamed in bounded memory.
+        """Download an attachment, streamed in bounded memory.
 
         :param folder: the folder's id, or its name in the connection's `folders`
         :param message_id: the message's id
         :param file_name: the file's name, exactly as it is listed
-        :param destination: the file's path: a local one, a URL that fsspec knows, or an
-            `ObjectStoragePath`; the file is there only when it is whole (R22)
-        :return: what was stored
+        :param destination: path of the file to write: a local path, a URL that fsspec knows, or an
+            `ObjectStoragePath`. The file only appears there once it is complete (R22)
+        :return: the stored file
         :raises R7MailConfigError: the folder is wrong
         :raises R7MailRequestError: the server failed, has no such file, or broke off
         """
-        # Few hooks download: the storage layers are not for every DAG file to load.
-        from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
-
+        # Few hooks download: don't load the storage layers for every DAG file.
         from airflow_provider_r7mail.lake.attachments import download  # noqa: PLC0415
         from airflow_provider_r7mail.lineage import storage_uri  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
-        # A string or a plain Path may be anything that fsspec knows, or a local file.
-        target: Any = (
-            destination if hasattr(destination, "fs") else ObjectStoragePath(str(destination))
-        )
+        # A string or a plain Path may be a local file, or anything that fsspec knows.
+        target: Any = destination if hasattr(destination, "fs") else open_storage(str(destination))
         with self.get_conn() as client:
             stored = download(client, number, message_id, file_name, target)
         self._report_input(number)
@@ -549,183 +436,19 @@ class R7MailHook(BaseHook):
         return stored
 
     def _report_input(self, folder: int) -> None:
-        """Tell Airflow's hook lineage that a folder was read."""
-        if AIRFLOW_V_3_0_PLUS:  # Airflow 2 takes the login out of the URI, and warns
+        """Report to Airflow's hook lineage that a folder was read."""
+        if AIRFLOW_V_3_0_PLUS:  # Airflow 2 removes the login from the URI, and warns
             uri = self.settings.folder_uri(folder)
             get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
 
-    def _act(
-        self,
-        folder: int | str,
-        message_ids: Iterable[int | str] | str,
-        call: Callable[[int, Sequence[int]], calls.Call[bool]],
-        *,
-        takes_away: bool = False,
-        tried_before: bool = False,
-    ) -> int:
-        ids = parse_ids(message_ids, "message_ids")
-        if not ids:
-            return 0
-        number = self.resolve_folder(folder)
-        batches = [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]
-        prepared = [
-            call(number, batch) for batch in batches
-        ]  # wrong parameters fail before a login
-        progress = Progress(self.log.info, len(ids))
-        with self.get_conn() as client:
-            for place, batch in enumerate(batches):
-                try:
-                    client.send(prepared[place])
-                except (R7MailActionError, R7MailServerError) as error:
-                    if not (
-                        takes_away
-                        and (tried_before or error.attempt > 1)
-                        and _refused(error)
-                        and _all_gone(client, number, batch)
-                    ):
-                        raise _in_batch(error, place, len(batches), progress.done) from error
-                    self.log.warning(
-                        "The server refused a repeated call; none of its %d messages is left in "
-                        "folder %d, so an earlier attempt had worked.",
-                        len(batch),
-                        number,
-                    )
-                except R7MailRequestError as error:
-                    raise _in_batch(error, place, len(batches), progress.done) from error
-                progress.add(len(batch))
-        return len(ids)
 
+def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath:
+    """Make a path in object storage from its URL.
 
-class Progress:
-    """Logs how far long work has got, every few seconds at most, as numbers only."""
-
-    def __init__(self, say: Callable[..., None], total: int) -> None:
-        self._say = say
-        self._total = total
-        self._last = time.monotonic()
-        self.done = 0
-
-    def add(self, count: int = 1) -> None:
-        """Count messages that are done."""
-        self.done += count
-        now = time.monotonic()
-        if now - self._last >= PROGRESS_SECONDS and self.done < self._total:
-            self._last = now
-            self._say("%d of %d messages done.", self.done, self._total)
-
-
-def _form() -> dict[str, Any]:
-    form: dict[str, Any] = get_provider_info()["connection-types"][0]
-    return form
-
-
-def _refused(error: R7MailRequestError) -> bool:
-    return isinstance(error, R7MailActionError) or error.status == 500
-
-
-def _all_gone(client: Client, folder: int, ids: Sequence[int]) -> bool:
-    wanted = set(ids)
-    return not any(
-        message.id in wanted for message in iter_messages(client, folder, MessageFilter())
-    )
-
-
-def _in_batch(error: R7MailRequestError, place: int, total: int, done: int) -> R7MailRequestError:
-    if total == 1:
-        return error
-    return error.but(
-        reason=f"{error.reason}; in batch {place + 1} of {total}, after {done} messages were done"
-    )
-
-
-def _mended(value: Any) -> Any:
-    """A value with text that pandas can hold (R21)."""
-    if isinstance(value, str):
-        return mend_text(value)
-    if isinstance(value, Mapping):
-        return {_mended(name): _mended(item) for name, item in value.items()}
-    return [_mended(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _row(message: Message, names: Sequence[str]) -> dict[str, Any]:
-    row = {name: _mended(getattr(message, name)) for name in names}
-    if message.attachments is not None:
-        row["attachments"] = [
-            {
-                "attachment_id" if name == "id" else name: value
-                for name, value in _mended(asdict(file)).items()
-            }
-            for file in message.attachments
-        ]
-    return row
-
-
-def parse_seconds(value: object, name: str) -> float:
-    """Read a number of seconds.
-
-    :raises R7MailConfigError: not a number of 0 or more
+    :param conn_id: the storage's Airflow connection; by default the one in the URL
+    :raises ValueError: no storage backend handles the URL
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise R7MailConfigError(f"{name}: got {value!r}. Give seconds, 0 or more.")
-    return float(value)
-
-
-def read_sent_folder(
-    settings: Settings, folder: int | str | None, settle_seconds: float
-) -> tuple[int | None, float]:
-    """Tell the Sent folder's id, None if none is given, and the seconds to settle.
-
-    :raises R7MailConfigError: one of them is wrong
-    """
-    number = None if folder in (None, "") else settings.resolve_folder(folder, "sent_folder")
-    return number, parse_seconds(settle_seconds, "settle_seconds")
-
-
-def resolve_links(
-    links: Iterable[Any] | None, seconds: int = LINK_SECONDS, conn_id: str | None = None
-) -> list[Link]:
-    """Turn what a message links to into URLs.
-
-    :param links: URLs, or files in object storage as `s3://bucket/key` or `ObjectStoragePath`; or
-        `{"url": ..., "name": ...}` of these, with what the reader sees (the file's name, if not
-        told)
-    :param seconds: how long links to object storage work. If the store can't sign them, the link
-        is the file's plain URL, or its URI
-    :param conn_id: the Airflow connection of the object storage; else the path's own
-    :raises R7MailConfigError: not a URL
-    """
-    given = [links] if isinstance(links, (str, Mapping)) or hasattr(links, "fs") else links or ()
-    return [_resolve_link(item, place, seconds, conn_id) for place, item in enumerate(given)]
-
-
-def _resolve_link(item: Any, place: int, seconds: int, conn_id: str | None) -> Link:
-    name = ""
-    if isinstance(item, Mapping):
-        item, name = item.get("url"), str(item.get("name") or "")
-    text = str(item)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f]+[^\x00-\x1f\x7f]*", text):
-        raise R7MailConfigError(
-            f"links[{place}]: not a URL. Give https://..., or a file in object storage as "
-            "s3://bucket/key. A path on the worker's disk is of no use to who reads the mail."
-        )
-    parts = urlsplit(text)
-    name = name or unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or text
-    if parts.scheme in {"http", "https"}:
-        return Link(text, name)
+    # Few hooks need it: don't load the storage layers for every DAG file.
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
 
-    try:
-        path = item if hasattr(item, "fs") else ObjectStoragePath(text, conn_id=conn_id)
-        return Link(_url_of(path, seconds), name)
-    except ValueError as error:
-        raise R7MailConfigError(f"links[{place}]: no storage of Airflow's has this URL.") from error
-
-
-def _url_of(path: Any, seconds: int) -> str:
-    for make in ("sign", "url"):
-        try:
-            options = {"expiration": seconds} if make == "sign" else {}
-            return str(getattr(path.fs, make)(path.path, **options))
-        except (NotImplementedError, AttributeError):  # gcsfs: the latter without a private key
-            continue
-    return f"{path.protocol}://{path.path}"  # without the connection's id
+    return ObjectStoragePath(url, conn_id=conn_id)

@@ -1,7 +1,7 @@
-"""What a task copies from where to where: OpenLineage datasets, and extra of its outlets' events.
+"""What a task copies and where to: its OpenLineage datasets, and the extra of its asset events.
 
-How a folder is called is decided in `assets`. OpenLineage is imported only where its provider asks
-for datasets, so that nothing needs it to be installed.
+`assets` decides what folders are called. OpenLineage is imported only when its provider asks for
+datasets, so it need not be installed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def storage_url(path: ObjectPath) -> str:
-    """Where a path is, as a URL without the Airflow connection that `str(path)` may have in it."""
+    """Return a path as a URL, without the Airflow connection that `str(path)` may contain."""
     url: str = path.fs.unstrip_protocol(path.path)
     return url
 
 
 def storage_uri(path: ObjectPath) -> str:
-    """The same as an asset URI: what would end a URI's path, or is not ASCII, is quoted."""
+    """Return a path as an asset URI: the same URL, quoted where a URI needs it."""
     return _quoted(storage_url(path))
 
 
@@ -47,15 +47,15 @@ def _quoted(url: str) -> str:
 
 @dataclass(slots=True)
 class Output:
-    """A place that is written: a table, or the root of attachments.
+    """A place that is written to: a table, or the root of the attachments.
 
-    :param path: where it is, without mailbox, folder and window: the same for every run; None for
-        a table of an Iceberg catalog
-    :param columns: a table's columns
-    :param rows: how many rows were written; None if that is not known, as the next two
+    :param path: its path without mailbox, folder and window, so the same for every run; None for a
+        table of an Iceberg catalog
+    :param columns: the table's columns
+    :param rows: how many rows were written; here and below, None if unknown
     :param size: how many bytes
     :param files: how many files
-    :param location: where the catalog has the table; None if that is not known
+    :param location: where the Iceberg catalog stores the table
     """
 
     path: ObjectPath | None
@@ -67,7 +67,7 @@ class Output:
 
     @property
     def url(self) -> str | None:
-        """Where it is; None if that is not known."""
+        """Its URL; None if unknown."""
         if self.path is not None:
             return storage_url(self.path)
         if self.location is not None and "://" not in self.location:
@@ -75,7 +75,7 @@ class Output:
         return self.location
 
     def openlineage(self, url: str) -> OutputDataset:
-        """The dataset, by OpenLineage's naming conventions for file systems and object stores."""
+        """Return the dataset, named by OpenLineage's conventions for files and object stores."""
         from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415
             OutputDataset,
             OutputStatisticsOutputDatasetFacet,
@@ -109,11 +109,11 @@ class Output:
 
 @dataclass(slots=True)
 class Copy:
-    """What a task copies: known before it begins, its numbers when it is done.
+    """What a task copies: known before it starts, with its numbers once it has finished.
 
     :param source: the asset URI of the mail folder
     :param tables: the tables, by name
-    :param attachments: the root of the attachments, if they are copied
+    :param attachments: the root of the attachments; None if they are not copied
     """
 
     source: str
@@ -122,12 +122,12 @@ class Copy:
 
     @property
     def outputs(self) -> list[tuple[str, Output]]:
-        """All places that are written, as far as it is known where they are."""
+        """All places that are written to and whose URL is known, with the URL."""
         places = [*self.tables.values(), *([self.attachments] if self.attachments else [])]
         return [(url, place) for place in places if (url := place.url) is not None]
 
     def openlineage(self) -> OperatorLineage[Any, Any]:
-        """The datasets, for an operator's `get_openlineage_facets_on_complete`."""
+        """Return the datasets, for an operator's `get_openlineage_facets_on_complete`."""
         from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
 
         return OperatorLineage(
@@ -138,13 +138,13 @@ class Copy:
     def tell_outlets(
         self, outlets: Iterable[Any], context: Context, extra: Mapping[str, Any]
     ) -> None:
-        """Put an extra into the asset events of a task.
+        """Add an extra to the asset events of a task.
 
-        :param outlets: the task's outlets: an asset gets the extra in its event, an alias gets an
-            event for the asset of each output; others are passed over
-        :param context: the running task's context
-        :param extra: numbers, ids and paths; nothing of the mail, since everyone may read it, and
-            nothing nested, which an alias of Airflow 2 can't take
+        :param outlets: the task's outlets. The event of an asset gets the extra; an alias gets an
+            event for the asset of each output; other outlets are ignored
+        :param context: the context of the running task
+        :param extra: numbers, ids and paths. No mail, since everyone can read it, and nothing
+            nested, which aliases in Airflow 2 can't hold
         """
         from airflow.providers.common.compat.sdk import Asset, AssetAlias  # noqa: PLC0415
 
@@ -158,7 +158,7 @@ class Copy:
 
 
 def extract_copy(job: ExtractJob, source: str) -> Copy:
-    """What an extract copies.
+    """Return what an extract copies.
 
     :param source: the asset URI of the mail folder
     """
@@ -175,7 +175,7 @@ def extract_copy(job: ExtractJob, source: str) -> Copy:
 
 
 def count_extract(copy: Copy, manifest: Mapping[str, Any]) -> None:
-    """Take an extract's numbers from its manifest."""
+    """Fill in the numbers of an extract from its manifest."""
     for table in _written(manifest):
         output = copy.tables[table["table"]]
         output.rows, output.size = table["rows"], table["bytes"]
@@ -187,7 +187,7 @@ def count_extract(copy: Copy, manifest: Mapping[str, Any]) -> None:
 
 
 def extract_extra(job: ExtractJob, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the asset events of an extract tell: folder, window, rows, and where the manifest is."""
+    """Return the extra of an extract's asset events: folder, window, rows, manifest URL."""
     window = job.criteria.window.label()
     home = window_path(job.notes, manifest["mailbox"], job.folder, window)
     return {
@@ -200,7 +200,7 @@ def extract_extra(job: ExtractJob, manifest: Mapping[str, Any]) -> dict[str, Any
 
 
 def _written(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a manifest tells of each table: a file of it, or an Iceberg table."""
+    """Return the manifest's entry for each table: its file, or the Iceberg table."""
     written: list[Mapping[str, Any]] = manifest.get("files") or manifest["tables"]
     return written
 

@@ -1,4 +1,4 @@
-"""The notifier: a mail when a task, a DAG or a deadline has something to tell."""
+"""The notifier: send a mail from callbacks of tasks, DAGs and deadlines."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _CLAIMING = threading.Lock()
 
 @dataclass(slots=True)
 class _Throttle:
-    """Lets one mail through in a time, and counts the others, in an Airflow Variable.
+    """Lets one mail through per interval and counts the others, in an Airflow Variable.
 
-    The Variable is read and then written, which is not one step: of callbacks that run at the same
-    instant in different processes more than one may be let through, and the count may miss some.
+    Reading and writing the Variable is not atomic: if callbacks run at the same instant in
+    different processes, more than one may be let through, and the count may miss some.
 
-    :param seconds: between two mails; 0 lets all through and touches no Variable
+    :param seconds: the interval; 0 lets every mail through and doesn't use a Variable
     :param key: the Variable's key
-    :param about: what the Variable is for, in words
+    :param about: the Variable's description
     """
 
     seconds: float
@@ -58,9 +58,9 @@ class _Throttle:
     _before: tuple[float, int] = field(default=(0.0, 0), init=False)
 
     def claim(self) -> int | None:
-        """Ask for permission to send; from then on others are held back.
+        """Ask for permission to send; once granted, other mails are held back.
 
-        :return: how many were not sent since the last mail, or None if this one is held back
+        :return: number of mails held back since the last one, or None if this one is held back
         """
         if not self.seconds:
             return 0
@@ -69,20 +69,20 @@ class _Throttle:
             with _CLAIMING:
                 sent_at, unsent = self._before = self._read()
                 now = time.time()
-                # A distance, since the clocks of two workers differ.
+                # Absolute, since the clocks of two workers may differ.
                 if abs(now - sent_at) < self.seconds:
                     self._write(sent_at, unsent + 1)
                     return None
                 self._write(now, 0)
         except Exception as error:
-            # Whatever it is, the alert is worth more.
-            log.warning("Sent without throttle: its Airflow Variable failed: %s", error)
+            # Whatever the failure, the alert is more important.
+            log.warning("Sending without throttle: its Airflow Variable failed: %s", error)
             self.seconds = 0
             return 0
         return unsent
 
     def release(self) -> None:
-        """Take back a claim: the mail was not sent after all, and counts as one held back."""
+        """Undo a claim: the mail was not sent after all, and counts as held back."""
         if self.seconds:
             sent_at, unsent = self._before
             _, meanwhile = self._read()
@@ -95,7 +95,7 @@ class _Throttle:
             found = json.loads(text)
             return float(found["sent_at"]), int(found["unsent"])
         except (TypeError, ValueError, KeyError):
-            return 0.0, 0  # there is none yet, or somebody has edited it
+            return 0.0, 0  # it doesn't exist yet, or somebody edited it
 
     def _write(self, sent_at: float, unsent: int) -> None:
         value = json.dumps({"sent_at": sent_at, "unsent": unsent})
@@ -103,7 +103,7 @@ class _Throttle:
 
 
 class _Letter(TypedDict):
-    """What `R7MailHook.send_message` takes."""
+    """The parameters of `R7MailHook.send_message`."""
 
     to: tuple[str, ...]
     subject: str
@@ -115,24 +115,25 @@ class _Letter(TypedDict):
 class R7MailNotifier(BaseNotifier):
     """Send a mail from a callback of a task, a DAG or a deadline.
 
-    A failing notifier fails nothing: it logs why, and its caller goes on. An alert is never
-    repeated where it is unclear whether it was sent (R23).
+    A failing notifier doesn't fail its caller: it logs the reason. An alert is not sent again if it
+    is unclear whether it was sent (R23).
 
-    With `throttle`, mails with the same key are sent at most once in that time; the next mail
-    says how many were not sent. When the last one was sent is kept in an Airflow Variable
-    `r7mail_throttle_...`, which all workers see. Two callbacks in the same instant may both send.
+    With `throttle`, at most one mail with the same key is sent in that time; the next mail says how
+    many were not sent. The time of the last mail is kept in an Airflow Variable
+    `r7mail_throttle_...`, which all workers share. Two callbacks at the same instant may both send.
 
-    :param to: addresses, as text with commas or a list (templated)
-    :param subject: the subject; line breaks become blanks; made from the context if None
+    :param to: addresses: a list, or text with commas (templated)
+    :param subject: the subject; line breaks become spaces; made from the context if None
         (templated)
     :param html_content: the body in HTML, or the path of an `.html` or `.txt` template; made from
         the context if None. Values are not escaped: write `{{ exception | e }}` (templated)
-    :param cc: addresses, likewise (templated)
-    :param bcc: addresses, likewise (templated)
-    :param throttle: seconds or a timedelta between two mails with the same key; None sends all
-    :param throttle_key: mails with the same text share a throttle; if None, those about the same
-        DAG, task and event to the same addresses (templated)
-    :param r7mail_conn_id: the Airflow connection (templated)
+    :param cc: addresses, like `to` (templated)
+    :param bcc: addresses, like `to` (templated)
+    :param throttle: minimum time between two mails with the same key, a timedelta or seconds; None
+        sends every mail
+    :param throttle_key: mails with the same key share a throttle; by default, mails about the same
+        DAG, task and event to the same addresses do (templated)
+    :param r7mail_conn_id: id of the Airflow connection (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -157,7 +158,7 @@ class R7MailNotifier(BaseNotifier):
         throttle: timedelta | float | None = timedelta(minutes=10),
         throttle_key: str | None = None,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
-        **kwargs: Any,  # Airflow 3.1 and later give the context of a deadline
+        **kwargs: Any,  # Airflow 3.1 and later pass a deadline's context
     ) -> None:
         super().__init__(**kwargs)
         self.to = to
@@ -171,7 +172,7 @@ class R7MailNotifier(BaseNotifier):
 
     def __call__(self, *args: Any) -> None:
         """Render the templates and send, as a callback that Airflow calls."""
-        # Rendering writes into the notifier, and several tasks and runs may share this one.
+        # Rendering modifies the notifier, which several tasks and runs may share.
         with self._logging_failure():
             super(R7MailNotifier, copy(self)).__call__(*args)
 
@@ -186,16 +187,16 @@ class R7MailNotifier(BaseNotifier):
             await self.async_notify(self.context)
 
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
-        """Make the environment that templates are rendered in."""
-        # `airflow dags test` gives DAG callbacks a DAG from the database, which has none.
+        """Return the environment that templates are rendered in."""
+        # The DAG that `airflow dags test` passes to DAG callbacks has no such method.
         return super().get_template_env(dag if hasattr(dag, "get_template_env") else None)
 
     def notify(self, context: Context) -> None:
         """Send the mail, unless it is throttled. A failure is logged, not raised."""
         with self._logging_failure():
             letter = self._letter(context)
-            # What executors run for deadlines may read Variables but not write them: Airflow 3.3
-            # does not even answer, and the process would wait for ever.
+            # Deadline callbacks that executors run can't write Variables: Airflow 3.3 never
+            # responds, and the process would wait forever.
             throttle = self._throttle(context, letter, possible="deadline" not in context)
             unsent = throttle.claim()
             if unsent is None:
@@ -235,18 +236,18 @@ class R7MailNotifier(BaseNotifier):
         try:
             yield
         except R7MailError as error:
-            # Its text has ids only.
+            # Its message contains ids only.
             self.log.error("R7MailNotifier: %s", error)  # noqa: TRY400
         except Exception:
-            # What an alert is about must not fail again, or hang, because of the alert.
+            # An alert must not fail the caller.
             self.log.exception("R7MailNotifier: the mail was not sent")
 
     def _log_accepted(self, message_id: int | None) -> None:
-        self.log.info("The server accepted message %s. That is not yet delivery.", message_id)
+        self.log.info("The server accepted message %s. It may not be delivered yet.", message_id)
 
     def _log_held_back(self, throttle: _Throttle) -> None:
         self.log.info(
-            "Not sent: a mail like this went out less than %g seconds ago. The next one will say "
+            "Not sent: a mail like this was sent less than %g seconds ago. The next one will say "
             "how many were not sent.",
             throttle.seconds,
         )
@@ -262,14 +263,14 @@ class R7MailNotifier(BaseNotifier):
         return _Throttle(
             seconds=seconds if possible else 0,
             key=f"r7mail_throttle_{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:24]}",
-            about=f"When R7MailNotifier last sent, and how many it did not send since: {about}",
+            about=f"When R7MailNotifier last sent a mail, and how many it held back since: {about}",
         )
 
     def _letter(self, context: Context) -> _Letter:
         subject = _subject(context) if self.subject is None else str(self.subject)
         return {
             "to": parse_addresses(self.to, "to"),
-            # An alert goes out rather than fails because an exception's text has two lines.
+            # An exception with two lines must not make the alert fail.
             "subject": re.sub(r"[\s\x00]+", " ", subject).strip(),
             "html_content": _html(context) if self.html_content is None else self.html_content,
             "cc": parse_addresses(self.cc, "cc"),
@@ -284,12 +285,12 @@ def _with_unsent(letter: _Letter, unsent: int) -> _Letter:
     if not unsent:
         return letter
     # "At least": see _Throttle.
-    note = "Not sent since the last mail like this, by its throttle or after a failure: at least"
+    note = "Not sent since the last mail like this, because of the throttle or a failure: at least"
     return {**letter, "html_content": f"{letter['html_content']}<p>{note} {unsent}.</p>"}
 
 
 def _value(thing: Any, *names: str) -> str:
-    """The first of some values that there is: deadlines come with a run's JSON, not a run."""
+    """The first value found under some names: deadlines have a run's JSON instead of a run."""
     for name in names:
         value = thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
         if value is not None:
@@ -298,7 +299,7 @@ def _value(thing: Any, *names: str) -> str:
 
 
 def _task_instance(context: Context) -> Any:
-    """The task instance that it is about; a DAG's callback may come with any, or without state."""
+    """The task instance to report. A DAG's callback gets an arbitrary one, maybe without state."""
     ti = context.get("ti")
     if "reason" not in context:
         return ti
@@ -307,7 +308,7 @@ def _task_instance(context: Context) -> Any:
 
 
 def _whose(context: Context) -> tuple[str, str]:
-    """The DAG's and the task's id; a callback of a DAG has no task."""
+    """Ids of DAG and task; the latter is empty for a DAG's callback."""
     dag_id = _value(context.get("dag"), "dag_id") or _value(context.get("dag_run"), "dag_id")
     return dag_id, "" if "reason" in context else _value(context.get("ti"), "task_id")
 
@@ -326,7 +327,7 @@ def _subject(context: Context) -> str:
 
 
 def _html(context: Context) -> str:
-    """What there is to know, as a table. All of it is escaped, and known secrets are masked."""
+    """What the context says, as a table. Values are escaped, and known secrets are masked."""
     dag_run = context.get("dag_run")
     ti = _task_instance(context)
     run_id = _value(context, "run_id") or _value(dag_run, "run_id", "dag_run_id")

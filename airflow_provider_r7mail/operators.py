@@ -1,72 +1,44 @@
-"""Operators that act on mail: send, forward, mark, move, delete. Extracts are in `transfers`."""
+"""Operators that act on mail: send, forward, mark, move, delete; and one checks the server."""
 
 from __future__ import annotations
 
-import html
-import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_r7mail.client.compose import html_table, parse_addresses
-from airflow_provider_r7mail.client.models import (
-    Attachment,
-    Message,
-    MessageFilter,
-    parse_ids,
-    parse_moment,
-)
-from airflow_provider_r7mail.client.reader import iter_messages
-from airflow_provider_r7mail.client.sending import (
-    SETTLE_SECONDS,
-    Attempt,
-    Marker,
-    Sending,
-    recipients_of,
-    send_once,
-)
-from airflow_provider_r7mail.exceptions import (
-    R7MailAttachmentError,
-    R7MailConfigError,
-    R7MailMessageNotFoundError,
-    R7MailRequestError,
-    R7MailSendUnclearError,
-)
-from airflow_provider_r7mail.hooks import (
+from airflow_provider_r7mail.client.compose import (
     LINK_SECONDS,
-    Accepted,
-    Progress,
-    R7MailHook,
-    fail_at_once,
-    read_sent_folder,
+    compose_message,
+    html_table,
+    parse_addresses,
     resolve_links,
 )
+from airflow_provider_r7mail.client.forwarding import find_messages, forward
+from airflow_provider_r7mail.client.marker import recipients_of
+from airflow_provider_r7mail.client.models import parse_ids
+from airflow_provider_r7mail.client.progress import Progress
+from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, send_once
+from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnclearError
+from airflow_provider_r7mail.failures import fail_at_once
+from airflow_provider_r7mail.hooks import Accepted, R7MailHook, open_storage
 from airflow_provider_r7mail.links import R7MailFolderLink
+from airflow_provider_r7mail.tries import Tries, is_retry
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_r7mail.client.session import Client
-
-log = logging.getLogger(__name__)
-
-RECORD_KEY = "r7mail_sent"
-"""Where the task state store has what a task instance sent: by hash of the recipients."""
-
-RESEND = "resend"
-"""What a person sets that to, to have it sent without looking."""
-
 
 class Forwarded(TypedDict):
-    """What became of one message.
+    """The outcome for one message.
 
-    :param message_id: the message that was forwarded
-    :param id: the server's id of the new one
-    :param accepted: taken by the server, which is not delivery (R11)
+    :param message_id: id of the message that was forwarded
+    :param id: the server's id of the new message
+    :param accepted: the server accepted the new message, which doesn't mean that it was delivered
+        (R11)
     """
 
     message_id: int
@@ -74,127 +46,8 @@ class Forwarded(TypedDict):
     accepted: bool
 
 
-class _Tries:
-    """What is known of sendings by earlier tries of a task instance.
-
-    Airflow 3.3 and later keep a record of them, in the task state store: it is there when the
-    task is tried again and when it is cleared, and goes with the DAG run.
-
-    :param context: the task's context; without a task instance nothing is known
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._ti = context.get("ti")
-        self._run = context.get("dag_run")
-        self._store: Any = context.get("task_state_store")
-        self._began = datetime.now(UTC)
-        self.keeps_record = self._store is not None
-
-    def marker(self, recipients: Iterable[str], part: int | str = "") -> Marker | None:
-        """The marker of a message of this task; None where there is no task.
-
-        :param recipients: all of its addresses
-        :param part: which of the task's messages it is, where it sends several
-        """
-        ti = self._ti
-        if ti is None:
-            return None
-        map_index = getattr(ti, "map_index", None)
-        return Marker.of(
-            (ti.dag_id, ti.run_id, ti.task_id),
-            -1 if map_index is None else map_index,
-            recipients,
-            part,
-        )
-
-    def earlier(self, marker: Marker | None, part: int | str = "") -> Attempt | None:
-        """What earlier tries did about a message; None if they surely did nothing.
-
-        :raises R7MailConfigError: the record is not one of ours
-        """
-        if self._ti is None or marker is None:
-            return None
-        retried = self._ti.try_number > 1
-        # A new instance may have an old one's recipient: the list that is mapped over may shift.
-        rerun = bool(getattr(self._run, "clear_number", 0))
-        key = _record_key(part)
-        known = self._store.get(key) if self.keeps_record else None
-        if known == RESEND:
-            return None
-        if known is not None:
-            return self._of_record(key, known, marker)
-        if not (retried or rerun):
-            return None
-        # Without a record nothing was begun, unless records are not kept.
-        forgets = not self.keeps_record or conf.getboolean(
-            "state_store", "clear_on_success", fallback=False
-        )
-        last = self._began if retried and forgets else None
-        return Attempt(state="unknown", since=self._run_start(rerun), last=last)
-
-    def _of_record(self, key: str, known: Any, marker: Marker) -> Attempt:
-        try:
-            attempts = {name: Attempt.from_json(entry) for name, entry in known.items()}
-        except (AttributeError, R7MailConfigError) as error:
-            raise R7MailConfigError(
-                f"The task's state {key!r} is no record of sendings. Set it to {RESEND!r} to send "
-                "without looking, or delete it."
-            ) from error
-        if marker.recipients in attempts:
-            return attempts[marker.recipients]
-        # It was sent to others: the list that is mapped over has shifted, or was mended.
-        others = attempts.values()
-        return Attempt(
-            state="unknown",
-            since=min((other.since for other in others), default=self._began),
-            last=max(
-                (other.last for other in others if other.reached and other.last), default=None
-            ),
-        )
-
-    def _run_start(self, rerun: bool) -> datetime:
-        """A moment before which no try of this run can have sent anything."""
-        # Clearing moves a run's start.
-        names = ("run_after", "logical_date", "start_date") if rerun else ("start_date",)
-        found = (parse_moment(getattr(self._run, name, None), name) for name in names)
-        return min((moment for moment in found if moment is not None), default=self._began)
-
-    def record(self, marker: Marker | None, part: int | str = "") -> Callable[[Attempt], None]:
-        """What keeps the attempts at a message for later tries."""
-
-        def keep(attempt: Attempt) -> None:
-            if not self.keeps_record or marker is None:
-                return
-            try:
-                self._put(_record_key(part), marker, attempt)
-            except Exception as error:
-                if attempt.state == "sending":
-                    raise  # nothing is begun that a later try would not know of
-                # The outcome is known. To fail now would make it unclear.
-                log.warning(
-                    "Airflow's task state store failed (%s), so what became of the message is not "
-                    "recorded: if the task runs again, it looks whether it was sent.",
-                    type(error).__name__,
-                )
-
-        return keep
-
-    def _put(self, key: str, marker: Marker, attempt: Attempt) -> None:
-        # Airflow 3.3 has it, as it has the store.
-        from airflow.sdk.execution_time.context import NEVER_EXPIRE  # noqa: PLC0415
-
-        known = self._store.get(key)
-        known = known if isinstance(known, Mapping) else {}
-        value = {**known, marker.recipients: attempt.to_json()}
-        self._store.set(key, value, retention=NEVER_EXPIRE)
-
-
-def _record_key(part: int | str) -> str:
-    return f"{RECORD_KEY}_{part}" if part != "" else RECORD_KEY
-
-
 class _SendingOperator(BaseOperator):
-    """What sending and forwarding share: HTML that templates fill safely, and one sending each."""
+    """Base of the operators that send: escapes what templates put into HTML fields."""
 
     html_fields: ClassVar[frozenset[str]] = frozenset()
 
@@ -207,7 +60,7 @@ class _SendingOperator(BaseOperator):
         seen_oids: set[int],
         **kwargs: Any,
     ) -> None:
-        """Render the fields; in those that hold HTML, what templates put in is escaped."""
+        """Render the fields; values that templates put into HTML fields are escaped."""
         fields = list(template_fields)
         html_env = jinja_env.overlay(autoescape=True)
         html_env.filters = {**jinja_env.filters, "html_table": html_table}
@@ -219,47 +72,48 @@ class _SendingOperator(BaseOperator):
 
 
 class R7MailSendOperator(_SendingOperator):
-    """Send a message, once.
+    """Send a message once.
 
-    Before it sends, it records that it is about to (Airflow 3.3 and later); a later try looks at
-    the record first. Where it is unclear whether the message was sent, it looks into `sent_folder`
-    for the marker that it put into the HTML: if it is there, it was sent; if it still is not after
-    `settle_seconds`, it is sent again. Where nothing can tell, the task fails at once, without
-    further tries, for a person to look (R23).
+    With Airflow 3.3 and later, the task records that it is about to send, and a later try checks
+    that record first. If it is unclear whether the message was sent, the task looks in
+    `sent_folder` for the marker that it put into the HTML. If the marker is there, the message was
+    sent; if it is still missing after `settle_seconds`, the message is sent again. If nothing can
+    tell, the task fails without further tries, and a person has to look (R23).
 
-    Clearing the task does not send again what it has sent; `docs/en/sending.md` says how to.
+    Clearing the task does not send the message again; `docs/en/sending.md` explains how to do that.
 
-    Returns `{"id": ..., "accepted": True}`. Accepted is not delivered (R11). No address, subject
-    or text goes into logs or XCom.
+    Returns `{"id": ..., "accepted": True}`: accepted by the server, not yet delivered (R11). No
+    address, subject or text appears in logs or XCom.
 
-    :param to: addresses, as text with commas or a list; `Name <name@example.org>` is taken
+    :param to: addresses: a list, or text with commas; `Name <name@example.org>` is accepted
         (templated)
     :param subject: the subject, one line (templated)
-    :param html_content: the body in HTML, or the path of an `.html` or `.txt` template; what a
-        template puts in is escaped, but for `| safe` and `| html_table` (templated)
-    :param text_content: the plain body, or the path of a template; made from the HTML if None
+    :param html_content: the body in HTML, or the path of an `.html` or `.txt` template. Values are
+        escaped, except with `| safe` and `| html_table` (templated)
+    :param text_content: the plain-text body, or the path of a template; made from the HTML if None
         (templated)
-    :param cc: addresses, likewise (templated)
-    :param bcc: addresses, likewise (templated)
-    :param attachments: files in the server's Storage, as
+    :param cc: addresses, like `to` (templated)
+    :param bcc: addresses, like `to` (templated)
+    :param attachments: files in the server's Storage, each as
         `{"Id", "FileId", "FileName", "Size", "MimeType"}`; the API has no upload (templated)
-    :param draft_id: id of a draft that the message is made of; 0 for none (R10) (templated)
-    :param links: links to put at the end: URLs, files in object storage as `s3://bucket/key` or
+    :param draft_id: id of the draft to send; 0 for none (R10) (templated)
+    :param links: links to add at the end: URLs, files in object storage as `s3://bucket/key` or
         `ObjectStoragePath`, or `{"url": ..., "name": ...}` (templated)
-    :param link_seconds: how long links to object storage work, where the store can sign them; else
-        the link is the file's plain URL, or its URI
-    :param storage_conn_id: the object storage's Airflow connection; else the path's own (templated)
-    :param sent_folder: the id or name of the folder where the server keeps what this account
-        sends (templated)
-    :param settle_seconds: how long a message may take to appear there (R11)
-    :param dry_run: check everything, log the numbers, send nothing; returns
+    :param link_seconds: how long links to object storage work, in seconds, if the store can sign
+        them; otherwise the link is the file's plain URL, or its URI
+    :param storage_conn_id: Airflow connection of the object storage; by default the one in the URL
+        (templated)
+    :param sent_folder: id or name of the folder where the server keeps this account's sent mail
+        (templated)
+    :param settle_seconds: how long, in seconds, a message may take to appear there (R11)
+    :param dry_run: check everything, log the counts, and send nothing; returns
         `{"id": None, "accepted": False}`
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, the log-in was refused, or it is unclear
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, the login was refused, or it is unclear
         whether the message was sent
-    :raises R7MailSendUnsettledError: the same, as the Sent folder could not be read; a later try
-        looks there first
-    :raises R7MailRequestError: it was not sent, and a later try may succeed
+    :raises R7MailSendUnsettledError: it is unclear whether the message was sent, and the Sent
+        folder couldn't be read; the next try looks there first
+    :raises R7MailRequestError: the message was not sent; another try may succeed
     """
 
     template_fields: Sequence[str] = (
@@ -325,7 +179,7 @@ class R7MailSendOperator(_SendingOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a value; a name or URL ending in `.txt` or `.html` is no template's path."""
+        """Render a value; names and URLs that end in `.txt` or `.html` are not template files."""
         if isinstance(content, Mapping):
             env = jinja_env or self.get_template_env()
             names = [
@@ -340,9 +194,9 @@ class R7MailSendOperator(_SendingOperator):
 
     @fail_at_once()
     def execute(self, context: Context) -> Accepted:
-        """Send it, unless an earlier try has."""
+        """Send the message, unless an earlier try has sent it."""
         hook = R7MailHook(self.r7mail_conn_id)
-        call = hook.message_call(
+        call = compose_message(
             self.to,
             self.subject,
             self.html_content,
@@ -351,12 +205,14 @@ class R7MailSendOperator(_SendingOperator):
             bcc=self.bcc,
             attachments=self.attachments,
             draft_id=self.draft_id,
-            links=resolve_links(self.links, self.link_seconds, self.storage_conn_id),
+            links=resolve_links(
+                self.links, self.link_seconds, partial(open_storage, conn_id=self.storage_conn_id)
+            ),
         )
         body = call.body or {}
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc", "Attachments")]
-        where = read_sent_folder(hook.settings, self.sent_folder, self.settle_seconds)
-        tries = _Tries(context)
+        where = hook.settings.resolve_sent_folder(self.sent_folder, self.settle_seconds)
+        tries = Tries(context)
         marker = tries.marker(recipients_of(call))
         sending = Sending.of(call, marker, *where)
         if self._dry_run:
@@ -369,11 +225,11 @@ class R7MailSendOperator(_SendingOperator):
                 client, sending, earlier=tries.earlier(marker), record=tries.record(marker)
             )
         if sent.before:
-            self.log.info("An earlier try had sent it, as message %s: not sent again.", sent.id)
+            self.log.info("An earlier try sent it as message %s: not sent again.", sent.id)
         else:
             self.log.info(
-                "The server accepted message %s: %d to, %d cc, %d bcc, %d attachments. "
-                "That is not yet delivery.",
+                "The server accepted message %s: %d to, %d cc, %d bcc, %d attachments. It may not "
+                "be delivered yet.",
                 sent.id,
                 *numbers,
             )
@@ -381,32 +237,34 @@ class R7MailSendOperator(_SendingOperator):
 
 
 class R7MailForwardOperator(_SendingOperator):
-    """Forward messages of a folder, each as a message of its own: mass forwarding.
+    """Forward messages of a folder, each as a separate message.
 
-    The attachments are forwarded by reference: nothing is downloaded. Everything is checked
-    before the first message is sent. Each is sent once, as `R7MailSendOperator` sends: a later
-    try forwards only those that were not. Without a record of the tries (Airflow before 3.3) and
-    without `sent_folder`, the task fails at once if one fails after others were sent; the error
-    names the ids that were forwarded.
+    Attachments are forwarded by reference: nothing is downloaded. Everything is checked before
+    the first message is sent. Each message is sent once, as with `R7MailSendOperator`: a later try
+    only forwards those that were not forwarded. Without records of the tries (Airflow before 3.3)
+    and without `sent_folder`, the task fails without further tries if a message fails after others
+    were sent; the error lists the ids of those.
 
-    Returns a list of `{"message_id", "id", "accepted"}`, one a message.
+    Returns a list with one `{"message_id", "id", "accepted"}` per message.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param message_ids: the messages' ids: a list, an XCom of one, or JSON text; none is fine
+    :param message_ids: the messages' ids: a list, a task's output, or a list in JSON text; an
+        empty list does nothing (templated)
+    :param to: addresses: a list, or text with commas (templated)
+    :param comment_html: HTML to put above each forwarded message. Values are escaped, except with
+        `| safe` (templated)
+    :param sent_folder: id or name of the folder where the server keeps this account's sent mail
         (templated)
-    :param to: addresses, as text with commas or a list (templated)
-    :param comment_html: HTML to stand above each forwarded message; what a template puts in is
-        escaped, but for `| safe` (templated)
-    :param sent_folder: the id or name of the folder where the server keeps what this account
-        sends (templated)
-    :param settle_seconds: how long a message may take to appear there (R11)
-    :param dry_run: check everything, log the ids, send nothing; returns `accepted` as False
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, an id is not in the folder, the log-in was
+    :param settle_seconds: how long, in seconds, a message may take to appear there (R11)
+    :param dry_run: check everything, log the ids, and send nothing; `accepted` is False in the
+        result
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, an id is not in the folder, the login was
         refused, or it is unclear whether a message was sent
     :raises R7MailAttachmentError: the listing does not name a message's files (R17); nothing was
         sent
-    :raises R7MailRequestError: some may have been sent; a later try sends the others
+    :raises R7MailRequestError: some messages may have been forwarded; a later try forwards the
+        others
     """
 
     template_fields: Sequence[str] = (
@@ -447,17 +305,17 @@ class R7MailForwardOperator(_SendingOperator):
 
     @fail_at_once()
     def execute(self, context: Context) -> list[Forwarded]:
-        """Find all the messages, then forward those that are not, in the order of `message_ids`."""
+        """Find all messages, then forward those not yet forwarded, in the order given."""
         ids = parse_ids(self.message_ids, "message_ids")
         if not ids:
-            self.log.info("There are no messages to forward.")
+            self.log.info("No messages given: nothing to forward.")
             return []
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         R7MailFolderLink.push(context, hook.settings.folder_url(folder))
         recipients = parse_addresses(self.to, "to")
-        where = read_sent_folder(hook.settings, self.sent_folder, self.settle_seconds)
-        tries = _Tries(context)
+        where = hook.settings.resolve_sent_folder(self.sent_folder, self.settle_seconds)
+        tries = Tries(context)
         markers = {number: tries.marker(recipients, number) for number in ids}
         earlier = {number: tries.earlier(markers[number], number) for number in ids}
         forwarded: dict[int, Forwarded] = {
@@ -467,22 +325,17 @@ class R7MailForwardOperator(_SendingOperator):
         }
         rest = [number for number in ids if number not in forwarded]
         if forwarded:
-            self.log.info("Earlier tries have forwarded %d messages.", len(forwarded))
+            self.log.info("Earlier tries forwarded %d of the messages.", len(forwarded))
         progress = Progress(self.log.info, len(rest))
         with hook.get_conn() as client:
-            # All of them are made before the first is sent: what is wrong shows early.
+            # All calls are made before the first is sent, so that mistakes show up early.
             sendings = {
                 message.id: Sending.of(
-                    hook.message_call(
-                        recipients,
-                        forward_subject(message),
-                        forward_html(message, self.comment_html or ""),
-                        attachments=_files_of(message),
-                    ),
+                    forward(message, recipients, self.comment_html or ""),
                     markers[message.id],
                     *where,
                 )
-                for message in _find(client, folder, rest)
+                for message in find_messages(client, folder, rest)
             }
             if self._dry_run:
                 numbers = rest, len(recipients)
@@ -501,96 +354,27 @@ class R7MailForwardOperator(_SendingOperator):
                     raise _half_way(error, number, list(forwarded), safe) from error
                 forwarded[number] = {"message_id": number, "id": sent.id, "accepted": True}
                 progress.add()
-        self.log.info("The server accepted %d messages. That is not yet delivery.", len(ids))
+        self.log.info("The server accepted %d messages. They may not be delivered yet.", len(ids))
         return [forwarded[number] for number in ids]
 
 
 def _half_way(error: R7MailRequestError, number: int, done: Sequence[int], safe: bool) -> Exception:
-    """The error for forwarding that failed at a message.
+    """Make the error for a message that failed after others were forwarded.
 
-    :param safe: whether a later try knows what was sent
+    :param safe: whether a later try can tell what was forwarded
     """
     before = f"forwarded before: {done}" if done else "none was forwarded before"
     complete = error.but(reason=f"{error.reason}, for message {number}; {before}")
     if safe or not done or isinstance(error, R7MailSendUnclearError):
         return complete
     return AirflowFailException(
-        f"{complete} A new try would send those again. Forward the others in a new run; give "
-        "sent_folder to have this done for you."
-    )
-
-
-def _find(client: Client, folder: int, ids: Sequence[int]) -> list[Message]:
-    """Look for messages in a folder's listing: the API has no other way to get one."""
-    missing = dict.fromkeys(ids)
-    found: dict[int, Message] = {}
-    for message in iter_messages(client, folder, MessageFilter()):
-        if message.id in missing:
-            found[message.id] = message
-            del missing[message.id]
-            if not missing:
-                break
-    if missing:
-        raise R7MailMessageNotFoundError(
-            f"Not in folder {folder}: messages {list(missing)}. This try sent nothing. Were they "
-            "moved or deleted? An id belongs to the folder that it was read from."
-        )
-    return [found[message_id] for message_id in ids]
-
-
-def _files_of(message: Message) -> list[Attachment]:
-    """A message's files, to be sent by reference.
-
-    :raises R7MailAttachmentError: they are not named, or not as Send needs them (R17)
-    """
-    if message.attachments is None:
-        if message.has_attachments:
-            raise R7MailAttachmentError(
-                f"Message {message.id} has attachments, but the listing does not name them: it "
-                "can't be forwarded whole. This try sent nothing."
-            )
-        return []
-    try:
-        return [
-            Attachment.for_send(attachment, position)
-            for position, attachment in enumerate(message.attachments)
-        ]
-    except R7MailConfigError as error:
-        raise R7MailAttachmentError(
-            f"Message {message.id} can't be forwarded whole: {error.text} This try sent nothing."
-        ) from error
-
-
-def forward_subject(message: Message) -> str:
-    """The subject of a message that is forwarded; line breaks in the original's become blanks."""
-    return f"Fwd: {' '.join((message.subject or '').replace(chr(0), ' ').split())}"
-
-
-def forward_html(message: Message, comment: str) -> str:
-    """The comment, and under it the message as a quotation.
-
-    The header's text is the sender's, and escaped; the message's own HTML stays as it is.
-    """
-    sender = message.from_address or ""
-    if message.from_name:
-        sender = f"{message.from_name} <{sender}>"
-    header = {
-        "From": sender,
-        "Date": message.date.isoformat(sep=" ", timespec="seconds") if message.date else "",
-        "Subject": message.subject or "",
-        "To": ", ".join(map(str, message.to_addresses)),
-        "Cc": ", ".join(map(str, message.cc_addresses)),
-    }
-    lines = [f"<b>{name}:</b> {html.escape(text)}" for name, text in header.items() if text]
-    body = message.html_body or f"<pre>{html.escape(message.body or '')}</pre>"
-    return (
-        f"{comment}<p>---------- Forwarded message ----------<br>{'<br>'.join(lines)}</p>"
-        f"<blockquote>{body}</blockquote>"
+        f"{complete} Another try would send those again. Forward the others in a new run. With "
+        "sent_folder, a later try finds out what was sent and continues."
     )
 
 
 class _MessagesOperator(BaseOperator):
-    """What the operators share that do one thing to messages of a folder, and count them."""
+    """Base of the operators that do one thing to messages of a folder and return their number."""
 
     template_fields: Sequence[str] = ("folder", "message_ids", "r7mail_conn_id")
     ui_color = "#e6eef8"
@@ -611,17 +395,15 @@ class _MessagesOperator(BaseOperator):
 
     @fail_at_once()
     def execute(self, context: Context) -> int:
-        """Do it; return how many messages."""
+        """Act on the messages, and return their number."""
         ids = parse_ids(self.message_ids, "message_ids")
         if not ids:
-            self.log.info("There are no messages: nothing to do.")
+            self.log.info("No messages given: nothing to do.")
             return 0
-        ti = context.get("ti")
-        tried_before = getattr(ti, "try_number", 1) > 1
         hook = R7MailHook(self.r7mail_conn_id)
         R7MailFolderLink.push(context, hook.settings.folder_url(hook.resolve_folder(self.folder)))
-        count = self._act(hook, ids, tried_before)
-        self.log.info("Done, for %d messages.", count)
+        count = self._act(hook, ids, is_retry(context))
+        self.log.info("Done: %d messages.", count)
         return count
 
     @abstractmethod
@@ -629,18 +411,18 @@ class _MessagesOperator(BaseOperator):
 
 
 class R7MailMarkReadOperator(_MessagesOperator):
-    """Mark messages read or unread.
+    """Mark messages as read or unread.
 
-    Returns how many messages.
+    Returns the number of messages.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param message_ids: the messages' ids: a list, an XCom of one, or JSON text; with none,
-        nothing is done (templated)
-    :param read: False marks them unread
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, or the log-in was refused
+    :param message_ids: the messages' ids: a list, a task's output, or a list in JSON text; an
+        empty list does nothing (templated)
+    :param read: False to mark them as unread
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, or the login was refused
     :raises R7MailActionError: the server did not do it (R15)
-    :raises R7MailRequestError: the server failed, or could not be reached
+    :raises R7MailRequestError: the server failed or could not be reached
     """
 
     def __init__(self, *, read: bool = True, **kwargs: Any) -> None:
@@ -652,18 +434,18 @@ class R7MailMarkReadOperator(_MessagesOperator):
 
 
 class R7MailMarkImportantOperator(_MessagesOperator):
-    """Mark messages important or not.
+    """Mark messages as important or not important.
 
-    Returns how many messages.
+    Returns the number of messages.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param message_ids: the messages' ids: a list, an XCom of one, or JSON text; with none,
-        nothing is done (templated)
-    :param important: False takes the mark away
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, or the log-in was refused
+    :param message_ids: the messages' ids: a list, a task's output, or a list in JSON text; an
+        empty list does nothing (templated)
+    :param important: False to remove the mark
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, or the login was refused
     :raises R7MailActionError: the server did not do it (R15)
-    :raises R7MailRequestError: the server failed, or could not be reached
+    :raises R7MailRequestError: the server failed or could not be reached
     """
 
     def __init__(self, *, important: bool = True, **kwargs: Any) -> None:
@@ -677,19 +459,19 @@ class R7MailMarkImportantOperator(_MessagesOperator):
 class R7MailMoveOperator(_MessagesOperator):
     """Move messages to another folder.
 
-    If the server refuses although the messages are no longer in `folder` and an earlier attempt
-    was made, that one had worked, and the task succeeds (R23).
+    If the server refuses a repeated call but none of the messages is in `folder` any more, an
+    earlier attempt succeeded, and so does the task (R23).
 
-    Returns how many messages.
+    Returns the number of messages.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param message_ids: the messages' ids: a list, an XCom of one, or JSON text; with none,
-        nothing is done (templated)
-    :param to_folder: where to: an id or a name, likewise (templated)
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, or the log-in was refused
+    :param message_ids: the messages' ids: a list, a task's output, or a list in JSON text; an
+        empty list does nothing (templated)
+    :param to_folder: the target folder's id or name (templated)
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, or the login was refused
     :raises R7MailActionError: the server did not do it (R15)
-    :raises R7MailRequestError: the server failed, or could not be reached
+    :raises R7MailRequestError: the server failed or could not be reached
     """
 
     template_fields: Sequence[str] = (*_MessagesOperator.template_fields, "to_folder")
@@ -705,18 +487,18 @@ class R7MailMoveOperator(_MessagesOperator):
 class R7MailDeleteOperator(_MessagesOperator):
     """Delete messages.
 
-    If the server refuses although the messages are no longer in `folder` and an earlier attempt
-    was made, that one had worked, and the task succeeds (R23).
+    If the server refuses a repeated call but none of the messages is in `folder` any more, an
+    earlier attempt succeeded, and so does the task (R23).
 
-    Returns how many messages.
+    Returns the number of messages.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param message_ids: the messages' ids: a list, an XCom of one, or JSON text; with none,
-        nothing is done (templated)
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, or the log-in was refused
+    :param message_ids: the messages' ids: a list, a task's output, or a list in JSON text; an
+        empty list does nothing (templated)
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: a parameter is wrong, or the login was refused
     :raises R7MailActionError: the server did not do it (R15)
-    :raises R7MailRequestError: the server failed, or could not be reached
+    :raises R7MailRequestError: the server failed or could not be reached
     """
 
     def _act(self, hook: R7MailHook, ids: Sequence[int], tried_before: bool) -> int:
@@ -724,20 +506,19 @@ class R7MailDeleteOperator(_MessagesOperator):
 
 
 class R7MailCheckOperator(BaseOperator):
-    """Find out what the server does where the API's manual leaves it open: a scheduled self-test.
+    """Find out how the server behaves where the API's manual leaves it open.
 
-    Reads only, with some dozens of requests; see `check.check_server`. Returns the report as JSON:
-    it has no mail in it, and no names, addresses or tokens. It is in XCom also when the task fails
-    for what it says.
+    Only reads, with a few dozen requests. Returns the report as JSON, without mail, names,
+    addresses or tokens. The report is in XCom even if the task fails because of it.
 
-    :param folder: the folder to read, best one with mail of different days, and with files: its
-        id, or its name in the connection's `folders` (templated)
-    :param fail_on_warning: fail for warnings as well: for what will not work as hoped although
-        the server keeps to the API's contract
-    :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: the server does what the contract rules out, or there are
-        warnings and `fail_on_warning` is set; a parameter is wrong, or the log-in was refused
-    :raises R7MailRequestError: the server could not be reached, or the folder not be read
+    :param folder: id of the folder to read, or its name in the connection's `folders`. A folder
+        with attachments and mail from several days tells most (templated)
+    :param fail_on_warning: also fail on warnings: the server keeps to the API's contract, but
+        something won't work as expected
+    :param r7mail_conn_id: id of the Airflow connection (templated)
+    :raises AirflowFailException: the server violates the contract, or there are warnings and
+        `fail_on_warning` is set; a parameter is wrong, or the login was refused
+    :raises R7MailRequestError: the server could not be reached, or the folder could not be read
     """
 
     template_fields: Sequence[str] = ("folder", "r7mail_conn_id")
@@ -759,8 +540,8 @@ class R7MailCheckOperator(BaseOperator):
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the server."""
-        # Few DAGs check: this is not for every DAG file to load.
-        from airflow_provider_r7mail.client.check.survey import check_server  # noqa: PLC0415
+        # Few DAGs check the server: don't load this for every DAG file.
+        from airflow_provider_r7mail.client.check import check_server  # noqa: PLC0415
 
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
@@ -776,9 +557,9 @@ class R7MailCheckOperator(BaseOperator):
             if "ti" in context:
                 context["ti"].xcom_push(key="return_value", value=found)
             raise AirflowFailException(
-                f"The server is not as it should be ({report.result}). "
+                f"The server does not behave as it should ({report.result}). "
                 + " ".join(f"{finding.title}: {finding.says}." for finding in bad)
-                + " The report is in XCom; `r7mail check` shows more."
+                + " The full report is in XCom; `r7mail check` shows more."
             )
         self.log.info("The server was checked: %s.", report.result)
         return found

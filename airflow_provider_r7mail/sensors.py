@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.filters import FILTER_FIELDS, Filters
-from airflow_provider_r7mail.hooks import R7MailHook, fail_at_once
+from airflow_provider_r7mail.failures import fail_at_once
+from airflow_provider_r7mail.filters import FILTER_FIELDS, FolderReader
+from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.triggers import MAX_IDS, R7MailMessageTrigger, error_of
 
 if TYPE_CHECKING:
@@ -32,36 +33,30 @@ if TYPE_CHECKING:
 AIRFLOW_2_TIMEOUT = "Trigger/execution timeout"
 
 
-class R7MailMessageSensor(BaseSensorOperator):
-    """Wait until a folder holds messages that match.
+class R7MailMessageSensor(FolderReader, BaseSensorOperator):
+    """Wait until a folder holds enough messages that match the filters.
 
-    Modes `poke`, `reschedule` and deferrable give the same result and the same errors; in poke
-    mode and deferred, one session of the server serves all the polls.
+    The modes `poke` and `reschedule` and a deferred sensor give the same result and raise the
+    same errors. In poke mode, and while it is deferred, all polls share one server session.
 
-    Returns the ids of all the messages that match (the first 10,000 at most), oldest or newest
-    first as the server has them.
+    Returns the ids of all matching messages, 10,000 at most unless `min_messages` is larger,
+    oldest or newest first depending on the server.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param query: text anywhere in the message (templated)
-    :param body: text in the body (templated)
-    :param sender: the sender's address (templated)
-    :param recipient: a recipient's address (templated)
-    :param subject: text in the subject (templated)
-    :param labels: ids of labels: a list, or its JSON text (templated)
-    :param was_read: only read (True) or unread (False) messages; None for both (templated)
-    :param start: messages dated from then on: a datetime or ISO text, UTC without a zone
-        (templated)
-    :param end: messages dated before then, likewise (templated)
-    :param min_messages: how many messages must match
-    :param deferrable: wait in the triggerer, without a worker slot; its default is
+    :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
+        `start`, `end`, each a keyword parameter:
+        :class:`~airflow_provider_r7mail.filters.Filters` (templated)
+    :param min_messages: how many messages must match, at least 1
+    :param deferrable: wait in the triggerer, without taking a worker slot; defaults to
         `[operators] default_deferrable`
-    :param max_consecutive_failures: when deferred, failed polls in a row after which it fails;
-        else the first one fails it, and Airflow's retries apply
+    :param max_consecutive_failures: how many polls in a row may fail before the deferred sensor
+        fails. If it is not deferred, the first failed poll fails the task, and Airflow's retries
+        apply
     :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, or the log-in was refused
-    :raises AirflowSensorTimeout: they did not come before `timeout`
-    :raises R7MailRequestError: the server failed, or could not be reached; when deferred, only
-        after `max_consecutive_failures` polls
+    :raises AirflowFailException: a parameter is wrong, or the login was refused
+    :raises AirflowSensorTimeout: not enough messages arrived within `timeout`
+    :raises R7MailRequestError: the server failed or could not be reached; if deferred, only after
+        `max_consecutive_failures` polls
     """
 
     template_fields: Sequence[str] = (*FILTER_FIELDS, "r7mail_conn_id")
@@ -70,16 +65,6 @@ class R7MailMessageSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        folder: int | str,
-        query: str | None = None,
-        body: str | None = None,
-        sender: str | None = None,
-        recipient: str | None = None,
-        subject: str | None = None,
-        labels: Iterable[int | str] | str | None = None,
-        was_read: bool | str | None = None,
-        start: datetime | str | None = None,
-        end: datetime | str | None = None,
         min_messages: int = 1,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         max_consecutive_failures: int = 3,
@@ -87,16 +72,6 @@ class R7MailMessageSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.folder = folder
-        self.query = query
-        self.body = body
-        self.sender = sender
-        self.recipient = recipient
-        self.subject = subject
-        self.labels = labels
-        self.was_read = was_read
-        self.start = start
-        self.end = end
         self.min_messages = min_messages
         self.deferrable = deferrable
         self.max_consecutive_failures = max_consecutive_failures
@@ -105,7 +80,7 @@ class R7MailMessageSensor(BaseSensorOperator):
         self._client: Client | None = None
 
     def execute(self, context: Context) -> list[int]:
-        """Wait, as the mode has it; return the ids."""
+        """Wait in the chosen mode and return the ids."""
         if self.deferrable:
             return self._check_then_defer(context)
         try:
@@ -116,40 +91,40 @@ class R7MailMessageSensor(BaseSensorOperator):
         return found
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once. The ids are the value only when there are enough."""
+        """Poll once; the result holds the ids only if there are enough."""
         with fail_at_once():
             _check_min_messages(self.min_messages)
             hook = R7MailHook(self.r7mail_conn_id)
             folder = hook.resolve_folder(self.folder)
-            criteria = MessageFilter.build(**self._filters())
+            criteria = MessageFilter.build(**self.filters)
             limit = max(MAX_IDS, self.min_messages)
             with self._conn(hook) as client:
                 messages = iter_messages(client, folder, criteria)
                 ids = [message.id for message in islice(messages, limit + 1)]
         if len(ids) > limit:
-            self.log.warning("More than %d messages match; the first are returned.", limit)
+            self.log.warning("More than %d messages match; only the first are returned.", limit)
             ids = ids[:limit]
-        self.log.info("Found %d of at least %d messages.", len(ids), self.min_messages)
+        self.log.info("Found %d messages, at least %d are needed.", len(ids), self.min_messages)
         done = len(ids) >= self.min_messages
         return PokeReturnValue(is_done=done, xcom_value=ids if done else None)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> list[int]:
-        """Take the trigger's event; return the ids, or raise the error it tells of."""
+        """Return the ids from the trigger's event, or raise the error it reports."""
         with self._skip_as_poke_mode_does(), fail_at_once():
             if event.get("status") != "success":
                 raise error_of(event)
         ids: list[int] = event["message_ids"]
-        self.log.info("Found %d of at least %d messages.", len(ids), self.min_messages)
+        self.log.info("Found %d messages, at least %d are needed.", len(ids), self.min_messages)
         return ids
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
-        """Wake up; having waited too long is the same error in Airflow 2, which has it in words."""
+        """Resume; in Airflow 2, whose timeout is only a text, raise the same error as Airflow 3."""
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == AIRFLOW_2_TIMEOUT:
             with self._skip_as_poke_mode_does():
                 raise AirflowSensorTimeout(
-                    f"The messages did not come in {self.timeout:g} seconds."
+                    f"Not enough messages arrived within {self.timeout:g} seconds."
                 )
         return super().resume_execution(next_method, next_kwargs, context)
 
@@ -161,7 +136,7 @@ class R7MailMessageSensor(BaseSensorOperator):
         self.defer(
             trigger=R7MailMessageTrigger(
                 folder=self.folder,
-                **self._filters(),
+                **self.filters,
                 min_messages=self.min_messages,
                 poll_interval=self.poke_interval,
                 max_consecutive_failures=self.max_consecutive_failures,
@@ -170,7 +145,7 @@ class R7MailMessageSensor(BaseSensorOperator):
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout),
         )
-        raise AssertionError("defer came back")
+        raise AssertionError("defer returned")
 
     @contextmanager
     def _conn(self, hook: R7MailHook) -> Iterator[Client]:
@@ -184,29 +159,16 @@ class R7MailMessageSensor(BaseSensorOperator):
 
     @contextmanager
     def _skip_as_poke_mode_does(self) -> Iterator[None]:
-        """Apply `soft_fail` and `never_fail` as `BaseSensorOperator.execute` does to a poke."""
+        """Apply `soft_fail` and `never_fail` as `BaseSensorOperator.execute` does in poke mode."""
         try:
             yield
         except Exception as error:
             final = isinstance(error, (AirflowFailException, AirflowSensorTimeout))
             if self.never_fail or (self.soft_fail and final):
                 raise AirflowSkipException(
-                    "Skipping: soft_fail or never_fail is set, and the check failed."
+                    "Skipped: the check failed, and soft_fail or never_fail is set."
                 ) from error
             raise
-
-    def _filters(self) -> Filters:
-        return {
-            "query": self.query,
-            "body": self.body,
-            "sender": self.sender,
-            "recipient": self.recipient,
-            "subject": self.subject,
-            "labels": self.labels,
-            "was_read": self.was_read,
-            "start": self.start,
-            "end": self.end,
-        }
 
 
 def _check_min_messages(value: object) -> None:

@@ -1,13 +1,13 @@
-"""Triggers: wait for mail on the triggerer's event loop. They only read.
+"""Triggers that wait for mail in the triggerer, without a worker slot. They only read.
 
-`R7MailMessageTrigger` fires once, for the sensor. `R7MailMessageEventTrigger` goes on firing, for
-an `AssetWatcher`: it tells of each message once, from where the last one stopped.
+`R7MailMessageTrigger` fires once: the deferred sensor waits for it. `R7MailMessageEventTrigger`
+keeps firing, for an `AssetWatcher`: it reports each message once, continuing where it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -19,41 +19,73 @@ from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R7MailRequestError
+from airflow_provider_r7mail.failures import UNMENDABLE
 from airflow_provider_r7mail.filters import Filters, known_filters, plain_filters
-from airflow_provider_r7mail.hooks import UNMENDABLE, R7MailHook
-from airflow_provider_r7mail.watching import DAY_SECONDS, FolderPoll, Round, Watchers
+from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.watching import (
+    DAY_SECONDS,
+    FolderPoll,
+    Round,
+    Watched,
+    Watcher,
+    Watchers,
+)
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
 
 MAX_IDS = 10_000
-"""Found ids that are returned; a search that finds more is logged."""
+"""The most ids that are returned; a log line says if more were found."""
 
 
-class R7MailMessageTrigger(BaseTrigger):
-    """Fire once when a folder holds messages that match.
+class _FolderTrigger(BaseTrigger):
+    """What the two triggers share: the folder, the filters, and how often to poll."""
+
+    own: tuple[str, ...]
+    """The names of a trigger's other parameters, and of the attributes that hold them."""
+
+    def __init__(
+        self,
+        *,
+        folder: int | str,
+        poll_interval: float = 60.0,
+        r7mail_conn_id: str = R7MailHook.default_conn_name,
+        **filters: Unpack[Filters],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.folder = folder
+        self.poll_interval = poll_interval
+        self.r7mail_conn_id = r7mail_conn_id
+        self.filters = known_filters(filters)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and its arguments, for the metadata database."""
+        names = ("folder", *self.own, "poll_interval", "r7mail_conn_id")
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {**{name: getattr(self, name) for name in names}, **plain_filters(self.filters)},
+        )
+
+
+class R7MailMessageTrigger(_FolderTrigger):
+    """Fire once, as soon as a folder holds enough messages that match the filters.
 
     Yields `{"status": "success", "message_ids": [...]}`, or
-    `{"status": "error", "message": ..., "error": ..., "details": ...}`: at once for what trying
-    again can't mend, else after `max_consecutive_failures` polls in a row have failed. One
-    session of the server serves all the polls.
+    `{"status": "error", "message": ..., "error": ..., "details": ...}`: at once for errors that a
+    retry can't fix, otherwise after `max_consecutive_failures` failed polls in a row. All polls
+    share one server session.
 
     :param folder: the folder's id, or its name in the connection's `folders`
-    :param query: text anywhere in the message
-    :param body: text in the body
-    :param sender: the sender's address
-    :param recipient: a recipient's address
-    :param subject: text in the subject
-    :param labels: ids of labels
-    :param was_read: only read (True) or unread (False) messages; None for both
-    :param start: messages dated from then on
-    :param end: messages dated before then
+    :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
+        `start`, `end`, each a keyword parameter: :class:`~airflow_provider_r7mail.filters.Filters`
     :param min_messages: how many messages must match
     :param poll_interval: seconds between two polls
-    :param max_consecutive_failures: failed polls in a row after which it gives up
+    :param max_consecutive_failures: how many polls in a row may fail before it gives up
     :param r7mail_conn_id: the Airflow connection
     """
+
+    own = ("min_messages", "max_consecutive_failures")
 
     def __init__(
         self,
@@ -65,30 +97,14 @@ class R7MailMessageTrigger(BaseTrigger):
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **filters: Unpack[Filters],
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.folder = folder
-        self.filters = known_filters(filters)
-        self.min_messages = min_messages
-        self.poll_interval = poll_interval
-        self.max_consecutive_failures = max_consecutive_failures
-        self.r7mail_conn_id = r7mail_conn_id
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class and its arguments, for the metadata database."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "folder": self.folder,
-                **plain_filters(self.filters),
-                "min_messages": self.min_messages,
-                "poll_interval": self.poll_interval,
-                "max_consecutive_failures": self.max_consecutive_failures,
-                "r7mail_conn_id": self.r7mail_conn_id,
-            },
+        super().__init__(
+            folder=folder, poll_interval=poll_interval, r7mail_conn_id=r7mail_conn_id, **filters
         )
+        self.min_messages = min_messages
+        self.max_consecutive_failures = max_consecutive_failures
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the messages are there; yield one event."""
+        """Poll until there are enough messages, then yield the one event."""
         try:
             ids = await self._wait()
         except R7MailError as error:
@@ -112,7 +128,7 @@ class R7MailMessageTrigger(BaseTrigger):
                     if failures >= self.max_consecutive_failures:
                         raise
                     self.log.warning(
-                        "Poll failed, %d of %d in a row that are borne: %s",
+                        "Poll failed (%d in a row; the task fails after %d): %s",
                         failures,
                         self.max_consecutive_failures,
                         error,
@@ -128,7 +144,7 @@ class R7MailMessageTrigger(BaseTrigger):
         ids: list[int] = []
         async for message in aiter_messages(client, folder, criteria):
             if len(ids) == limit:
-                self.log.warning("More than %d messages match; the first are returned.", limit)
+                self.log.warning("More than %d messages match; only the first are returned.", limit)
                 break
             ids.append(message.id)
         return ids
@@ -138,7 +154,7 @@ DETAILS = ("reason", "method", "path", "status", "attempt", "hint")
 
 
 def error_event(error: R7MailError) -> dict[str, Any]:
-    """An error as an event, from which `error_of` makes it again."""
+    """Return an error as an event; `error_of` turns it back into the error."""
     details = None
     if isinstance(error, R7MailRequestError):
         details = {name: getattr(error, name) for name in DETAILS}
@@ -151,7 +167,7 @@ def error_event(error: R7MailError) -> dict[str, Any]:
 
 
 def error_of(event: Mapping[str, Any]) -> R7MailError:
-    """The error that an event tells of: the same class with the same message."""
+    """Return the error that an event reports: the same class with the same message."""
     kind = getattr(exceptions, str(event.get("error")), R7MailError)
     details = event.get("details")
     if details and issubclass(kind, R7MailRequestError):
@@ -163,31 +179,34 @@ def error_of(event: Mapping[str, Any]) -> R7MailError:
 # -- the event trigger ------------------------------------------------------------------------
 
 
-class R7MailMessageEventTrigger(BaseEventTrigger):
-    """Tell of each message that arrives in a folder and matches, once: for an `AssetWatcher`.
+class R7MailMessageEventTrigger(_FolderTrigger, BaseEventTrigger):
+    """Report each message that arrives in a folder and matches, once: for an `AssetWatcher`.
 
-    An event's payload is `{"message_ids": [...], "folder": 24, "cursor": "..."}`: the ids,
-    earliest first, the folder's id, and the moment before which all mail has been told of. A DAG
-    run finds it in `triggering_asset_events`, as `event.extra["payload"]`.
+    The payload of an event is `{"message_ids": [...], "folder": 24, "cursor": "..."}`: the ids,
+    oldest first, the folder's id, and the moment up to which all mail has been reported. A DAG run
+    finds it in `triggering_asset_events`, as `event.extra["payload"]`.
 
-    New is what was not in the folder when the watcher first looked; with `start`, all that is
-    dated from then on. Each poll reads what is dated up to `lookback` ago, so that mail which
-    comes late, or out of order, is told of as well. Messages dated in the future are told of when
-    they are less than `lookback` ahead. Messages without a date can't be told of.
+    New messages are those that were not in the folder when the watcher first polled it; with
+    `start`, all messages dated from then on. Each poll reads back to `lookback` ago, so that mail
+    that arrives late or out of order is reported too. Messages dated in the future are reported
+    once they are less than `lookback` ahead. Messages without a date are never reported.
 
-    The position is kept in the asset's state (Airflow 3.3; before, in memory), after Airflow has
-    stored the event: nothing is lost by a restart, and the last event can come again if the
-    triggerer dies in the very second after it. Watchers of one folder with one `poll_interval`
-    share one session and one poll (Airflow 3.3).
+    The position is stored in the asset's state (Airflow 3.3; before that, only in memory) after
+    Airflow has stored the event: a restart loses nothing, and the last event may come again if the
+    triggerer dies within a second of it. Watchers of the same folder with the same
+    `poll_interval` share one server session and one poll (Airflow 3.3).
 
     :param folder: the folder's id, or its name in the connection's `folders`
-    :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`, `end`
-        as in the sensor; `start` asks for mail from then on, also for what is already there
-    :param poll_interval: seconds between two polls; after failures it doubles, up to 15 minutes
-    :param lookback: how many seconds late a message may come, or how wrong its date be
-    :param max_messages_per_event: ids in one event; if there are more, each poll tells of so many
+    :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`, `end`,
+        each a keyword parameter: :class:`~airflow_provider_r7mail.filters.Filters`. `start`
+        reports all mail from then on, including mail that is there already
+    :param poll_interval: seconds between two polls; doubled after each failure, up to 15 minutes
+    :param lookback: how many seconds late a message may arrive, or how far off its date may be
+    :param max_messages_per_event: the most ids in one event; the rest follow, one event a poll
     :param r7mail_conn_id: the Airflow connection
     """
+
+    own = ("lookback", "max_messages_per_event")
 
     def __init__(
         self,
@@ -199,19 +218,17 @@ class R7MailMessageEventTrigger(BaseEventTrigger):
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **filters: Unpack[Filters],
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.folder = folder
-        self.filters = known_filters(filters)
-        self.poll_interval = poll_interval
+        super().__init__(
+            folder=folder, poll_interval=poll_interval, r7mail_conn_id=r7mail_conn_id, **filters
+        )
         self.lookback = lookback
         self.max_messages_per_event = max_messages_per_event
-        self.r7mail_conn_id = r7mail_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class and its arguments, for the metadata database.
+        """Return the class and its arguments, for the metadata database.
 
-        Airflow calls this when it reads the DAG file: a wrong parameter is an import error there,
-        not a watcher that fails again and again where nobody looks.
+        Airflow calls this when it parses the DAG file, so a wrong parameter is an import error
+        there, not a watcher that keeps failing where nobody looks.
 
         :raises R7MailConfigError: a parameter is wrong
         """
@@ -219,33 +236,24 @@ class R7MailMessageEventTrigger(BaseEventTrigger):
         _check_number("poll_interval", self.poll_interval, 0.01, DAY_SECONDS)
         _check_number("lookback", self.lookback, 1, 366 * DAY_SECONDS)
         _check_number("max_messages_per_event", self.max_messages_per_event, 1, MAX_IDS, whole=True)
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "folder": self.folder,
-                **plain_filters(self.filters),
-                "poll_interval": self.poll_interval,
-                "lookback": self.lookback,
-                "max_messages_per_event": self.max_messages_per_event,
-                "r7mail_conn_id": self.r7mail_conn_id,
-            },
-        )
+        return super().serialize()
 
-    def shared_stream_key(self) -> Hashable:
-        """What watchers must have in common to share a poll."""
-        return ("r7mail", self.r7mail_conn_id, str(self.folder), float(self.poll_interval))
+    def shared_stream_key(self) -> Watched:
+        """Return what watchers must have in common to share a poll."""
+        return Watched(self.r7mail_conn_id, str(self.folder), float(self.poll_interval))
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
-        """The poll of the watchers that share it; the triggerer has one for each key."""
-        trigger = cls(**kwargs)
-        return FolderPoll(trigger, Watchers.of(trigger))
+        """Make the poll that watchers share; the triggerer has one per key."""
+        watched = cls(**kwargs).shared_stream_key()
+        return FolderPoll(watched, Watchers.of(watched))
 
     async def filter_shared_stream(
         self, shared_stream: AsyncIterator[Round]
     ) -> AsyncIterator[TriggerEvent]:
-        """Tell what the shared poll has found for this watcher."""
-        with Watchers.of(self).joined(self) as watcher:
+        """Yield what the shared poll has found for this watcher."""
+        watcher = self._watcher()
+        with Watchers.of(watcher.watched).joined_by(watcher):
             async for news in shared_stream:
                 payload = news.take(watcher)
                 if payload is not None:
@@ -253,13 +261,23 @@ class R7MailMessageEventTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for this watcher alone: Airflow before 3.3 has no shared streams."""
-        watchers = Watchers()
-        with watchers.joined(self) as watcher:
-            async with aclosing(FolderPoll(self, watchers).open_stream()) as rounds:
+        watcher, watchers = self._watcher(), Watchers()
+        with watchers.joined_by(watcher):
+            poll = FolderPoll(watcher.watched, watchers)
+            async with aclosing(poll.open_stream()) as rounds:
                 async for news, _ in rounds:
                     payload = news.take(watcher)
                     if payload is not None:
                         yield TriggerEvent(payload)
+
+    def _watcher(self) -> Watcher:
+        return Watcher(
+            self.shared_stream_key(),
+            self.filters,
+            lookback=self.lookback,
+            limit=self.max_messages_per_event,
+            store=getattr(self, "asset_state_store", None),
+        )
 
 
 def _check_number(

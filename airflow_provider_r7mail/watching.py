@@ -1,4 +1,4 @@
-"""The event trigger's machinery: who watches a folder, how far each has come, one poll for all."""
+"""How the event trigger watches a folder: one poll for all watchers, and each one's position."""
 
 from __future__ import annotations
 
@@ -17,13 +17,8 @@ from weakref import WeakValueDictionary
 
 from airflow.providers.common.compat.sdk import AirflowException
 
-from airflow_provider_r7mail.client.models import (
-    EPOCH,
-    MICROSECOND,
-    MessageFilter,
-    Window,
-    to_microseconds,
-)
+from airflow_provider_r7mail.client.dates import EPOCH, MICROSECOND, Window, to_microseconds
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.exceptions import (
@@ -32,47 +27,58 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
-from airflow_provider_r7mail.filters import plain_filters
+from airflow_provider_r7mail.filters import Filters, plain_filters
 from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import AdvanceItem
 
-    from airflow_provider_r7mail.triggers import R7MailMessageEventTrigger
-
-
 try:
     from airflow.sdk.exceptions import AirflowRuntimeError
     from airflow.triggers.shared_stream import SharedStreamProducer
-except ImportError:  # Airflow before 3.3 has neither shared streams nor a state of assets
+except ImportError:  # Airflow before 3.3 has neither shared streams nor asset state
     AirflowRuntimeError = AirflowException  # type: ignore[assignment, misc]
     SharedStreamProducer = object  # type: ignore[assignment, misc]
 
 log = logging.getLogger(__name__)
 
 MAX_TOLD = 2_000
-"""Ids that a watcher remembers: as JSON they stay below 64 KB, beyond which Airflow warns."""
+"""The most ids a watcher remembers: as JSON they stay below 64 KB, above which Airflow warns."""
 
 LEAST_LOOKBACK = 60_000_000
-"""Microseconds of which all ids are remembered, however many."""
+"""For this many microseconds back, all ids are remembered, however many there are."""
 
 OF_THE_SEARCH = (R7MailServerError, R7MailResponseError, R7MailExtractError)
-"""Errors that one search may meet, and another not."""
+"""Errors that may concern one search only, not the whole poll."""
 
 MAX_BACKOFF_SECONDS = 900.0
 MAX_DOUBLINGS = 30
 DAY_SECONDS = 86_400
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is polled: watchers of the same folder, at the same pace, share one poll.
+
+    :param r7mail_conn_id: the Airflow connection
+    :param folder: the folder's id or name, as text
+    :param poll_interval: seconds between two polls
+    """
+
+    r7mail_conn_id: str
+    folder: str
+    poll_interval: float
+
+
 @dataclass(slots=True)
 class Position:
-    """How far a watcher has told of a folder's mail. No I/O; times are microseconds since 1970.
+    """How far a watcher has reported a folder's mail. No I/O; times are microseconds since 1970.
 
-    Everything dated before `start` is done with. Of what is dated from then on, the messages in
-    `told` have been told of. `start` only ever rises, never beyond what waits to be told.
+    Everything dated before `start` is finished. Of the messages dated from then on, those in `told`
+    have been reported. `start` only moves forward, and never past a message that is waiting.
 
     :param start: see above
-    :param told: dates by id
+    :param told: dates of reported messages by id
     """
 
     start: int
@@ -83,15 +89,15 @@ class Position:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there are messages that were found, but not told yet."""
+        """Whether messages were found that are not reported yet."""
         return bool(self._waiting)
 
     def find(self, found: Mapping[int, int], now: int, lookback: int) -> None:
-        """Take all messages that match and are dated from `start` on.
+        """Take note of all matching messages dated from `start` on.
 
         :param found: their dates by id
-        :param now: when they were looked for
-        :param lookback: how late a message may come
+        :param now: when the server was asked
+        :param lookback: how late a message may arrive
         """
         self._waiting = sorted(
             (date, number)
@@ -102,14 +108,14 @@ class Position:
         self._latest = now - min(lookback, LEAST_LOOKBACK)
 
     def tell(self, limit: int | None) -> list[int]:
-        """Tell the earliest ids, so many at most, and move on."""
+        """Return the ids of the oldest waiting messages, `limit` at most, and move on."""
         now = self._waiting[:limit]
         self._waiting = self._waiting[len(now) :]
         self.told.update((number, date) for date, number in now)
         self._move(self._horizon)
         if len(self.told) > MAX_TOLD:
-            # More than is to be remembered: late mail is waited for a shorter time. Not shorter
-            # than that: a flood dated in the future must not hide the mail of today.
+            # More than should be remembered: wait a shorter time for late mail. But no shorter than
+            # `_latest`: a flood dated in the future must not hide today's mail.
             self._move(min(sorted(self.told.values())[-MAX_TOLD - 1] + 1, self._latest))
         return [number for _, number in now]
 
@@ -120,28 +126,38 @@ class Position:
         self.told = {number: date for number, date in self.told.items() if date >= self.start}
 
     def to_json(self) -> dict[str, Any]:
-        """The position as it is kept in the asset's state."""
+        """Return the position as it is stored in the asset's state."""
         return {"start": self.start, "told": {str(key): date for key, date in self.told.items()}}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Position:
-        """A position that was kept."""
+        """Return a stored position."""
         told = {int(key): int(date) for key, date in state["told"].items()}
         return cls(int(state["start"]), told)
 
 
 class Watcher:
-    """A trigger while it runs: what it looks for, how far it is, and where that is kept."""
+    """A running trigger: what it looks for, its position, and where that is stored.
 
-    def __init__(self, trigger: R7MailMessageEventTrigger) -> None:
-        self.criteria = MessageFilter.build(**trigger.filters)
-        self.lookback = timedelta(seconds=trigger.lookback)
+    :param watched: what is polled
+    :param filters: which messages it reports
+    :param lookback: how many seconds late a message may arrive
+    :param limit: the most messages in one event
+    :param store: the state of the trigger's assets; None if Airflow has none
+    """
+
+    def __init__(
+        self, watched: Watched, filters: Filters, *, lookback: float, limit: int, store: Any
+    ) -> None:
+        self.watched = watched
+        self.criteria = MessageFilter.build(**filters)
+        self.lookback = timedelta(seconds=lookback)
         self.has_read = False
-        self._limit = trigger.max_messages_per_event
+        self._limit = limit
         self._position: Position | None = None
-        self._store = getattr(trigger, "asset_state_store", None)
-        # What is looked for names the position: with other filters it is another one.
-        sought = [trigger.r7mail_conn_id, str(trigger.folder), plain_filters(trigger.filters)]
+        self._store = store
+        # The filters are part of the position's name: other filters have a position of their own.
+        sought = [watched.r7mail_conn_id, watched.folder, plain_filters(filters)]
         digest = hashlib.sha256(json.dumps(sought, sort_keys=True).encode()).hexdigest()
         self._key = f"r7mail_position_{digest[:16]}"
         self._kept: int | None = None
@@ -149,19 +165,19 @@ class Watcher:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether messages were found that are not told yet."""
+        """Whether messages were found that are not reported yet."""
         return self._position is not None and self._position.is_waiting
 
     async def load(self, now: datetime) -> None:
-        """Find where this watcher stopped, if it ran before."""
+        """Load the position where this watcher stopped, if it ran before."""
         if not self._is_loaded:
             await self._load()
             self._is_loaded = True
         latest = to_microseconds(max(now, self.criteria.window.start or now))
         if self._position is not None and self._position.start > latest:
             log.warning(
-                "The position in the mail is ahead of the clock, which must have been wrong: mail "
-                "of the last %.0f s is looked for, and what was told of may be told of again.",
+                "The stored position is ahead of the clock, which must have been wrong: going back "
+                "%.0f s. Some messages may be reported again.",
                 self.lookback.total_seconds(),
             )
             self._position = Position(to_microseconds(now - self.lookback), self._position.told)
@@ -177,26 +193,26 @@ class Watcher:
                 self._kept = self._position.start
             except (AttributeError, KeyError, TypeError, ValueError):
                 log.warning(
-                    "What is under %s in the asset's state is no position in the mail: it is begun "
-                    "anew, as by a new watcher.",
+                    "The value of %s in the asset's state is not a position: starting over, like a "
+                    "new watcher.",
                     self._key,
                 )
         if self._position is None and self.criteria.window.start is not None:
             self._position = Position(to_microseconds(self.criteria.window.start))
         if self._store is None:
             log.warning(
-                "The position in the mail is in memory only: it takes Airflow 3.3 to keep it. "
-                "Mail that comes while the triggerer is down is not told of."
+                "The position is kept in memory only; storing it takes Airflow 3.3. Mail that "
+                "arrives while the triggerer is down is not reported."
             )
 
     def start(self, now: datetime) -> datetime:
-        """From where on to look for messages."""
+        """Return the date from which to look for messages."""
         if self._position is None:
             return now - self.lookback
         return EPOCH + self._position.start * MICROSECOND
 
     def find(self, found: Mapping[int, datetime], now: datetime) -> None:
-        """Take the messages that match, from `start` on; what the first look finds is not new.
+        """Take note of the matching messages from `start` on; those of the first poll aren't new.
 
         :param found: their dates by id
         """
@@ -213,7 +229,7 @@ class Watcher:
         self.has_read = True
 
     def news(self, folder: int) -> News:
-        """What to tell now, and what to keep once that is stored."""
+        """Return what to report now, and the position to store after that."""
         position = self._position
         if position is None or not self.has_read:
             return News(None, None)
@@ -229,28 +245,28 @@ class Watcher:
         return News(payload if ids else None, position.to_json() if ids or is_behind else None)
 
     async def keep(self, position: Mapping[str, Any]) -> None:
-        """Keep a position, now that all events up to it are stored."""
+        """Store a position, now that Airflow has stored all events up to it."""
         try:
             for store in self._stores():
                 await store.aset(self._key, dict(position))
             self._kept = position["start"]
-        except Exception as error:  # any that went further would end the poll of all watchers
+        except Exception as error:  # raising it would end the poll of all watchers
             self._kept = None  # the next poll tries again
-            log.warning("The position in the mail could not be kept: %s", error)
+            log.warning("The position could not be stored: %s", error)
 
     def _stores(self) -> list[Any]:
         if self._store is None:
             return []
-        # Several assets may have the same trigger; there is no public way to the state of each.
+        # Several assets may share a trigger; there is no public access to the state of each.
         return [*self._store._by_name.values(), *self._store._by_uri.values()]  # noqa: SLF001
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What one poll has for one watcher.
+    """The result of one poll for one watcher.
 
-    :param payload: the event's
-    :param position: to be kept when the event is stored
+    :param payload: the event's payload; None for no event
+    :param position: the position to store after Airflow has stored the event; None for none
     """
 
     payload: dict[str, Any] | None
@@ -261,41 +277,40 @@ class Watchers:
     """The running watchers that share a poll."""
 
     def __init__(self) -> None:
-        self.members: dict[R7MailMessageEventTrigger, Watcher] = {}
+        self.members: list[Watcher] = []
         self.joined_lately = asyncio.Event()
 
     @staticmethod
-    def of(trigger: R7MailMessageEventTrigger) -> Watchers:
-        """Those that share a poll with a trigger, which may not have joined yet."""
-        key = (asyncio.get_running_loop(), trigger.shared_stream_key())
-        return _WATCHERS.setdefault(key, Watchers())
+    def of(watched: Watched) -> Watchers:
+        """Return the watchers that share a poll on this event loop, perhaps none so far."""
+        return _WATCHERS.setdefault((asyncio.get_running_loop(), watched), Watchers())
 
     @contextmanager
-    def joined(self, trigger: R7MailMessageEventTrigger) -> Iterator[Watcher]:
-        """Be one of them meanwhile."""
-        watcher = self.members[trigger] = Watcher(trigger)
+    def joined_by(self, watcher: Watcher) -> Iterator[None]:
+        """Add a watcher for the duration of a `with` block."""
+        self.members.append(watcher)
         self.joined_lately.set()
         try:
-            yield watcher
+            yield
         finally:
-            del self.members[trigger]
+            self.members.remove(watcher)
 
 
-# Filters are the server's to apply, so the poll must know its watchers. Airflow makes it from the
-# arguments of one of them; the others of the event loop are found here. They are kept as
-# long as the poll is, which may outlive all of them and serve the next that comes.
+# The server applies the filters, so the poll must know its watchers. Airflow creates the poll from
+# the arguments of one of them; the others on the event loop are found here. An entry lives as long
+# as its poll, which may outlive all its watchers and serve the next one that comes.
 _WATCHERS: WeakValueDictionary[Hashable, Watchers] = WeakValueDictionary()
 
 
 class Round:
-    """What one poll found: each watcher takes its own."""
+    """The result of one poll, from which each watcher takes its part."""
 
     def __init__(self, news: Mapping[Watcher, News]) -> None:
         self._news = news
         self.taken: dict[Watcher, dict[str, Any]] = {}
 
     def take(self, watcher: Watcher) -> dict[str, Any] | None:
-        """A watcher's payload, if there is one. It will be kept how far the watcher is."""
+        """Return a watcher's payload, if any, and note that its position is to be stored."""
         news = self._news.get(watcher)
         if news is None:
             return None
@@ -306,7 +321,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What is to be known of a message in a listing of the folder."""
+    """What a poll needs to know of a message in a listing of the folder."""
 
     date: datetime
     labels: str
@@ -315,7 +330,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """When a filter was last asked for, what the folder held then, and whether that was new."""
+    """When a filter was last searched for, what the folder held then, and whether it was new."""
 
     at: float
     marks: frozenset[Hashable]
@@ -325,30 +340,30 @@ class Asked:
 class FolderPoll(SharedStreamProducer):
     """One poll of a folder for all its watchers.
 
-    What a search matches only the server knows, so it is asked for every filter. But where there
-    are several, the folder is first listed without any; a filter is asked for only if that shows
-    something new, then once more at the next poll, and in any case twice in `lookback`, for a
-    search that learns of mail later than the listing.
+    Only the server knows what a search matches, so each filter needs a search of its own. But if
+    there are several filters, the folder is first listed without any. A filter is then searched for
+    only if the listing shows something new, once more at the next poll, and in any case twice per
+    `lookback`, in case the search learns of mail later than the listing.
 
-    :param trigger: one of the watchers' triggers: of it counts what all have in common
-    :param watchers: all of them, as they come and go
+    :param watched: what is polled
+    :param watchers: all its watchers, as they come and go
     """
 
-    def __init__(self, trigger: R7MailMessageEventTrigger, watchers: Watchers) -> None:
-        self._trigger = trigger
+    def __init__(self, watched: Watched, watchers: Watchers) -> None:
+        self._watched = watched
         self._watchers = watchers
         self._asked: dict[MessageFilter, Asked] = {}
 
     async def open_stream(self) -> AsyncGenerator[tuple[Round, Round], None]:
-        """Poll for ever. What fails is tried again, ever more slowly."""
-        interval = self._trigger.poll_interval
+        """Poll forever; after failures, at growing intervals."""
+        interval = self._watched.poll_interval
         failures = 0
         while True:
             try:
-                # Anew after a failure: the connection may have been corrected.
-                hook = R7MailHook(self._trigger.r7mail_conn_id)
+                # Read again after a failure: the connection may have been corrected.
+                hook = R7MailHook(self._watched.r7mail_conn_id)
                 async with await hook.aget_conn() as client:
-                    folder = hook.resolve_folder(self._trigger.folder)
+                    folder = hook.resolve_folder(self._watched.folder)
                     while True:
                         self._watchers.joined_lately.clear()
                         news = await self._poll(client, folder)
@@ -357,13 +372,13 @@ class FolderPoll(SharedStreamProducer):
                         with suppress(TimeoutError):
                             await asyncio.wait_for(self._watchers.joined_lately.wait(), interval)
             except Exception as error:
-                # Also what nobody foresaw: Airflow begins a watcher that ended anew each second,
-                # and each has to log in.
+                # Unforeseen errors too: Airflow restarts a watcher that ended every second, and
+                # each start logs in again.
                 delay = max(interval, min(interval * 2**failures, MAX_BACKOFF_SECONDS))
                 failures = min(failures + 1, MAX_DOUBLINGS)
                 log.warning(
-                    "Watching folder %s: a poll failed, the next is in %.0f s. %s",
-                    self._trigger.folder,
+                    "Watching folder %s: a poll failed, the next one is in %.0f s. %s",
+                    self._watched.folder,
                     delay,
                     error,
                     exc_info=not isinstance(error, (R7MailError, AirflowRuntimeError)),
@@ -371,10 +386,11 @@ class FolderPoll(SharedStreamProducer):
                 await asyncio.sleep(delay)
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Keep the watchers' positions: Airflow calls this when a round's events are stored.
+        """Store the watchers' positions; Airflow calls this when a round's events are stored.
 
-        If one of them failed, nothing of that round is kept, since Airflow does not tell which.
-        The others' next position holds this one; the failed one starts from its last.
+        If one watcher failed, no position of that round is stored, since Airflow doesn't say which
+        one it was. The next position of the others includes this one; the failed one continues from
+        its last.
         """
         positions: dict[Watcher, dict[str, Any]] = {}
         for taken, outcome in batch:
@@ -386,7 +402,7 @@ class FolderPoll(SharedStreamProducer):
     async def _poll(self, client: AsyncClient, folder: int) -> Round:
         now = datetime.now(UTC)
         groups: defaultdict[MessageFilter, list[Watcher]] = defaultdict(list)
-        for watcher in list(self._watchers.members.values()):
+        for watcher in list(self._watchers.members):
             await watcher.load(now)
             groups[watcher.criteria].append(watcher)
         self._asked = {key: asked for key, asked in self._asked.items() if key in groups}
@@ -400,7 +416,7 @@ class FolderPoll(SharedStreamProducer):
             try:
                 found = await _ask(client, folder, criteria, members, now)
             except OF_THE_SEARCH as error:
-                # It may be this filter alone that the server can't bear.
+                # Perhaps the server fails on this filter only.
                 failed.append(error)
                 continue
             answered += 1
@@ -425,7 +441,7 @@ class FolderPoll(SharedStreamProducer):
         groups: Mapping[MessageFilter, Sequence[Watcher]],
         now: datetime,
     ) -> Mapping[int, Listed] | None:
-        """The folder's messages within `lookback`; None where it takes as much to ask at once."""
+        """Return the messages within `lookback`; None if searching right away costs no more."""
         if len(groups) < 2:
             return None
         lookback = max(watcher.lookback for members in groups.values() for watcher in members)
@@ -434,7 +450,7 @@ class FolderPoll(SharedStreamProducer):
             return await _list(client, folder, MessageFilter(window=window))
         except OF_THE_SEARCH as error:
             log.warning("Watching folder %s: it could not be listed. %s", folder, error)
-            return None  # then the filters are asked for
+            return None  # then each filter is searched for
 
     def _is_due(
         self,
@@ -442,7 +458,7 @@ class FolderPoll(SharedStreamProducer):
         members: Sequence[Watcher],
         marks: frozenset[Hashable] | None,
     ) -> bool:
-        """Whether the server is to be asked for a filter."""
+        """Return whether to search for a filter in this poll."""
         if all(watcher.is_waiting for watcher in members):
             return False
         before = self._asked.get(criteria)
@@ -459,7 +475,7 @@ class FolderPoll(SharedStreamProducer):
 def _marks(
     listed: Mapping[int, Listed] | None, criteria: MessageFilter
 ) -> frozenset[Hashable] | None:
-    """What of a listing must change for a filter to match more: mail is marked and labelled."""
+    """Return the part of a listing without whose change a filter can match nothing new."""
     if listed is None:
         return None
     return frozenset(
@@ -479,7 +495,7 @@ async def _ask(
     watchers: Sequence[Watcher],
     now: datetime,
 ) -> dict[int, datetime]:
-    """The dates of messages that match and that some of the watchers may not have told of."""
+    """Return the dates of matching messages that some watcher may not have reported yet."""
     starts = [watcher.start(now) for watcher in watchers]
     ends = [now + watcher.lookback for watcher in watchers]
     start, end = min(starts), max(ends)
@@ -497,5 +513,5 @@ async def _list(client: AsyncClient, folder: int, criteria: MessageFilter) -> di
     return {
         message.id: Listed(message.date, str(message.labels), message.was_read)
         async for message in aiter_messages(client, folder, criteria)
-        if message.date is not None  # in a window all have one
+        if message.date is not None  # always true within a window
     }

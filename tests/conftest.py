@@ -19,10 +19,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import is_hypothesis_test
+
+if TYPE_CHECKING:
+    from tests.wire import Certificates
 
 AIRFLOW_2 = version("apache-airflow").startswith("2.")
 HOME = Path(tempfile.mkdtemp(prefix="r7mail-airflow-"))
@@ -207,3 +210,15 @@ def run_dag(
     for path in written:
         sys.modules.pop(path.stem, None)
         path.unlink()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates of an authority that no system knows."""
+    from tests.wire import Certificates  # noqa: PLC0415 - few tests speak TLS
+
+    made = Certificates(tmp_path_factory.mktemp("tls"))
+    for name in ("ca", "server", "client"):
+        made.make(name)
+    made.make("locked", password=b"sesame")
+    return made

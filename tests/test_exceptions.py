@@ -24,7 +24,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
-from airflow_provider_r7mail.hooks import fail_at_once
+from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.triggers import error_event, error_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -40,7 +40,7 @@ def _tree(kind: type[E]) -> list[type[E]]:
 
 
 def _drawn_tree() -> dict[str, set[str]]:
-    """Each class in the drawing, with the names of its bases."""
+    """Return each class in the drawing, with the names of its bases."""
     tree: dict[str, set[str]] = {}
     above: list[str] = []
     for line in (exceptions.__doc__ or "").splitlines():
@@ -56,7 +56,7 @@ def _drawn_tree() -> dict[str, set[str]]:
 
 
 def test_the_drawn_tree_is_the_tree() -> None:
-    """The tree of errors that the documentation shows is the one that I can catch."""
+    """The error tree in the documentation is the one that I can catch."""
     kinds = _tree(R7MailError)
     actual = {
         kind.__name__: {base.__name__ for base in kind.__bases__}
@@ -88,7 +88,7 @@ def _documented() -> list[type[R7MailError]]:
 @pytest.mark.parametrize("kind", _documented(), ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_every_error_leads_to_its_way_out(kind: type[R7MailError], language: str) -> None:
-    """A message ends with a place in the documentation, which has a section under that name."""
+    """A message ends with a reference to the documentation, which has a section of that name."""
     found = re.search(r" \[docs: ([a-z-]+)#(\w+)\]$", str(_made(kind)))
 
     assert found
@@ -101,7 +101,7 @@ def test_every_error_leads_to_its_way_out(kind: type[R7MailError], language: str
 
 @pytest.mark.parametrize("kind", _documented(), ids=lambda kind: kind.__name__)
 def test_the_place_is_told_once(kind: type[R7MailError]) -> None:
-    """It is told once: by a copy, from another process, by an event, and of an error of mine."""
+    """The reference appears once: in a copy, after pickling, in an event, and in a subclass."""
     error = _made(kind)
     own = type("OwnError", (kind,), {})
 
@@ -113,7 +113,7 @@ def test_the_place_is_told_once(kind: type[R7MailError]) -> None:
 
 
 def test_a_task_that_fails_at_once_tells_it() -> None:
-    """What Airflow shows of a task that can't be mended by trying again has the place too."""
+    """The error of a task that fails at once has the reference, too."""
     with pytest.raises(AirflowFailException) as caught, fail_at_once():
         raise R7MailConfigError("folder: unknown.")
 
@@ -145,7 +145,7 @@ TRANSPORT = {
 
 
 def test_every_error_of_httpx_is_known() -> None:
-    """No way in which httpx can fail is forgotten, in this version or the next."""
+    """Every error of httpx is covered, in this version and the next."""
     known = {kind for kind in TRANSPORT if issubclass(kind, httpx.TransportError)}
 
     assert set(_tree(httpx.TransportError)) - {httpx.TransportError} == known
@@ -155,7 +155,7 @@ def test_every_error_of_httpx_is_known() -> None:
 def test_errors_of_httpx_become_ours(
     theirs: type[httpx.RequestError], ours: tuple[type[R7MailError], bool | None]
 ) -> None:
-    """I catch this package's errors only; and each tells whether the request was sent (R23)."""
+    """I only need to catch this package's errors; each says whether the request was sent (R23)."""
     with pytest.raises(R7MailError) as caught, network(CALL, 3):
         raise theirs("b'hello, secret'")
 
@@ -179,31 +179,31 @@ def _through_httpx(error: Exception, kind: type[httpx.RequestError]) -> Exceptio
             _through_httpx(aiohttp.ServerDisconnectedError(), httpx.ConnectTimeout),
             R7MailConnectionError,
             False,
-            "broke off",
+            "connection broke",
         ),
         (
             _through_httpx(aiohttp.ClientOSError(104, "Connection reset"), httpx.ConnectTimeout),
             R7MailConnectionError,
             False,
-            "broke off",
+            "connection broke",
         ),
         (aiohttp.ConnectionTimeoutError(), R7MailTimeoutError, True, "reached in time"),
-        (aiohttp.SocketTimeoutError(), R7MailTimeoutError, False, "answer in time"),
-        (aiohttp.ClientPayloadError(), R7MailConnectionError, False, "broke off"),
+        (aiohttp.SocketTimeoutError(), R7MailTimeoutError, False, "respond in time"),
+        (aiohttp.ClientPayloadError(), R7MailConnectionError, False, "connection broke"),
         (
             httpx.ReadError("[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)"),
             R7MailConnectionError,
             False,
             "Set cert in the connection",
         ),
-        (OSError(5, "I/O"), R7MailConnectionError, False, "broke off"),
+        (OSError(5, "I/O"), R7MailConnectionError, False, "connection broke"),
     ],
     ids=lambda item: type(item).__name__ if isinstance(item, Exception) else None,
 )
 def test_errors_of_the_network_are_told_apart(
     error: Exception, kind: type[R7MailError], never_sent: bool, text: str
 ) -> None:
-    """A hang-up, a silent server and one that is not there are told apart, by both clients."""
+    """Both clients distinguish a closed connection, a silent server and an unreachable one."""
     failure = transport_failure(CALL, error, 1)
 
     assert type(failure) is kind
@@ -212,7 +212,7 @@ def test_errors_of_the_network_are_told_apart(
 
 
 def test_what_was_received_is_not_quoted() -> None:
-    """A log with the whole traceback has nothing of an answer that was not HTTP."""
+    """A log with the whole traceback quotes nothing from a response that was not HTTP."""
     with pytest.raises(R7MailConnectionError) as caught, network(CALL, 1):
         raise httpx.RemoteProtocolError("illegal status line: bytearray(b'Dear Anna')")
 
@@ -228,12 +228,12 @@ def test_a_message_tells_where_and_what_to_do() -> None:
     silent = R7MailTimeoutError("no luck", method="GET", path="/api/y")
 
     assert error.text == "POST /api/x: the server failed (status 500, attempt 2). Look there."
-    assert silent.text == "GET /api/y: no luck (no answer, attempt 1)"
+    assert silent.text == "GET /api/y: no luck (no response, attempt 1)"
 
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_errors_can_cross_processes(copied: object) -> None:
-    """An error that a worker process raised arrives with all it says."""
+    """An error raised in a worker process arrives unchanged."""
     error = R7MailTimeoutError(
         "late", method="GET", path="/x", attempt=4, hint="Wait.", retry_after=2.5, never_sent=True
     )
@@ -246,7 +246,7 @@ def test_errors_can_cross_processes(copied: object) -> None:
 
 
 def test_errors_fit_the_builtin_ones() -> None:
-    """A wrong parameter is a ValueError, as everywhere in Python."""
+    """A wrong parameter is a ValueError, as is usual in Python."""
     assert issubclass(R7MailConfigError, ValueError)
     assert issubclass(exceptions.R7MailMessageNotFoundError, LookupError)
     assert issubclass(R7MailTimeoutError, R7MailRequestError)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import warnings
+from graphlib import TopologicalSorter
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -24,38 +25,48 @@ from tests.conftest import AIRFLOW_2
 
 PACKAGE = Path(airflow_provider_r7mail.__file__).parent
 NAME = "airflow_provider_r7mail"
+QUESTIONS = PACKAGE / "client" / "check" / "questions"
 
 # The order of design.md, lowest first: a module imports only from the layers below its own.
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields"},
+    {"client.fields", "client.dates", "client.parameters", "client.progress"},
     {"client.models"},
     {"client.calls"},
-    {"client.http"},
+    {"client.http", "client.download"},
     {"client.session"},
     {"client", "client.seek"},
     {"client.reader", "client.compose"},
-    {"client.sending"},
-    {"client.check.evidence"},
-    {"client.check.survey", "client.check.trial"},
+    {"client.marker"},
+    {"client.search"},
+    {"client.sending", "client.acting", "client.forwarding", "client.frames"},
+    {"client.check.report", "client.check.evidence", "client.check.trial"},
+    {"client.check.inquiry"},
+    {"client.check.question"},
+    {f"client.check.questions.{path.stem}" for path in QUESTIONS.glob("[a-z]*.py")},
+    {"client.check.questions"},
+    {"client.check.survey"},
     {"client.check"},
-    {"lake", "lake.schema", "lake.arrays", "lake.s3"},
-    {"lake.storage", "lake.derived", "lake.parquet"},
-    {"lake.layout"},
-    {"lake.decode", "lake.attachments", "lake.iceberg", "lake.privacy"},
-    {"lake.job"},
+    {"lake", "lake.schema", "lake.arrays", "lake.items", "lake.s3", "lake.threads"},
+    {"lake.storage", "lake.filenames", "lake.decode", "lake.derived"},
+    {"lake.layout", "lake.locks", "lake.staging", "lake.privacy"},
+    {"lake.parquet", "lake.attachments", "lake.catalog"},
+    {"lake.dayfiles", "lake.job"},
+    {"lake.iceberg"},
     {"lake.writer"},
-    {"lake.copying", "lake.window"},
+    {"lake.copying", "lake.intake", "lake.publication"},
+    {"lake.window"},
     {"assets"},
-    {"connection", "lineage", "links"},
-    {"filters"},
+    {"connection", "connection_form", "failures", "tries", "lineage", "links"},
+    {"filters", "refreshing"},
     {"hooks"},
     {"watching"},
     {"triggers"},
     {"operators", "transfers", "sensors", "notifications", "emailer"},
     {"cli.console"},
-    {"cli.demo"},
+    {"cli.server"},
+    {"cli.check", "cli.demo", "cli.emulator", "cli.extract"},
     {"cli.commands"},
     {"cli"},
 )
@@ -153,6 +164,27 @@ def test_the_emulator_stands_alone(path: Path) -> None:
     """The emulator shares no code with the client, so that they cannot share a mistake."""
     assert own(imports(path)) <= {"emulator"}
     assert not any(name.split(".")[0] == "airflow" for name in imports(path))
+
+
+def test_the_emulators_imports_have_no_circle() -> None:
+    """No module of the emulator imports one that imports it, even for types or in a function."""
+    room = f"{NAME}.emulator"
+    files = {f"{room}.{path.stem}": path for path in (PACKAGE / "emulator").glob("*.py")}
+    files[room] = files.pop(f"{room}.__init__")
+    needs = {
+        module: {
+            # `from ...emulator import shapes` names a module, `import Mailbox` the room.
+            full if (full := f"{node.module}.{alias.name}") in files else str(node.module)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        & files.keys()
+        for module, path in files.items()
+    }
+    assert needs[f"{room}.mailbox"] >= {f"{room}.store", f"{room}.office"}
+
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", facing_airflow(), ids=name_of)

@@ -1,4 +1,4 @@
-"""What the commands share: tables, the one line of an error, a port. No Airflow."""
+"""What the commands share: errors, tables, and the emulator. No Airflow."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from airflow_provider_r7mail.emulator import Emulator
+
 
 EMULATOR_PORT = 8025
 
 
 def fail(reason: str, *, code: int = 1) -> NoReturn:
-    """End the program with an error of one line.
+    """Exit with a one-line error.
 
-    :param reason: what was wrong, and what to do
+    :param reason: what is wrong, and what to do
     :param code: the exit code
     """
     typer.secho(f"Error: {' '.join(reason.split())}", fg="red", err=True)
@@ -24,7 +26,7 @@ def fail(reason: str, *, code: int = 1) -> NoReturn:
 
 
 def make_table(*columns: str, title: str | None = None) -> Table:
-    """A table whose first column is text, and whose others are numbers."""
+    """Return a table with text in the first column and numbers in the others."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -32,3 +34,12 @@ def make_table(*columns: str, title: str | None = None) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", overflow="fold")
     return table
+
+
+def import_emulator() -> type[Emulator]:
+    """Import the emulator, which is an optional dependency."""
+    try:
+        from airflow_provider_r7mail.emulator import Emulator  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        fail(f"{error}. Install the emulator: pip install 'airflow-provider-r7mail[emulator]'")
+    return Emulator

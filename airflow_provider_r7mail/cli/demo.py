@@ -1,4 +1,4 @@
-"""The demo of `r7mail demo`: a mail server, an Airflow of its own, and the example DAGs."""
+"""``r7mail demo``: run the example DAGs in a separate Airflow against the emulator."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from airflow_provider_r7mail.cli.console import EMULATOR_PORT, fail, make_table
+from airflow_provider_r7mail.cli.console import (
+    EMULATOR_PORT,
+    fail,
+    import_emulator,
+    make_table,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +35,7 @@ _DEMO_MARK = ".r7mail-demo"
 _STEP_SECONDS = 300
 _LOG_TAIL = 40
 _STOPPING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-# Several commands of Airflow in one process: each process needs some 8 s to begin.
+# Several Airflow commands in one process, because each process takes some 8 s to start.
 _RUN_AIRFLOW = """
 import json, signal, sys
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -42,24 +47,40 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def run_demo(folder: Path, *, keep: bool) -> None:
-    """Run it all, and show what is on disk.
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Directory for Airflow and everything that is written.")
+    ] = Path(".demo"),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Continue with the files of an earlier demo.")
+    ] = False,
+) -> None:
+    """Show the whole pipeline in about a minute: mail server, Airflow, Parquet tables.
 
-    :param folder: where Airflow and everything that is written go
-    :param keep: whether to go on with what an earlier demo has left there
-    :raises typer.Exit: it failed; what was wrong has been said
+    Starts the emulator with an office's mail, and runs three DAGs in a real Airflow with its own
+    database: mail_extract for three weeks, supplier_price_list and mail_analytics. Then it shows
+    what was written, what to try next, and where the report with the charts is.
+
+    It does not touch any other Airflow or mail, and leaves nothing running.
+    """
+    run_demo(folder, keep=keep)
+
+
+def run_demo(folder: Path, *, keep: bool) -> None:
+    """Run the DAGs, and show what they wrote.
+
+    :param folder: directory for Airflow and everything that is written
+    :param keep: whether to continue with the files of an earlier demo
+    :raises typer.Exit: it failed, and the error was printed
     """
     from rich.console import Console  # noqa: PLC0415
 
     dags = _example_dags()
-    try:
-        from airflow_provider_r7mail.emulator import Emulator  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        fail(f"{error}. Install the server: pip install 'airflow-provider-r7mail[emulator]'")
+    emulator = import_emulator()
     console = Console(highlight=False)
     with _told_to_stop(), _demo_folder(folder, keep=keep) as home:
-        with console.status("Writing an office's mail"):
-            server = Emulator()
+        with console.status("Generating an office's mail"):
+            server = emulator()
             server.start()
         try:
             airflow = _DemoAirflow(home, dags, server, console)
@@ -74,15 +95,15 @@ def _example_dags() -> Path:
     folder = Path(__file__).parents[2] / "dags"
     if not (folder / "mail_extract.py").is_file():
         fail(
-            "the demo runs the example DAGs, which are not installed with the package. Run it from "
-            "a checkout of the repository: make demo"
+            "the demo needs the example DAGs, which are not installed with the package. Run it "
+            "from a checkout of the repository: make demo"
         )
     return folder
 
 
 @contextmanager
 def _told_to_stop() -> Iterator[None]:
-    """Leave by an exception when told to stop, so that everything is cleaned up."""
+    """Exit with an exception on a signal, so that everything is cleaned up."""
 
     def leave(number: int, _: object) -> NoReturn:
         sys.exit(128 + number)
@@ -97,13 +118,13 @@ def _told_to_stop() -> Iterator[None]:
 
 @contextmanager
 def _demo_folder(folder: Path, *, keep: bool) -> Iterator[Path]:
-    """The demo's folder, emptied of an earlier demo's files; one demo at a time."""
+    """Lock the demo's directory, and remove the files of an earlier demo."""
     home = folder.absolute()
     mark = home / _DEMO_MARK
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not mark.exists() and any(home.iterdir()):
-            fail(f"{home} has other files in it, and no demo. Give --dir a folder of its own")
+            fail(f"{home} has other files in it. Give --dir an empty directory")
         lock = mark.open("a")
     except OSError as error:
         fail(f"--dir: {error}")
@@ -118,13 +139,13 @@ def _demo_folder(folder: Path, *, keep: bool) -> Iterator[Path]:
 
 
 class _DemoAirflow:
-    """An Airflow of the demo's own."""
+    """The demo's own Airflow."""
 
     def __init__(self, home: Path, dags: Path, server: Emulator, console: Console) -> None:
         self.home = home
         self.lake = home / "lake"
         self.log = home / "airflow.log"
-        # The three weeks before today, which is where the office's mail ends.
+        # The three weeks before today, when the office's mail ends.
         today = datetime.now(UTC).date()
         self.weeks = [today - timedelta(weeks=age) for age in (3, 2, 1)]
         self._console = console
@@ -141,10 +162,10 @@ class _DemoAirflow:
         self.log.write_text("")
 
     def run_all(self) -> None:
-        """Run the demo's steps."""
+        """Run the steps of the demo."""
         self._run("Airflow's database", ["db", "migrate"])
-        # Just after the week: a run by hand takes the last whole interval before it, and at
-        # midnight sharp it would stand in the way of the scheduler's own run of the next week.
+        # Just after the week: a manual run takes the last complete interval before its date. At
+        # exactly midnight it would collide with the scheduled run of the next week.
         ends = [f"{week + timedelta(weeks=1)}T00:05:00" for week in self.weeks]
         self._run(
             f"mail_extract for the weeks of {self.weeks[0]}, {self.weeks[1]} and {self.weeks[2]}",
@@ -157,18 +178,18 @@ class _DemoAirflow:
         )
 
     def _run(self, what: str, *commands: Sequence[str]) -> None:
-        """Run commands of Airflow; end the demo with the log's last lines if one fails."""
+        """Run Airflow commands; if one fails, exit with the last lines of the log."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")
         }
-        # No proxy between Airflow and the server on this machine.
+        # No proxy between Airflow and the emulator.
         environment |= {"NO_PROXY": "*", "no_proxy": "*", **self.settings}
         begun = datetime.now(UTC)
         with self._console.status(f"{what} ..."), self.log.open("ab") as log:
-            # Told to stop between its start and `try`, it would be left running.
+            # A signal between the start and `try` would leave it running.
             signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-            # A session of its own: whatever it starts can be ended with it.
-            process = subprocess.Popen(  # noqa: S603 - our own words
+            # In its own session, so that everything it starts can be killed with it.
+            process = subprocess.Popen(  # noqa: S603 - fixed arguments
                 [sys.executable, "-c", _RUN_AIRFLOW, json.dumps(commands)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -181,7 +202,7 @@ class _DemoAirflow:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
                 code: int | str = process.wait(_STEP_SECONDS)
             except subprocess.TimeoutExpired:
-                code = f"no end after {_STEP_SECONDS} s"
+                code = f"timeout after {_STEP_SECONDS} s"
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -189,12 +210,12 @@ class _DemoAirflow:
         if code != 0:
             tail = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
             typer.echo("\n".join(tail), err=True)
-            fail(f"{what} failed ({code}). The whole log: {self.log}")
+            fail(f"{what} failed ({code}). Full log: {self.log}")
         seconds = (datetime.now(UTC) - begun).total_seconds()
         self._console.print(f"[green]ok[/]  {what} [dim]{seconds:.0f} s[/]")
 
     def write_settings(self) -> Path:
-        """Write what a shell needs to go on, with the server at its usual port."""
+        """Write the environment for a shell, with the emulator on its default port."""
         connection = json.loads(self.settings["AIRFLOW_CONN_R7MAIL_DEFAULT"])
         settings = self.settings | {
             "AIRFLOW_CONN_R7MAIL_DEFAULT": json.dumps(connection | {"port": EMULATOR_PORT})
@@ -207,8 +228,8 @@ class _DemoAirflow:
 
 def _say_start(console: Console, server: Emulator, airflow: _DemoAirflow) -> None:
     count = sum(len(server.mailbox.messages(number)) for number in server.mailbox.folders)
-    console.print(f"A mail server with {count:,} messages of an office runs at {server.url}.")
-    console.print("Three example DAGs run in a real Airflow. Its log:")
+    console.print(f"The emulator runs at {server.url}, with {count:,} messages of an office.")
+    console.print("Running three example DAGs in a real Airflow. Its log:")
     console.print(str(airflow.log), soft_wrap=True, markup=False)
 
 
@@ -234,15 +255,15 @@ def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow) -> Non
     console.print(table)
     statuses = pc.value_counts(rows("tables/attachments")["status"]).to_pylist()
     told = ", ".join(f"{item['counts']} {item['values']}" for item in statuses)
-    console.print(f"Attachments of the three weeks: {told or 'none'}.")
+    console.print(f"Attachments in the three weeks: {told or 'none'}.")
     prices = set(rows("price_lists")["message_id"].to_pylist())
     filed = [m for m in server.mailbox.messages(_processed(server)) if m["Id"] in prices]
     if any(message["WasRead"] for message in filed):
-        console.print("The price list's message was marked read and moved to folder processed.")
+        console.print("The price list's message was marked as read and moved to folder processed.")
     messages = rows("tables/messages")
     _show_rows(console, messages)
     _show_senders(console, messages, airflow.lake / "tables/messages")
-    _show_further(console, airflow)
+    _show_next(console, airflow)
 
 
 def _processed(server: Emulator) -> int:
@@ -255,7 +276,7 @@ def _show_rows(console: Console, messages: Any) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     found = messages.select(["date", "from_address", "subject"])
-    shown = Table(title="The newest rows", title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title="Latest messages", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("date", "from_address", "subject"):
         narrowest = 16 if column == "date" else None
         shown.add_column(column, overflow="ellipsis", no_wrap=True, min_width=narrowest)
@@ -269,7 +290,7 @@ def _show_senders(console: Console, messages: Any, path: Path) -> None:
     from rich.markup import escape  # noqa: PLC0415
 
     try:
-        import duckdb  # noqa: PLC0415 - need not be installed
+        import duckdb  # noqa: PLC0415 - optional
 
         found = duckdb.sql(_senders_query(path))
         senders = found.fetchall() if found is not None else []
@@ -281,7 +302,7 @@ def _show_senders(console: Console, messages: Any, path: Path) -> None:
         )
         senders = [tuple(row.values()) for row in ranked.slice(0, 5).to_pylist()]
         how = "pyarrow"
-    table = make_table("sender", "messages", title=f"Top senders, by {how}")
+    table = make_table("sender", "messages", title=f"Top senders ({how})")
     for address, count in senders:
         table.add_row(escape(address or ""), str(count))
     console.print(table)
@@ -290,12 +311,12 @@ def _show_senders(console: Console, messages: Any, path: Path) -> None:
 def _senders_query(path: Path) -> str:
     files = f"{path}/**/*.parquet".replace("'", "''")
     return (
-        f"SELECT from_address, count(*) AS messages FROM '{files}' "  # noqa: S608 - as text
+        f"SELECT from_address, count(*) AS messages FROM '{files}' "  # noqa: S608 - a local path
         "GROUP BY ALL ORDER BY messages DESC, from_address LIMIT 5"
     )
 
 
-def _show_further(console: Console, airflow: _DemoAirflow) -> None:
+def _show_next(console: Console, airflow: _DemoAirflow) -> None:
     settings = airflow.write_settings()
     tools = Path(sys.executable).parent
     here = Path.cwd()
@@ -310,13 +331,13 @@ def _show_further(console: Console, airflow: _DemoAirflow) -> None:
     lines = [
         f"Everything is in {short(airflow.home)}",
         "",
-        "To look further:",
+        "What to try next:",
         f"  {short(tools / 'python')} -c " + (f'"{ask}"' if plain else shlex.quote(ask)),
         f"  {short(tools / 'r7mail')} emulator",
         f"  . {short(settings)} && PATH={shlex.quote(str(tools))}:$PATH airflow standalone",
-        "The last two go together, in two terminals: the mail server, and Airflow with its page.",
+        "Run the last two in separate terminals: the emulator, and Airflow with its UI.",
         "",
-        "Questions of the mail, answered with charts, for your browser:",
+        "A report on the mail, with charts, to open in a browser:",
         f"  {short(lake / 'marts' / 'report.html')}",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""What is said to the mail server: calls, sessions, reading, sending, checking. No Airflow."""
+"""Client for the mail server's API: calls, sessions, reading, sending, checking. No Airflow."""
 
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import AsyncClient, Client

@@ -1,7 +1,7 @@
-"""The API: each endpoint once, as a value that says what to send and how to read the answer.
+"""The API's endpoints, each described once: what to send and how to read the response.
 
-Performs no I/O of its own: `client` carries a `Call`, sync or async. Rests on the contract (open
-points R1..R23) and on the sections of the R7 manual named at each endpoint.
+Performs no I/O: `client.session` sends a `Call`, sync or async. Each endpoint names its section of
+the R7 manual; R1 to R23 are the contract's open points. No Airflow.
 """
 
 from __future__ import annotations
@@ -35,17 +35,25 @@ from airflow_provider_r7mail.exceptions import (
 T = TypeVar("T")
 
 LOGIN_PATH = "/api/v2/auth/Login"
-PROXY_LOGIN = "the proxy asks for a login"
-PROXY_LOGIN_HINT = "Set proxy of the connection to http://login:password@proxy.example.org:3128."
+PROXY_LOGIN = "the proxy requires a login"
+PROXY_LOGIN_HINT = "Set proxy in the connection to http://login:password@proxy.example.org:3128."
 LOGIN_HINT = "Check Login and Password of the connection, and that Host is an R7 mail server."
-# A proxy that asks for hours is not waited for: the task fails, and Airflow's retry comes.
 MAX_RETRY_AFTER_SECONDS = 300.0
-# A file's name, encoded: httpx makes no URL of more than 65,536 characters.
+"""If `Retry-After` is longer, the task fails, and Airflow's own retries apply."""
+
 MAX_NAME_LENGTH = 65_000
+"""Maximum length of a percent-encoded file name: httpx limits URLs to 65,536 characters."""
 
 
 class AnswerError(Exception):
-    """Raised by a call's `parse`: the answer is not as agreed. The client adds where and when."""
+    """Raised by a call's `parse`: the response is not what the API documents.
+
+    The client converts it into `error`, adding method, path, status and attempt.
+
+    :param reason: what is wrong
+    :param error: the class of the error to raise
+    :param hint: what to do about it
+    """
 
     def __init__(
         self,
@@ -61,19 +69,20 @@ class AnswerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
-    """One request to the server, and how to read its answer.
+    """A request to the server, and how to read its response.
 
-    Its `repr` has neither body nor query string: they hold the password, mail, file names.
+    The `repr` omits body and query string, which contain passwords, mail and file names.
 
-    :param method: the HTTP method
-    :param path: the endpoint's path
-    :param parse: reads the body of a 200; pure; raises AnswerError
-    :param body: the JSON body, or None
-    :param query: the query string, encoded
-    :param repeatable: whether repeating the call does no harm (R23)
-    :param authorized: whether the call carries the token
-    :param refusals: statuses, besides 401, that mean the login was refused (R14)
-    :param not_found: what a 404 means, if not that there is no such call
+    :param method: HTTP method
+    :param path: path of the endpoint
+    :param parse: a pure function that reads the body of a response with status 200; may raise
+        AnswerError
+    :param body: JSON body, or None
+    :param query: encoded query string
+    :param repeatable: whether repeating the call is safe (R23)
+    :param authorized: whether the call needs the token
+    :param refusals: statuses other than 401 that mean the login was refused (R14)
+    :param not_found: what a 404 means, if not that the endpoint doesn't exist
     """
 
     method: str
@@ -88,10 +97,12 @@ class Call(Generic[T]):
 
 
 def log_in(login: str, password: str, *, proven: bool = False) -> Call[str]:
-    """Log in (manual, section 1); the answer is the token.
+    """Log in (manual, section 1) and return the token.
 
-    :param proven: whether the password has worked before. If not, 500 is taken for a refusal
-        (R14) and not repeated, which could lock the account.
+    :param login: login of the account
+    :param password: its password
+    :param proven: whether the password has worked before. If not, a 500 counts as a refusal (R14)
+        and is not retried, since retries could lock the account.
     """
     return Call(
         method="POST",
@@ -113,15 +124,15 @@ def list_messages(
     size: int,
     parse: Callable[[bytes], T],
 ) -> Call[T]:
-    """List messages of a folder (manual, section 3), sorted by Date in an order not known (R1).
+    """List messages of a folder (manual, section 3), sorted by Date, in unknown direction (R1).
 
-    :param folder: the folder's id
-    :param criteria: what to look for; its window is not used, the bounds are
-    :param start: lower bound of Date, None for none (R4: inclusive or exclusive)
+    :param folder: id of the folder
+    :param criteria: what to search for; `start` and `end` are used in place of its window
+    :param start: lower bound of Date, None for no bound; may be inclusive or exclusive (R4)
     :param end: upper bound of Date, likewise
-    :param offset: messages to skip
-    :param size: messages wanted; the server may return fewer (R3)
-    :param parse: reads the body; `parse_page` gives messages
+    :param offset: number of messages to skip
+    :param size: number of messages to return; the server may return fewer (R3)
+    :param parse: reads the body, for example `parse_page`
     """
     return Call(
         method="POST",
@@ -149,12 +160,15 @@ def send_message(
     attachments: Sequence[Attachment] = (),
     draft_id: int = 0,
 ) -> Call[Message]:
-    """Send a message (manual, section 2). Never repeated by itself when unclear (R23).
+    """Send a message (manual, section 2). Not retried if the outcome is unclear (R23).
 
-    :param to: addresses; one may be given as it is (R8), and so in cc and bcc
-    :param attachments: files that already are in the server's Storage
-    :param draft_id: the id of a draft, 0 for none (R10)
-    :return: the message as the server accepted it; that is not delivery (R11)
+    :param subject: subject
+    :param text: plain text body
+    :param html: HTML body
+    :param to: an address or a list of addresses (R8), as are `cc` and `bcc`
+    :param attachments: files that are already in the server's Storage
+    :param draft_id: id of a draft, 0 for none (R10)
+    :return: the message as the server accepted it; that doesn't mean it is delivered (R11)
     """
     return Call(
         method="POST",
@@ -175,12 +189,12 @@ def send_message(
 
 
 def mark_as_read(folder: int, ids: Sequence[int], *, read: bool) -> Call[bool]:
-    """Mark messages read or unread (manual, section 4)."""
+    """Mark messages as read or unread (manual, section 4)."""
     return _action("MarkAsRead", {"folderId": folder, "Ids": list(ids), "WasRead": read})
 
 
 def mark_as_important(folder: int, ids: Sequence[int], *, important: bool) -> Call[bool]:
-    """Mark messages important or not (manual, section 5: MarkAsFavorite)."""
+    """Mark messages as important or not (manual, section 5: MarkAsFavorite)."""
     return _action(
         "MarkAsFavorite", {"folderId": folder, "Ids": list(ids), "isFavorite": important}
     )
@@ -197,11 +211,12 @@ def move_messages(folder: int, ids: Sequence[int], to_folder: int) -> Call[bool]
 
 
 def download_attachment(folder: int, message_id: int, file_name: str) -> Call[bytes]:
-    """Download a file of a message (manual, section 7.1; `Id`, not `Ids`: R9).
+    """Download an attachment of a message (manual, section 7.1; `Id`, not `Ids`: R9).
 
-    The name is sent exactly as the server listed it, percent-encoded as UTF-8 (R19).
-
-    :raises R7MailConfigError: the name holds a lone surrogate, which no URL can carry
+    :param folder: id of the folder
+    :param message_id: the server's id of the message
+    :param file_name: name exactly as the server lists it; sent percent-encoded as UTF-8 (R19)
+    :raises R7MailConfigError: the name contains a lone surrogate, which can't be in a URL
     :raises R7MailRequestError: the name is too long for a URL
     """
     path = "/api/v1/email/Attachments"
@@ -209,15 +224,15 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
         name = quote(file_name, safe="")
     except UnicodeEncodeError as error:
         raise R7MailConfigError(
-            "The file name holds half of a surrogate pair, which no URL can carry: the API cannot "
-            "be asked for this file."
+            "The file name contains half of a surrogate pair, which can't be in a URL: this file "
+            "can't be downloaded through the API."
         ) from error
     if len(name) > MAX_NAME_LENGTH:
         raise R7MailRequestError(
-            f"the name of a file of message {message_id} is too long to ask for",
+            f"the name of a file of message {message_id} is too long for a URL",
             method="GET",
             path=path,
-            hint="No URL can carry it: this file can't be had through the API.",
+            hint="This file can't be downloaded through the API.",
             never_sent=True,
         )
     return Call(
@@ -225,7 +240,7 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
         path=path,
         query=f"folderId={folder}&Id={message_id}&FileName={name}",
         parse=bytes,
-        not_found=f"the server has no such file of message {message_id}",
+        not_found=f"message {message_id} has no such file",
     )
 
 
@@ -238,7 +253,7 @@ def _action(name: str, body: Mapping[str, Any]) -> Call[bool]:
 
 
 def read_json(body: bytes) -> Any:
-    """Read a JSON answer.
+    """Parse a JSON response.
 
     :raises AnswerError: not JSON, or a proxy's HTML page with status 200 (R16)
     """
@@ -249,15 +264,15 @@ def read_json(body: bytes) -> Any:
             raise AnswerError(
                 "an HTML page in place of JSON",
                 R7MailProxyError,
-                "Check that Host points at an R7 mail server, and see the proxy in front of it.",
+                "Check that Host points to an R7 mail server, and check the proxy in front of it.",
             ) from error
-        raise AnswerError("the answer is not JSON, or broken off") from error
+        raise AnswerError("the response is not JSON, or is truncated") from error
 
 
 def parse_token(body: bytes) -> str:
-    """Read the login's answer.
+    """Read the token from the login's response.
 
-    :raises AnswerError: refused, in any of the ways of R14
+    :raises AnswerError: the login was refused, in any of the ways of R14
     """
     answer = read_json(body)
     try:
@@ -265,47 +280,48 @@ def parse_token(body: bytes) -> str:
         state, token = data.get("State"), data["Tokens"]["AuthToken"]
     except (KeyError, TypeError, AttributeError):
         raise AnswerError(
-            "the login was refused: no token in the answer", R7MailAuthError, LOGIN_HINT
+            "the login was refused: no token in the response", R7MailAuthError, LOGIN_HINT
         ) from None
     if state not in (None, "Login"):
         raise AnswerError(
             "the login was not completed: State is not Login", R7MailAuthError, LOGIN_HINT
         )
     if not isinstance(token, str) or not token:
-        raise AnswerError("the login was refused: an empty token", R7MailAuthError, LOGIN_HINT)
+        raise AnswerError("the login was refused: the token is empty", R7MailAuthError, LOGIN_HINT)
     if not (token.isascii() and token.isprintable()):
-        # HTTP libraries quote a header they can't send in their errors.
-        raise AnswerError("the login's token is no text that a header can hold")
+        # HTTP libraries quote a header that they can't send in their errors.
+        raise AnswerError("the login's token contains characters that a header can't")
     return token
 
 
 def parse_items(body: bytes) -> tuple[list[Any], int | None]:
-    """Read an answer of Messages down to its raw items and `Count`.
+    """Read a listing's raw items and `Count`.
 
+    :return: the items as JSON objects, and the Count (R2) or None
     :raises AnswerError: not a listing
     """
     answer = read_json(body)
     if not isinstance(answer, dict) or "Items" not in answer:
-        raise AnswerError("a listing without Items")
+        raise AnswerError("the listing has no Items")
     items = answer["Items"]
     if items is None:
         items = []
     if not isinstance(items, list):
-        raise AnswerError("a listing whose Items is no array")
+        raise AnswerError("the listing's Items is not an array")
     count = answer.get("Count")
     return items, count if isinstance(count, int) and not isinstance(count, bool) else None
 
 
 def parse_page(body: bytes) -> Page:
-    """Read an answer of Messages.
+    """Read a listing's messages and `Count`.
 
-    :raises AnswerError: not a listing; one message without an Id does not make it none
+    :raises AnswerError: not a listing, or an item has neither an Id nor a Date (R20)
     """
     items, count = parse_items(body)
     try:
         return Page(rows=tuple(_read_row(item) for item in items), count=count)
     except (KeyError, TypeError, ValueError) as error:
-        raise AnswerError("a listing with an item that is no message") from error
+        raise AnswerError("the listing contains an item that is not a message") from error
 
 
 def _read_row(item: Any) -> Message | NoMessage:
@@ -316,29 +332,35 @@ def _read_row(item: Any) -> Message | NoMessage:
 
 
 def parse_message(body: bytes) -> Message:
-    """Read Send's answer: one message."""
+    """Read Send's response, which is a message.
+
+    :raises AnswerError: not a message
+    """
     try:
         return Message.from_json(read_json(body))
     except (KeyError, TypeError, ValueError) as error:
-        raise AnswerError("the answer to Send is no message") from error
+        raise AnswerError("the response to Send is not a message") from error
 
 
 def parse_true(body: bytes) -> bool:
-    """Read an action's answer: anything but `true` is a failure (R15)."""
+    """Read the response of an action.
+
+    :raises AnswerError: anything but `true` (R15)
+    """
     if read_json(body) is not True:
         raise AnswerError(
-            "the server did not do it: its answer is not true",
+            "the server did not do it: its response is not true",
             R7MailActionError,
-            "Check that all the ids are in the folder. Of several, the server does not say which "
-            "ones it has acted on; doing it again does no harm.",
+            "Check that all ids are in the folder. With several ids, the server does not say which "
+            "ones it changed; repeating the call is safe.",
         )
     return True
 
 
 def is_html(headers: Mapping[str, str]) -> bool:
-    """Whether an answer says that it is an HTML page (R16).
+    """Whether a response is an HTML page by its Content-Type (R16).
 
-    :param headers: the answer's headers, names in any case
+    :param headers: headers of the response, with case-insensitive or lower-case names
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind in {"text/html", "application/xhtml+xml"}
@@ -347,9 +369,10 @@ def is_html(headers: Mapping[str, str]) -> bool:
 def failure(
     call: Call[Any], status: int, headers: Mapping[str, str], attempt: int
 ) -> R7MailRequestError | None:
-    """Tell what a status other than 200 means; None for 200 (R16).
+    """Return the error for a status other than 200, None for 200 (R16).
 
-    :param headers: the answer's headers, names in any case
+    :param headers: headers of the response, with case-insensitive or lower-case names
+    :param attempt: the number of the attempt, from 1
     """
     if status == 200:
         return None
@@ -361,48 +384,49 @@ def failure(
         hint = (
             "Check Login and Password of the connection."
             if not call.authorized
-            else "The server refused a token it had just issued; see whether the account may use "
+            else "The server refused a token it had just issued; check that the account may use "
             "the mail module."
         )
     elif status in call.refusals:
         error, reason = R7MailAuthError, "the login was refused, or the server failed"
-        hint = "Check Login and Password of the connection; it was tried once only."
+        hint = "Check Login and Password of the connection; the login was tried only once."
     elif status in {429, 502, 503, 504}:
         error = R7MailProxyError
-        reason = "too many requests" if status == 429 else "a proxy could not get an answer"
+        reason = "too many requests" if status == 429 else "a proxy could not get a response"
         hint = (
             "Lower max_concurrency in the connection, or ask for a higher limit."
             if status == 429
-            else "The mail server behind the proxy is down, restarting or slow; see its log."
+            else "The mail server behind the proxy is down, restarting or slow; check its log."
         )
     elif status == 407:
         error, reason, hint = R7MailProxyError, PROXY_LOGIN, PROXY_LOGIN_HINT
     elif 300 <= status < 400 or (html and status < 500):
-        error, reason = R7MailProxyError, "something in front of the mail server answered"
+        error, reason = R7MailProxyError, "something in front of the mail server responded"
         hint = "Check Host, Schema, Port and proxy of the connection."
     elif status < 300:
-        error, reason = R7MailResponseError, "a status that the API does not have"
-        hint = "Check that Host points at an R7 mail server."
+        error, reason = R7MailResponseError, "a status that the API does not define"
+        hint = "Check that Host points to an R7 mail server."
     elif status >= 500:
         reason = "the server failed"
         hint = (
-            "See the mail server's log at this time. A folder id that it does not know may be "
-            "answered like this too."
+            "Check the mail server's log for this time. An unknown folder id may be the cause, too."
         )
     elif status in {404, 405}:
         gone = call.not_found if status == 404 else ""
-        reason = gone or ("there is no such call" if status == 404 else "the method is not allowed")
+        reason = gone or (
+            "there is no such endpoint" if status == 404 else "the method is not allowed"
+        )
         hint = (
-            "The message was deleted or moved meanwhile, or has no file of this name."
+            "The message was deleted or moved meanwhile, or has no file with this name."
             if gone
-            else "Check that Host points at an R7 mail server."
+            else "Check that Host points to an R7 mail server."
         )
     elif status == 406:
-        reason, hint = "not acceptable", "The server can't give this file in any form."
+        reason, hint = "not acceptable", "The server can't deliver this file."
     else:
         reason, hint = "the server refused the request", "Check the folder, ids and file name."
     if retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS:
-        hint += f" It asks for {retry_after:.0f} s of rest: it was not tried again."
+        hint += f" Retry-After asks to wait {retry_after:.0f} s, so it was not retried."
     return error(
         reason,
         method=call.method,
@@ -415,7 +439,7 @@ def failure(
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Read `Retry-After`, seconds or an HTTP date (RFC 9110, 10.2.3), as seconds from now."""
+    """Return `Retry-After`, in seconds or an HTTP date (RFC 9110, 10.2.3), as seconds from now."""
     if not value:
         return None
     if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):

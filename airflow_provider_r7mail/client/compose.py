@@ -1,54 +1,200 @@
-"""What a message is made of: addresses, links, HTML and plain text. No Airflow."""
+"""Compose a message: check the addresses, add links, make plain text and tables. No Airflow."""
 
 from __future__ import annotations
 
 import ast
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import getaddresses
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from html2text import HTML2Text
 from markupsafe import Markup
 
+from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.models import Attachment, Message
+from airflow_provider_r7mail.client.parameters import read_id
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+LINK_SECONDS = 7 * 24 * 3600
+"""How long links to object storage work if the store can sign them: the longest S3 allows."""
+
 TABLE_ROWS = 500
+"""Rows that a table in a message shows at most, unless told otherwise."""
+
 _BODY_END = re.compile(r"</body\s*>", re.IGNORECASE)
-
-
-def before_body_end(text: str, element: str) -> str:
-    """Put an element before the end of an HTML body."""
-    ends = list(_BODY_END.finditer(text))
-    place = ends[-1].start() if ends else len(text)
-    return f"{text[:place]}{element}{text[place:]}"
-
-
-# -- what a message is made of ----------------------------------------------------------------
+_LINE_BREAK = re.compile(r"[\x00\n\x0b\f\r\x1c-\x1e\x85\u2028\u2029]")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f]+[^\x00-\x1f\x7f]*")
+# One @, and nothing around it that would need quoting: quoted local parts aren't worth the risk.
+_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]{}\"\\\x00-\x1f\x7f]+@[^\s@,;:<>()\"\\\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A link at the end of a message.
 
-    :param url: where it leads
-    :param name: what the reader sees
+    :param url: the target
+    :param name: the text that the reader sees
     """
 
     url: str
     name: str
 
 
+def compose_message(
+    to: str | Iterable[str],
+    subject: str,
+    html_content: str,
+    *,
+    text_content: str | None = None,
+    cc: str | Iterable[str] | None = None,
+    bcc: str | Iterable[str] | None = None,
+    attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
+    draft_id: int | str = 0,
+    links: Sequence[Link] = (),
+) -> calls.Call[Message]:
+    """Check a message and make the call that sends it. No I/O.
+
+    :param to: addresses: a list, or text with commas; `Name <name@example.org>` is accepted
+    :param subject: the subject, one line
+    :param html_content: the body in HTML
+    :param text_content: the plain-text body; made from the HTML if None
+    :param cc: addresses, like `to`
+    :param bcc: addresses, like `to`
+    :param attachments: files in the server's Storage
+    :param draft_id: id of the draft to send; 0 for none (R10)
+    :param links: links to add at the end of both bodies
+    :raises R7MailConfigError: a parameter is wrong
+    """
+    recipients = parse_addresses(to, "to")
+    if not recipients:
+        raise R7MailConfigError("to: no address. Give one, several with commas, or a list.")
+    if not isinstance(subject, str) or _LINE_BREAK.search(subject):
+        raise R7MailConfigError("subject: expected one line of text, without line breaks.")
+    if not isinstance(html_content, str):
+        raise R7MailConfigError(f"html_content: expected text, got {type(html_content).__name__}.")
+    draft = read_id(draft_id)
+    if draft is None or draft < 0:
+        raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
+    if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
+        attachments = [attachments]
+    text = _text_of(html_content) if text_content is None else text_content
+    html_content, text = add_links(html_content, text, links)
+    return calls.send_message(
+        subject=subject,
+        text=text,
+        html=html_content,
+        to=recipients,
+        cc=parse_addresses(cc, "cc"),
+        bcc=parse_addresses(bcc, "bcc"),
+        attachments=[
+            Attachment.for_send(item, position) for position, item in enumerate(attachments or ())
+        ],
+        draft_id=draft,
+    )
+
+
+def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
+    """Parse addresses: text with commas, a list, or the text that a template makes of a list.
+
+    :param value: addresses, bare or as `Name <name@example.org>`; None and "" mean no addresses
+    :param name: the parameter's name, for the error
+    :return: the bare addresses without duplicates, in the given order
+    :raises R7MailConfigError: something isn't an address; the error tells its position, but does
+        not show it
+    """
+    if isinstance(value, str):
+        text = value.strip().strip(",").strip()
+        value = [text] if text else []
+        if text.startswith("["):
+            try:
+                value = ast.literal_eval(text)
+            except (SyntaxError, ValueError):
+                value = None
+    elif value is None:
+        value = []
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
+        raise R7MailConfigError(f"{name}: expected addresses: text with commas, or a list.")
+    found: dict[str, None] = {}
+    for position, item in enumerate(value):
+        # Parsing would treat control characters as blanks.
+        if isinstance(item, str) and not re.search(r"[\x00-\x1f\x7f]", item):
+            pairs = getaddresses([item])
+        else:
+            pairs = []
+        # More addresses than parts: in `a@b.ru <c@d.ru>` the name was parsed as an address, too.
+        if not 0 < len(pairs) <= str(item).count(",") + 1 or not all(
+            _ADDRESS.fullmatch(address) for _, address in pairs
+        ):
+            raise R7MailConfigError(
+                f"{name}: item {position + 1} contains something that is not a mail address. Give "
+                "name@example.org, several with commas, or a list."
+            )
+        found.update(dict.fromkeys(address for _, address in pairs))
+    return tuple(found)
+
+
+def resolve_links(
+    links: Iterable[Any] | None, seconds: int, open_path: Callable[[str], Any]
+) -> list[Link]:
+    """Turn links as the user gives them into URLs with names.
+
+    :param links: web addresses; files in object storage, as `s3://bucket/key` or as path objects;
+        or `{"url": ..., "name": ...}` with either of them. The name defaults to the file's name
+    :param seconds: how long links to object storage work, if the store can sign them. If it can't,
+        the link is the file's plain URL or, failing that, its URI
+    :param open_path: makes a path object, with `fs`, `path` and `protocol`, from a storage URL;
+        raises ValueError if no storage backend handles it
+    :raises R7MailConfigError: not a URL
+    """
+    given = [links] if isinstance(links, (str, Mapping)) or hasattr(links, "fs") else links or ()
+    return [_resolve_link(item, place, seconds, open_path) for place, item in enumerate(given)]
+
+
+def _resolve_link(item: Any, position: int, seconds: int, open_path: Callable[[str], Any]) -> Link:
+    name = ""
+    if isinstance(item, Mapping):
+        item, name = item.get("url"), str(item.get("name") or "")
+    text = str(item)
+    if not _URL.fullmatch(text):
+        raise R7MailConfigError(
+            f"links[{position}]: not a URL. Give https://..., or a file in object storage as "
+            "s3://bucket/key. Recipients can't open a path on the worker's disk."
+        )
+    parts = urlsplit(text)
+    name = name or unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or text
+    if parts.scheme in {"http", "https"}:
+        return Link(text, name)
+    try:
+        path = item if hasattr(item, "fs") else open_path(text)
+        return Link(_url_of(path, seconds), name)
+    except ValueError as error:
+        raise R7MailConfigError(
+            f"links[{position}]: no storage backend handles this URL."
+        ) from error
+
+
+def _url_of(path: Any, seconds: int) -> str:
+    for make in ("sign", "url"):
+        try:
+            options = {"expiration": seconds} if make == "sign" else {}
+            return str(getattr(path.fs, make)(path.path, **options))
+        except (NotImplementedError, AttributeError):  # gcsfs: the latter without a private key
+            continue
+    return f"{path.protocol}://{path.path}"  # without the connection's id
+
+
 def add_links(html_content: str, text: str, links: Sequence[Link]) -> tuple[str, str]:
     """Add links at the end of both bodies of a message.
 
-    :return: HTML and text
+    :return: the HTML and the plain text
     """
     if not links:
         return html_content, text
@@ -59,19 +205,32 @@ def add_links(html_content: str, text: str, links: Sequence[Link]) -> tuple[str,
     return before_body_end(html_content, f"<ul>{items}</ul>"), f"{text}\n\n{lines}"
 
 
+def before_body_end(text: str, element: str) -> str:
+    """Insert an element before the end of an HTML body."""
+    ends = list(_BODY_END.finditer(text))
+    place = ends[-1].start() if ends else len(text)
+    return f"{text[:place]}{element}{text[place:]}"
+
+
+def _text_of(html_content: str) -> str:
+    converter = HTML2Text()
+    converter.body_width = 0  # the reader's program wraps lines
+    return converter.handle(html_content).strip()
+
+
 def html_table(
     rows: pd.DataFrame | Iterable[Mapping[str, Any]], max_rows: int = TABLE_ROWS
 ) -> Markup:
-    """Render a table for a message. Cells and column names are escaped: they are data, not HTML.
+    """Render a table for a message. Cells and column names are escaped.
 
-    :param rows: a pandas DataFrame, or a list of dicts, as XCom brings it
-    :param max_rows: rows at most; if there are more, a note below the table says so
+    :param rows: a pandas DataFrame, or a list of dicts, such as a task's return value
+    :param max_rows: most rows to show; if there are more, a note below the table says so
     :return: the table, marked as safe for templates
     """
     import pandas as pd
 
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    # By default pandas cuts texts after 50 characters.
+    # By default pandas truncates text after 50 characters.
     with pd.option_context("display.max_colwidth", None):
         table = (
             frame.head(max_rows)
@@ -90,54 +249,3 @@ def html_table(
     if len(frame) > max_rows:
         note = f"<p>The first {max_rows:,} of {len(frame):,} rows.</p>"
     return Markup(f"{table}{note}")  # noqa: S704 - escaped by pandas
-
-
-def _text_of(html: str) -> str:
-    converter = HTML2Text()
-    converter.body_width = 0  # lines are the reader's to wrap
-    return converter.handle(html).strip()
-
-
-_LINE_BREAK = re.compile(r"[\x00\n\x0b\f\r\x1c-\x1e\x85\u2028\u2029]")
-
-# One @, and around it nothing that would need quoting: a quoted local part is not worth the risk.
-_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]{}\"\\\x00-\x1f\x7f]+@[^\s@,;:<>()\"\\\x00-\x1f\x7f]+")
-
-
-def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
-    """Read addresses: text with commas, a list, or a list's text as a template renders it.
-
-    :param value: the addresses, bare or as `Name <name@example.org>`; None and "" are none
-    :param name: the parameter's name, for the error
-    :return: the bare addresses, each once, in their order
-    :raises R7MailConfigError: something that is no address; it is not shown, but its place is
-    """
-    if isinstance(value, str):
-        text = value.strip().strip(",").strip()
-        value = [text] if text else []
-        if text.startswith("["):
-            try:
-                value = ast.literal_eval(text)
-            except (SyntaxError, ValueError):
-                value = None
-    elif value is None:
-        value = []
-    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
-        raise R7MailConfigError(f"{name}: expected addresses: text with commas, or a list.")
-    found: dict[str, None] = {}
-    for position, item in enumerate(value):
-        # Control characters are refused before parsing, which would take them for blanks.
-        if isinstance(item, str) and not re.search(r"[\x00-\x1f\x7f]", item):
-            pairs = getaddresses([item])
-        else:
-            pairs = []
-        # More than there are parts: in `a@b.ru <c@d.ru>` the name is taken for an address, too.
-        if not 0 < len(pairs) <= str(item).count(",") + 1 or not all(
-            _ADDRESS.fullmatch(address) for _, address in pairs
-        ):
-            raise R7MailConfigError(
-                f"{name}: item {position + 1} holds something that is no mail address. Give "
-                "name@example.org, several with commas, or a list."
-            )
-        found.update(dict.fromkeys(address for _, address in pairs))
-    return tuple(found)

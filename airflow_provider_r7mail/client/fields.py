@@ -1,9 +1,9 @@
-"""The fields of a message: the API's name for each, our column, and what it holds."""
+"""The fields of a message: the API's name of each, our column, and the kind of value."""
 
 from __future__ import annotations
 
 Fields = tuple[tuple[str, str, str], ...]
-# The API's MessageId is the MIME one: `message_id` is the server's Id, which every call takes.
+# `message_id` is the server's Id, which the calls take; the API's MessageId is the MIME id.
 FIELDS: Fields = (
     ("Id", "message_id", "int"),
     ("Subject", "subject", "text"),

@@ -1,4 +1,4 @@
-"""What the API talks about, as typed values. No I/O, no Airflow."""
+"""Typed values for what the API sends and takes: messages, attachments, filters. No Airflow."""
 
 from __future__ import annotations
 
@@ -9,134 +9,41 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
+from airflow_provider_r7mail.client.dates import (
+    Window,
+    format_api_date,
+    parse_api_date,
+    parse_moment,
+)
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 JsonObject = Mapping[str, Any]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def parse_api_date(text: object) -> datetime | None:
-    """Read a date as the API writes it.
-
-    :param text: `2025-06-27T04:21:50Z`, with up to 9 fractional digits or an offset, or with no
-        zone (taken as UTC); `0001-01-01T00:00:00`, .NET's "no date"; None
-    :return: the date in UTC to the microsecond (further digits are cut), None for "no date"
-    :raises ValueError: anything else
-    """
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise ValueError(f"a date must be text, not {type(text).__name__}")  # noqa: TRY004
-    value = datetime.fromisoformat(text.strip())
-    if value.year == 1:
-        return None
-    return _to_utc(value)
-
-
-def _to_utc(value: datetime) -> datetime:
-    try:
-        utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("the date is out of range") from error
-    # Airflow's own dates are pendulum's, which can't be divided by a timedelta.
-    return datetime(
-        utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC
-    )
-
-
-# JSON's pairs of escapes have become one character by now; what is left has no UTF-8 form.
+# The JSON parser joins pairs of surrogates; the ones left have no UTF-8 encoding.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def mend_text(text: str) -> str:
-    """Put U+FFFD in place of lone surrogates, which neither Arrow nor UTF-8 can hold (R21)."""
+    """Replace lone surrogates, which neither Arrow nor UTF-8 can hold, with U+FFFD (R21)."""
     return _LONE_SURROGATE.sub("\ufffd", text)
-
-
-def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
-    """Read a caller's point in time: a datetime or ISO 8601 text, UTC where it has no zone.
-
-    :param value: the value; None and empty text mean "no bound"
-    :param name: the parameter's name, for the error
-    :raises R7MailConfigError: not a point in time
-    """
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError as error:
-            raise R7MailConfigError(
-                f"{name}: {value!r} is not a date. Give ISO 8601, like 2025-06-01T00:00:00Z."
-            ) from error
-    if not isinstance(value, datetime):
-        raise R7MailConfigError(f"{name}: expected a datetime or ISO 8601 text, got {value!r}.")
-    try:
-        return _to_utc(value)
-    except ValueError as error:
-        raise R7MailConfigError(f"{name}: {value.isoformat()} is out of range in UTC.") from error
-
-
-def format_api_date(value: datetime) -> str:
-    """Write a UTC date as the manual's examples do: to the millisecond, with `Z`."""
-    # Not strftime, which writes years before 1000 with fewer digits.
-    return value.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A half-open span of time, `[start, end)`; None is "no bound".
-
-    The bounds are kept in UTC, whatever zone they come in; UTC where they have none.
-    """
-
-    start: datetime | None = None
-    end: datetime | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "start", parse_moment(self.start, "start"))
-        object.__setattr__(self, "end", parse_moment(self.end, "end"))
-        if self.start is not None and self.end is not None and self.start >= self.end:
-            raise R7MailConfigError(
-                f"The window ends at {self.end.isoformat()}, which is not after its start "
-                f"{self.start.isoformat()}. Windows are half-open: [start, end)."
-            )
-
-    def holds(self, moment: datetime) -> bool:
-        """Whether the moment lies in the window."""
-        return (self.start is None or moment >= self.start) and (
-            self.end is None or moment < self.end
-        )
-
-    def label(self) -> str:
-        """The window as it stands in paths: `20250601T000000Z_20250602T000000Z`."""
-
-        def stamp(moment: datetime | None) -> str:
-            if moment is None:
-                return "open"
-            fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
-            return f"{moment:%Y%m%dT%H%M%S}{fraction}Z"
-
-        return f"{stamp(self.start)}_{stamp(self.end)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFilter:
-    """What to look for in a folder: the API's `SearchContext`, with the window in `window`.
+    """What to search for in a folder: the API's `SearchContext`, with the dates in `window`.
 
     :param query: text anywhere in the message
     :param body: text in the body
-    :param sender: the sender's address
-    :param recipient: a recipient's address
+    :param sender: address of the sender
+    :param recipient: address of a recipient
     :param subject: text in the subject
-    :param labels: ids of labels (R7: sent as an array)
-    :param was_read: only read (True) or unread (False) messages; None for both
-    :param window: the messages' dates
+    :param labels: ids of labels, sent as an array (R7)
+    :param was_read: True for read messages only, False for unread ones only, None for both
+    :param window: dates of the messages
     """
 
     query: str = ""
@@ -162,12 +69,11 @@ class MessageFilter:
         start: datetime | str | None = None,
         end: datetime | str | None = None,
     ) -> Self:
-        """Make a filter from the keyword parameters of the hook, operators and sensor.
+        """Create a filter from the keyword parameters of the hook, operators and sensor.
 
-        Values may be templated text: labels as JSON, was_read as "True", dates as ISO 8601.
+        Values may be rendered templates: labels as JSON, was_read as "True", dates as ISO 8601.
 
-        :raises R7MailConfigError: a value that can't be read, or a window that ends before it
-            starts
+        :raises R7MailConfigError: a value is invalid, or the window doesn't end after its start
         """
         return cls(
             query=query or "",
@@ -181,7 +87,11 @@ class MessageFilter:
         )
 
     def search_context(self, start: datetime | None, end: datetime | None) -> dict[str, Any]:
-        """The request's `SearchContext`, with the date bounds given (the empty text is none)."""
+        """Return the request's `SearchContext`.
+
+        :param start: lower bound of Date, None for no bound (sent as empty text)
+        :param end: upper bound of Date, likewise
+        """
         context: dict[str, Any] = {
             "Query": self.query,
             "Body": self.body,
@@ -208,12 +118,12 @@ def _parse_flag(value: bool | str | None, name: str) -> bool | None:
 
 
 def parse_ids(value: Iterable[int | str] | str | int | None, name: str) -> tuple[int, ...]:
-    """Read ids: a list, one id, or JSON text of either, as templates and XCom give them.
+    """Parse ids as templates and XCom give them: a list, one id, or JSON text of either.
 
-    :param value: the ids; None and empty text are no ids
-    :param name: the parameter's name, for the error
-    :return: the ids, each once, in their order
-    :raises R7MailConfigError: something that is no whole number
+    :param value: the ids; None and empty text mean no ids
+    :param name: name of the parameter, for the error
+    :return: the ids in their order, without duplicates
+    :raises R7MailConfigError: one of them is not a whole number
     """
     if isinstance(value, str):
         value = _ids_of_text(value, name) if value else None
@@ -238,7 +148,7 @@ def parse_ids(value: Iterable[int | str] | str | int | None, name: str) -> tuple
 def _whole_number(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError("not a number")
-    # operator.index also takes NumPy's whole numbers, as DataFrames have them.
+    # operator.index also takes NumPy's integers, which come from DataFrames.
     return int(value) if isinstance(value, str) else operator.index(value)
 
 
@@ -248,7 +158,7 @@ def _ids_of_text(text: str, name: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        # A template renders a list or tuple from XCom as Python writes it.
+        # A template renders a list or tuple from XCom as a Python literal.
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
@@ -261,7 +171,14 @@ def _ids_of_text(text: str, name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """A file of a message, or a file in the server's Storage, in the API's own terms."""
+    """A file of a message, or in the server's Storage.
+
+    :param id: id of the attachment
+    :param file_id: id of the file in the Storage
+    :param file_name: name of the file
+    :param size: size in bytes
+    :param mime_type: MIME type
+    """
 
     id: int | None = None
     file_id: int | None = None
@@ -271,7 +188,7 @@ class Attachment:
 
     @classmethod
     def from_json(cls, raw: JsonObject) -> Self:
-        """Read the API's object; missing fields are None (R20)."""
+        """Create an attachment from the API's object; missing fields are None (R20)."""
         return cls(
             id=raw.get("Id"),
             file_id=raw.get("FileId"),
@@ -282,10 +199,10 @@ class Attachment:
 
     @classmethod
     def for_send(cls, raw: object, position: int) -> Self:
-        """Read one of the caller's attachments for Send.
+        """Create an attachment for Send from the caller's value.
 
-        :param raw: an object with `Id`, `FileId`, `FileName`, `Size`, `MimeType`, all required
-        :param position: its place in the list, for the error
+        :param raw: an object with `Id`, `FileId`, `FileName`, `Size` and `MimeType`, all required
+        :param position: its index in the list, for the error
         :raises R7MailConfigError: a path or URL (the API has no upload), or a field is missing
         """
         if isinstance(raw, cls):
@@ -297,7 +214,7 @@ class Attachment:
                 f"attachments[{position}]: the R7 API can only attach files that are in the "
                 "server's own Storage, by their ids; it has no upload. Give "
                 '{"Id", "FileId", "FileName", "Size", "MimeType"}, or write the file to object '
-                "storage and send a link to it in the message."
+                "storage and send a link to it."
             )
         missing = [
             name
@@ -310,7 +227,7 @@ class Attachment:
             )
         numbers = (attachment.id, attachment.file_id, attachment.size)
         try:
-            # Templates render numbers as text; the API takes numbers.
+            # Templates render numbers as text, but the API takes numbers.
             number, file_id, size = map(_whole_number, numbers)
         except (TypeError, ValueError):
             raise R7MailConfigError(
@@ -319,7 +236,7 @@ class Attachment:
         return replace(attachment, id=number, file_id=file_id, size=size)
 
     def to_json(self) -> dict[str, Any]:
-        """The API's object."""
+        """Return the API's object."""
         return {
             "Id": self.id,
             "FileId": self.file_id,
@@ -331,11 +248,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message as the API lists it: its fields in snake_case, `extra` for unknown ones (R20).
+    """A message as the API lists it, with its fields in snake_case.
 
-    Every field but `id` may be None: the server may leave any of them out (R20). Dates are
-    datetimes in UTC. What can't be read (a date, a list that is none), or holds more than is
-    known (a sender or file with unknown fields), is in `extra` as it came.
+    Every field except `id` may be None, since the server may omit any of them (R20). Dates are
+    datetimes in UTC. `extra` has, unchanged, unknown fields and fields that can't be read, such as
+    an invalid date, or that contain more than is known, such as a sender with unknown fields.
     """
 
     id: int
@@ -384,7 +301,7 @@ class Message:
 
     @classmethod
     def from_json(cls, raw: JsonObject) -> Self:
-        """Read the API's object.
+        """Create a message from the API's object.
 
         :raises KeyError, TypeError, ValueError: not an object, or `Id` is not a whole number
         """
@@ -435,7 +352,7 @@ def _read_attachments(value: Any) -> tuple[Attachment, ...] | None:
         return None
     if not isinstance(value, list) or (any(value) and not any(map(_is_file, value))):
         raise ValueError("not a list of files")
-    # What is no file has nothing to tell, but must not take the others along.
+    # An item that is not a file is kept as an empty one, for the sake of the others.
     return tuple(Attachment.from_json(item if _is_file(item) else {}) for item in value)
 
 
@@ -444,7 +361,7 @@ def _is_file(item: Any) -> bool:
 
 
 def _holds_unknown(kind: str, value: Any) -> bool:
-    """Whether a sender or a file has what there is no place for (R20)."""
+    """Whether a sender or a file has unknown fields (R20)."""
     items = value if isinstance(value, list) else [value]
     if kind == "files" and not all(item is None or _is_file(item) for item in items):
         return True
@@ -452,7 +369,7 @@ def _holds_unknown(kind: str, value: Any) -> bool:
 
 
 ATTRIBUTES = {name: column for name, column, _ in FIELDS} | {"Id": "id"}
-"""The attribute of `Message` that holds a field of the API; the sender has two."""
+"""The attribute of `Message` for each field of the API; `From` has two."""
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "date": parse_api_date,
@@ -468,10 +385,10 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoMessage:
-    """A row of a listing that has no readable Id (R20): there is no way to act on it.
+    """A row of a listing without a readable Id (R20), so that no call can refer to it.
 
-    :param key: what tells it apart from others
-    :param date: its date, None if there is none
+    :param key: a hash of its content, which identifies it
+    :param date: its date, None for "no date"
     """
 
     key: str
@@ -479,9 +396,9 @@ class NoMessage:
 
     @classmethod
     def from_json(cls, raw: JsonObject) -> Self:
-        """Read what can be read.
+        """Create it from the API's object.
 
-        :raises KeyError, TypeError, ValueError: it has no Date either, so it is no row of a listing
+        :raises KeyError, TypeError, ValueError: it has no readable Date either, so it isn't a row
         """
         date = parse_api_date(raw["Date"])
         text = json.dumps(raw, sort_keys=True)
@@ -490,10 +407,10 @@ class NoMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One answer of Messages.
+    """One response of Messages.
 
-    :param rows: the messages, and rows that are none, which have their place in the paging
-    :param count: the server's `Count` (R2: of all that match, or of this page), None if missing
+    :param rows: the messages, and rows that aren't messages, which count for paging
+    :param count: the server's `Count`, of all matches or of this page (R2); None if missing
     """
 
     rows: tuple[Message | NoMessage, ...]
@@ -501,13 +418,19 @@ class Page:
 
     @property
     def items(self) -> tuple[Message, ...]:
-        """The messages."""
+        """The rows that are messages."""
         return tuple(row for row in self.rows if isinstance(row, Message))
 
 
 @dataclass(slots=True)
 class Stats:
-    """What a client did, for manifests and logs."""
+    """Statistics of a client, for manifests and logs.
+
+    :param requests: requests sent, including logins and retries
+    :param logins: tokens received
+    :param retries: retries of failed requests
+    :param bytes_read: bytes of response bodies
+    """
 
     requests: int = 0
     logins: int = 0
@@ -515,14 +438,5 @@ class Stats:
     bytes_read: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """The numbers by name."""
+        """Return the numbers by name."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
-
-
-MICROSECOND = timedelta(microseconds=1)
-MICROSECONDS = 1_000_000  # in a second
-
-
-def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970."""
-    return (moment - EPOCH) // MICROSECOND

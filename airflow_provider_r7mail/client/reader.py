@@ -1,4 +1,7 @@
-"""Read a folder with `Seek`: as messages, or a window of it as pages. No Airflow."""
+"""Read a folder exactly once: message by message, or a window with several requests at once.
+
+`client.seek` decides what to request; here the requests are made. No Airflow.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calls import Call, list_messages, parse_page
-from airflow_provider_r7mail.client.models import (
-    Message,
-    MessageFilter,
-    NoMessage,
-    Page,
-    Window,
-    to_microseconds,
-)
+from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
 from airflow_provider_r7mail.client.seek import Key, Listing, PageRequest, Seek
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.exceptions import (
@@ -31,32 +28,24 @@ from airflow_provider_r7mail.exceptions import (
 
 log = logging.getLogger(__name__)
 
-# A span of its own costs a request or two, so there are no more than this at first, and one more
-# for so many pages, read or counted. Where most of a window is empty and Count does not tell (R2),
-# sharing by time finds that out slowly.
+# Each span costs a request or two. So there are at most this many at first, and one more for each
+# so many pages, read or counted. If most of a window is empty and Count doesn't tell (R2), it takes
+# a while to find that out by splitting spans.
 SPANS_AT_FIRST = 6
 PAGES_FOR_A_SPAN = 40
 
-# Where the caller does not say how many messages to ask for at once: so many first, then what comes
-# to a page of this many bytes, which costs little more for each message than larger ones do, and
-# little memory. A page that took so many seconds is large enough for that server.
+# If the caller gives no page size, the first page has this many messages. Then pages grow to about
+# PAGE_BYTES: larger ones hardly cost less per message, but more memory. They stop growing when one
+# takes PAGE_SECONDS.
 FIRST_PAGE = 200
 MAX_PAGE = 1_000
 PAGE_BYTES = 2 << 20
 PAGE_SECONDS = 2.0
-# Pages of longer messages are left as they come up to this.
+# Pages with long messages shrink above this size.
 MAX_PAGE_BYTES = 8 << 20
 
 
-# -- one after another, for the hook --------------------------------------------------------
-
-
-def _page_listing(page: Page) -> Listing:
-    return Listing(
-        [row.id if isinstance(row, Message) else row.key for row in page.rows],
-        [None if row.date is None else to_microseconds(row.date) for row in page.rows],
-        page.count,
-    )
+P = TypeVar("P")
 
 
 def _call(
@@ -73,26 +62,53 @@ def _call(
     )
 
 
-def _messages(
-    page: Page, indexes: Sequence[int], window: Window, *, keep_undated: bool
-) -> Iterator[Message]:
-    bounded = not keep_undated and (window.start is not None or window.end is not None)
-    for index in indexes:
-        message = page.rows[index]
-        if isinstance(message, NoMessage):
-            log.warning(
-                "A message of %s has no readable Id: left out, since nothing can be done with it. "
-                "An extract puts such messages into quarantine.",
-                message.date or "no date",
-            )
-        elif message.date is None and bounded:
-            log.warning(
-                "Message %s has no readable Date: whether it is in the window is not known; "
-                "left out.",
-                message.id,
-            )
-        else:
-            yield message
+# -- message by message -----------------------------------------------------------------------
+
+
+class _Messages:
+    """Decides which page to request next, and picks its new messages; see `iter_messages`."""
+
+    def __init__(
+        self, folder: int, criteria: MessageFilter, page_size: int, *, keep_undated: bool
+    ) -> None:
+        window = criteria.window
+        self._folder = folder
+        self._criteria = criteria
+        self._seek = Seek(window, page_size)
+        self._skip_undated = not keep_undated and (
+            window.start is not None or window.end is not None
+        )
+
+    def next_page(self) -> Call[Page] | None:
+        """Return the call for the next page, None at the end."""
+        request = self._seek.request()
+        if request is None:
+            return None
+        return _call(self._folder, self._criteria, request, parse_page)
+
+    def take(self, page: Page) -> Iterator[Message]:
+        """Return the new messages of a page."""
+        listing = Listing(
+            [row.id if isinstance(row, Message) else row.key for row in page.rows],
+            [None if row.date is None else to_microseconds(row.date) for row in page.rows],
+            page.count,
+        )
+        for index in self._seek.accept(listing):
+            message = page.rows[index]
+            if isinstance(message, NoMessage):
+                log.warning(
+                    "Skipping a message (Date: %s): it has no readable Id, so nothing can be done "
+                    "with it. An extract puts such messages into quarantine.",
+                    message.date or "none",
+                )
+            elif message.date is None and self._skip_undated:
+                log.warning(
+                    "Skipping message %s: it has no readable Date, so it is not known whether it "
+                    "is in the window.",
+                    message.id,
+                )
+            else:
+                yield message
 
 
 def iter_messages(
@@ -103,20 +119,20 @@ def iter_messages(
     page_size: int = 100,
     keep_undated: bool = False,
 ) -> Iterator[Message]:
-    """Read the messages of a folder that match, each once, in the server's order of dates.
+    """Yield the matching messages of a folder, each once, in the server's order of dates.
 
-    :param folder: the folder's id
-    :param criteria: what to look for, window included
-    :param page_size: messages to ask for at once
-    :param keep_undated: also give messages without a readable Date, in or out of the window
+    :param client: an open client
+    :param folder: id of the folder
+    :param criteria: what to search for, including the window
+    :param page_size: messages per request
+    :param keep_undated: also yield messages without a readable Date, which may or may not be in
+        the window
     :raises R7MailRequestError: a page could not be read
-    :raises R7MailExtractError: the server's answers contradict what was asked
+    :raises R7MailExtractError: the server's responses contradict the requests
     """
-    seek = Seek(criteria.window, page_size)
-    while (request := seek.request()) is not None:
-        page = client.send(_call(folder, criteria, request, parse_page))
-        indexes = seek.accept(_page_listing(page))
-        yield from _messages(page, indexes, criteria.window, keep_undated=keep_undated)
+    messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
+    while (call := messages.next_page()) is not None:
+        yield from messages.take(client.send(call))
 
 
 async def aiter_messages(
@@ -127,38 +143,35 @@ async def aiter_messages(
     page_size: int = 100,
     keep_undated: bool = False,
 ) -> AsyncGenerator[Message, None]:
-    """Read the messages of a folder that match; see `iter_messages`."""
-    seek = Seek(criteria.window, page_size)
-    while (request := seek.request()) is not None:
-        page = await client.send(_call(folder, criteria, request, parse_page))
-        indexes = seek.accept(_page_listing(page))
-        for message in _messages(page, indexes, criteria.window, keep_undated=keep_undated):
+    """Yield the matching messages of a folder; see `iter_messages`."""
+    messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
+    while (call := messages.next_page()) is not None:
+        for message in messages.take(await client.send(call)):
             yield message
 
 
-# -- several at once, for the tables --------------------------------------------------------
+# -- a window, with several requests at once ----------------------------------------------------
 
 
 class HasListing(Protocol):
-    """A page in whatever form the caller wants it."""
+    """A page, in any form that the caller decodes it into."""
 
     @property
     def listing(self) -> Listing:
-        """Its keys and dates."""
+        """Keys and dates of its rows."""
 
 
-P = TypeVar("P")
 L = TypeVar("L", bound=HasListing)
 
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What the server counted, and what was read (R2).
+    """What the server counted and what was read (R2).
 
-    :param counted_before: the window's Count at the start, None where it can't be trusted
+    :param counted_before: the window's Count at the start, None if it can't be trusted
     :param counted_after: the same at the end
-    :param read: messages read, those in the margins of the bounds included
-    :param repeated: rows that came more than once
+    :param read: number of messages read, including those in the margins of the bounds (R4)
+    :param repeated: number of rows that had been read before
     """
 
     counted_before: int | None
@@ -168,10 +181,10 @@ class Reconciliation:
 
     @property
     def missing(self) -> int:
-        """By how many the server's counts, before and after alike, exceed what was read.
+        """By how much both counts exceed the number of messages read.
 
-        Mail that only comes, or only goes, leaves none missing: what came is not in the count
-        before, what went not in the one after. Where mail does both there may be some.
+        This is 0 if mail has only arrived, since the count before doesn't include it, or has only
+        left, since the count after doesn't. If both happened, it may be more.
         """
         if self.counted_before is None or self.counted_after is None:
             return 0
@@ -179,9 +192,9 @@ class Reconciliation:
 
 
 class PageSize:
-    """How many messages to ask for at once: as told, or as the server's answers suggest.
+    """How many messages to request at once.
 
-    :param told: by the caller; None begins with FIRST_PAGE and follows the answers
+    :param told: the caller's choice; None starts with FIRST_PAGE and adapts to the responses
     """
 
     def __init__(self, told: int | None) -> None:
@@ -190,24 +203,25 @@ class PageSize:
         self._told = told is not None
 
     def learn(self, request: PageRequest, rows: int, length: int, seconds: float) -> None:
-        """Take note of a page.
+        """Adapt to a page.
 
-        :param rows: messages in it
-        :param length: its bytes
-        :param seconds: what it took, waiting included
+        :param request: the request for it
+        :param rows: number of messages on it
+        :param length: its size in bytes
+        :param seconds: how long it took, including waiting
         """
         if self._told or rows == 0:
             return
         if length > MAX_PAGE_BYTES:
             self.rows = max(min(self.rows, rows * MAX_PAGE_BYTES // length), 1)
-        elif rows >= request.size and seconds < PAGE_SECONDS:  # not cut off (R3), not too slow
+        elif rows >= request.size and seconds < PAGE_SECONDS:  # neither capped (R3) nor too slow
             fitting = min(rows * PAGE_BYTES // length, 2 * rows, self._most)
             self.rows = max(self.rows, fitting)
 
     def retreat(self, request: PageRequest) -> bool:
-        """After a page could not be read: whether to ask again, for fewer messages.
+        """Return whether to repeat a failed request with fewer messages.
 
-        A server, or a proxy, may refuse what it holds to be too much, rather than give less (R3).
+        A server or proxy may refuse a large request rather than return fewer messages (R3).
         """
         if self._told or request.size <= FIRST_PAGE:
             return False
@@ -216,22 +230,22 @@ class PageSize:
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first in a group of tasks."""
+    """Return the first error of a group of tasks."""
     first = errors.exceptions[0]
     return first_error(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class WindowReader(Generic[L]):
-    """Reads a window with several requests in flight: spans of time, shared between readers.
+    """Reads a window with several concurrent readers, which share it as spans of time.
 
-    :param client: `max_concurrency` of its configuration is the number of readers
-    :param folder: the folder's id
-    :param criteria: what to look for; its window must have both bounds
-    :param page_size: messages to ask for at once; None follows what the server gives
-    :param decode: reads a page's bytes; raises AnswerError
+    :param client: an open client; its `max_concurrency` is the number of readers
+    :param folder: id of the folder
+    :param criteria: what to search for; its window must have both bounds
+    :param page_size: messages per request; None adapts to the server
+    :param decode: decodes the bytes of a page; may raise AnswerError
     :param executor: where pages are decoded
-    :param deliver: takes a page and the indexes of its rows that are new
-    :param keys: filled with the keys of all that is read, if given
+    :param deliver: receives a page and the indexes of its new rows
+    :param keys: if given, the keys of all delivered rows are added to it
     """
 
     def __init__(
@@ -267,11 +281,11 @@ class WindowReader(Generic[L]):
         self._changed = asyncio.Condition()
 
     async def run(self) -> Reconciliation:
-        """Read it all.
+        """Read the whole window.
 
-        :return: the counts to reconcile
-        :raises R7MailExtractError: a page could not be read, or the answers contradict what was
-            asked
+        :return: what the server counted and what was read
+        :raises R7MailExtractError: a page could not be read, or the responses contradict the
+            requests
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -292,7 +306,7 @@ class WindowReader(Generic[L]):
                 self._changed.notify_all()
 
     async def _next_span(self) -> Seek | None:
-        """A span to read: one that waits, or the later half of the one with most left."""
+        """Return a span to read: a waiting one, or half of the one with most pages left."""
         async with self._changed:
             while True:
                 if self._waiting:
@@ -309,12 +323,12 @@ class WindowReader(Generic[L]):
                 await self._changed.wait()
 
     def _expected(self) -> int:
-        """How many pages the window takes, as far as is known, if they stay as at first."""
+        """Estimate the pages of the window, at the initial page size."""
         counted = (self._counted_before or 0) if self._count_is_total else 0
         return max(self._pages, counted // min(self._longest_page, self._page_size.first))
 
     async def _take(self, seek: Seek, page: L) -> L | None:
-        """Deliver a page's new rows, and bring the next page meanwhile."""
+        """Deliver a page's new rows; fetch the span's next page meanwhile and return it."""
         listing = page.listing
         if self._pages == 0:
             self._counted_before = listing.count
@@ -329,7 +343,7 @@ class WindowReader(Generic[L]):
         if listing.count is not None and listing.count > len(listing.keys):
             self._count_is_total = True
         undated = [index for index in fresh if listing.dates[index] is None]
-        if undated:  # these belong to no span, so that each reader may meet them
+        if undated:  # they don't belong to a span, so each reader may meet them
             known = {index for index in undated if listing.keys[index] in self._undated}
             self._undated.update(listing.keys[index] for index in undated)
             fresh = [index for index in fresh if index not in known]
@@ -367,7 +381,7 @@ class WindowReader(Generic[L]):
             R7MailServerError,
         ) as error:
             if not error.never_sent and self._page_size.retreat(request):
-                log.warning("Fewer messages are asked for at once: %s", error)
+                log.warning("Requesting fewer messages at once: %s", error)
                 return await self._fetch(replace(request, size=self._page_size.rows))
             raise R7MailExtractError(
                 f"{self._where()}: the page of {request.size} at offset {request.offset} from "
@@ -382,10 +396,10 @@ class WindowReader(Generic[L]):
         read = self._read + len(in_margins)
         before, after = self._counted_before, None
         if before is not None and not self._count_is_total and before < read:
-            before = None  # it counts the page
+            before = None  # it is the page's
         if self._count_is_total:
             request = Seek(self._criteria.window, 1).request()
-            assert request is not None  # noqa: S101 - a new Seek always asks
+            assert request is not None  # noqa: S101 - a new Seek always has a request
             page = await self._fetch(request)
             after = page.listing.count
         return Reconciliation(before, after, read, self._received - read)

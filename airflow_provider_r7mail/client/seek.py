@@ -1,34 +1,34 @@
-"""Read a window of a folder: each message once and only once, whatever the server's manners.
+"""Decide what to request so that each message of a window is read once, on any server.
 
-The API pages by offset over a folder that changes (R6), in an order it does not name (R1), with
-ties in any order (R5), a Count that may count only the page (R2), pages shorter than asked (R3)
-and bounds that may or may not include themselves (R4). Counting offsets over such a thing loses
-and doubles mail. What holds instead, and all that `Seek` rests on:
+The API pages by offset over a folder that changes (R6), in an unspecified order (R1), with ties in
+any order (R5), a Count that may only count the page (R2), pages shorter than requested (R3), and
+bounds that may or may not be inclusive (R4). Paging by offset alone loses and duplicates mail.
+`Seek` relies on this instead:
 
-1. One answer is one moment's truth. A page at offset 0 holds the first messages of its span of
-   time, with no gap up to its last Date. So everything *before the second* of that last Date has
-   been read, and the next request starts there: seek by Date, at offset 0. No arrival, deletion
-   or move can open a gap, since no position is carried from one answer to the next.
-2. Bounds are asked for wider than meant: a second below and two above serve every reading of R4.
-   What is outside the window, or before the place already reached, is dropped here; what comes
-   again at the very second of that place is known by its id.
-3. Where a page at offset 0 brings no later Date, offsets have to be used: in a single second that
-   fills a page, and to learn that a short page (R3) was the last. There the span is swept again and
-   again, until as many ids as it had rows have been met both before and after the empty answer
-   that told the number of rows (`_Sweeps`).
+1. A response is consistent. A page at offset 0 has the first messages of its span of time, without
+   a gap up to its last Date. So everything *before the second* of that last Date has been read, and
+   the next request starts there: seek by Date, at offset 0. No arrival, deletion or move can open a
+   gap, since no position carries over from one response to the next.
+2. The requested bounds are wider than needed: one second below and two above cover every reading of
+   R4. Rows outside the window, or before the place already reached, are dropped here; rows that
+   come again at the very second of that place are recognised by their id.
+3. If a page at offset 0 has no later Date, offsets are unavoidable: within a single second that
+   fills a page, and to find out whether a short page (R3) was the last one. Then the span is swept
+   repeatedly, until as many ids as it had rows have been met both before and after the empty
+   response that revealed the number of rows (`_Sweeps`).
 
-Taken for granted are: bounds mean UTC, and offset and size count rows; an answer is a list sorted
-by Date to the second, as it was at one moment; only an empty answer says that nothing follows; a
-message without a readable Date is listed whatever the bounds, or where the server's own date for
-it lies; ids are unique, and a message's Date stays.
+Assumptions: bounds mean UTC, and offset and size count rows; a response is a list sorted by Date to
+the second, as it was at one moment; only an empty response says that nothing follows; a message
+without a readable Date is listed whatever the bounds, or where the server's own date puts it; ids
+are unique, and a message's Date doesn't change.
 
-A message that is away just for the empty answer of a sweep, and back for the next page, is taken
-for one that stayed, and may hide another that a page cut off. So two such answers are asked for,
-at uneven distances, unless longer pages have shown that none was cut off; that makes it very rare,
-not impossible.
+A message that is missing just from the empty response of a sweep, and is back on the next page,
+counts as one that stayed, and may hide another one that a page cut off. So two such responses are
+required, at uneven distances, unless longer pages have shown that none was cut off. That makes it
+very unlikely, but not impossible.
 
-Whatever does not fit (dates outside the bounds, no order, an offset without effect) is an error:
-within what is granted above there is no silent gap, and never an endless loop. No Airflow here.
+Anything else (dates outside the bounds, no order, an offset without effect) is an error: under the
+assumptions there are no silent gaps, and there are never endless loops. No I/O, no Airflow.
 """
 
 from __future__ import annotations
@@ -40,39 +40,44 @@ from math import inf
 from operator import ge, le
 from typing import Literal
 
-from airflow_provider_r7mail.client.models import EPOCH, MICROSECONDS, Window, to_microseconds
+from airflow_provider_r7mail.client.dates import EPOCH, MICROSECONDS, Window, to_microseconds
 from airflow_provider_r7mail.exceptions import R7MailExtractError
 
-# R4: a bound that excludes itself, compared to the second, needs one second more; an upper bound
-# compared after rounding needs two.
+# R4: an exclusive bound that is compared to the second needs one second more, and an upper bound
+# that is compared after rounding needs two.
 BELOW_SECONDS = 1
 ABOVE_SECONDS = 2
 
-# In random order (R5), a pass of n pages misses a message with a chance of 1/e; this many in a row
-# miss it once in 10^17.
+# In random order (R5), a pass misses a message with probability 1/e; this many passes in a row miss
+# it with probability 10^-17.
 MAX_SWEEPS = 40
-# The longest page asked for where longer ones than the caller's help to an end: enough for that,
-# and little to hold in memory.
+# The size up to which pages may grow beyond the caller's page size to finish sweeping.
 MAX_SWEEP_PAGE = 2_000
-# Pages of a sweep without a new id after which the server is held to ignore the offset. In random
-# order with one message a page, the chance of this many is below 10^-9.
+# Pages of a sweep without a new id after which the server is considered to ignore the offset. In
+# random order with one message per page, the probability of this is below 10^-9.
 MAX_STALE_PAGES = 50
-# A span is worth sharing with an idle reader when about this many pages are left in it.
+# A span is shared with an idle reader if it has about this many pages left.
 MIN_PAGES_TO_SHARE = 5
-# A span's reader asks so much beyond its end that about this many rows of the next one come: any of
-# them shows that the end was reached.
+# A reader requests so far beyond the end of its span that it gets about this many rows of the next
+# one: any of them shows that the end was reached.
 ROWS_BEYOND_END = 10
-ALL = 10**12  # seconds: all there are
+ALL = 10**12  # seconds: as far as there are any
 
 _Step = Literal["sweep second", "sweep all"]
 
 Key = int | str
-"""What tells messages apart: the server's Id; text for one whose Id can't be read."""
+"""What identifies a message: the server's Id, or text if its Id can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """What to ask Messages for."""
+    """What to request from Messages.
+
+    :param start: lower bound of Date, None for no bound
+    :param end: upper bound of Date, None for no bound
+    :param offset: number of messages to skip
+    :param size: number of messages to return
+    """
 
     start: datetime | None
     end: datetime | None
@@ -82,11 +87,11 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What the reading of a window must know of a page.
+    """What `Seek` must know about a page.
 
-    :param keys: the messages' keys, in the page's order
-    :param dates: their dates in microseconds since 1970, None where there is none
-    :param count: the answer's Count (R2), None if missing
+    :param keys: keys of the messages, in the page's order
+    :param dates: their dates in microseconds since 1970, None for no readable date
+    :param count: the response's Count (R2), None if missing
     """
 
     keys: Sequence[Key]
@@ -110,27 +115,27 @@ def _open(low: int | None, high: int | None) -> tuple[float, float]:
 def _moment(second: int) -> datetime | None:
     try:
         return EPOCH + timedelta(seconds=second)
-    except OverflowError:  # a bound before year 1 or after 9999 bounds nothing
+    except OverflowError:  # a bound before year 1 or after 9999 has no effect
         return None
 
 
 @dataclass(slots=True)
 class _Sweeps:
-    """Passes over a span by offsets, until they prove that all of it has been met.
+    """Passes over a span by offsets, until they prove that every message in it has been met.
 
-    A pass ends with an empty answer, at an offset of so many rows: at that moment the span held at
-    most so many messages. One that was met before that answer, and is met again after it, was
-    there. Once as many have been met on both sides of it as there were rows, they are all that
-    the span held then; so nothing that was there all along is missing.
+    A pass ends with an empty response, at an offset of so many rows: at that moment the span had at
+    most so many messages. A message that was met before that response, and again after it, was
+    there. Once as many messages as there were rows have been met on both sides of it, they are all
+    that the span had then. So nothing that was there all along is missing.
 
-    Neither the order of ties (R5) nor what comes and goes (R6) matters to this: they only delay it.
+    The order of ties (R5) and mail that arrives or leaves (R6) only delay this.
 
-    :param proofs: the empty answers that must be proven so; an empty span proves itself
+    :param proofs: how many empty responses must be proven like this; an empty span proves itself
     """
 
     proofs: int
-    # For each pass, the last of which is under way: its rows, and the keys met both by its end
-    # and after it.
+    # For each pass, including the current one: its rows, and how many keys have been met both
+    # before its end and after it.
     _rows: list[int] = field(default_factory=lambda: [0])
     _on_both_sides: list[int] = field(default_factory=lambda: [0])
     _last_met: dict[Key, int] = field(default_factory=dict)
@@ -138,13 +143,13 @@ class _Sweeps:
 
     @property
     def number(self) -> int:
-        """Passes that have ended."""
+        """The number of passes that have ended."""
         return len(self._rows) - 1
 
     def meet(self, keys: Sequence[Key]) -> None:
-        """Take a page of the pass under way.
+        """Take a page of the current pass.
 
-        :raises R7MailExtractError: page after page brings nothing that this pass has not met
+        :raises R7MailExtractError: too many pages had nothing that this pass has not met
         """
         current, distinct = self.number, set(keys)
         new = 0
@@ -157,18 +162,18 @@ class _Sweeps:
                 for number in range(last, current):
                     self._on_both_sides[number] += 1
             self._last_met[key] = current
-        # Ids are unique, so that these are all rows; a server that repeats some is put up with.
+        # Ids are unique, so these are all rows; a server that repeats some is tolerated.
         self._rows[current] += len(distinct)
         self._stale_pages = 0 if new else self._stale_pages + 1
         if self._stale_pages > MAX_STALE_PAGES:
             raise R7MailExtractError(
-                f"The server makes no progress: {MAX_STALE_PAGES} pages at rising offsets "
-                "brought nothing new. It seems to ignore offset, and more messages share one "
-                "second than it lists at once."
+                f"The server makes no progress: {MAX_STALE_PAGES} pages at increasing offsets had "
+                "nothing new. It seems to ignore offset, and more messages share one second than "
+                "fit on a page."
             )
 
     def end_pass(self) -> None:
-        """An empty answer came."""
+        """Take an empty response."""
         self._rows.append(0)
         self._on_both_sides.append(0)
         self._stale_pages = 0
@@ -176,7 +181,7 @@ class _Sweeps:
     def complete(self) -> bool:
         """Whether every message that was in the span all along has been met.
 
-        :raises R7MailExtractError: after so many passes some are still hidden
+        :raises R7MailExtractError: after MAX_SWEEPS passes some are still hidden
         """
         ended = list(zip(self._on_both_sides, self._rows, strict=True))[:-1]
         proven = [rows for both, rows in ended if both >= rows]
@@ -184,81 +189,81 @@ class _Sweeps:
             return True
         if self.number < MAX_SWEEPS:
             return False
-        # Mail has left in the middle of each pass. A message that stayed is missed by one of them
-        # with a chance of about 1/e at most (R5), by so many never; but fewer ids than rows mean
-        # that some can't be seen.
+        # Mail left in the middle of each pass. A message that stayed is missed by one pass with a
+        # probability of at most about 1/e (R5), and practically never by all of them. But if there
+        # are fewer ids than rows, some messages can't be seen.
         fewest = min(rows for _, rows in ended)
         if len(self._last_met) < fewest:
             raise R7MailExtractError(
-                f"After {MAX_SWEEPS} sweeps over one second the server still shows fewer "
-                f"messages ({len(self._last_met)}) than rows ({fewest}). Try again, or with a "
-                "larger page_size."
+                f"After {MAX_SWEEPS} sweeps over one second the server has still listed fewer "
+                f"messages ({len(self._last_met)}) than rows ({fewest}). Try again, if necessary "
+                "with a larger page_size."
             )
         return True
 
 
 class Seek:
-    """The reading of one span of time: says what to ask next, and what of a page is new.
+    """Reads one span of time: decides what to request next, and which rows of a page are new.
 
     Performs no I/O. Positions are seconds since 1970, negated if the server sorts the newest
-    first, so that they always rise.
+    first, so that they always increase.
 
     Invariant: each message that was there all along, at a position before `_cursor` and within this
     span, has been delivered, and none twice. `_delivered` has all those delivered at the cursor or
     after it, and those without a date. The cursor is moved in three places, each marked with its
-    reason: (a) a page at offset 0, (b) seconds that were swept, (c) the first row of all. A reading
-    made by `share` begins with it at the cut (d).
+    reason: (a) a page at offset 0, (b) seconds that were swept, (c) the first row of all. In a
+    `Seek` created by `share` it starts at the cut (d).
 
     :param window: the span; bounds may be None
-    :param size: messages to ask for at once
-    :param like: another reading of the same folder, whose findings (order, cap) are taken over
+    :param size: messages per request
+    :param like: another `Seek` of the same folder, whose findings (order, cap) are taken over
     """
 
     def __init__(self, window: Window, size: int, like: Seek | None = None) -> None:
         self.low = None if window.start is None else to_microseconds(window.start)
         self.high = None if window.end is None else to_microseconds(window.end)
-        # The window that this span is a part of; beyond it are the margins of the bounds (R4).
+        # The window that this span is part of; beyond it are the margins of the bounds (R4).
         self.edges: tuple[int | None, int | None] = (
             (self.low, self.high) if like is None else like.edges
         )
-        # One row alone never shows the order.
+        # A single row doesn't reveal the order.
         self.size: int = max(size, 2) if like is None else like.size
         self.least_size: int = 2 if like is None else like.least_size
         self.sign: int | None = None if like is None else like.sign
         self.finished = False
-        # For the Reconciliation only: what was seen beyond the window's edges.
+        # For the Reconciliation only: rows seen beyond the window's edges.
         self.in_margins: set[Key] = set()
-        # Nothing is at a position before this one that has not been delivered; None is nowhere yet.
+        # Everything before this position has been delivered; None if nothing has.
         self._cursor: int | None = None
-        # The keys delivered, with their seconds, that can come again.
+        # The delivered keys that can come again, with their seconds.
         self._delivered: dict[Key, int | None] = {}
-        # The second of the first dated row of the first page at offset 0: nothing dated was before
+        # The second of the first dated row of the first page at offset 0. Nothing dated was before
         # it then, and what arrives there later was not there all along.
         self._first_second: int | None = None
         self.longest_page: int = 0 if like is None else like.longest_page
-        # Only for estimates of what is left: what was read and from where on, and what is left by
-        # the Count, None where that has not shown itself to be of all that match (R2).
+        # Only to estimate what is left: how much was read, from where on, and what is left by the
+        # Count; None unless the Count has turned out to be of all matches (R2).
         self._rows = 0
         self._origin: int | None = None
         self._left: int | None = None
-        # Whether a later part was given away since the request: its answer counts that as well.
+        # Whether a later part was given away since the request: the response still counts it.
         self._shared_since = False
-        # What is asked for: a page at offset 0 of what is left, or the next one of the sweeps.
+        # The request: a page at offset 0 of what is left, or the next page of the sweeps.
         self._span = self._remaining()
         self._offset = 0
         self._asked = self.size
         self._sweeps: _Sweeps | None = None
-        # In a look behind a short page, what to do if more follows; None in a sweep.
+        # After a short page, what to do if more rows follow; None in a sweep.
         self._if_more: _Step | None = None
         self._part_only = False
         self._skip = 0
-        # How far beyond its end to ask, in seconds; 0 where that is the window's own.
+        # How far beyond its end to request, in seconds; 0 if that is the window's own end.
         self._beyond = 0
 
-    # -- what to ask ------------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------
 
     def request(self) -> PageRequest | None:
-        """The next request; None when the span has been read."""
+        """Return the next request, None when the span has been read."""
         if self.finished:
             return None
         low, high = self._span
@@ -270,7 +275,7 @@ class Seek:
         )
 
     def _remaining(self) -> tuple[int | None, int | None]:
-        """First and last second still to be read."""
+        """Return the first and last second still to be read."""
         low = None if self.low is None else self.low // MICROSECONDS
         high = None if self.high is None else (self.high - 1) // MICROSECONDS
         if self._cursor is not None:
@@ -281,7 +286,7 @@ class Seek:
         return low, high
 
     def _to_ask(self) -> tuple[int | None, int | None]:
-        """What is left, and a little of the next span, within the window."""
+        """Return what is left, and a little of the next span, within the window."""
         low, high = self._remaining()
         first, last = self.edges
         if self.sign == 1 and high is not None and last is not None:
@@ -291,7 +296,7 @@ class Seek:
         return low, high
 
     def _seek(self) -> None:
-        """Ask for the first rows of what is left."""
+        """Request the first rows of what is left."""
         self._sweeps = None
         self._span = self._to_ask()
         self._offset, self._asked = 0, self.size
@@ -305,13 +310,13 @@ class Seek:
         self._sweeps = None
         self._delivered.clear()
 
-    # -- what came --------------------------------------------------------------------------
+    # -- responses --------------------------------------------------------------------------
 
     def accept(self, page: Listing) -> list[int]:
-        """Take the answer to `request()`.
+        """Take the response to `request()`.
 
-        :return: the indexes of rows that are new and dated within the span, or have no date
-        :raises R7MailExtractError: the answer contradicts what was asked
+        :return: indexes of the rows that are new and dated within the span, or have no date
+        :raises R7MailExtractError: the response contradicts the request
         """
         seconds = [None if date is None else date // MICROSECONDS for date in page.dates]
         dated = [second for second in seconds if second is not None]
@@ -327,7 +332,7 @@ class Seek:
         if self._sweeps is None:
             self._accept_page(page, dated, longest)
         elif beginning is not None:
-            # Now that the order is known, there is a place to seek from.
+            # The order is known now, so there is a place to seek from.
             self._advance(beginning)  # (c) nothing was before the first row of all
             self._seek()
         else:
@@ -337,14 +342,14 @@ class Seek:
     def _check_bounds(self, dated: Sequence[int]) -> None:
         low, high = self._span
         for second in (min(dated), max(dated)) if dated else ():
-            # One second more than asked for, for a server that rounds.
+            # One second more than requested, for a server that rounds.
             if (low is not None and second < low - BELOW_SECONDS - 1) or (
                 high is not None and second > high + ABOVE_SECONDS + 1
             ):
                 raise R7MailExtractError(
                     "The server ignores StartDate or EndDate: it listed a message dated "
-                    f"{_moment(second)}, outside of what was asked for. A window can't be read "
-                    "from it; see whether a proxy changes requests."
+                    f"{_moment(second)}, outside the requested range. Its windows can't be read; "
+                    "check whether a proxy changes requests."
                 )
 
     def _check_order(self, dated: Sequence[int]) -> None:
@@ -356,13 +361,13 @@ class Seek:
         sign = 1 if rising else -1
         if not (rising or falling) or self.sign not in {None, sign}:
             raise R7MailExtractError(
-                "The server does not sort messages by Date as asked: a page held dates that rise "
-                "and fall. A window can't be read from it whole."
+                "The server does not sort messages by Date as requested: dates both rise and fall. "
+                "Its windows can't be read completely."
             )
         self.sign = sign
 
     def _deliver(self, page: Listing, seconds: Sequence[int | None]) -> list[int]:
-        """Pick the rows that are new: these can't be told from ones delivered but by their key."""
+        """Return the indexes of the rows that have not been delivered, by their keys."""
         fresh: list[int] = []
         delivered, cursor, sign = self._delivered, self._cursor, self.sign or 1
         low, high = _open(self.low, self.high)
@@ -384,7 +389,7 @@ class Seek:
         return fresh
 
     def _note_count(self, page: Listing) -> None:
-        """Reckon how many messages are left by the Count, once one exceeded its page (R2)."""
+        """Estimate how many messages are left by the Count, once one has exceeded its page (R2)."""
         if self._shared_since and self._left is not None:
             self._left = max(self._left - len(page.keys), 0)
         elif page.count is not None and (page.count > len(page.keys) or self._left is not None):
@@ -392,7 +397,7 @@ class Seek:
         self._shared_since = False
 
     def _beginning(self) -> int | None:
-        """The position before which there is nothing to read; None if it is not known."""
+        """Return the position before which there is nothing to read; None if unknown."""
         if self.sign is None:
             return None
         low, high = self._remaining()
@@ -401,7 +406,7 @@ class Seek:
         return None if second is None else second * self.sign
 
     def _advance(self, position: int | None) -> bool:
-        """Move the cursor to where everything before has been delivered.
+        """Move the cursor to a position before which everything has been delivered.
 
         :return: whether that is further than it was
         """
@@ -419,9 +424,9 @@ class Seek:
         return True
 
     def _passed_end(self, position: int | None) -> bool:
-        """Whether a row of the next span has been seen, so that this one is read.
+        """Whether a row of the next span has been seen, which means that this one has been read.
 
-        At the window's own end the margin is read as well, so that the rows can be counted.
+        At the window's own end the margin is read, too, so that the rows can be counted.
         """
         if position is None:
             return False
@@ -435,12 +440,13 @@ class Seek:
         """Take the first rows of what is left.
 
         No rows: nothing is left, the span has been read. If they move the cursor, seek from there.
-        If not, they are of one second, or undated: a whole page of them is swept; fewer may be all
-        there is, or a page cut short (R3): look behind them. Where another span follows, any row of
-        it shows that all was read: after a short page, ask for the first ones there are.
+        If not, they are all of one second, or undated. A full page of them is swept. A short page
+        may be all there is, or may have been capped (R3): request what follows. If another span
+        follows, any row of it shows that this one has been read: after a short page, request the
+        first rows of that span, too.
 
-        :param longest: the rows of the longest page before: pages are cut there (R3), as far as is
-            known, if not at what was asked for
+        :param longest: rows of the longest page before this one: the known cap (R3), if it is
+            shorter than what was requested
         """
         last = dated[-1] * self.sign if dated and self.sign is not None else None
         moved = self._advance(last)  # (a) a page at offset 0 has no gap before its last row
@@ -453,7 +459,7 @@ class Seek:
             self._beyond = ALL
             self._seek()
             again = rows
-            if last is not None and self.sign is not None:  # those before do not come again
+            if last is not None and self.sign is not None:  # earlier ones don't come again
                 again -= sum(second * self.sign < last - self._reach() for second in dated)
             self._asked = again + ROWS_BEYOND_END
         elif moved:
@@ -461,7 +467,7 @@ class Seek:
         elif not short:
             self._go_on(step)
         else:
-            # The page is the first one of a sweep, given up if a second one follows.
+            # The page is the first of a sweep, which is abandoned if a second one follows.
             self._sweeps = _Sweeps(proofs=1 if longest else 2)
             self._if_more = step
             self._part_only = False
@@ -474,16 +480,16 @@ class Seek:
             and self._asked <= self.longest_page
             and self._asked < MAX_SWEEP_PAGE
         ):
-            # A whole page has no date; these may come first each time, so that pages must stay
-            # longer.
+            # A full page of rows without dates. These may come first each time, so pages must
+            # stay longer.
             self.least_size = self.size = min(2 * self.size, MAX_SWEEP_PAGE)
             self._seek()
         else:
             self._span = self._remaining()
             self._part_only = False
             if step == "sweep second" and self._cursor is not None:
-                # As far as the bound of the next request will reach back, so that the same page
-                # does not come again.
+                # As far back as the next request will reach, so that the same page doesn't come
+                # again.
                 self._part_only = True
                 first, last = self._cursor, self._cursor + self._reach()
                 self._span = (first, last) if self.sign == 1 else (-last, -first)
@@ -498,9 +504,9 @@ class Seek:
         self._offset = 0
         if self._if_more is None:
             self._asked = max(self.size, min(self.size << (sweeps.number // 2), MAX_SWEEP_PAGE))
-            # Ties whose order turns from request to request (R5) must not hide the same message in
-            # each pass: passes begin at uneven distances, by spending requests beforehand.
-            self._skip = sweeps.number**2 % 7 % 4  # 0 1 0 2 2 0 1, and again
+            # If the order of ties rotates with each request (R5), passes at even distances could
+            # miss the same message each time. So some requests are wasted before a pass.
+            self._skip = sweeps.number**2 % 7 % 4  # 0 1 0 2 2 0 1, repeating
 
     def _accept_sweep(self, sweeps: _Sweeps, page: Listing) -> None:
         if self._skip:
@@ -516,22 +522,22 @@ class Seek:
                 self._start_pass(sweeps)
             if sweeps.complete():
                 if self._part_only and self._cursor is not None:
-                    self._advance(self._cursor + 1 + self._reach())  # (b) all of these were met
+                    self._advance(self._cursor + 1 + self._reach())  # (b) all of them were met
                     self._seek()
                 else:
                     self._finish()
 
     def resize(self, size: int) -> None:
-        """Ask for so many messages at once from the next answer on.
+        """Set the number of messages per request, from the next response on.
 
-        Nothing that is granted or proven depends on it: a page may have any length (R3).
+        No assumption or proof depends on it, since a page may have any length (R3).
         """
         self.size = max(size, self.least_size)
 
     # -- sharing the work -------------------------------------------------------------------
 
     def pages_left(self) -> float:
-        """About how many pages are left, judging by what has been read; 0 if not known."""
+        """Estimate how many pages are left, from what has been read; 0 if unknown."""
         low, high = self._remaining()
         if self._cursor is None or self._origin is None or self._sweeps is not None:
             return 0.0
@@ -543,10 +549,10 @@ class Seek:
         return self._rows / done * (high - low) / self.longest_page
 
     def share(self) -> Seek | None:
-        """Give the later half of what is left to another reader; None if it is too little.
+        """Split off the later half of what is left for another reader; None if it is too little.
 
-        An answer may be on its way meanwhile: `_span` stays what was asked for, and `accept` drops
-        its rows beyond the cut. None of those has been delivered: the cut lies beyond all that was.
+        A request may be pending meanwhile: `_span` stays what was requested, and `accept` drops the
+        rows beyond the cut. None of them has been delivered, since the cut is beyond all that were.
         """
         sign = self.sign
         if self.pages_left() < MIN_PAGES_TO_SHARE or sign is None:
@@ -559,7 +565,7 @@ class Seek:
             return None
         middle = (low + high) // 2
         if self._left is not None and self._cursor is not None and self._origin is not None:
-            # Mail may end long before the span does: as dense as it was so far, it reaches so far.
+            # Mail may end long before the span does: estimate where, from its density so far.
             reach = self._left * max(self._cursor - self._origin, 1) // max(self._rows, 1)
             halfway = (self._cursor + reach // 2) * sign
             middle = min(middle, halfway) if sign == 1 else max(middle, halfway)
@@ -578,7 +584,7 @@ class Seek:
         self._shared_since = True
         other._beyond = self._beyond
         other._span = other._to_ask()
-        # Its density is not known yet; it is taken to be like here.
+        # Its density is unknown; assume the same as here.
         if self._cursor is not None and self._origin is not None:
             done = self._cursor - self._origin
             other._origin, other._rows = other._cursor - done, self._rows

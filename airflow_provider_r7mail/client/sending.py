@@ -1,37 +1,26 @@
-"""Send a message once: mark it, and after an unclear outcome look whether it was sent. No Airflow.
+"""Send a message exactly once, even if the outcome of an attempt is unclear. No Airflow.
 
-What is done when is decided by `_steps`, which performs no I/O; `send_once` and `asend_once` carry
-its steps out. Rests on the contract's R8, R11 and R23.
-
-What "it was sent" rests on, strongest first:
-
-* A message in the Sent folder has this message's marker.
-* The server takes markers out (no message in the window has one), and just one message has the
-  same subject, recipients, text and files, dated after the first attempt.
-
-What can be neither told apart from this message nor taken for it is an error, never a guess.
+The message is marked. After an unclear outcome, the Sent folder is searched for it, and it is sent
+again only if it isn't there. `_steps` decides what to do and performs no I/O; `send_once` and
+`asend_once` carry out its steps. Based on the contract's R8, R11 and R23.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import html
-import json
 import logging
-import re
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from email.utils import getaddresses
+from datetime import UTC, datetime
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from airflow_provider_r7mail.client.compose import before_body_end
-from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_moment
+from airflow_provider_r7mail.client.dates import parse_moment
+from airflow_provider_r7mail.client.marker import Marker
 from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
+from airflow_provider_r7mail.client.search import Sample, Search, unclear, what_to_do
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
     R7MailConfigError,
@@ -52,89 +41,10 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 120.0
 """How long a message may take to appear in the Sent folder (R11)."""
 
-CLOCK_ALLOWANCE = timedelta(days=1)
-"""How far the server's clock may be behind ours: it is the server that dates what it sends."""
-
-SAME_TEXT_ALLOWANCE = timedelta(minutes=5)
-"""The same where only the date tells this message from an earlier one with the same text."""
-
 MAX_SENDS = 2
-"""Sendings in one try. More would mean that a server loses them, or hides what it has sent."""
+"""Attempts in one try. Needing more means that a server loses messages, or hides sent ones."""
 
-SAMPLE_SIZE = 50
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-
-_MARKER = re.compile(r"r7mail-([0-9a-f]{16})-([0-9a-f]{16})")
-_HIDDEN = "display:none;mso-hide:all;max-height:0;overflow:hidden;font-size:0;line-height:0"
-
-
-# -- the marker -------------------------------------------------------------------------------
-
-
-def _digest(*names: object) -> str:
-    return hashlib.sha256(json.dumps(names, default=str).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """What tells a message from all others, in its HTML; reveals nothing of what it is made of.
-
-    :param place: a hash of where it comes from: DAG, run, task, map index
-    :param recipients: a hash of DAG, run, task and recipients: a list that is mapped over may
-        have shifted when a task is run again
-    """
-
-    place: str
-    recipients: str
-
-    @classmethod
-    def of(
-        cls,
-        task: Sequence[str],
-        map_index: int,
-        recipients: Iterable[str],
-        part: int | str = "",
-    ) -> Self:
-        """Derive a marker.
-
-        :param task: what names the task's run: DAG, run and task ids
-        :param map_index: its map index, -1 for none
-        :param recipients: all of the message's addresses
-        :param part: which of the task's messages it is, where it sends several
-        """
-        return cls(
-            place=_digest(*task, map_index, part),
-            recipients=_digest(*task, part, sorted({text.casefold() for text in recipients})),
-        )
-
-    @classmethod
-    def random(cls) -> Self:
-        """A marker for a message that comes from no task."""
-        number = uuid.uuid4().hex
-        return cls(number[:16], number[16:])
-
-    def __str__(self) -> str:
-        return f"r7mail-{self.place}-{self.recipients}"
-
-    def put_into(self, call: Call[Message]) -> Call[Message]:
-        """The same call, with the marker in its HTML, where no reader sees it.
-
-        It is the text of an element at the end: previews show what comes first, and text is what
-        survives where comments, attributes or styles are taken out. Markers that came with quoted
-        mail go.
-        """
-        body = dict(call.body or {})
-        body["HtmlBody"] = before_body_end(
-            _MARKER.sub("r7mail", body["HtmlBody"]),
-            f'<div aria-hidden="true" style="{_HIDDEN}">{self}</div>',
-        )
-        return replace(call, body=body)
-
-
-def recipients_of(call: Call[Any]) -> list[str]:
-    """All addresses that a message goes to."""
-    body = call.body or {}
-    return [address for kind in ("To", "Cc", "Bcc") for address in body.get(kind, ())]
 
 
 # -- what is known of earlier attempts --------------------------------------------------------
@@ -144,13 +54,13 @@ State = Literal["sending", "sent", "not sent", "unknown"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What is known of sending a message so far; what is recorded of it.
+    """What is known about sending a message, and is recorded for later tries.
 
-    :param state: `sending` was begun, and its end is not known; `sent`; `not sent`, for sure;
-        `unknown` whether it was begun
-    :param since: when it was begun first
-    :param last: when it was begun last; None: most likely never
-    :param id: the server's id, of a message that was sent
+    :param state: `sending`: begun, with unknown outcome; `sent`; `not sent`: certainly not;
+        `unknown`: it isn't known whether it was begun
+    :param since: when the first attempt began
+    :param last: when the last attempt began; None if there most likely was none
+    :param id: the server's id of the message, if it was sent
     """
 
     state: State
@@ -159,7 +69,7 @@ class Attempt:
     id: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return the attempt as a JSON object."""
         values: dict[str, Any] = {"state": self.state, "since": self.since.isoformat()}
         if self.last is not None:
             values["last"] = self.last.isoformat()
@@ -169,19 +79,19 @@ class Attempt:
 
     @property
     def reached(self) -> bool:
-        """Whether the server may have it."""
+        """Whether the server may have received the message."""
         return self.state != "not sent"
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
+        """Create an attempt from the result of `to_json`.
 
-        :raises R7MailConfigError: it did not
+        :raises R7MailConfigError: it is something else
         """
         since = parse_moment(raw.get("since"), "since")
         state = raw.get("state")
         if since is None or state not in {"sending", "sent", "not sent", "unknown"}:
-            raise R7MailConfigError("This is no record of a sending.")
+            raise R7MailConfigError("This is not a record of an attempt to send.")
         last = parse_moment(raw.get("last"), "last")
         return cls(state=state, since=since, last=last, id=raw.get("id"))
 
@@ -190,8 +100,8 @@ class Attempt:
 class Sent:
     """A message that was sent.
 
-    :param id: the server's id; of the copy in the Sent folder, if it was found there
-    :param before: an earlier try had sent it
+    :param id: the server's id of the message, or of its copy if that was found in the Sent folder
+    :param before: whether an earlier try had sent it
     """
 
     id: int | None
@@ -202,9 +112,9 @@ class Sent:
 class Sending:
     """A message to be sent once.
 
-    :param call: the call that sends it, with the marker in it
-    :param marker: its marker; None only where it can't be looked for
-    :param sent_folder: the id of the folder where the server keeps what it sent, None if unknown
+    :param call: the call that sends it, including the marker
+    :param marker: its marker; None only if there is no folder to search
+    :param sent_folder: id of the folder for sent mail, None if unknown
     :param settle_seconds: how long the message may take to appear there
     """
 
@@ -221,7 +131,7 @@ class Sending:
         sent_folder: int | None,
         settle_seconds: float,
     ) -> Self:
-        """Put the marker into the call; a random one if it can be looked for and has none."""
+        """Put the marker into the call; a random one if there is none but a folder to search."""
         if marker is None and sent_folder is not None:
             marker = Marker.random()
         return cls(
@@ -231,211 +141,22 @@ class Sending:
             settle_seconds=settle_seconds,
         )
 
-
-# -- looking ----------------------------------------------------------------------------------
-
-
-class Search:
-    """Reads the Sent folder for a message, and tells what that means.
-
-    :param sending: the message
-    :param since: when it was begun to be sent, by our clock
-    :param quick: ask by subject too. How a server compares it is not known: that a message is
-        found proves something, that none is found does not.
-    """
-
-    def __init__(self, sending: Sending, since: datetime, *, quick: bool = False) -> None:
-        body = sending.call.body or {}
-        self.folder = sending.sent_folder or 0
-        self._quick = quick
-        self._since = since
-        self._window = Window(since - CLOCK_ALLOWANCE)
-        self.found: int | None = None
-        self._marker = sending.marker
-        self._subject = _flat(body.get("Subject"))
-        self._recipients = {
-            kind: {address.casefold() for address in body.get(kind, ())}
-            for kind in ("To", "Cc", "Bcc")
-        }
-        self._texts = {_words(body.get("Body"))} | {_words_of_html(body.get("HtmlBody"))}
-        self._files = sorted(file["FileName"] for file in body.get("Attachments", ()))
-        self._alike: list[Message] = []
-        self._conflicting: list[int] = []
-        self._markers = False
-
-    def criteria(self) -> MessageFilter:
-        """What to ask the server for."""
-        return MessageFilter(window=self._window, subject=self._subject if self._quick else "")
-
-    def see(self, message: Message) -> bool:
-        """Look at a message; whether the search is over."""
-        text = f"{message.html_body or ''} {message.body or ''}"
-        markers = {Marker(*found) for found in _MARKER.findall(text)}
-        self._markers = self._markers or bool(markers)
-        own = self._marker
-        if own in markers:
-            self.found = message.id
-        elif own is not None and any(own.recipients == other.recipients for other in markers):
-            self._see_shifted(message)
-        elif own is not None and any(own.place == other.place for other in markers):
-            if self._share_recipients(message):
-                self._conflicting.append(message.id)
-        elif not markers and self._is_alike(message):
-            self._alike.append(message)
-        return self.found is not None
-
-    def _see_shifted(self, message: Message) -> None:
-        """To the same recipients, by the same task of the same run, from another map index."""
-        if message.subject is not None and _flat(message.subject) != self._subject:
-            return  # another one of several reports
-        if self._same_content(message):
-            self.found = message.id
-        else:
-            self._conflicting.append(message.id)
-
-    def _share_recipients(self, message: Message) -> bool:
-        theirs = _addresses(message.to_addresses) | _addresses(message.cc_addresses)
-        ours = set().union(*self._recipients.values())
-        return not theirs or bool(theirs & ours)
-
-    def _is_alike(self, message: Message) -> bool:
-        """Whether a message without a marker may be this one, by all that the listing says."""
-        if message.subject is not None and _flat(message.subject) != self._subject:
-            return False
-        listed = {
-            "To": message.to_addresses,
-            "Cc": message.cc_addresses,
-            "Bcc": message.bcc_addresses,
-        }
-        return all(
-            _addresses(addresses) in (set(), self._recipients[kind])
-            for kind, addresses in listed.items()
-        )
-
-    def _same_content(self, message: Message) -> bool:
-        """Whether text and files are the same; the plain text, often a stopgap, does not count."""
-        text = _words_of_html(message.html_body) or _words(message.body)
-        files = sorted(str(file.file_name) for file in message.attachments or ())
-        return bool(text) and text in self._texts and files == self._files
-
-    def conclude(self) -> int | None:
-        """Tell what the whole window means: the id of the message, None if it was not sent.
-
-        :raises R7MailSendUnclearError: it can't be told
-        """
-        if self.found is not None:
-            return self.found
-        if self._conflicting:
-            raise self.unclear(
-                f"messages {self._conflicting} of the Sent folder {self.folder} went to some of "
-                "its recipients from the same task, but differ"
-            )
-        # Where the server leaves markers in, a message with a text but no marker is another one.
-        alike = [
-            message
-            for message in self._alike
-            if not self._markers or not (message.html_body or message.body)
-        ]
-        if alike:
-            return self._only_one(alike)
-        return None
-
-    def doubt_folder(self) -> R7MailSendUnclearError:
-        """The error for a folder that has mail, but none that was sent."""
-        return self.unclear(
-            f"folder {self.folder} seems not to be the Sent folder, as none of its messages was "
-            "sent"
-        )
-
-    def _only_one(self, alike: Sequence[Message]) -> int:
-        first = alike[0]
-        begun = self._since - SAME_TEXT_ALLOWANCE
-        late_enough = first.date is not None and first.date >= begun
-        if len(alike) == 1 and late_enough and self._same_content(first):
-            log.warning(
-                "Message %d is taken for this one: its marker is missing, but subject, recipients "
-                "and text are the same, and no other is like it.",
-                first.id,
-            )
-            return first.id
-        raise self.unclear(
-            f"messages {[message.id for message in alike]} of the Sent folder {self.folder} may "
-            "be this one: their subject and recipients are not known to differ, and no marker "
-            "tells them apart"
-        )
-
-    def unclear(self, why: str) -> R7MailSendUnclearError:
-        """The error for a sending whose outcome can't be told."""
-        return R7MailSendUnclearError(
-            f"it is unclear whether the message was sent: {why}",
-            method="POST",
-            path="/api/v1/email/Send",
-            hint=what_to_do(self._marker),
-        )
+    def search(self, folder: int, since: datetime, *, quick: bool = False) -> Search:
+        """Return a search for this message; see `Search`."""
+        return Search(folder, self.call.body or {}, self.marker, since, quick=quick)
 
 
-class Sample:
-    """Looks at some messages of a folder, to see whether it is one for sent mail at all.
-
-    :param folder: the folder's id
-    """
-
-    def __init__(self, folder: int) -> None:
-        self.folder = folder
-        self.seen = 0
-        self.has_sent = False
-
-    def criteria(self) -> MessageFilter:
-        """What to ask the server for."""
-        return MessageFilter()
-
-    def see(self, message: Message) -> bool:
-        """Look at a message; whether these are enough."""
-        self.seen += 1
-        self.has_sent = self.has_sent or message.was_sent is True
-        return self.has_sent or self.seen >= SAMPLE_SIZE
-
-
-def what_to_do(marker: Marker | None) -> str:
-    """What a person does about a sending whose outcome is unclear."""
-    what = "its subject and recipients"
-    if marker is not None:
-        what += f", or for {marker} in the HTML"
-    return (
-        f"It was not repeated. Look into the Sent folder for {what}. If it is there, mark the task "
-        "as successful; if not, see 'Send it anyway' in the provider's documentation."
-    )
-
-
-def _flat(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
-def _words(text: str | None) -> str:
-    return " ".join(re.findall(r"\w+", (text or "").casefold()))
-
-
-def _words_of_html(text: str | None) -> str:
-    return _words(html.unescape(re.sub(r"<[^>]*>", " ", _MARKER.sub(" ", text or ""))))
-
-
-def _addresses(listed: Iterable[object]) -> set[str]:
-    """Addresses as a listing shows them, with or without names."""
-    pairs = getaddresses([str(item) for item in listed])
-    return {address.casefold() for _, address in pairs if "@" in address}
-
-
-# -- the decision -----------------------------------------------------------------------------
+# -- the decisions ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Send:
-    """Carry the call."""
+    """Send the call; its result is the step's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """Show what the folder has."""
+    """Show the folder's messages to the search until it is over."""
 
     search: Search | Sample
 
@@ -455,7 +176,7 @@ _Steps: TypeAlias = Generator[_Step, "Message | None", Sent]
 
 
 def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
-    """What to do, one step after the other; errors of a step are thrown in."""
+    """Yield what to do, step by step. The error of a step is thrown in."""
     if earlier is not None and earlier.state == "sent":
         return Sent(earlier.id, before=True)
     since: datetime | None = None
@@ -472,20 +193,21 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
         try:
             message = yield _Send()
         except R7MailSendUnclearError as error:
-            if sending.sent_folder is None:
+            folder = sending.sent_folder
+            if folder is None:
                 raise error.but(hint=what_to_do(sending.marker)) from error
-            log.warning("%s. Looking into folder %d.", error.reason, sending.sent_folder)
-            # From now on, not from when it was begun: a log-in, a proxy that asked to wait, or a
-            # time-out may have come between.
-            number = yield from _settle(sending, begun.since, datetime.now(UTC))
+            log.warning("%s. Checking folder %d.", error.reason, folder)
+            # From now, not from the beginning: a login, a timeout or a proxy that asked to wait
+            # may have taken a while.
+            number = yield from _settle(sending, folder, begun.since, datetime.now(UTC))
             if number is not None:
                 yield _Record(replace(begun, state="sent", id=number))
                 return Sent(number)
             if turn == MAX_SENDS:
                 raise _not_sent(error, sending) from error
-            log.warning("It is not there: sending again.")
+            log.warning("The message is not there: sending it again.")
         except R7MailRequestError:
-            if since is None:  # else an earlier attempt may still show up
+            if since is None:  # otherwise an earlier attempt may still appear
                 yield _Record(replace(begun, state="not sent"))
             raise
         else:
@@ -498,29 +220,31 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
 
 def _look_back(sending: Sending, earlier: Attempt) -> Generator[_Step, Any, int | None]:
     """Find out what earlier tries did."""
-    if sending.sent_folder is not None:
-        log.info("An earlier try may have sent it: looking into folder %d.", sending.sent_folder)
+    folder = sending.sent_folder
+    if folder is not None:
+        log.info("An earlier try may have sent the message: checking folder %d.", folder)
         try:
-            return (yield from _settle(sending, earlier.since, earlier.last))
+            return (yield from _settle(sending, folder, earlier.since, earlier.last))
         except R7MailSendUnsettledError as error:
             if isinstance(error.__cause__, R7MailAuthError):
-                raise error.__cause__ from None  # no try will mend that
+                raise error.__cause__ from None  # trying again would not help
             raise
     if earlier.last is None:
         return None
-    raise Search(sending, earlier.since).unclear(
-        "an earlier try may have sent it, and no sent_folder is given to look for it"
+    raise unclear(
+        "an earlier try may have sent it, and no sent_folder is given to check", sending.marker
     )
 
 
 def _settle(
-    sending: Sending, since: datetime, last: datetime | None
+    sending: Sending, folder: int, since: datetime, last: datetime | None
 ) -> Generator[_Step, Any, int | None]:
-    """Look until the message is found, or should long be there.
+    """Search until the message is found, or would long have appeared.
 
-    :param since: when it was begun to be sent first
-    :param last: when it was begun last, None for long ago
-    :return: the message's id, None if it was not sent
+    :param folder: id of the Sent folder
+    :param since: when the first attempt began
+    :param last: when the last attempt began, None for long ago
+    :return: id of the message, None if it was not sent
     """
     left = 0.0
     if last is not None:
@@ -530,13 +254,13 @@ def _settle(
     pause = FIRST_PAUSE
     while True:
         is_last = time.monotonic() >= end
-        quick = Search(sending, since, quick=True)
+        quick = sending.search(folder, since, quick=True)
         try:
             yield _Look(quick)
             if quick.found is not None:
                 return quick.found
             if is_last:
-                return (yield from _conclude(Search(sending, since)))
+                return (yield from _conclude(sending.search(folder, since)))
         except R7MailSendUnclearError:
             raise
         except R7MailError as error:
@@ -551,7 +275,7 @@ def _conclude(search: Search) -> Generator[_Step, Any, int | None]:
     yield _Look(search)
     number = search.conclude()
     if number is None:
-        # Not to be found is no news in a folder that has other mail.
+        # In a folder of other mail, not finding the message means nothing.
         sample = Sample(search.folder)
         yield _Look(sample)
         if sample.seen and not sample.has_sent:
@@ -559,19 +283,19 @@ def _conclude(search: Search) -> Generator[_Step, Any, int | None]:
         if not sample.seen:
             log.warning(
                 "Folder %d is empty. If this account has sent mail before, it is not the Sent "
-                "folder, and the message may go out twice: correct sent_folder.",
+                "folder, and the message may be sent twice: correct sent_folder.",
                 search.folder,
             )
     return number
 
 
 def _not_sent(error: R7MailSendUnclearError, sending: Sending) -> R7MailRequestError:
-    """The error for a message that was sent without an answer, and did not get there."""
+    """Return the error for a message that got no response, and isn't in the Sent folder."""
     cause = error.__cause__ if isinstance(error.__cause__, R7MailRequestError) else error
     return cause.but(
-        reason=f"{cause.reason}; the message was not in folder {sending.sent_folder} after "
-        f"{sending.settle_seconds:g} s, {MAX_SENDS} times",
-        hint="It counts as not sent; an operator's next try looks again before it sends.",
+        reason=f"{cause.reason}; in each of {MAX_SENDS} attempts the message was not in folder "
+        f"{sending.sent_folder} after {sending.settle_seconds:g} s",
+        hint="It is considered not sent; an operator's next try checks again before sending.",
     )
 
 
@@ -582,9 +306,54 @@ def _unsettled(error: R7MailError, sending: Sending) -> R7MailSendUnsettledError
         method="POST",
         path=getattr(error, "path", "/api/v1/email/Messages"),
         status=getattr(error, "status", None),
-        hint=f"An operator's next try looks there before it sends anything. Where there is none, "
-        f"look there for {sending.marker} in the HTML before you send it again.",
+        hint="An operator's next try checks the folder before sending anything. Without an "
+        f"operator, search it for {sending.marker} in the HTML before sending the message again.",
     )
+
+
+# -- carrying them out ------------------------------------------------------------------------
+
+
+class _Progress:
+    """How far the steps have come; a context manager around each of them.
+
+    :param steps: what to do
+    """
+
+    step: _Step | None
+    """The step that is due, None at the end."""
+
+    result: Sent
+    """What came of it, at the end."""
+
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
+        self.answer: Message | None = None
+        self._advance(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is not None and not isinstance(error, R7MailError):
+            return False
+        self._advance(error)
+        return True
+
+    def _advance(self, error: R7MailError | None) -> None:
+        try:
+            if error is None:
+                self.step = self._steps.send(self.answer)
+            else:
+                self.step = self._steps.throw(error)
+        except StopIteration as end:
+            self.step, self.result = None, end.value
+        self.answer = None
 
 
 def send_once(
@@ -598,28 +367,20 @@ def send_once(
 
     :param client: an open client
     :param sending: the message
-    :param earlier: what is known of earlier attempts, by other tries; None: there were none
-    :param record: keeps an attempt, before and after it, for later tries
+    :param earlier: what is known about attempts of earlier tries; None if there were none
+    :param record: called before and after each attempt to record it for later tries
     :return: the message that was sent, now or before
     :raises R7MailSendUnsettledError: it is unclear whether it was sent, and the Sent folder could
-        not be read; trying again does no harm where `earlier` then tells of this attempt
-    :raises R7MailSendUnclearError: it is unclear whether it was sent; a person must look (R23)
+        not be read; trying again is safe if `earlier` then contains this attempt
+    :raises R7MailSendUnclearError: it is unclear whether it was sent; a person must check (R23)
     :raises R7MailRequestError: it was not sent
     """
-    steps = _steps(sending, earlier)
-    answer: Message | None = None
-    error: R7MailError | None = None
-    while True:
-        try:
-            step = steps.send(answer) if error is None else steps.throw(error)
-        except StopIteration as end:
-            sent: Sent = end.value
-            return sent
-        answer = error = None
-        try:
-            match step:
+    progress = _Progress(_steps(sending, earlier))
+    while progress.step is not None:
+        with progress:
+            match progress.step:
                 case _Send():
-                    answer = client.send(sending.call)
+                    progress.answer = client.send(sending.call)
                 case _Look(search):
                     for message in iter_messages(
                         client, search.folder, search.criteria(), keep_undated=True
@@ -630,26 +391,17 @@ def send_once(
                     time.sleep(seconds)
                 case _Record(attempt) if record is not None:
                     record(attempt)
-        except R7MailError as caught:
-            error = caught
+    return progress.result
 
 
 async def asend_once(client: AsyncClient, sending: Sending) -> Sent:
-    """Send a message; as `send_once`, without earlier tries."""
-    steps = _steps(sending, None)
-    answer: Message | None = None
-    error: R7MailError | None = None
-    while True:
-        try:
-            step = steps.send(answer) if error is None else steps.throw(error)
-        except StopIteration as end:
-            sent: Sent = end.value
-            return sent
-        answer = error = None
-        try:
-            match step:
+    """Send a message; like `send_once`, without earlier tries."""
+    progress = _Progress(_steps(sending, None))
+    while progress.step is not None:
+        with progress:
+            match progress.step:
                 case _Send():
-                    answer = await client.send(sending.call)
+                    progress.answer = await client.send(sending.call)
                 case _Look(search):
                     messages = aiter_messages(
                         client, search.folder, search.criteria(), keep_undated=True
@@ -660,5 +412,4 @@ async def asend_once(client: AsyncClient, sending: Sending) -> Sent:
                                 break
                 case _Wait(seconds):
                     await asyncio.sleep(seconds)
-        except R7MailError as caught:
-            error = caught
+    return progress.result

@@ -1,7 +1,7 @@
-"""Carry a `Call` to the server and bring its answer back: log in, retry, time out, stream.
+"""Send calls to the server: log in, retry, time out, stream.
 
-`Client` and `AsyncClient` share every decision, made by the functions at the top; the two classes
-only wait differently. No Airflow.
+`Client` and `AsyncClient` share every decision, made by `_Base`, `client.http` and
+`client.download`; the two classes only wait differently. No Airflow.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
@@ -21,7 +20,6 @@ from contextlib import (
     suppress,
 )
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,119 +27,37 @@ from typing import Any, Self, TypeVar
 import httpx
 import tenacity
 
-from airflow_provider_r7mail.client.calls import Call, failure, is_html, log_in
+from airflow_provider_r7mail.client.calls import Call, is_html, log_in
+from airflow_provider_r7mail.client.download import (
+    PIECE_BYTES,
+    AsyncDownload,
+    Download,
+    Unpacking,
+    begin_download,
+)
 from airflow_provider_r7mail.client.http import (
     SYNC_ERRORS,
     ClientConfig,
-    _retry_options,
-    _unclear_error,
     interpret,
     network,
+    outcome_of_send,
     request_options,
-    unclear,
+    retry_options,
 )
 from airflow_provider_r7mail.client.models import Stats
-from airflow_provider_r7mail.exceptions import (
-    R7MailAuthError,
-    R7MailRequestError,
-    R7MailResponseError,
-)
+from airflow_provider_r7mail.exceptions import R7MailAuthError, R7MailRequestError
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
-# A download's pieces: each is a step through four layers of iterators.
-PIECE_BYTES = 1 << 18
-# What our own time-outs allow beyond those of aiohttp.
 SLACK_SECONDS = 1.0
+"""How much longer our own timeouts are than those of aiohttp."""
+
 MAX_REFUSALS = 5
-
-
-@dataclass(slots=True)
-class Download:
-    """An attachment on its way.
-
-    :param length: its length in bytes as the server announced it, None if it did not (R22)
-    :param is_html: whether the answer's Content-Type is that of an HTML page: of a file that is
-        none, a proxy's page came in its place (R16)
-    :param chunks: the bytes, in pieces
-    """
-
-    length: int | None
-    is_html: bool
-    chunks: Iterator[bytes]
-
-
-@dataclass(slots=True)
-class AsyncDownload:
-    """An attachment on its way; see `Download`."""
-
-    length: int | None
-    is_html: bool
-    chunks: AsyncIterator[bytes]
-
-
-class _Unpacking:
-    """Takes compression off a download that was asked for as it is, where a proxy put it on.
-
-    httpx can do that, but takes a gzip stream that breaks off for whole (R22), and the first of
-    several members for all.
-    """
-
-    def __init__(self, encoding: str) -> None:
-        self._gzip = _member() if encoding else None
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        if self._gzip is None:
-            yield data
-            return
-        try:
-            while data:  # a thousand times as much may come out as goes in
-                if self._gzip.eof:
-                    data = data.lstrip(b"\0")  # padding, which gzip allows
-                    if not data:
-                        return
-                    self._gzip = _member()
-                yield self._gzip.decompress(data, PIECE_BYTES)
-                data = self._gzip.unused_data or self._gzip.unconsumed_tail
-        except zlib.error as error:
-            raise httpx.DecodingError(str(error)) from error
-
-    def end(self) -> None:
-        if self._gzip is not None and not self._gzip.eof:
-            raise httpx.DecodingError("the gzip stream breaks off")
-
-
-def _member() -> zlib._Decompress:
-    return zlib.decompressobj(16 + zlib.MAX_WBITS)
-
-
-def begin_download(
-    call: Call[bytes], status: int, headers: httpx.Headers, attempt: int
-) -> tuple[int | None, _Unpacking]:
-    """Read the head of a download's answer: its length, and how to unpack it.
-
-    :raises R7MailRequestError: the status is not 200, or the end could not be told from a break
-    """
-    error = failure(call, status, headers, attempt)
-    if error is not None:
-        raise error
-    encoding = headers.get("content-encoding", "").strip().lower().replace("identity", "")
-    length = headers.get("content-length")
-    if encoding not in {"", "gzip", "x-gzip"}:
-        reason, hint = "the file came compressed, not as asked", "Turn that off in the proxy."
-    elif length is None and "chunked" not in headers.get("transfer-encoding", "").lower():
-        reason = "the file came without Content-Length or chunks: a break could not be noticed"
-        hint = "Let the proxy in front of the server answer in HTTP/1.1."
-    else:
-        return None if length is None or encoding else int(length), _Unpacking(encoding)
-    raise R7MailResponseError(
-        reason, method=call.method, path=call.path, status=status, attempt=attempt, hint=hint
-    )
+"""Responses of 401 to one request after which it fails, although each token had worked before."""
 
 
 class _WithoutQuery(logging.Filter):
-    """httpx logs the URL of each request whole: for attachments, with the file's name."""
+    """Remove query strings from httpx's log lines: for attachments they contain the file name."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -158,7 +74,7 @@ _without_query = _WithoutQuery()
 
 
 class _Base:
-    """What the two clients share: configuration, token and numbers."""
+    """State and decisions that the two clients share: configuration, token, statistics."""
 
     def __init__(
         self, config: ClientConfig, *, on_token: Callable[[str], None] | None = None
@@ -174,16 +90,18 @@ class _Base:
 
     def _log_in(self) -> Call[str]:
         if self._refusal is not None:
-            # Each concurrent call would try the same password again, and lock the account.
+            # Concurrent calls would each try the wrong password, and lock the account.
             raise copy(self._refusal)
         config = self.config
         return log_in(config.login, config.password, proven=self.stats.logins > 0)
 
     def _died(self, call: Call[Any], token: str | None, status: int, refusals: int) -> bool:
-        """Whether a 401 means that the token has died, so that a new one is due (R12).
+        """Whether the response means that the token has expired, so that a new one is due (R12).
 
-        A second refusal in a row is final, but for a token that has served since: calls that share
-        it may outlive it together.
+        A second 401 in a row is final, unless the token has worked for another call meanwhile:
+        calls that share a token may see it expire together.
+
+        :param refusals: how many times this request has received a 401 before
         """
         if not call.authorized:
             return False
@@ -204,7 +122,7 @@ class Client(_Base):
     """The sync client; a context manager.
 
     :param config: how to reach the server
-    :param on_token: told each token before it is used, to mask it in logs
+    :param on_token: called with each token before it is used, to mask it in logs
     """
 
     def __enter__(self) -> Self:
@@ -213,8 +131,8 @@ class Client(_Base):
         context = self.config.ssl_context()
         proxy = self.config.effective_proxy()
         self._http = httpx.Client(verify=context, proxy=proxy, **options)
-        # A kept connection may have died unseen, and a request lost on it may have been acted on.
-        # What must not be repeated goes over a new connection each time (R23).
+        # A request on a kept-alive connection that was closed meanwhile may or may not have been
+        # processed. Calls that must not be repeated use a new connection each time (R23).
         self._fresh = httpx.Client(
             verify=context,
             proxy=proxy,
@@ -234,11 +152,13 @@ class Client(_Base):
         self._fresh.close()
 
     def send(self, call: Call[T]) -> T:
-        """Carry one call; log in and retry where that is due.
+        """Send a call; log in and retry where necessary.
 
-        :raises R7MailRequestError: it failed for good
+        :return: what the call's `parse` makes of the response
+        :raises R7MailRequestError: the last attempt failed
+        :raises R7MailSendUnclearError: it failed, but the server may have sent the message (R23)
         """
-        try:
+        with outcome_of_send(call):
             for attempt in self.attempts(call):
                 with attempt:
                     number = attempt.retry_state.attempt_number
@@ -247,19 +167,15 @@ class Client(_Base):
                             body = b"".join(response.iter_bytes())  # see AsyncClient
                         self.stats.bytes_read += len(body)
                     return interpret(call, response.status_code, response.headers, body, number)
-        except R7MailRequestError as error:
-            if unclear(call, error):
-                raise _unclear_error(error) from error
-            raise
         raise AssertionError("tenacity ended without a result")
 
     def attempts(self, call: Call[Any]) -> tenacity.Retrying:
-        """The attempts a call may take: `for attempt in client.attempts(call): with attempt:`."""
-        return tenacity.Retrying(**_retry_options(call, self.config, self.stats))
+        """Iterate over the attempts for a call: `for attempt in ...: with attempt:`."""
+        return tenacity.Retrying(**retry_options(call, self.config, self.stats))
 
     @contextmanager
     def stream(self, call: Call[bytes], attempt: int = 1) -> Iterator[Download]:
-        """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
+        """Open a download, in one attempt. An interruption raises, whatever the framing (R22)."""
         with self.exchange(call, attempt) as response:
             head = response.status_code, response.headers
             length, unpacking = begin_download(call, *head, attempt)
@@ -267,7 +183,7 @@ class Client(_Base):
                 yield Download(length, is_html(response.headers), chunks)
 
     def _pieces(
-        self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
+        self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: Unpacking
     ) -> Generator[bytes]:
         with network(call, attempt):
             for data in response.iter_raw(PIECE_BYTES):
@@ -278,9 +194,10 @@ class Client(_Base):
 
     @contextmanager
     def exchange(self, call: Call[Any], attempt: int) -> Iterator[httpx.Response]:
-        """Make one attempt, and give the answer as it is, whatever its status; see `network`.
+        """Make one attempt, and yield the response as it is, whatever its status.
 
-        A token that has died is replaced, and the call repeated (R12).
+        An expired token is replaced, and the call repeated (R12). Wrap reading the response in
+        `network`.
         """
         http = self._http if call.repeatable else self._fresh
         for refusals in range(MAX_REFUSALS + 1):
@@ -320,12 +237,12 @@ class Client(_Base):
 def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None]:
     import aiohttp
 
-    # aiohttp's own errors come through where httpx-aiohttp knows no match.
+    # httpx-aiohttp passes on those of aiohttp's errors that have no counterpart in httpx.
     return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
 
 
 class _InTime(httpx.AsyncByteStream):
-    """A body each piece of which comes in time, or is a TimeoutError."""
+    """A body that raises TimeoutError when its next piece takes too long."""
 
     def __init__(self, stream: httpx.AsyncByteStream, seconds: float) -> None:
         self._stream = stream
@@ -350,7 +267,7 @@ def _transport(**options: Any) -> httpx.AsyncBaseTransport:
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> Self:
             await super().start(connection)
-            # httpx-aiohttp fails on a phrase that is not UTF-8. Nobody reads it.
+            # httpx-aiohttp fails on a reason phrase that is not UTF-8. Nothing reads it.
             self.reason = ""
             return self
 
@@ -364,19 +281,19 @@ def _transport(**options: Any) -> httpx.AsyncBaseTransport:
             return aiohttp.ClientSession(
                 connector=connector,
                 response_class=Response,
-                # It stops reading at twice as much, which costs two system calls each time.
+                # aiohttp pauses reading at twice this size; each pause costs two system calls.
                 read_bufsize=2 * PIECE_BYTES,
             )
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            # aiohttp loses its read timer where a server sends more than its Content-Length says.
-            # These are long enough not to come before its own.
+            # aiohttp loses its read timer when a server sends more than its Content-Length. Ours
+            # is longer, so that aiohttp's own fires first where it works.
             limits = request.extensions["timeout"]
             seconds = limits["read"] + SLACK_SECONDS
             async with asyncio.timeout(limits["pool"] + seconds):
                 response = await super().handle_async_request(request)
             stream: Any = response.stream
-            # Its own 16 KiB cost more than the reading itself. No option sets this.
+            # The default, 16 KiB, makes iteration cost more than reading. There is no option.
             stream.CHUNK_SIZE = PIECE_BYTES
             response.stream = _InTime(stream, seconds)
             return response
@@ -389,7 +306,7 @@ class AsyncClient(_Base):
 
     async def __aenter__(self) -> Self:
         config = self.config
-        # Loading the authorities takes tens of milliseconds: not on a triggerer's event loop.
+        # Loading CA certificates takes tens of milliseconds: too long for the event loop.
         context = await asyncio.to_thread(config.ssl_context)
         proxy = config.effective_proxy()
         options = config.http_options(whole_connect=config.connect_timeout + config.timeout)
@@ -398,12 +315,12 @@ class AsyncClient(_Base):
             transport=_transport(
                 verify=context,
                 proxy=proxy,
-                # As many as there are slots: nothing waits for a connection but the slots.
+                # One for each slot, so that requests wait for a slot and not for a connection.
                 limits=httpx.Limits(max_connections=config.max_concurrency),
             ),
             **options,
         )
-        # As in Client, but made when it is needed: an extract never does, and httpx's own
+        # As in Client, but created on demand: an extract doesn't need it, and httpx's own
         # transport takes a quarter of a second to import.
         self._fresh: httpx.AsyncClient | None = None
         self._make_fresh = partial(
@@ -428,18 +345,18 @@ class AsyncClient(_Base):
             await self._fresh.aclose()
 
     async def send(self, call: Call[T], *, executor: Executor | None = None) -> T:
-        """Carry one call; log in and retry where that is due.
+        """Send a call; log in and retry where necessary. See `Client.send`.
 
-        :param executor: where to read the answer, if that takes long; None is here and now
-        :raises R7MailRequestError: it failed for good
+        :param executor: where to parse the response if that takes long; None parses it right away
         """
-        try:
+        with outcome_of_send(call):
             async for attempt in self.attempts(call):
                 with attempt:
                     number = attempt.retry_state.attempt_number
                     async with self.exchange(call, number) as response:
                         with _async_network(call, number):
-                            # Not aread(): the response would keep it, in a cycle with its stream.
+                            # Not aread(): the response would keep the body, in a reference cycle
+                            # with its stream.
                             body = b"".join([part async for part in response.aiter_bytes()])
                         self.stats.bytes_read += len(body)
                     read = partial(
@@ -448,19 +365,15 @@ class AsyncClient(_Base):
                     if executor is None:
                         return read()
                     return await asyncio.get_running_loop().run_in_executor(executor, read)
-        except R7MailRequestError as error:
-            if unclear(call, error):
-                raise _unclear_error(error) from error
-            raise
         raise AssertionError("tenacity ended without a result")
 
     def attempts(self, call: Call[Any]) -> tenacity.AsyncRetrying:
-        """The attempts a call may take: `async for attempt in ...: with attempt:`."""
-        return tenacity.AsyncRetrying(**_retry_options(call, self.config, self.stats))
+        """Iterate over the attempts for a call: `async for attempt in ...: with attempt:`."""
+        return tenacity.AsyncRetrying(**retry_options(call, self.config, self.stats))
 
     @asynccontextmanager
     async def stream(self, call: Call[bytes], attempt: int = 1) -> AsyncIterator[AsyncDownload]:
-        """Open a download; one attempt. Breaking off raises, whatever the framing (R22)."""
+        """Open a download, in one attempt. An interruption raises, whatever the framing (R22)."""
         async with self.exchange(call, attempt) as response:
             head = response.status_code, response.headers
             length, unpacking = begin_download(call, *head, attempt)
@@ -468,10 +381,10 @@ class AsyncClient(_Base):
                 yield AsyncDownload(length, is_html(response.headers), chunks)
 
     async def _pieces(
-        self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: _Unpacking
+        self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: Unpacking
     ) -> AsyncGenerator[bytes]:
         with _async_network(call, attempt):
-            async for data in response.aiter_raw():  # in the pieces of _transport
+            async for data in response.aiter_raw():  # in pieces set by _transport
                 for piece in unpacking.feed(data):
                     self.stats.bytes_read += len(piece)
                     yield piece

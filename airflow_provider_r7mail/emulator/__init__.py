@@ -1,7 +1,7 @@
-"""A local stand-in for an R7-Office mail server: for tests, demonstrations and measuring.
+"""A local emulator of the R7-Office mail server, for tests, demos and benchmarks.
 
-It is written from the contract alone and imports nothing of the client's, so that the two cannot
-share a mistake.
+It is written from the API contract and shares no code with the client, so that a misreading in one
+can't hide in the other.
 
     with Emulator(Mailbox()) as server:
         server.mailbox.deliver(subject="Прайс-лист", body="Добрый день!")
@@ -14,16 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_r7mail.emulator.app import Service, create_app
-    from airflow_provider_r7mail.emulator.mailbox import (
-        MISSING,
-        Attachment,
-        Mailbox,
-        MailMessage,
-        Refused,
-    )
+    from airflow_provider_r7mail.emulator.app import create_app
+    from airflow_provider_r7mail.emulator.mailbox import Mailbox
+    from airflow_provider_r7mail.emulator.messages import MISSING, Attachment, MailMessage
     from airflow_provider_r7mail.emulator.readings import Fault, Faults, Readings
     from airflow_provider_r7mail.emulator.server import Emulator
+    from airflow_provider_r7mail.emulator.service import Service
+    from airflow_provider_r7mail.emulator.store import Refused
 
 __all__ = [
     "MISSING",
@@ -39,18 +36,18 @@ __all__ = [
     "create_app",
 ]
 
-# Starlette and uvicorn are optional dependencies: they are imported when they are needed.
+# Imported on first use: Starlette and uvicorn are optional dependencies.
 _HOMES = {
-    "MISSING": "mailbox",
-    "Attachment": "mailbox",
+    "MISSING": "messages",
+    "Attachment": "messages",
     "Emulator": "server",
     "Fault": "readings",
     "Faults": "readings",
-    "MailMessage": "mailbox",
+    "MailMessage": "messages",
     "Mailbox": "mailbox",
     "Readings": "readings",
-    "Refused": "mailbox",
-    "Service": "app",
+    "Refused": "store",
+    "Service": "service",
     "create_app": "app",
 }
 

@@ -1,13 +1,13 @@
-"""The control plane under ``/_emulator/``: what tests do in Python, for other processes.
+"""The control plane under ``/_emulator/``: for other processes what tests do in Python.
 
-GET    /_emulator/state               counts per folder, logins, requests, sends
-POST   /_emulator/reset               forget calls, faults, tokens, readings; the mail anew
-GET    /_emulator/requests            the calls so far
-GET    /_emulator/readings            the readings in force
+GET    /_emulator/state               return counts per folder, logins, requests, sent messages
+POST   /_emulator/reset               clear calls, faults, tokens, readings; recreate the mail
+GET    /_emulator/requests            return the calls so far
+GET    /_emulator/readings            return the readings
 PUT    /_emulator/readings            change some: a JSON object of `Readings` fields
 POST   /_emulator/faults              add one: a JSON object of `Fault` fields
-DELETE /_emulator/faults              no more faults
-GET    /_emulator/messages?folder=24  the messages of a folder
+DELETE /_emulator/faults              clear the faults
+GET    /_emulator/messages?folder=24  return the messages of a folder
 POST   /_emulator/messages?folder=24  deliver the ``.eml`` in the body
 """
 
@@ -21,18 +21,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from airflow_provider_r7mail.emulator.folders import to_json
 from airflow_provider_r7mail.emulator.loading import parse
-from airflow_provider_r7mail.emulator.mailbox import Refused, to_json
 from airflow_provider_r7mail.emulator.readings import Fault
+from airflow_provider_r7mail.emulator.service import service_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from airflow_provider_r7mail.emulator.app import Service
-
 
 def routes() -> list[Route]:
-    """The routes below ``/_emulator``."""
+    """Return the routes below ``/_emulator``."""
     return [
         Route("/state", _state),
         Route("/reset", _reset, methods=["POST"]),
@@ -44,13 +43,8 @@ def routes() -> list[Route]:
     ]
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 async def _state(request: Request) -> Response:
-    service = _service(request)
+    service = service_of(request)
     mailbox = service.mailbox
     with mailbox.lock:
         folders = [
@@ -76,17 +70,17 @@ async def _state(request: Request) -> Response:
 
 
 async def _reset(request: Request) -> Response:
-    # Making the mailbox anew takes seconds: other connections are served meanwhile.
-    await run_in_threadpool(_service(request).reset)
+    # Recreating the mailbox takes seconds: don't block other connections.
+    await run_in_threadpool(service_of(request).reset)
     return await _state(request)
 
 
 async def _requests(request: Request) -> Response:
-    return _json(list(_service(request).requests))
+    return _json(list(service_of(request).requests))
 
 
 async def _readings(request: Request) -> Response:
-    service = _service(request)
+    service = service_of(request)
     if request.method == "PUT":
         try:
             service.readings = replace(service.readings, **json.loads(await request.body()))
@@ -96,7 +90,7 @@ async def _readings(request: Request) -> Response:
 
 
 async def _faults(request: Request) -> Response:
-    service = _service(request)
+    service = service_of(request)
     if request.method == "DELETE":
         service.faults.clear()
     else:
@@ -110,10 +104,8 @@ async def _faults(request: Request) -> Response:
 async def _messages(request: Request) -> Response:
     try:
         folder = int(request.query_params.get("folder", "24"))
-        return _json(_service(request).mailbox.messages(folder))
-    except Refused as refusal:
-        return _bad(refusal)
-    except ValueError as error:
+        return _json(service_of(request).mailbox.messages(folder))
+    except ValueError as error:  # a `Refused` is one
         return _bad(error)
 
 
@@ -123,7 +115,7 @@ async def _deliver(request: Request) -> Response:
     except ValueError as error:
         return _bad(error)
     message = parse(await request.body())
-    number = _service(request).mailbox.deliver_message(message, folder)
+    number = service_of(request).mailbox.deliver_message(message, folder)
     return JSONResponse({"Id": number})
 
 

@@ -1,6 +1,6 @@
-"""The server's dates as numbers: .NET ticks, of 100 ns since 0001-01-01 UTC, so no digit is lost.
+"""The server's dates as .NET ticks: units of 100 ns since 0001-01-01 UTC, so no digit is lost.
 
-A date the server could not read is ``UNDATED``, which sorts before every real one.
+A date that can't be parsed is ``UNDATED``, which sorts before every real one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ TICKS_PER_SECOND = 10_000_000
 UNDATED = -1
 
 _EPOCH = datetime(1, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH = datetime(1, 1, 1)  # noqa: DTZ001 - to write dates whose zone is known
+_NAIVE_EPOCH = datetime(1, 1, 1)  # noqa: DTZ001 - for text in UTC
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)"
     r"(?:[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?)?"
@@ -20,7 +20,7 @@ _TEXT = re.compile(
 
 
 def ticks_of_text(text: str) -> int | None:
-    """Ticks of an ISO date as the API writes it, UTC when it names no zone; None if unreadable."""
+    """Return the ticks of an ISO date, UTC unless it has an offset; None if it can't be parsed."""
     match = _TEXT.fullmatch(text)
     if match is None:
         return None
@@ -44,29 +44,29 @@ def _zone_seconds(zone: str | None) -> int:
 
 
 def ticks_of_date_field(value: object) -> int:
-    """The sorting key of a message's ``Date``: ``UNDATED`` for what is no date.
+    """Return the sort key of a message's ``Date``: ``UNDATED`` for anything that is not a date.
 
-    That is null, garbage, a missing field (pass None) and .NET's ``0001-01-01T00:00:00``.
+    That includes null, garbage, a missing field (pass None) and .NET's ``0001-01-01T00:00:00``.
     """
     found = ticks_of_text(value) if isinstance(value, str) else None
     return found if found is not None and found > 0 else UNDATED
 
 
 def ticks_of(moment: datetime) -> int:
-    """Ticks of a datetime, UTC when it has no zone."""
+    """Return the ticks of a datetime, UTC unless it is aware."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1) * 10
 
 
 def text_of(moment: datetime) -> str:
-    """A datetime as the samples write it: ``2025-06-27T04:21:50Z``, with microseconds if any."""
+    """Format a datetime as the manual does: ``2025-06-27T04:21:50Z``, with microseconds if any."""
     return text_of_ticks(ticks_of(moment))
 
 
 def text_of_ticks(ticks: int, digits: int | None = None) -> str:
-    """Ticks as ISO text in UTC.
+    """Format ticks as ISO text in UTC.
 
-    ``digits`` is the number of fractional digits, 0 to 7; None writes as many as needed of 0, 6, 7.
+    :param digits: number of fractional digits, 0 to 7; None takes the fewest of 0, 6 or 7.
     """
     seconds, fraction = divmod(ticks, TICKS_PER_SECOND)
     whole = (_NAIVE_EPOCH + timedelta(seconds=seconds)).isoformat()

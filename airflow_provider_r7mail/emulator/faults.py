@@ -1,4 +1,4 @@
-"""Answers that go wrong on the wire: as ASGI responses, given the right answer if there is one."""
+"""Responses that fail on the wire, as ASGI responses."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.emulator.readings import Fault
 
 CONNECTION = "r7mail.connection"
-"""Where the server puts a request's `Connection` in its ASGI scope."""
+"""Key in the ASGI scope for the request's `Connection`."""
 
 
 class Connection(Protocol):
-    """What a fault can do to the client's connection. There is none without a socket."""
+    """What a fault can do to a connection. Missing if there is no socket."""
 
     def reset(self) -> None:
         """Break it at once: the client sees a reset."""
 
     def close(self) -> None:
-        """Send what has been written, then end it."""
+        """Send what has been written, then close it."""
 
 
 class Failed(Response):
-    """An answer spoilt by a fault.
+    """A response broken by a fault.
 
     :param fault: what happens.
-    :param right: the right answer, if the server acted.
+    :param right: the correct response, if the server acted.
     """
 
     def __init__(self, fault: Fault, right: Response | None) -> None:
@@ -41,11 +41,11 @@ class Failed(Response):
 
     @property
     def status(self) -> int | None:
-        """The status that the client sees; None if it sees none."""
+        """The status that the client sees, if any."""
         return None if self._fault.kind in {"reset", "hang"} else self.status_code
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the fault has it."""
+        """Respond as the fault says."""
         fault = self._fault
         if fault.delay and await _is_gone(receive, fault.delay):
             return
@@ -93,7 +93,7 @@ class Failed(Response):
 
 
 def _instead(fault: Fault) -> Response:
-    """The answer of a ``status`` or ``answer`` fault."""
+    """Return the response of a ``status`` or ``answer`` fault."""
     if fault.kind == "answer":
         text: str | bytes = json.dumps(fault.answer)
         status = 200
@@ -122,19 +122,19 @@ async def _start(send: Send, response: Response, length: int | None) -> None:
 
 async def _reset(scope: Scope, receive: Receive) -> None:
     _connection(scope).reset()
-    # Only a server that knows of the break takes the missing answer for none of our own doing.
+    # uvicorn logs an error for a missing response, unless it knows that the connection is gone.
     await _is_gone(receive, None)
 
 
 def _connection(scope: Scope) -> Connection:
     connection: Connection | None = scope.get(CONNECTION)
     if connection is None:
-        raise ConnectionResetError("the fault breaks the connection")
+        raise ConnectionResetError("a fault broke the connection")
     return connection
 
 
 async def _is_gone(receive: Receive, seconds: float | None) -> bool:
-    """Wait for the client to leave (or the server to stop), so long at most; whether it has."""
+    """Wait until the client disconnects or the server stops; return False after a timeout."""
     try:
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":

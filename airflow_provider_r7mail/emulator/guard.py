@@ -1,7 +1,7 @@
-"""Who may look: programs, and the server's own page, but no web site in somebody's browser.
+"""Access control: for programs and the emulator's own page, not for other web sites in a browser.
 
-A browser on this machine reaches 127.0.0.1 for any site it shows. Such a site must not press the
-page's buttons, nor read mail by giving itself a name that leads here (DNS rebinding).
+A web site open in a browser on this machine can send requests to 127.0.0.1. It must not press the
+page's buttons, or read mail through a host name that resolves to this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Guard:
-    """ASGI middleware that answers 403 to what a foreign web site may have sent.
+    """ASGI middleware that responds 403 to requests another web site may have sent.
 
-    Its page and control plane are served under an IP address, ``localhost`` or ``host`` only: a
-    site can make its own name lead here, but not those. A request from a browser's page, which
-    says so by ``Origin``, must come from a page of this server. Clients of the API, which send no
-    ``Origin``, may call the server by any name.
+    The page and the control plane respond only on IP addresses, ``localhost`` and ``host``, because
+    a site can make no other name but its own resolve to this machine. A request with an ``Origin``
+    must come from the emulator's own page. API clients, which send no ``Origin``, can use any host
+    name.
 
-    :param app: what is guarded.
-    :param host: one more name of this server.
+    :param app: the application to protect.
+    :param host: another host name of this machine.
     """
 
     def __init__(self, app: ASGIApp, host: str = "") -> None:
@@ -32,25 +32,25 @@ class Guard:
         self._host = host.lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request on, or reject it."""
         host = origin = ""
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1").lower()
             elif name == b"origin":
-                # A sandboxed frame's is "null".
+                # "null" from a sandboxed frame.
                 origin = value.decode("latin-1").lower()
         if (origin or not scope["path"].startswith("/api/")) and not self._is_ours(host):
-            refusal = f"Not served as {host!r}: use http://127.0.0.1 and the port."
+            refusal = f"Not available as {host!r}: use http://127.0.0.1 and the port."
         elif origin and origin.partition("://")[2] != host:
-            refusal = "Another web site's page sent this: refused."
+            refusal = "Rejected: sent by a page of another web site."
         else:
             await self._app(scope, receive, send)
             return
         await PlainTextResponse(f"{refusal}\n", 403)(scope, receive, send)
 
     def _is_ours(self, host: str) -> bool:
-        # An IPv6 address is in brackets, and a port may follow either.
+        # IPv6 addresses are in brackets; a port may follow.
         name = host[1:].partition("]")[0] if host[:1] == "[" else host.rpartition(":")[0] or host
         if name in {"localhost", self._host} and name:
             return True

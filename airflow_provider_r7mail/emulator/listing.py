@@ -1,4 +1,4 @@
-"""Which messages a Messages call finds, and in what order: the open points R1 to R5."""
+"""Which messages a Messages call returns, and in what order: the open points R1 to R5."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
 if TYPE_CHECKING:
     import random
 
-    from airflow_provider_r7mail.emulator.mailbox import Folder, Stored
+    from airflow_provider_r7mail.emulator.folders import Folder, Stored
     from airflow_provider_r7mail.emulator.readings import Readings
 
 _UNITS = {"second": TICKS_PER_SECOND, "millisecond": 10_000, "microsecond": 10}
@@ -21,7 +21,7 @@ _UNITS = {"second": TICKS_PER_SECOND, "millisecond": 10_000, "microsecond": 10}
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a Messages call asks for. Empty texts and None do not filter; bounds are in ticks."""
+    """The parameters of a Messages call. Empty texts and None don't filter; bounds are in ticks."""
 
     query: str = ""
     body: str = ""
@@ -39,14 +39,14 @@ class Search:
 
     @property
     def by_date_only(self) -> bool:
-        """Whether no message need be looked at to know that it is found."""
+        """Whether the dates alone decide which messages match."""
         texts = (self.query, self.body, self.sender, self.recipient, self.subject)
         return not any(texts) and not self.labels and self.was_read is None
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a listing, with the numbers of its answer."""
+    """One page of a listing, with the counts in its response."""
 
     records: list[Stored]
     count: int
@@ -56,10 +56,10 @@ class Page:
 def find(
     folder: Folder, search: Search, readings: Readings, *, shuffle: random.Random, turn: int
 ) -> Page:
-    """The page that a call asks for.
+    """Return the page that a call asks for.
 
-    :param shuffle: gives the order of ties under ``ties="random"``.
-    :param turn: which listing this is; every other one turns ties under ``ties="reversed"``.
+    :param shuffle: orders ties if ``ties="random"``.
+    :param turn: number of this listing; every other one reverses ties if ``ties="reversed"``.
     """
     places = _dated_places(folder, search, readings)
     if not search.by_date_only:
@@ -79,7 +79,7 @@ def find(
 
 
 def _dated_places(folder: Folder, search: Search, readings: Readings) -> Sequence[int]:
-    """Places in the folder whose dates are within the bounds (R4)."""
+    """Return the places in the folder whose dates are within the bounds (R4)."""
     whole = range(len(folder.records))
     if readings.ignore_dates or (search.start is None and search.end is None):
         return whole
@@ -100,7 +100,7 @@ def _dated_places(folder: Folder, search: Search, readings: Readings) -> Sequenc
 
 @dataclass(frozen=True)
 class _Ties:
-    """The order of messages with the same Date in one answer (R5)."""
+    """The order of messages with the same Date in one response (R5)."""
 
     kind: str
     shuffle: random.Random
@@ -121,9 +121,9 @@ class _Ties:
 def _cut(
     folder: Folder, places: Sequence[int], wanted: range, ascending: bool, ties: _Ties
 ) -> Sequence[int]:
-    """The wanted stretch of the found places, once these are in the answer's order.
+    """Return a page of the matches in the order of the response.
 
-    Only the ties that reach into the page are arranged: the others cannot show on it.
+    Only ties that overlap the page are arranged, because the others can't appear on it.
     """
     total = len(places)
     low, high = min(wanted.start, total), min(wanted.stop, total)
@@ -144,7 +144,7 @@ def _cut(
 
 
 def _matches(record: Stored, search: Search) -> bool:
-    """Whether a message passes the filters other than dates. Texts match without regard to case."""
+    """Return whether a message passes the filters other than dates. Text is case-insensitive."""
     if search.was_read is not None and bool(record.value("WasRead")) != search.was_read:
         return False
     if search.labels and not set(search.labels) <= set(record.value("Labels") or ()):
@@ -180,7 +180,7 @@ def _has(wanted: str, *texts: Any) -> bool:
 
 
 def _key_of(folder: Folder, name: str) -> Any:
-    """A sorting key by any field: no value first, then numbers, then texts."""
+    """Return a sort key for any field: no value first, then numbers, then texts."""
 
     def key(place: int) -> tuple[int, Any]:
         value = folder.records[place].value(name)

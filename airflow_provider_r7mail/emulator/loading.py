@@ -1,9 +1,9 @@
-"""Real mail for the mailbox: an mbox, a Maildir, a folder of ``.eml`` files, or one ``.eml``.
+"""Load real mail: an mbox, a Maildir, a directory of ``.eml`` files, or one ``.eml``.
 
-Nothing in a message stops it from being read: unknown charsets are read as Latin-1, broken headers
-as they stand. A message without a readable ``Date`` gets the time of its newest ``Received``, else
-of its mbox ``From`` line, else of its file. A part is an attachment if it has a file name, is
-marked as one, or is no text; an attached message is a file ``.eml``.
+Every message is read, however malformed: unknown charsets as Latin-1, broken headers as they are.
+A message without a readable ``Date`` gets the time of its newest ``Received`` header, else of its
+mbox ``From`` line, else of its file. A part is an attachment if it has a file name, is marked as
+one, or is not text. An attached message becomes an ``.eml`` file.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_r7mail.emulator.dates import ticks_of
-from airflow_provider_r7mail.emulator.mailbox import Attachment, MailMessage
+from airflow_provider_r7mail.emulator.messages import Attachment, MailMessage
 
-# What the email package is known to raise on headers that break its grammar.
+# What the email package raises on malformed headers.
 _BROKEN = (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError)
 _MIME_ID = re.compile(r"<([^<>]+)>")
 _EARLIEST_YEAR = 1970
@@ -35,15 +35,15 @@ _THREADS = uuid.UUID("7f0dd3a4-6c3f-4b0e-9a40-0f2f3c1d7a11")
 
 
 class _Mail(EmailMessage):
-    """A message whose attached messages are left unparsed, so that their bytes stay as they are."""
+    """A message whose attached messages are not parsed, so that their bytes don't change."""
 
     def get_content_type(self) -> str:
-        """What the parser goes by: nothing that it would open, but for multiparts."""
+        """Return the type the parser sees: no container except multiparts."""
         kind = super().get_content_type()
         return "application/octet-stream" if kind.startswith("message/") else kind
 
     def named_content_type(self) -> str:
-        """The type that the message gives."""
+        """Return the type given in the message."""
         return super().get_content_type()
 
 
@@ -57,26 +57,26 @@ class _Parsed:
 
 
 def read(path: Path) -> list[MailMessage]:
-    """The messages at a path, earliest first, those of a thread with the same ``thread_id``.
+    """Read the messages at a path, sorted by date; those of a thread have the same ``thread_id``.
 
-    :param path: an mbox file, an ``.eml`` file, a Maildir, or a folder with ``.eml`` files in it
-        or below it.
-    :raises FileNotFoundError: there is no such path.
-    :raises ValueError: there is no mail at it.
+    :param path: an mbox file, an ``.eml`` file, a Maildir, or a directory with ``.eml`` files at
+        any depth.
+    :raises FileNotFoundError: the path does not exist.
+    :raises ValueError: there is no mail at the path.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no mail at {path}: no such file or folder")
+        raise FileNotFoundError(f"no mail at {path}: no such file or directory")
     parsed = list(_parsed(path))
     if not parsed:
-        raise ValueError(f"no mail at {path}: it is no mbox, no Maildir and has no .eml files")
+        raise ValueError(f"no mail at {path}: not an mbox or a Maildir, and no .eml files")
     return sorted(_threaded(parsed), key=lambda message: _moment(message.date))
 
 
 def parse(content: bytes, *, fallback: datetime | None = None) -> MailMessage:
-    """A message as it travels (RFC 5322) as one that can be delivered.
+    """Parse a message (RFC 5322) into one that can be delivered.
 
     :param content: the bytes of an ``.eml``.
-    :param fallback: its date if it names none that can be read; now when None.
+    :param fallback: its date if it has none that can be parsed; now when None.
     """
     return _parse(content, fallback or datetime.now(UTC)).message
 
@@ -146,7 +146,7 @@ def _parse(content: bytes, fallback: datetime) -> _Parsed:
         bcc=[found for _, found in _addresses(mail, "Bcc")] or None,
         date=_date(mail, fallback),
         attachments=parts.attachments,
-        was_read="R" in _header(mail, "Status"),  # as mail programs note it in an mbox
+        was_read="R" in _header(mail, "Status"),  # as mail clients write it into an mbox
         important=_is_important(mail),
         mime_message_id=own[0] if own else None,
         in_reply_to=answered[0] if answered else None,
@@ -156,13 +156,13 @@ def _parse(content: bytes, fallback: datetime) -> _Parsed:
 
 
 def _header(mail: Message[Any, Any], name: str) -> str:
-    """A header's text; as it stands if it cannot be decoded, empty if there is none."""
+    """Return a header's text: raw if it can't be decoded, empty if there is none."""
     try:
         value = mail[name]
         text = "" if value is None else str(value)
     except _BROKEN:
         text = _raw_header(mail, name)
-    # A header's value has no line breaks; broken ones keep theirs from folding.
+    # A malformed header keeps the line breaks of its folding.
     return _decoded(" ".join(text.splitlines()).strip())
 
 
@@ -174,7 +174,7 @@ def _raw_header(mail: Message[Any, Any], name: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """Encoded words (RFC 2047) that stand where the grammar does not have them."""
+    """Decode encoded words (RFC 2047) that are where they should not be."""
     if "=?" not in text:
         return text
     try:
@@ -184,7 +184,7 @@ def _decoded(text: str) -> str:
 
 
 def _addresses(mail: Message[Any, Any], name: str) -> list[tuple[str, str]]:
-    """Names and addresses of a header."""
+    """Return the names and addresses in a header."""
     try:
         header = mail[name]
         found = [(item.display_name, item.addr_spec) for item in header.addresses]
@@ -193,7 +193,7 @@ def _addresses(mail: Message[Any, Any], name: str) -> list[tuple[str, str]]:
     usable = [(_decoded(shown), address) for shown, address in found if address.strip("<>")]
     if usable:
         return usable
-    # "nobody at example dot org": no address by any grammar, yet all there is.
+    # "nobody at example dot org": not a valid address, but all there is.
     text = _header(mail, name)
     return [("", text)] if text else []
 
@@ -238,14 +238,14 @@ def _flags(mail: Message[Any, Any]) -> dict[str, bool]:
 
 @dataclass
 class _Parts:
-    """What a message is made of: texts, HTML pages, files."""
+    """The parts of a message: texts, HTML pages, files."""
 
     texts: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
     attachments: list[Attachment] = field(default_factory=list)
 
     def collect(self, part: Message[Any, Any]) -> None:
-        """Sort a part, and the parts in it, to where they belong."""
+        """Add a part and its sub-parts to the lists."""
         kind = _content_type(part)
         if kind.startswith("multipart/") and part.is_multipart():
             for inner in part.get_payload():
@@ -254,7 +254,7 @@ class _Parts:
             return
         name = _file_name(part)
         attached = _disposition(part) == "attachment"
-        # A "multipart" without parts is text with a wrong label.
+        # A "multipart" without parts is mislabelled text.
         is_text = kind in {"text/plain", "text/html"} or kind.startswith("multipart/")
         if name is None and not attached and is_text:
             target = self.pages if kind == "text/html" else self.texts
@@ -293,7 +293,7 @@ def _made_name(kind: str, number: int) -> str:
 
 
 def _data(part: Message[Any, Any]) -> bytes:
-    """The exact bytes of a file; as they came if their encoding is broken."""
+    """Return the bytes of a file, undecoded if their encoding is broken."""
     try:
         data = part.get_payload(decode=True)
         if isinstance(data, bytes):
@@ -318,14 +318,14 @@ def _text(part: Message[Any, Any]) -> str:
 
 
 def _text_of_html(page: str) -> str:
-    """The words of an HTML body, roughly: what a server lists when there is no plain text."""
+    """Return roughly the text of an HTML body: the plain body if a message has none."""
     visible = re.sub(r"(?is)<(script|style).*?</\1>", "", page)
     broken = re.sub(r"(?i)<(br|/p|/div|/tr)\b[^>]*>", "\n", visible)
     return unescape(re.sub(r"(?s)<[^>]*>", "", broken)).strip()
 
 
 def _threaded(parsed: Sequence[_Parsed]) -> Iterator[MailMessage]:
-    """The messages, with one thread id for all that refer to each other, however remotely."""
+    """Assign the same thread id to messages that refer to each other, directly or not."""
     roots: dict[str, str] = {}
 
     def root(mime_id: str) -> str:
@@ -338,7 +338,7 @@ def _threaded(parsed: Sequence[_Parsed]) -> Iterator[MailMessage]:
         family = [item.message.mime_message_id, *item.references]
         known = [mime_id for mime_id in family if mime_id]
         for mime_id in known[1:]:
-            # The eldest of the references, the first in the header, gives the thread its name.
+            # The oldest reference, the first in the header, names the thread.
             roots[root(known[0])] = root(mime_id)
     linked = {mime_id for item in parsed for mime_id in item.references}
     for item in parsed:

@@ -1,7 +1,7 @@
-"""The built-in mailbox: some months in a Russian office, generated.
+"""The default mailbox: some months of a Russian office's mail, generated.
 
-Each kind of correspondence is a function that gives one exchange of messages beginning at a given
-time. Exchanges are added until there are enough messages, and then delivered by date.
+Each kind of correspondence is a method that returns one exchange of messages starting at a given
+time. Exchanges are added until there are enough messages, which are then delivered by date.
 """
 
 from __future__ import annotations
@@ -15,44 +15,42 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_r7mail.emulator import office_files as files
 from airflow_provider_r7mail.emulator import office_texts as texts
-from airflow_provider_r7mail.emulator.mailbox import (
-    INBOX,
-    PROCESSED,
-    SENT,
-    Attachment,
-    MailMessage,
-    html_of_text,
-)
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED, SENT
+from airflow_provider_r7mail.emulator.messages import Attachment, MailMessage, html_of_text
 
 if TYPE_CHECKING:
-    from airflow_provider_r7mail.emulator.mailbox import Mailbox
     from airflow_provider_r7mail.emulator.office_texts import Person
+    from airflow_provider_r7mail.emulator.store import Store
 
 CLIENTS_LABEL, FINANCE_LABEL, REPORTS_LABEL, SUPPLIERS_LABEL = 1, 2, 3, 4
 
 _MOSCOW = timedelta(hours=3)
 _PRICE_LIST_DAYS = 3
-# The supplier's robot works at night, so that the newest list is of the last day all day long.
+# Sent at night, so that the newest price list is from the last day, whatever time it is.
 _PRICE_LIST_BEFORE_MIDNIGHT = timedelta(minutes=1)
 _RECENT = timedelta(days=3)
 
 Filed = tuple[int, MailMessage]
 
 
-def fill(mailbox: Mailbox, *, seed: int, messages: int, days: int, end: datetime | None) -> None:
-    """Deliver the office's mail into a mailbox.
+def fill(
+    store: Store, name: str, *, seed: int, messages: int, days: int, end: datetime | None
+) -> None:
+    """Deliver an office's mail.
 
+    :param store: where to deliver it; its address is that of the recipient.
+    :param name: the recipient's name.
     :param seed: the same seed and end give the same mail.
-    :param messages: how many messages.
-    :param days: over how many days before ``end``.
-    :param end: no message is later; the start of today (UTC) when None.
+    :param messages: number of messages.
+    :param days: number of days they span before ``end``.
+    :param end: all messages are older; midnight today (UTC) when None.
     """
     last = end or datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for folder, name in texts.PROJECTS:
-        mailbox.add_folder(folder, name)
-    office = _Office(mailbox.address, mailbox.name, seed, last, days)
+    for folder, project in texts.PROJECTS:
+        store.add_folder(folder, project)
+    office = _Office(store.address, name, seed, last, days)
     for folder, message in office.mail(messages):
-        mailbox.deliver_message(message, folder)
+        store.deliver_message(message, folder)
 
 
 @dataclass
@@ -70,7 +68,7 @@ class _Office:
         self._make_files()
 
     def _make_files(self) -> None:
-        """Some dozens of files, which many messages share."""
+        """Generate a few dozen files, which many messages share."""
         shuffle, products = self.random, texts.PRODUCTS
         self.reports = [
             files.sales_report(f"Отчёт о продажах, неделя {week:02d}.xlsx", products, shuffle)
@@ -85,9 +83,9 @@ class _Office:
         self.pictures = [files.picture(shade) for shade in (40, 90, 200)]
 
     def mail(self, count: int) -> list[Filed]:
-        """So many messages, earliest first."""
+        """Generate messages, sorted by date."""
         found = self._price_lists()[:count]
-        # Exchanges and their weights: how often each is met in an office.
+        # How often each kind of exchange occurs in an office, as weights.
         kinds: dict[Callable[[datetime], list[Filed]], int] = {
             self._enquiry: 16,
             self._invoice: 12,
@@ -109,7 +107,7 @@ class _Office:
         return [self._as_handled(item) for item in sorted(found, key=_date)]
 
     def _as_handled(self, item: Filed) -> Filed:
-        """Old mail has been read; of the newest, half has not."""
+        """Mark old mail as read, and half of the newest; file some of it."""
         folder, message = item
         if folder == SENT or message.sender == texts.PRICE_SENDER.address:
             return item
@@ -122,7 +120,7 @@ class _Office:
     # Times and texts
 
     def _working_time(self) -> datetime:
-        """A moment of the office's day, 9 to 19 in Moscow; at a weekend now and then."""
+        """Return a time in office hours, 9 to 19 in Moscow, rarely on a weekend."""
         while True:
             day = self.begin + timedelta(days=self.random.randrange(self.days))
             local = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -133,7 +131,7 @@ class _Office:
                 return moment
 
     def _later(self, moment: datetime, hours: float) -> datetime:
-        """A while after; an answer due at night is written in the morning."""
+        """Return a time for a reply: some hours later, or the next morning if that is at night."""
         answer = moment + timedelta(seconds=int(self.random.uniform(0.1, 1.0) * hours * 3_600))
         local = answer + _MOSCOW
         if local.hour >= 20 or local.hour < 8:
@@ -154,7 +152,7 @@ class _Office:
     def _letter(
         self, sender: Person, moment: datetime, subject: str, *paragraphs: str
     ) -> MailMessage:
-        """A letter to the mailbox's owner, signed."""
+        """Return a signed message to the mailbox's owner."""
         signature = f"--\n{sender.name}\n{sender.post}".rstrip()
         body = "\n\n".join((self._greeting(), *paragraphs, signature))
         return MailMessage(
@@ -169,7 +167,7 @@ class _Office:
         )
 
     def _robot(self, sender: Person, moment: datetime, subject: str, body: str) -> MailMessage:
-        """A message that no person wrote."""
+        """Return an automatic message."""
         return MailMessage(
             subject=subject,
             body=body,
@@ -182,7 +180,7 @@ class _Office:
         )
 
     def _answer(self, to: MailMessage, moment: datetime, *paragraphs: str) -> MailMessage:
-        """The owner's answer, with the letter quoted below."""
+        """Return the owner's reply, with the message quoted below."""
         asked = _date((0, to)) + _MOSCOW
         quoted = "\n".join(f"> {line}" for line in (to.body or "").splitlines())
         above = "\n\n".join((self._greeting(), *paragraphs, f"--\n{self.name}"))
@@ -201,7 +199,7 @@ class _Office:
             sender_name=self.name,
             to=[to.sender],
             cc=to.cc,
-            # What this server sends is dated to the microsecond, as in the manual's example.
+            # The server dates what it sends to the microsecond, as in the manual's example.
             date=moment + timedelta(microseconds=self.random.randrange(1, 999_999)),
             was_read=True,
             mime_message_id=self._mime_id(self.address),
@@ -218,7 +216,7 @@ class _Office:
     # Kinds of correspondence
 
     def _price_lists(self) -> list[Filed]:
-        """A supplier's price list every third night, the newest unread and not yet dealt with."""
+        """A supplier's price list every third night; the newest is unread, in the inbox."""
         found = []
         for age in range(0, self.days, _PRICE_LIST_DAYS):
             moment = self.end - timedelta(days=age) - _PRICE_LIST_BEFORE_MIDNIGHT
@@ -242,7 +240,7 @@ class _Office:
         return found
 
     def _enquiry(self, moment: datetime) -> list[Filed]:
-        """A client asks for a price; the owner answers; the client agrees, or is away."""
+        """A client asks for a quote; the owner replies; the client agrees, or is away."""
         client = self.random.choice(texts.CLIENTS)
         count = self.random.randrange(1, 60)
         product = self._pick(texts.PRODUCTS)
@@ -257,7 +255,7 @@ class _Office:
             labels=[CLIENTS_LABEL],
             important=self.random.random() < 0.15,
         )
-        if self.random.random() < 0.08:  # the firm's logo, twice under the same name
+        if self.random.random() < 0.08:  # two logos with the same file name
             asked = replace(asked, attachments=self.random.sample(self.pictures, 2))
         exchange: list[Filed] = [(INBOX, asked)]
         if self.random.random() < 0.75:
@@ -333,7 +331,7 @@ class _Office:
         return exchange
 
     def _report(self, moment: datetime) -> list[Filed]:
-        """The morning's reports: several robots write in the same second."""
+        """The morning reports: several robots write in the same second."""
         morning = moment.replace(hour=6, minute=0, second=0)
         day = f"{morning + _MOSCOW:%d.%m.%Y}"
         sales = self._robot(
@@ -377,7 +375,7 @@ class _Office:
         return exchange
 
     def _ticket(self, moment: datetime) -> list[Filed]:
-        """A request to the service desk: taken, commented, closed; some close in one second."""
+        """A service desk ticket: registered, in progress, solved; some steps in the same second."""
         number, what = self._next_number(), self._pick(texts.TICKETS)
         steps = (
             f"Ваше обращение зарегистрировано под номером SD-{number}. Срок решения — 8 часов.",
@@ -393,7 +391,7 @@ class _Office:
         return exchange
 
     def _alerts(self, moment: datetime) -> list[Filed]:
-        """A burst of alerts with one and the same date."""
+        """A burst of alerts with the same date."""
         return [
             (
                 INBOX,
@@ -470,7 +468,7 @@ class _Office:
 def _date(item: Filed) -> datetime:
     date = item[1].date
     if not isinstance(date, datetime):
-        raise TypeError(f"generated mail has dates, not {date!r}")
+        raise TypeError(f"generated mail must have a datetime, not {date!r}")
     return date
 
 

@@ -1,6 +1,6 @@
-"""The files of the built-in office: real spreadsheets, tables, PDFs and invitations.
+"""The attachments of the generated office: real spreadsheets, CSV files, PDFs and invitations.
 
-The same arguments give the same bytes: what a library dates by the clock is dated anew here.
+The same arguments give the same bytes: timestamps that a library takes from the clock are replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from airflow_provider_r7mail.emulator.mailbox import Attachment
+from airflow_provider_r7mail.emulator.messages import Attachment
 
 if TYPE_CHECKING:
     import random
@@ -25,7 +25,7 @@ _MADE = datetime(2025, 1, 9, 9, 0, tzinfo=UTC)
 
 
 def spreadsheet(name: str, title: str, rows: Sequence[Sequence[object]]) -> Attachment:
-    """An ``.xlsx`` of one sheet, its first row the header."""
+    """Return an ``.xlsx`` with one sheet, whose first row is the header."""
     from openpyxl import Workbook  # noqa: PLC0415 - heavy, and needed only here
 
     book = Workbook()
@@ -41,7 +41,7 @@ def spreadsheet(name: str, title: str, rows: Sequence[Sequence[object]]) -> Atta
 
 
 def _undated(made: BytesIO) -> bytes:
-    """A spreadsheet without the time of its making, which openpyxl takes from the clock."""
+    """Replace the time of creation, which openpyxl takes from the clock."""
     moment = f"{_MADE:%Y-%m-%dT%H:%M:%SZ}".encode()
     stamp = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
     result = BytesIO()
@@ -57,7 +57,7 @@ def _undated(made: BytesIO) -> bytes:
 
 
 def price_list(date: datetime, products: Sequence[str], shuffle: random.Random) -> Attachment:
-    """A supplier's price list: Артикул, Наименование, Цена, Остаток."""
+    """Return a supplier's price list: Артикул, Наименование, Цена, Остаток."""
     rows: list[list[object]] = [["Артикул", "Наименование", "Цена", "Остаток"]]
     for number, product in enumerate(products, start=1):
         price = round(shuffle.uniform(90, 95_000), 2)
@@ -66,7 +66,7 @@ def price_list(date: datetime, products: Sequence[str], shuffle: random.Random) 
 
 
 def sales_report(name: str, products: Sequence[str], shuffle: random.Random) -> Attachment:
-    """Sales by product, as a spreadsheet."""
+    """Return sales by product as a spreadsheet."""
     rows: list[list[object]] = [["Дата", "Товар", "Количество", "Сумма"]]
     for day in range(1, 15):
         count = shuffle.randrange(1, 40)
@@ -76,7 +76,7 @@ def sales_report(name: str, products: Sequence[str], shuffle: random.Random) -> 
 
 
 def table(name: str, encoding: str, products: Sequence[str], shuffle: random.Random) -> Attachment:
-    """Stock as ``.csv``, with the semicolons and the charset of an accounting program's export."""
+    """Return stock as a ``.csv``, as an accounting system exports it: with semicolons."""
     lines = ["Код;Товар;Склад;Остаток;Цена"]
     for number, product in enumerate(products, start=1):
         price = f"{shuffle.uniform(50, 9_000):.2f}".replace(".", ",")
@@ -87,7 +87,7 @@ def table(name: str, encoding: str, products: Sequence[str], shuffle: random.Ran
 
 
 def document(name: str, number: int, shuffle: random.Random) -> Attachment:
-    """A PDF of one page. Its text is Latin: fonts with Cyrillic letters may not be at hand."""
+    """Return a one-page PDF. Its text is Latin: Cyrillic fonts may not be installed."""
     from fpdf import FPDF  # noqa: PLC0415 - heavy, and needed only here
 
     pdf = FPDF()
@@ -104,7 +104,7 @@ def document(name: str, number: int, shuffle: random.Random) -> Attachment:
 
 
 def invitation(uid: str, start: datetime, summary: str, organizer: str, guest: str) -> Attachment:
-    """A calendar invitation (RFC 5545) for an hour."""
+    """Return a calendar invitation (RFC 5545) for an hour."""
     lines = (
         "BEGIN:VCALENDAR",
         "VERSION:2.0",
@@ -126,7 +126,7 @@ def invitation(uid: str, start: datetime, summary: str, organizer: str, guest: s
 
 
 def picture(shade: int) -> Attachment:
-    """The logo under a signature: always ``image001.png``, whatever it shows (R18)."""
+    """Return the logo below a signature: always ``image001.png``, whatever it shows (R18)."""
     side = 8
     rows = b"".join(b"\0" + bytes([shade]) * side for _ in range(side))
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)

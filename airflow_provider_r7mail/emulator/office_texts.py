@@ -1,4 +1,4 @@
-"""The words of the built-in office: people, firms, and what they write. All of it is invented."""
+"""The people and companies of the generated office, and what they write. All fictional."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 
 class Person(NamedTuple):
-    """Someone who writes mail."""
+    """A sender of mail."""
 
     name: str
     address: str

@@ -1,7 +1,7 @@
-"""The page at the server's root: its mail, the last calls, and buttons to make calls fail.
+"""The web page: the mail, the last calls, and buttons that make calls fail.
 
-Mail is hostile. Templates escape all text. A message's HTML is cleaned, and shown in a frame that
-may neither run scripts nor load anything; its files are only ever downloaded.
+Mail is untrusted. Templates escape all text. A message's HTML is sanitised and shown in a frame
+that can't run scripts or load anything; its files can only be downloaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_r7mail.emulator.mailbox import INBOX, Refused, StoredFile, html_of_text
+from airflow_provider_r7mail.emulator.folders import INBOX
+from airflow_provider_r7mail.emulator.messages import StoredFile, html_of_text
 from airflow_provider_r7mail.emulator.readings import Fault
+from airflow_provider_r7mail.emulator.service import service_of
+from airflow_provider_r7mail.emulator.store import Refused
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-    from airflow_provider_r7mail.emulator.app import Service
 
 PAGE_SIZE: Final = 50
 SHOWN_CALLS: Final = 12
@@ -41,13 +42,13 @@ FAULTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     ),
     "error": ("500", {"status": 500}),
     "reset": ("Connection reset", {"kind": "reset"}),
-    "lost": ("Done, but the answer is lost", {"kind": "reset", "after_acting": True}),
-    "truncate": ("Body breaks off", {"kind": "truncate"}),
+    "lost": ("Done, but the response is lost", {"kind": "reset", "after_acting": True}),
+    "truncate": ("Body cut off", {"kind": "truncate"}),
     "bad_json": ("Half of the JSON", {"kind": "bad_json"}),
     "slow": ("Slow, 5 s", {"kind": "slow", "seconds": 5.0}),
-    "hang": ("No answer for 30 s", {"kind": "hang", "seconds": 30.0}),
+    "hang": ("No response for 30 s", {"kind": "hang", "seconds": 30.0}),
 }
-"""The fault buttons: what each says, and the fields of its `Fault`."""
+"""The fault buttons: the label of each, and the fields of its `Fault`."""
 
 CALLS: Final = (
     "Login",
@@ -63,7 +64,7 @@ CALLS: Final = (
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Not no-referrer: with that, the page's own forms would come from the origin "null".
+    # Not no-referrer: with that, the page's own forms would have the origin "null".
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-DNS-Prefetch-Control": "off",
@@ -87,7 +88,7 @@ _LOOKS = {"align", "bgcolor", "color", "dir", "face", "height", "size", "style",
 
 
 def routes() -> list[Route]:
-    """The page's routes; none is below ``/api``."""
+    """Return the page's routes; none is below ``/api``."""
     return [
         Route("/", _folder),
         Route("/folders/{folder:int}", _folder),
@@ -115,7 +116,7 @@ class Line:
     :param date: its Date, to the minute.
     :param unread: whether it is unread.
     :param important: whether it is marked important.
-    :param files: how many files it has.
+    :param files: number of its files.
     """
 
     id: int
@@ -129,10 +130,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Part:
-    """A page's place in a list.
+    """One page of a list.
 
-    :param number: which page it is, from 1.
-    :param total: how many entries the list has.
+    :param number: number of the page, from 1.
+    :param total: number of entries in the list.
     """
 
     number: int
@@ -140,12 +141,12 @@ class Part:
 
     @property
     def pages(self) -> int:
-        """How many pages the list has."""
+        """Number of pages of the list."""
         return max(1, -(-self.total // PAGE_SIZE))
 
     @property
     def newest_first(self) -> slice:
-        """Which entries of a list, oldest first, the page has."""
+        """The entries on the page, as a slice of a list sorted oldest first."""
         stop = max(0, self.total - (self.number - 1) * PAGE_SIZE)
         return slice(max(0, stop - PAGE_SIZE), stop)
 
@@ -157,7 +158,7 @@ def _part(request: Request, total: int) -> Part:
 
 
 async def _folder(request: Request) -> Response:
-    mailbox = _service(request).mailbox
+    mailbox = service_of(request).mailbox
     folder = request.path_params.get("folder", INBOX)
     with mailbox.lock:
         records = _found(lambda: mailbox.contents(folder)).records
@@ -174,7 +175,7 @@ async def _folder(request: Request) -> Response:
 
 
 async def _message(request: Request) -> Response:
-    mailbox = _service(request).mailbox
+    mailbox = service_of(request).mailbox
     number = request.path_params["id"]
     with mailbox.lock:
         raw = _found(lambda: mailbox.get(number))
@@ -190,27 +191,27 @@ async def _message(request: Request) -> Response:
         recipients=[(name, _addresses(raw.get(name))) for name in ("To", "Cc", "Bcc")],
         files=files,
         text=text,
-        # A script that measures the frame would need to reach into it.
+        # An estimate: to measure the frame, a script would need access to it.
         height=min(900, 90 + 27 * sum(1 + len(line) // 70 for line in text.splitlines())),
         raw=json.dumps(raw, ensure_ascii=False, indent=2),
     )
 
 
 async def _html(request: Request) -> Response:
-    raw = _found(lambda: _service(request).mailbox.get(request.path_params["id"]))
+    raw = _found(lambda: service_of(request).mailbox.get(request.path_params["id"]))
     given = _text(raw.get("HtmlBody")) or html_of_text(_text(raw.get("Body")))
-    # What takes long for a hostile mail must not hold up the API.
+    # Hostile HTML can take long to sanitise: don't block the API.
     html = _MAIL_PAGE % await run_in_threadpool(clean, given)
     return _answer(html, "text/html; charset=utf-8", _MAIL_POLICY)
 
 
 async def _file(request: Request) -> Response:
-    files = _found(lambda: _service(request).mailbox.files(request.path_params["id"]))
+    files = _found(lambda: service_of(request).mailbox.files(request.path_params["id"]))
     place = request.path_params["place"]
     if place >= len(files):
-        raise HTTPException(404, "There is no such file.")
+        raise HTTPException(404, "No such file.")
     file: StoredFile = files[place]
-    # Whatever type the mail claims, here it is bytes to keep.
+    # Whatever type the mail claims, the browser must not display it.
     answer = _answer(file.data, "application/octet-stream", _FILE_POLICY)
     name = quote(file.file_name, safe="", errors="replace")
     answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{name}"
@@ -218,7 +219,7 @@ async def _file(request: Request) -> Response:
 
 
 async def _sent(request: Request) -> Response:
-    mailbox = _service(request).mailbox
+    mailbox = service_of(request).mailbox
     with mailbox.lock:
         part = _part(request, len(mailbox.sent))
         sent = [
@@ -238,7 +239,7 @@ async def _sent(request: Request) -> Response:
 
 
 async def _calls(request: Request) -> Response:
-    service = _service(request)
+    service = service_of(request)
     return _page(
         request,
         "calls.html",
@@ -254,25 +255,25 @@ async def _add_fault(request: Request) -> Response:
     form = parse_qs((await request.body()).decode("utf-8", "replace"))
     kind, call, times = (form.get(name, [""])[0] for name in ("fault", "call", "times"))
     if kind not in FAULTS or call not in {"", *CALLS} or times not in {"1", "3", ""}:
-        raise HTTPException(400, "There is no such fault.")
+        raise HTTPException(400, "No such fault.")
     fault = Fault(path=call or None, times=int(times) if times else None, **FAULTS[kind][1])
-    _service(request).faults.append(fault)
+    service_of(request).faults.append(fault)
     return _back()
 
 
 async def _clear_faults(request: Request) -> Response:
-    _service(request).faults.clear()
+    service_of(request).faults.clear()
     return _back()
 
 
 async def _expire_tokens(request: Request) -> Response:
-    _service(request).expire_tokens()
+    service_of(request).expire_tokens()
     return _back()
 
 
 async def _reset(request: Request) -> Response:
-    # Making the mailbox anew takes seconds: other connections are served meanwhile.
-    await run_in_threadpool(_service(request).reset)
+    # Recreating the mailbox takes seconds: don't block other connections.
+    await run_in_threadpool(service_of(request).reset)
     return _back()
 
 
@@ -282,13 +283,13 @@ async def _asset(request: Request) -> Response:
 
 
 def clean(html: str) -> str:
-    """A message's HTML without anything that acts, or leads anywhere.
+    """Remove scripts, links and everything external from a message's HTML.
 
-    The frame's policy already stops scripts and loading. It does not stop ``<link
-    rel=preconnect>``, by which a sender learns that the mail was opened.
+    The frame's policy already blocks scripts and loading, but not ``<link rel=preconnect>``, which
+    tells the sender that the mail was opened.
 
-    :param html: the HTML as it came.
-    :returns: HTML of text, tables and embedded pictures, with its looks.
+    :param html: the HTML as received.
+    :returns: formatted text, tables and embedded images.
     """
     return nh3.clean(
         html.encode("utf-8", "replace").decode(),
@@ -306,11 +307,6 @@ def _kept(tag: str, name: str, value: str) -> str | None:
     return value
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 def _found(read: Any) -> Any:
     try:
         return read()
@@ -323,8 +319,8 @@ def _back() -> Response:
 
 
 def _page(request: Request, template: str, **values: Any) -> Response:
-    """One of the pages, with what all of them have."""
-    service = _service(request)
+    """Render a page, with what all of them show."""
+    service = service_of(request)
     mailbox = service.mailbox
     with mailbox.lock:
         folders = [
@@ -408,7 +404,7 @@ def _addresses(value: Any) -> str:
 
 
 def _fault_text(fault: Fault) -> str:
-    """A fault in force, in words: those of its button, if it has one."""
+    """Describe a fault that is set, by the label of its button if it has one."""
     bare = replace(fault, path=None, times=1, skip=0)
     texts = [text for text, fields in FAULTS.values() if Fault(**fields) == bare]
     text = texts[0] if texts else fault.kind

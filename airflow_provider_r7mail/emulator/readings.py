@@ -1,7 +1,7 @@
-"""What the manual leaves open, as settings: how this server reads the API, and how it fails.
+"""Settings of the emulator: how it behaves where the manual is open, and how calls fail.
 
-Every open point of the contract (R1 to R23) that a server decides is a field of `Readings`; the
-defaults are the friendliest reading. A `Fault` makes single calls fail.
+Every open point of the contract (R1 to R23) that is up to a server is a field of `Readings`. The
+defaults are the friendliest behaviour. A `Fault` makes individual calls fail.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ FaultKind = Literal["status", "reset", "truncate", "bad_json", "slow", "answer",
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """How the server reads what the manual leaves open.
+    """How the emulator behaves where the manual is open.
 
     :param sort_one: the order that ``sortOrder: 1`` means; any other value means the other (R1).
-    :param count: ``Count`` is of all messages that match, or of those on the page (R2).
-    :param page_cap: most messages in one page, whatever ``size`` asks; None for no cap (R3).
-    :param start_inclusive: a message dated exactly ``StartDate`` is found (R4).
-    :param end_inclusive: a message dated exactly ``EndDate`` is found (R4).
-    :param precision: bounds and messages' dates are cut to this before they are compared (R4).
-    :param ties: order of messages with the same Date: the same each time, turned round at every
-        other request, or shuffled anew for each (R5).
-    :param undated: whether a listing with date bounds has messages without a readable Date;
-        ``as_min`` takes them as dated at the beginning of time.
+    :param count: whether ``Count`` counts all matches, or only the messages on the page (R2).
+    :param page_cap: most messages per page, whatever the ``size``; None: no limit (R3).
+    :param start_inclusive: whether a message dated exactly ``StartDate`` matches (R4).
+    :param end_inclusive: whether a message dated exactly ``EndDate`` matches (R4).
+    :param precision: bounds and dates are truncated to this before they are compared (R4).
+    :param ties: order of messages with the same Date: always the same, reversed in every other
+        response, or random in each (R5).
+    :param undated: whether messages without a valid Date match date bounds; ``as_min`` treats them
+        as older than any date.
     :param expired_at: ``ExpiredAt`` of a token; the token works regardless (R12).
-    :param token_calls: calls a token serves before it is answered 401; None for no limit (R12).
-    :param login_refusal: the answer to a wrong login or password (R14).
-    :param error_body: what the body of a 401, 404, 405 or 500 holds (R16).
-    :param list_attachments: False lists ``Attachments: null`` for messages with files (R17).
-    :param chunked_attachments: attachments come without ``Content-Length`` (R22).
-    :param unknown_fields: listings have fields the manual does not name (R20).
-    :param missing_fields: fields left out of the messages in listings (R20).
-    :param null_fields: fields that are null in the messages in listings (R20).
-    :param ignore_dates: ``StartDate`` and ``EndDate`` have no effect.
-    :param ignore_offset: every page is the first.
-    :param latency_seconds: seconds that every call takes at least.
+    :param token_calls: number of calls a token is valid for, then 401; None: no limit (R12).
+    :param login_refusal: the response to a wrong login or password (R14).
+    :param error_body: the body of a 401, 404, 405 or 500 (R16).
+    :param list_attachments: False lists ``Attachments: null`` for messages with attachments (R17).
+    :param chunked_attachments: send attachments without ``Content-Length`` (R22).
+    :param unknown_fields: add fields to listings that are not in the manual (R20).
+    :param missing_fields: fields missing from messages in listings (R20).
+    :param null_fields: fields that are null in messages in listings (R20).
+    :param ignore_dates: ignore ``StartDate`` and ``EndDate``.
+    :param ignore_offset: return the first page for every ``offset``.
+    :param latency_seconds: minimum duration of every call, in seconds.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
-    :param strip_hidden: elements that are not displayed are taken out of what is sent.
-    :param token_header_strict: a ``Bearer`` before the token is refused; False forgives it.
-    :param repeat_answer: what Delete and MoveMessage answer when an id is not in the folder (R23).
-    :param unknown_mark_answer: what MarkAsRead and MarkAsFavorite answer then (R15).
+    :param strip_hidden: remove hidden HTML elements from sent messages.
+    :param token_header_strict: False accepts a ``Bearer`` before the token.
+    :param repeat_answer: the response of Delete and MoveMessage to an id that is not in the folder
+        (R23).
+    :param unknown_mark_answer: the response of MarkAsRead and MarkAsFavorite to such an id (R15).
     """
 
     sort_one: Order = "ascending"
@@ -83,26 +84,26 @@ class Readings:
 
 @dataclass(frozen=True)
 class Fault:
-    """One way for calls to fail. The first fault that fits a call is the one it meets.
+    """One way for calls to fail. A call is hit by the first fault that matches it.
 
-    :param path: the path (``/api/v1/email/Messages``) or its last word (``Messages``); None: any.
-    :param times: calls it hits before it is used up; None for ever.
-    :param skip: calls that fit and are let through first.
-    :param kind: ``status``: an error answer, as of a proxy (R16). ``reset``: the connection is
-        reset with no answer. ``truncate``: the body breaks off (R22). ``bad_json``: half of the
-        JSON, properly framed. ``slow``: the right answer after ``seconds``. ``answer``: 200 with
-        the JSON in ``answer``. ``hang``: no answer until ``seconds`` have passed (0: for ever),
-        then a reset.
+    :param path: a path (``/api/v1/email/Messages``) or its last segment (``Messages``); None: any.
+    :param times: number of calls it hits; None: no limit.
+    :param skip: number of matching calls to let through first.
+    :param kind: ``status``: an error response, as from a proxy (R16). ``reset``: the connection is
+        reset without a response. ``truncate``: the body is cut off (R22). ``bad_json``: half of the
+        JSON, properly framed. ``slow``: the correct response after ``seconds``. ``answer``: 200
+        with the JSON in ``answer``. ``hang``: no response for ``seconds`` (0: forever), then a
+        reset.
     :param status: the status of a ``status`` fault.
-    :param body: its body; text that begins with ``<`` is sent as HTML, with ``{`` or ``[`` as JSON.
-    :param headers: headers of the ``status`` or ``answer``, such as ``{"Retry-After": "1"}``.
+    :param body: its body; text that starts with ``{`` or ``[`` is sent as JSON, other as HTML.
+    :param headers: headers of a ``status`` or ``answer``, such as ``{"Retry-After": "1"}``.
     :param after_acting: ``status``, ``reset``, ``answer`` and ``hang`` fail after the server has
         done what was asked (R23). The other kinds always act.
-    :param seconds: how long ``slow`` and ``hang`` last.
+    :param seconds: duration of ``slow`` and ``hang``.
     :param trickle: ``slow`` sends its body in small pieces over ``seconds``.
     :param delay: seconds before the fault happens.
-    :param chunked: ``truncate`` breaks a chunked body, not one with a ``Content-Length``.
-    :param keep: the part of the body, 0 to 1, that ``truncate`` sends.
+    :param chunked: ``truncate`` cuts a chunked body, not one with a ``Content-Length``.
+    :param keep: the fraction of the body that ``truncate`` sends.
     :param answer: the JSON value of an ``answer`` fault.
     """
 
@@ -125,7 +126,7 @@ class Fault:
         _check_types(self)
 
     def fits(self, path: str) -> bool:
-        """Whether a call of this path can meet the fault."""
+        """Return whether the fault matches a call of this path."""
         return self.path is None or self.path in {path, path.rpartition("/")[2]}
 
     @property
@@ -135,17 +136,17 @@ class Fault:
 
 
 class Faults:
-    """The faults in force: like a list, from which used-up faults vanish."""
+    """The faults that are set: like a list, from which used-up faults are removed."""
 
     def __init__(self) -> None:
         self._pending: list[_Pending] = []
 
     def append(self, fault: Fault) -> None:
-        """Put a fault in force, after those there are."""
+        """Add a fault after the others."""
         self._pending.append(_Pending(fault, fault.skip, fault.times))
 
     def clear(self) -> None:
-        """No call fails any more."""
+        """Remove all faults."""
         self._pending.clear()
 
     def __len__(self) -> int:
@@ -158,7 +159,7 @@ class Faults:
         return self._pending[index].fault
 
     def take(self, path: str) -> Fault | None:
-        """The fault that a call of this path meets, counting it as met; None if there is none."""
+        """Return the fault that hits a call of this path, if any, and count the hit."""
         for pending in list(self._pending):
             if not pending.fault.fits(path):
                 continue
@@ -181,7 +182,7 @@ class _Pending:
 
 
 def _check_types(settings: Readings | Fault) -> None:
-    """Refuse a value of the wrong type: settings also arrive as JSON, and typos must not pass."""
+    """Raise ValueError for values of a wrong type: settings also arrive as JSON."""
     hints = get_type_hints(type(settings))
     for item in fields(settings):
         value = getattr(settings, item.name)

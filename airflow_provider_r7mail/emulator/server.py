@@ -1,4 +1,4 @@
-"""The server on a socket: uvicorn in a thread, started and stopped at will."""
+"""The emulator on a socket: uvicorn in a thread."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from airflow_provider_r7mail.emulator.app import OnRequest, Service, create_app
+from airflow_provider_r7mail.emulator.app import create_app
 from airflow_provider_r7mail.emulator.faults import CONNECTION
 from airflow_provider_r7mail.emulator.mailbox import Mailbox
 from airflow_provider_r7mail.emulator.readings import Faults, Readings
+from airflow_provider_r7mail.emulator.service import OnRequest, Service
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,12 +31,12 @@ _STOP_SECONDS = 5
 class Emulator:
     """A local R7-Office mail server. Use it as a context manager, or call `start` and `stop`.
 
-    :param mail: the mailbox to serve, or the path of one (see `Mailbox.load`); the built-in
-        office's mail when None.
-    :param readings: how the server reads the manual's open points.
-    :param port: the port to listen on; 0 finds a free one.
-    :param on_request: called with the record of each call just before it is answered, in the
-        server's thread: it may change the mailbox, and must not call the server.
+    :param mail: the mailbox to serve, or a path to load it from (see `Mailbox.load`); the generated
+        mail of an office when None (see `Mailbox.office`).
+    :param readings: how to behave where the manual is open.
+    :param port: the port to listen on; 0 picks a free one.
+    :param on_request: called in the server's thread with the record of each call, before the call
+        is handled. It may change the mailbox, and must not call the server.
     :param host: the address to listen on.
     """
 
@@ -69,13 +70,13 @@ class Emulator:
         self.stop()
 
     def start(self) -> None:
-        """Load the mail and listen; return once calls are answered.
+        """Load the mail and listen. Returns when the server is ready.
 
-        :raises OSError: the port is taken, or there is no mail at the path.
-        :raises ValueError: what is at the path is no mail.
+        :raises OSError: the port is in use, or the path does not exist.
+        :raises ValueError: there is no mail at the path.
         """
         if self._running is not None:
-            raise RuntimeError("the server is running already")
+            raise RuntimeError("the server is already running")
         listener = _listen(self.host, self.port)
         try:
             self._served = self._load()
@@ -93,7 +94,7 @@ class Emulator:
         self._running = server, thread
 
     def stop(self) -> None:
-        """Break off what is being answered, close everything, and end the thread."""
+        """Abort calls in progress, close all connections, and end the thread."""
         if self._running is None:
             return
         server, thread = self._running
@@ -123,7 +124,7 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """The address of the server, without a slash at its end."""
+        """The URL of the server, without a trailing slash."""
         return f"http://{self._reachable_host}:{self.port}"
 
     @property
@@ -132,12 +133,12 @@ class Emulator:
 
     @property
     def mailbox(self) -> Mailbox:
-        """The mail it serves."""
+        """The mail that is served."""
         return self._service.mailbox
 
     @property
     def readings(self) -> Readings:
-        """How it reads the open points; assign to change that at any time."""
+        """How to behave where the manual is open; may be assigned at any time."""
         return self._service.readings
 
     @readings.setter
@@ -146,26 +147,26 @@ class Emulator:
 
     @property
     def faults(self) -> Faults:
-        """The faults in force."""
+        """The faults that are set."""
         return self._service.faults
 
     @property
     def requests(self) -> list[dict[str, Any]]:
         """The calls so far, oldest first.
 
-        Each has ``method``, ``path``, ``query``, ``json`` (None if it had none), ``status`` (None
-        if it was not answered) and ``time`` (Unix seconds).
+        Each has ``method``, ``path``, ``query``, ``json`` (None if there was none), ``status``
+        (None if there was no response) and ``time`` (Unix seconds).
         """
         return self._service.requests
 
     @property
     def logins(self) -> int:
-        """How many Login calls there were, refused ones too."""
+        """Number of Login calls, including refused ones."""
         return self._service.logins
 
     @property
     def on_request(self) -> OnRequest | None:
-        """What is called before each answer; assign to change it."""
+        """The function called before each call is handled; may be assigned at any time."""
         return self._service.on_request
 
     @on_request.setter
@@ -173,14 +174,14 @@ class Emulator:
         self._service.on_request = on_request
 
     def expire_tokens(self) -> None:
-        """Every token issued so far is answered 401 from now on (R12)."""
+        """Respond 401 to every token issued so far (R12)."""
         self._service.expire_tokens()
 
     def connection(self, **extra: Any) -> str:
-        """The server as an Airflow connection: JSON for ``AIRFLOW_CONN_R7MAIL_DEFAULT``.
+        """Return an Airflow connection to the server: JSON for ``AIRFLOW_CONN_R7MAIL_DEFAULT``.
 
-        :param extra: fields of the connection's Extra beside ``folders``, which has them all, and
-            ``web_url``, which leads to the server's own page.
+        :param extra: fields to add to the connection's Extra, which has ``folders`` with all
+            folders, and ``web_url`` for links to the web page.
         """
         folders = {name: number for number, name in self.mailbox.folders.items()}
         return json.dumps(
@@ -202,14 +203,14 @@ class Emulator:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound here and not in uvicorn, so that a taken port is the caller's exception."""
+    """Bind a socket here, not in uvicorn, so that a port in use raises for the caller."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio switches Nagle's delay off only where the protocol is named.
+    # asyncio disables Nagle's algorithm only if the protocol is given.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        # Now: Linux lets two sockets share an address until one listens.
+        # Right now, because Linux lets two sockets share an address until one listens.
         listener.listen()
         listener.setblocking(False)
     except OSError:
@@ -219,7 +220,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that starts and stops at once, instead of at its next tick of 0.1 s."""
+    """uvicorn, but it starts and stops at once instead of at its next tick of 0.1 s."""
 
     def __init__(self, service: Service, host: str) -> None:
         config = uvicorn.Config(
@@ -229,7 +230,7 @@ class _Server(uvicorn.Server):
             ws="none",
             lifespan="off",
             interface="asgi3",
-            log_config=None,  # the process's logging is not ours to set
+            log_config=None,  # leave the process's logging alone
             log_level="warning",
             access_log=False,
         )
@@ -244,7 +245,7 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def main_loop(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped."""
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         await self.on_tick(0)
@@ -257,7 +258,7 @@ class _Server(uvicorn.Server):
                 await self.on_tick(0)  # the Date header
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the sockets, and wait for the answers under way to notice."""
+        """Close the sockets, and wait for calls in progress to notice."""
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -274,7 +275,7 @@ class _Server(uvicorn.Server):
 
 
 class _Connection:
-    """What faults do to a connection, on asyncio's transport."""
+    """A `Connection` on asyncio's transport."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -289,12 +290,12 @@ class _Connection:
         self._transport.abort()
 
     def close(self) -> None:
-        """End the connection after what has been written."""
+        """Close the connection after what has been written."""
         self._transport.close()
 
 
 def _protocol(**arguments: Any) -> asyncio.Protocol:
-    """Uvicorn's HTTP protocol, which also tells the application which connection a call came by."""
+    """Create uvicorn's HTTP protocol, which also passes the connection to the application."""
     protocol: Any = AutoHTTPProtocol(**arguments)
     app = protocol.app
 

@@ -1,6 +1,6 @@
-"""What a request must look like. A wrong name, case or type is refused, as the manual's server may.
+"""The names and types a request must have. Anything else is refused, as the real server may do.
 
-Names the manual does not have are refused too, so that a misspelt optional one is noticed.
+Names that are not in the manual are refused, too, so that misspelt optional ones are noticed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from airflow_provider_r7mail.emulator.dates import ticks_of_text
 from airflow_provider_r7mail.emulator.listing import Search
-from airflow_provider_r7mail.emulator.mailbox import Refused
+from airflow_provider_r7mail.emulator.store import Refused
 
 FIELDS = [
     "Id",
@@ -75,7 +75,7 @@ _CONTEXT = Shape(optional={**_TEXTS, "Labels": list[int], "WasRead": bool})
 
 LOGIN = Shape({"Login": str, "Password": str})
 SEND = Shape(
-    # The manual types To as String and shows an array; the example is what clients must send (R8).
+    # The manual calls To a String, but its example has an array, which clients must send (R8).
     {"Body": str, "HtmlBody": str, "To": list[str], "Id": int},
     {
         "Subject": str | None,
@@ -101,7 +101,7 @@ MOVE = Shape({"fromId": int, "Ids": list[int], "toId": int})
 
 
 def check(value: Any, shape: Any, where: str = "the request") -> None:
-    """Refuse a JSON value that is not a `Shape`, a type, or, given ``(shape,)``, a list of it."""
+    """Refuse a JSON value that does not match a `Shape`, a type, or ``(shape,)``, a list of it."""
     if isinstance(shape, Shape):
         _check_object(value, shape, where)
     elif isinstance(shape, tuple):
@@ -138,12 +138,12 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def search_of(request: Mapping[str, Any]) -> Search:
-    """The search that the JSON of a Messages call stands for."""
+    """Parse the JSON of a Messages call."""
     check(request, MESSAGES)
     if request["offset"] < 0 or request["size"] < 0:
-        raise Refused("offset and size cannot be negative")
+        raise Refused("offset and size can't be negative")
     if request["orderField"] not in FIELDS:
-        raise Refused(f"cannot order by {request['orderField']}")
+        raise Refused(f"can't order by {request['orderField']}")
     context = request["SearchContext"]
     return Search(
         query=context.get("Query", ""),
@@ -167,16 +167,16 @@ def _bound(text: str) -> int | None:
         return None
     found = ticks_of_text(text)
     if found is None:
-        raise Refused(f"{text!r} is no date")
+        raise Refused(f"{text!r} is not a date")
     return found
 
 
 def attachment_of(query: str) -> tuple[int, int, str]:
-    """Folder, message and file name that the query string of an Attachments call names."""
+    """Parse the query string of an Attachments call: folder, message and file name."""
     values = dict(parse_qsl(query, keep_blank_values=True))
     if set(values) != {"folderId", "Id", "FileName"}:
         raise Refused("Attachments takes folderId, Id and FileName")
     try:
         return int(values["folderId"]), int(values["Id"]), values["FileName"]
     except ValueError as error:
-        raise Refused("folderId and Id are numbers") from error
+        raise Refused("folderId and Id must be numbers") from error

@@ -1,7 +1,7 @@
-"""Mail in any number for measuring: a message is a few numbers until its JSON is asked for.
+"""Any number of messages for benchmarks: each is a few numbers until its JSON is needed.
 
-Its text is one of some thousands, drawn by its Id: too many to repeat within what a compressor
-or a dictionary sees at a time, few enough to be kept as JSON.
+The texts are drawn by Id from a few thousand: too many to repeat within the window of a compressor
+or a dictionary, few enough to be cached as JSON.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND, text_of_ticks, ticks_of
-from airflow_provider_r7mail.emulator.mailbox import (
-    Attachment,
-    Mailbox,
-    Stored,
-    StoredFile,
-    to_json,
-)
+from airflow_provider_r7mail.emulator.folders import Stored, to_json
+from airflow_provider_r7mail.emulator.messages import Attachment, StoredFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+    from airflow_provider_r7mail.emulator.store import Store
 
 _OPENINGS = (
     "Добрый день! Направляем",
@@ -94,7 +91,7 @@ _PARAGRAPH = b'<p style=\\"margin:0 0 1em 0\\">'
 
 
 class Texts:
-    """The texts that the messages of one mailbox draw from, already as JSON."""
+    """The texts of the messages of one mailbox, encoded as JSON."""
 
     def __init__(self, seed: int, address: str) -> None:
         shuffle = random.Random(seed)
@@ -110,7 +107,7 @@ class Texts:
         self._seed = seed
 
     def fields(self, draw: int) -> bytes:
-        """Body, From and HtmlBody: 4 to 14 sentences, about 1.2 KB and 2 KB."""
+        """Return Body, From and HtmlBody: 4 to 14 sentences, about 1.2 KB and 2 KB."""
         made = self._made.get(draw)
         if made is None:
             shuffle = random.Random(self._seed * _TEXTS + draw)
@@ -126,7 +123,7 @@ class Texts:
 
 
 class Synthetic(Stored):
-    """A generated message; only what a call can change is kept."""
+    """A generated message. Stores only the fields that a call can change."""
 
     __slots__ = ("_dates", "_deleted", "_draw", "_fields", "_important", "_read", "_texts")
 
@@ -141,7 +138,7 @@ class Synthetic(Stored):
     ) -> None:
         super().__init__(id, folder, ticks, files)
         self._texts = texts
-        # Fibonacci hashing: neighbouring ids draw unlike texts.
+        # Fibonacci hashing: neighbouring ids draw different texts.
         self._draw = (id * 0x9E37_79B9 & 0xFFFF_FFFF) % _TEXTS
         self._fields = texts.fields(self._draw)
         self._dates: tuple[bytes, bytes] | None = None
@@ -150,7 +147,7 @@ class Synthetic(Stored):
         self._deleted = False
 
     def value(self, name: str) -> Any:
-        """A field's value; None if it has none."""
+        """Return the value of a field, or None if there is none."""
         match name:
             case "WasRead":
                 return self._read
@@ -168,7 +165,7 @@ class Synthetic(Stored):
                 return self.raw().get(name)
 
     def set(self, name: str, value: Any) -> None:
-        """Change a field, of those that a call can change."""
+        """Change a field that a call can change."""
         match name:
             case "WasRead":
                 self._read = value
@@ -179,13 +176,13 @@ class Synthetic(Stored):
             case "FolderId":
                 pass  # follows ``folder``
             case _:
-                raise ValueError(f"{name} of a generated message cannot change")
+                raise ValueError(f"{name} of a generated message can't be changed")
 
     def json(self) -> bytes:
-        """The message as it stands in an answer."""
+        """Return the message as it appears in a response."""
         texts, draw, number, files = self._texts, self._draw, self.id, self.files
         fields = self._fields
-        if self._dates is None:  # half of the work, and the ticks of a message never change
+        if self._dates is None:  # cached: half of the work, and dates never change
             stored = text_of_ticks(self.ticks + _STORED_AFTER, 6)
             self._dates = text_of_ticks(self.ticks).encode(), stored.encode()
         date, stored_at = self._dates
@@ -214,7 +211,7 @@ class Synthetic(Stored):
 
 
 def generate(
-    mailbox: Mailbox,
+    store: Store,
     count: int,
     *,
     folder: int,
@@ -226,21 +223,24 @@ def generate(
     attachment_bytes: int,
     seed: int,
 ) -> Sequence[Synthetic]:
-    """The messages of `Mailbox.synthetic`, in the order of their dates."""
-    texts = Texts(seed, mailbox.address)
-    block = random.Random(seed).randbytes(min(attachment_bytes, 1 << 20))  # it has a limit
+    """Return the messages of `Mailbox.synthetic`, sorted by date.
+
+    :param store: assigns their ids and files.
+    """
+    texts = Texts(seed, store.address)
+    block = random.Random(seed).randbytes(min(attachment_bytes, 1 << 20))  # randbytes has a limit
     data = (block * (attachment_bytes // (len(block) or 1) + 1))[:attachment_bytes]
     first, span = ticks_of(start), ticks_of(end) - ticks_of(start)
     groups = max(1, -(-count // ties))
-    # Whole seconds as in real mail, as long as that makes no ties that were not asked for.
+    # Whole seconds, as in real mail, unless that would make ties that were not asked for.
     unit = TICKS_PER_SECOND if span >= groups * TICKS_PER_SECOND else 10
     records = []
     for index in range(count):
-        number = mailbox.next_number("id")
+        number = store.next_number("id")
         files: tuple[StoredFile, ...] = ()
         if attachment_every and index % attachment_every == 0:
             name = f"файл-{number}.bin"
-            files = (mailbox.register_file(Attachment(name, data, "application/octet-stream")),)
+            files = (store.register_file(Attachment(name, data, "application/octet-stream")),)
         ticks = first + index // ties * span // groups // unit * unit
         read = bool(read_every) and index % read_every == 0
         records.append(Synthetic(number, folder, ticks, files, texts, read))

@@ -1,1 +1,1 @@
-"""Everything that is written: tables, files and windows. No Airflow, no HTTP."""
+"""Everything that is written: tables, files and windows. Knows neither Airflow nor HTTP."""

@@ -1,4 +1,8 @@
-"""Small Arrow arrays, made without pandas."""
+"""Make small Arrow arrays without importing pandas.
+
+They are made from buffers: `pa.array`, `pa.scalar` and compute functions given a Python value
+import pandas to inspect it, which takes half a second and 40 MB.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,14 @@ from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from airflow_provider_r7mail.client.models import to_microseconds
+from airflow_provider_r7mail.client.dates import to_microseconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# -- small arrays ---------------------------------------------------------------------------
-# From buffers: pa.array and pa.scalar, and compute functions given a Python value, import pandas
-# to look at it, which takes half a second and 40 MB.
-
-
 def int64_array(values: Iterable[int]) -> pa.Array:
-    """The numbers as Arrow."""
+    """Return the numbers as an array."""
     import pyarrow as pa
 
     numbers = array("q", values)
@@ -28,14 +27,14 @@ def int64_array(values: Iterable[int]) -> pa.Array:
 
 
 def repeated_moment(moment: datetime, count: int) -> pa.Array:
-    """A date, so many times."""
+    """Return an array that repeats a date."""
     import pyarrow as pa
 
     return int64_array([to_microseconds(moment)] * count).cast(pa.timestamp("us", tz="UTC"))
 
 
 def text_array(texts: Iterable[str]) -> pa.Array:
-    """The texts as Arrow."""
+    """Return the texts as an array."""
     import pyarrow as pa
 
     encoded = [text.encode() for text in texts]
@@ -45,7 +44,7 @@ def text_array(texts: Iterable[str]) -> pa.Array:
 
 
 def zeros(kind: pa.DataType, count: int) -> pa.Array:
-    """Return so many zeros of an 8-byte type."""
+    """Return an array of zeros of an 8-byte type."""
     import pyarrow as pa
 
     return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(bytes(8 * count))])

@@ -1,18 +1,13 @@
-"""Copy attachments to storage: safe names, whole files, checksums. No Airflow.
+"""Copy attachments to storage: only complete files, with checksums.
 
-The server tells files apart by the message's id and the file's name alone, and names are hostile
-input (R19). A file is stored only when it is whole: as long as announced and as listed (R22).
+The server identifies a file only by the message's id and the file's name. A file is stored only if
+it is complete: as long as its response announced, and as the listing says (R22).
 """
 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import hashlib
 import logging
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,133 +15,34 @@ from types import TracebackType
 from typing import Self
 
 from airflow_provider_r7mail.client.calls import Call, download_attachment
-from airflow_provider_r7mail.client.session import AsyncClient, AsyncDownload, Client, Download
+from airflow_provider_r7mail.client.download import AsyncDownload, Download
+from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
-    R7MailConfigError,
     R7MailConnectionError,
     R7MailError,
     R7MailProxyError,
 )
 from airflow_provider_r7mail.lake.derived import AttachmentRow
-from airflow_provider_r7mail.lake.storage import (
-    ObjectPath,
-    StagedObject,
-    clean,
-    is_local,
-    remove_empty,
-    size_of,
-    staged,
-    to_its_end,
-)
+from airflow_provider_r7mail.lake.filenames import object_names
+from airflow_provider_r7mail.lake.staging import StagedObject, clean, staged
+from airflow_provider_r7mail.lake.storage import ObjectPath, is_local, remove_empty, size_of
+from airflow_provider_r7mail.lake.threads import run_to_end
 
 log = logging.getLogger(__name__)
 
-MAX_NAME_BYTES = 180  # with the longest mark less than the 255 of file systems
-# The folder of a mailbox's folder where files take shape; readers of tables pass it over.
+# The subfolder where files are staged. Its underscore hides it from readers of tables.
 STAGING = "_staged"
-# Bytes gathered before they are hashed and written in a worker thread.
+# The number of bytes to collect before a worker thread hashes and writes them.
 WRITE_BYTES = 1 << 20
 DISK_THREADS = 2
-
-# Not allowed in names on Windows, special in shells, URLs or fsspec's globs, or invisible.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%#&\[\]{}$`\'!;=~\u2028\u2029\ud800-\udfff]')
-_RESERVED = re.compile(r"^(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]) *(\.|$)", re.IGNORECASE)
-# What has no width and no name of its own: ext4 and others leave it out of a comparison (Unicode's
-# Default_Ignorable_Code_Point, without the format characters, which no safe name has).
-_IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-MARK_DIGITS = 10
-
-
-def object_names(names: Sequence[str]) -> dict[str, str]:
-    """Names for the files of one message in storage.
-
-    A name that is safe as it is stays; any other one is made safe and gets a part of its own
-    checksum, as do names that differ only in case, so that no two files meet, not even where
-    case is not told apart. The result depends on the names alone: a rerun finds the same.
-
-    :param names: the names in the listing
-    :return: name -> object name, without any folder
-    """
-    safe = {name: _safe(name) for name in names}
-    folded = Counter(_folded(item) for item in safe.values())
-    marked = {
-        name: item if item == name and folded[_folded(item)] == 1 else _marked(name, item)
-        for name, item in safe.items()
-    }
-    # A short mark is easily read, but a stranger can find two names that have the same.
-    folded = Counter(_folded(item) for item in marked.values())
-    return {
-        name: item if folded[_folded(item)] == 1 else _marked(name, safe[name], digits=64)
-        for name, item in marked.items()
-    }
-
-
-def _folded(name: str) -> str:
-    """The same for all names that some file system may take for one (Unicode's NFKC_Casefold)."""
-    text = unicodedata.normalize("NFKC", _IGNORABLE.sub("", name)).casefold()
-    return unicodedata.normalize("NFKC", text).casefold().upper()
-
-
-def _safe(name: str) -> str:
-    text = unicodedata.normalize("NFC", name)
-    text = "".join(
-        "_" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} else c for c in text
-    )
-    text = re.sub(r"\.{2,}", "_", _UNSAFE.sub("_", text))
-    # A leading underscore or dot hides a file from Spark, Hive and pyarrow; Windows drops dots and
-    # blanks at the end.
-    text = text.lstrip("_ .").rstrip(" .") or "file"
-    if _RESERVED.match(text):
-        text = f"file_{text}"
-    return _shorten(text, MAX_NAME_BYTES)
-
-
-def _shorten(text: str, limit: int) -> str:
-    """Cut to so many bytes, keeping the extension."""
-    if len(text.encode()) <= limit:
-        return text
-    stem, dot, extension = text.rpartition(".")
-    tail = f"{dot}{extension}" if dot and stem and len(extension.encode()) <= 20 else ""
-    head = text[: len(text) - len(tail)].encode()[: limit - len(tail.encode())]
-    return head.decode(errors="ignore").rstrip(" .") + tail
-
-
-def _marked(name: str, safe: str, digits: int = MARK_DIGITS) -> str:
-    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
-    stem, dot, extension = safe.rpartition(".")
-    return f"{stem}~{mark}{dot}{extension}" if dot and stem else f"{safe}~{mark}"
-
-
-def name_filter(pattern: str | None) -> Callable[[str], bool]:
-    """Tell which file names are wanted.
-
-    :param pattern: a glob such as `*.xlsx`, without regard to case; or, when it begins with `^`
-        or ends with `$`, a regular expression to search for; None for all
-    :raises R7MailConfigError: no valid regular expression
-    """
-    if not pattern:
-        return lambda _: True
-    if pattern.startswith("^") or pattern.endswith("$"):
-        try:
-            expression = re.compile(pattern, re.IGNORECASE)
-        except re.error as error:
-            raise R7MailConfigError(
-                f"attachment_pattern: not a regular expression ({error}). Without ^ and $ it "
-                "would be a glob such as *.xlsx."
-            ) from error
-        return lambda name: expression.search(name) is not None
-    folded = pattern.casefold()
-    return lambda name: fnmatch.fnmatchcase(name.casefold(), folded)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file in storage.
 
-    :param uri: where
+    :param uri: its URI
     :param size: its size in bytes
     :param sha256: its SHA-256 in hexadecimal
     """
@@ -163,12 +59,12 @@ def _check(
     listed: AttachmentRow,
     attempt: int,
 ) -> None:
-    """Refuse a file that is not whole (R22), or another one.
+    """Refuse an incomplete file (R22), or a different one.
 
-    :param listed: what the listing says of the file
-    :raises R7MailConnectionError: fewer or more bytes came than announced; a repetition may heal it
-    :raises R7MailProxyError: a page came in its place (R16); a repetition may heal it
-    :raises R7MailAttachmentError: the answer was whole, but is not what was listed
+    :param listed: what the listing says about the file
+    :raises R7MailConnectionError: not the announced number of bytes; a retry may help
+    :raises R7MailProxyError: an HTML page came instead of the file (R16); a retry may help
+    :raises R7MailAttachmentError: the response is complete, but not what the listing says
     """
     announced = source.length
     size = _stated_size(listed)
@@ -194,7 +90,7 @@ def _check(
 
 
 def _stated_size(listed: AttachmentRow) -> int | None:
-    """The size in the listing; None where it says nothing, as does 0, .NET's "not set"."""
+    """Return the size in the listing; None if it is missing or 0, which is .NET's "not set"."""
     return listed.size if listed.size is not None and listed.size > 0 else None
 
 
@@ -217,8 +113,8 @@ def download(
     :param folder: the folder's id
     :param file_name: the name exactly as listed (R19)
     :param destination: the file's path
-    :param listed_size: the size in bytes that the listing gave, to check against
-    :raises R7MailRequestError: it could not be read whole
+    :param listed_size: the size in bytes from the listing, to check against
+    :raises R7MailRequestError: it could not be read completely
     """
     call = download_attachment(folder, message_id, file_name)
     listed = AttachmentRow(message_id, file_name=file_name, size=listed_size)
@@ -235,17 +131,17 @@ def download(
 
 @dataclass(slots=True, kw_only=True)
 class AttachmentCopier:
-    """Copies the attachments of messages, several at once, each tried whatever happens to others.
+    """Copies attachments concurrently; one that fails doesn't stop the others.
 
-    An async context manager: what killed runs have left unfinished is removed before and after.
+    An async context manager: it removes what killed runs left unfinished, before and after.
 
-    :param client: its `max_concurrency` limits the downloads at once
+    :param client: its `max_concurrency` limits concurrent downloads
     :param folder: the folder's id
-    :param root: the folder of the mailbox's folder: files go to `message_id={Id}/{name}` in it
-    :param wanted: which names to copy; others are `skipped`
-    :param max_bytes: files listed or found larger than this are `skipped`
-    :param known: what an earlier run has stored: (message id, stored name) -> file
-    :param stored_name: what tables and storage call a file of this name, if not the same
+    :param root: where files go, as `message_id={Id}/{name}`
+    :param wanted: tells which names to copy; others are `skipped`
+    :param max_bytes: larger files, by the listing or in fact, are `skipped`
+    :param known: what an earlier run stored: (message id, stored name) -> file
+    :param stored_name: maps a file's name to the one used in tables and storage
     """
 
     client: AsyncClient
@@ -256,7 +152,7 @@ class AttachmentCopier:
     known: Mapping[tuple[int, str], StoredFile] = field(default_factory=dict)
     stored_name: Callable[[str], str] = str
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
-    """Files that an earlier run has stored under names which are not to be seen any more."""
+    """Files that an earlier run stored under names that must no longer be visible."""
     _copied: dict[str, StoredFile] = field(default_factory=dict, init=False)
     _slots: asyncio.Semaphore = field(init=False)
     _staging: ObjectPath = field(init=False)
@@ -265,15 +161,15 @@ class AttachmentCopier:
     async def __aenter__(self) -> Self:
         self._staging = self.root / STAGING
         at_once = self.client.config.max_concurrency
-        # To a disk, threads work rather than wait: more only get in the event loop's way. And there
-        # a file goes at once; one that goes up to a slow store is held in memory, as is one that
-        # comes down.
+        # Writing to a disk, threads work rather than wait, and more of them only slow down the
+        # event loop. Writing there is also quick. A file on its way to a slow store is held in
+        # memory as long as one being downloaded, so it counts as one.
         local = is_local(self.root)
         self._slots = asyncio.Semaphore(at_once + DISK_THREADS if local else at_once)
         self._executor = ThreadPoolExecutor(
             min(at_once, DISK_THREADS) if local else at_once, "r7mail-store"
         )
-        await to_its_end(self._clean_up)
+        await run_to_end(self._clean_up)
         return self
 
     async def __aexit__(
@@ -283,14 +179,14 @@ class AttachmentCopier:
         trace: TracebackType | None,
     ) -> None:
         self._executor.shutdown()
-        await to_its_end(self._clean_up)
+        await run_to_end(self._clean_up)
 
     def _clean_up(self) -> None:
         clean(self._staging)
         remove_empty(self._staging, 1)
 
     async def copy(self, rows: Sequence[AttachmentRow]) -> None:
-        """Copy the files of these rows; their status, uri, sha256 and error are filled in."""
+        """Copy the files of these rows, and fill in their status, uri, sha256 and error."""
         by_message: dict[int, list[AttachmentRow]] = {}
         for row in rows:
             by_message.setdefault(row.message_id, []).append(row)
@@ -316,7 +212,7 @@ class AttachmentCopier:
                 if row.status == "listed" and row.file_name is not None:
                     self._note_outdated(row)
                     name = names[self.stored_name(row.file_name)]
-                    # In one step: each takes UPath as long as a request.
+                    # In one step: UPath takes as long for each as a request does.
                     yield row, row.file_name, self.root / f"message_id={message_id}/{name}"
 
     def _note_outdated(self, row: AttachmentRow) -> None:
@@ -344,7 +240,7 @@ class AttachmentCopier:
             ):
                 stored, row.status = known, "unchanged"
             else:
-                # Where a window is read anew, what came the first time need not come again.
+                # If a window is read again, files copied the first time aren't downloaded again.
                 stored = self._copied.get(str(place)) or await self._fetch(row, name, place)
                 self._copied[str(place)] = stored
                 row.status = "downloaded"
@@ -369,7 +265,7 @@ class AttachmentCopier:
                         _check(call, target.bytes, source, row, number)
                     return await target.commit(self._executor)
                 except BaseException:
-                    await to_its_end(target.discard, executor=self._executor)
+                    await run_to_end(target.discard, executor=self._executor)
                     raise
         raise AssertionError("tenacity ended without a result")
 
@@ -379,13 +275,13 @@ class AttachmentCopier:
             if self.max_bytes is not None and target.bytes > self.max_bytes:
                 raise _TooLargeError
             if target.gathered >= WRITE_BYTES:
-                await to_its_end(target.write, executor=self._executor)
+                await run_to_end(target.write, executor=self._executor)
 
 
 class _Target:
-    """A file on its way into storage, gathered into large pieces: a small one is one piece.
+    """A file on its way to storage, written in large pieces; a small file is one piece.
 
-    `take` costs nothing; `write` and `discard` may block, and belong into a worker thread.
+    `take` is cheap; `write` and `discard` may block: call them in a worker thread.
     """
 
     def __init__(self, place: ObjectPath, staging: ObjectPath) -> None:
@@ -409,12 +305,12 @@ class _Target:
 
     async def commit(self, executor: Executor) -> StoredFile:
         if is_local(self._place):
-            item = await to_its_end(self._put, executor=executor)
+            item = await run_to_end(self._put, executor=executor)
         elif self._object is None:
-            item = self.write()  # of one piece, hashed sooner than a thread has it
+            item = self.write()  # a single piece, hashed faster than handed to a thread
             await item.commit_async(executor)
         else:
-            item = await to_its_end(self.write, executor=executor)
+            item = await run_to_end(self.write, executor=executor)
             await item.commit_async(executor)
         return StoredFile(str(self._place), item.bytes, item.sha256)
 
@@ -429,7 +325,7 @@ class _Target:
 
 
 def _reason(error: R7MailError | OSError) -> str:
-    """Why a file was not copied, without its name: names say as much as subjects do."""
+    """Return why a file was not copied, without its name: names reveal as much as subjects do."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
         return f"storage failed: {cause.strerror or type(cause.__cause__ or cause).__name__}"
@@ -437,4 +333,4 @@ def _reason(error: R7MailError | OSError) -> str:
 
 
 class _TooLargeError(Exception):
-    """More bytes came than are wanted."""
+    """The file has more bytes than `max_bytes`."""

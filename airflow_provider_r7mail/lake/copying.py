@@ -1,4 +1,4 @@
-"""Copy the attachments of given messages into object storage, without tables."""
+"""Copy the attachments of selected messages to object storage, without writing tables."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.exceptions import R7MailMessageNotFoundError, R7MailPublishError
-from airflow_provider_r7mail.lake.attachments import AttachmentCopier, StoredFile, name_filter
-from airflow_provider_r7mail.lake.decode import files_row
+from airflow_provider_r7mail.lake.attachments import AttachmentCopier, StoredFile
 from airflow_provider_r7mail.lake.derived import AttachmentRow, attachment_rows
+from airflow_provider_r7mail.lake.filenames import name_filter
+from airflow_provider_r7mail.lake.items import files_row
 from airflow_provider_r7mail.lake.layout import folder_path
-from airflow_provider_r7mail.lake.storage import ObjectPath, locked, make_folder, read, staged
-from airflow_provider_r7mail.lake.writer import NAMED_IDS
+from airflow_provider_r7mail.lake.locks import locked
+from airflow_provider_r7mail.lake.staging import staged
+from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, read
 
-# Notes of copied files are kept for so many message ids each: small enough to read and write anew.
-MESSAGES_PER_NOTE = 1_000
+# The range of message ids per record of copied files: small enough to rewrite a record each time.
+MESSAGES_PER_RECORD = 1_000
+NAMED_IDS = 10  # the number of missing ids that an error names
 
 
 async def copy_attachments(
@@ -33,16 +36,16 @@ async def copy_attachments(
     pattern: str | None = None,
     max_bytes: int | None = None,
 ) -> list[AttachmentRow]:
-    """Copy the attachments of some messages of a folder, without any table.
+    """Copy the attachments of some messages of a folder, without writing tables.
 
-    What was copied is noted beside the files, so that the same call does not fetch it again.
+    Copied files are recorded next to them, so that another call doesn't download them again.
 
-    :param criteria: which messages; with `message_ids` it narrows the listing they are sought in
+    :param criteria: which messages; with `message_ids`, where to look for them
     :param root: the root of the attachments
     :param message_ids: the messages; None for all that match
-    :param pattern: which files; see `attachments.name_filter`
+    :param pattern: which files; see `filenames.name_filter`
     :param max_bytes: larger files are not copied
-    :return: a row for each file, with its status; all are tried, whatever fails
+    :return: a row for each file, with its status; one that fails doesn't stop the others
     :raises R7MailMessageNotFoundError: an id is not in the folder; nothing was copied
     """
     wanted = name_filter(pattern)
@@ -73,61 +76,61 @@ async def copy_attachments(
             root=home,
             wanted=wanted,
             max_bytes=max_bytes,
-            known=await asyncio.to_thread(_prepare_copies, root, home, rows),
+            known=await asyncio.to_thread(_recorded_copies, root, home, rows),
         ) as copier:
             try:
                 await copier.copy(rows)
             finally:
-                await asyncio.to_thread(_note_copies, home, rows)
+                await asyncio.to_thread(_record_copies, home, rows)
     except OSError as error:
         raise R7MailPublishError(
-            f"{home}: what was copied can't be noted there ({error}). Files that were copied are "
-            "whole; run it again."
+            f"{home}: can't record there what was copied ({error}). The copied files are complete; "
+            "run it again."
         ) from error
     return rows
 
 
-def _note_name(message_id: int) -> str:
-    return f"_copied-{message_id // MESSAGES_PER_NOTE}.json"
+def _record_name(message_id: int) -> str:
+    return f"_copied-{message_id // MESSAGES_PER_RECORD}.json"
 
 
-def _read_note(note: ObjectPath) -> dict[tuple[int, str], StoredFile]:
+def _read_record(record: ObjectPath) -> dict[tuple[int, str], StoredFile]:
     return {
         (item["message_id"], item["file_name"]): StoredFile(
             item["uri"], item["size"], item["sha256"]
         )
-        for item in json.loads(read(note) or b"[]")
+        for item in json.loads(read(record) or b"[]")
     }
 
 
-def _prepare_copies(
+def _recorded_copies(
     root: ObjectPath, home: ObjectPath, rows: Iterable[AttachmentRow]
 ) -> dict[tuple[int, str], StoredFile]:
-    """See that files can be written, and which have been: (message id, file name) -> file."""
+    """Make sure that files can be written, and return the recorded ones."""
     make_folder(root)
-    names = {_note_name(row.message_id) for row in rows}
-    return {key: file for name in names for key, file in _read_note(home / name).items()}
+    names = {_record_name(row.message_id) for row in rows}
+    return {key: file for name in names for key, file in _read_record(home / name).items()}
 
 
-def _note_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
-    """Add to the notes what has been stored; another run may have added to them meanwhile."""
-    by_note: dict[str, dict[tuple[int, str], StoredFile]] = {}
+def _record_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
+    """Record what was stored; another run may have added to the records meanwhile."""
+    by_record: dict[str, dict[tuple[int, str], StoredFile]] = {}
     for row in rows:
         if row.uri is not None and row.sha256 is not None:
             file = StoredFile(row.uri, row.size or 0, row.sha256)
-            added = by_note.setdefault(_note_name(row.message_id), {})
+            added = by_record.setdefault(_record_name(row.message_id), {})
             added[row.message_id, row.file_name or ""] = file
-    if not by_note:
+    if not by_record:
         return
     with locked(home, "notes"):
-        for name, added in by_note.items():
-            note = home / name
-            known = _read_note(note) | added
+        for name, added in by_record.items():
+            record = home / name
+            known = _read_record(record) | added
             text = json.dumps(
                 [
                     {"message_id": number, "file_name": name, **asdict(file)}
                     for (number, name), file in known.items()
                 ]
             )
-            with staged(note) as target:
+            with staged(record) as target:
                 target.write(text.encode())

@@ -1,4 +1,4 @@
-"""The recipients' and attachments' rows, from a batch of messages."""
+"""Derive the rows of the recipients and attachments tables from a batch of messages."""
 
 from __future__ import annotations
 
@@ -15,21 +15,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# -- the other two tables, from a batch of messages -----------------------------------------
-
-
 def domains_of(addresses: pa.Array) -> pa.Array:
-    """The domains of mail addresses, in lower case; null where there is none."""
+    """Return the domains of mail addresses in lower case; null where an address has none."""
     import pyarrow.compute as pc
 
-    distinct = addresses.dictionary_encode()  # most come again and again
+    distinct = addresses.dictionary_encode()  # most addresses repeat
     # The part after the last @, without the > of "Name <address>".
     found = pc.extract_regex(distinct.dictionary, r"^.*@(?P<domain>[^@>\s]+)[>\s]*$")
     return pc.utf8_lower(pc.struct_field(found, "domain")).take(distinct.indices)
 
 
 def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The recipients' rows of a batch of messages: one for each address in To, Cc and Bcc."""
+    """Return the recipients of a batch of messages: a row for each address in To, Cc and Bcc."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -59,7 +56,7 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 @dataclass(slots=True)
 class AttachmentRow:
-    """A row of the attachments table: a file of a message, and what became of it.
+    """A row of the attachments table: a file of a message and what happened to it.
 
     :param status: `listed`, `downloaded`, `unchanged`, `skipped`, `failed`, `unlisted` (R17) or
         `ambiguous` (R18)
@@ -78,7 +75,7 @@ class AttachmentRow:
 
 
 def attachments_of(batch: pa.RecordBatch) -> list[AttachmentRow]:
-    """The attachments of a batch of messages, with those that can't be told (R17, R18)."""
+    """Return the attachments of a batch of messages, also those that can't be named (R17, R18)."""
     import pyarrow.compute as pc
 
     files = batch["attachments"]
@@ -97,9 +94,9 @@ def attachments_of(batch: pa.RecordBatch) -> list[AttachmentRow]:
 def attachment_rows(
     message_id: int, listed: Sequence[Mapping[str, Any] | None]
 ) -> Iterator[AttachmentRow]:
-    """The rows of one message that has attachments.
+    """Return the rows of one message that has attachments.
 
-    :param listed: its files in our columns; empty if the listing names none (R17)
+    :param listed: its files in our columns; empty if the listing doesn't name them (R17)
     """
     if not listed:
         yield AttachmentRow(
@@ -119,7 +116,7 @@ def attachment_rows(
 
 
 def attachments_batch(rows: Sequence[AttachmentRow]) -> pa.RecordBatch:
-    """The rows as Arrow."""
+    """Return the rows as an Arrow batch."""
     import pyarrow as pa
     import pyarrow.json as pj
 

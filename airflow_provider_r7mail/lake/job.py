@@ -1,4 +1,4 @@
-"""What to extract and where to put it, and how far an extract has come."""
+"""Say what to extract and where to put it, and how far an extract has got."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from airflow_provider_r7mail.client.models import MessageFilter, Window, parse_moment
+from airflow_provider_r7mail.client.dates import Window, parse_moment
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.lake.attachments import name_filter
-from airflow_provider_r7mail.lake.iceberg import IcebergTarget
+from airflow_provider_r7mail.lake.catalog import IcebergTarget
+from airflow_provider_r7mail.lake.filenames import name_filter
 from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
@@ -18,21 +19,21 @@ from airflow_provider_r7mail.lake.storage import ObjectPath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractJob:
-    """What to extract, and where to.
+    """What to extract, and where to put it.
 
     :param folder: the folder's id
-    :param criteria: what to look for; its window must have both bounds
+    :param criteria: which messages; the window must have both bounds
     :param output: the root of the tables
     :param attachments: the root of the attachments; None lists them without copying
     :param tables: the tables to write
     :param columns: the columns of the messages table to write; None for all
-    :param page_size: messages to ask for at once; None follows what the server gives
-    :param attachment_pattern: which files to copy; see `attachments.name_filter`
+    :param page_size: messages per request; None adapts it to the server
+    :param attachment_pattern: which files to copy; see `filenames.name_filter`
     :param max_attachment_bytes: larger files are not copied
-    :param on_bad_message: `fail` raises when all is written; `quarantine` does not
-    :param on_attachment_error: `fail` raises when all is written; `record` does not
+    :param on_bad_message: `fail` raises after everything is written; `quarantine` doesn't
+    :param on_attachment_error: `fail` raises after everything is written; `record` doesn't
     :param privacy: what must not be written
-    :param iceberg: the catalog whose tables take the rows; None for Parquet under `output`
+    :param iceberg: the catalog with the tables to write to; None for Parquet below `output`
     """
 
     folder: int
@@ -51,17 +52,17 @@ class ExtractJob:
 
     @property
     def notes(self) -> Any:
-        """The root of the folder for each window that has its manifest."""
+        """The root of the folders with the windows' manifests."""
         return self.output / (self.tables[0] if self.iceberg is None else WINDOWS)
 
     def check(self) -> None:
-        """Refuse what can't work, before anything is asked of the server.
+        """Check the job, without any request to the server.
 
-        :raises R7MailConfigError: with what is wrong and what to give
+        :raises R7MailConfigError: a parameter is wrong; it says how to fix it
         """
         window = self.criteria.window
         if window.start is None or window.end is None:
-            raise R7MailConfigError("start and end: an extract needs both ends of its window.")
+            raise R7MailConfigError("start and end: an extract needs both.")
         unknown = [name for name in self.tables if name not in TABLES]
         if unknown or not self.tables:
             raise R7MailConfigError(
@@ -69,7 +70,7 @@ class ExtractJob:
                 f"Known: {', '.join(TABLES)}."
             )
         if self.page_size is not None and self.page_size < 1:
-            raise R7MailConfigError(f"page_size: {self.page_size} is not at least 1.")
+            raise R7MailConfigError(f"page_size: {self.page_size}. It must be at least 1.")
         for name, value, known in (
             ("on_bad_message", self.on_bad_message, ("fail", "quarantine")),
             ("on_attachment_error", self.on_attachment_error, ("fail", "record")),
@@ -78,7 +79,7 @@ class ExtractJob:
                 raise R7MailConfigError(f"{name}: {value!r}. Known: {', '.join(known)}.")
         columns = schema("messages").names
         if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
-            raise R7MailConfigError("columns: none given, or one of them twice.")
+            raise R7MailConfigError("columns: empty, or with the same name twice.")
         wrong = [name for name in self.columns or () if name not in columns]
         if wrong:
             raise R7MailConfigError(
@@ -91,7 +92,7 @@ class ExtractJob:
 
 @dataclass(slots=True)
 class Progress:
-    """How far an extract has come: pages, rows and bytes read, attachments settled."""
+    """How far an extract has got: pages, rows and bytes read, attachments processed."""
 
     pages: int = 0
     rows: int = 0
@@ -100,9 +101,9 @@ class Progress:
 
 
 def stored_windows(job: ExtractJob, login: str) -> list[Window]:
-    """The windows that the tables have of a job's folder, finished or not.
+    """Return the windows of a job's folder that the tables have, finished or not.
 
-    :param login: the mailbox
+    :param login: the login of the mailbox
     """
     home = folder_path(job.notes, job.privacy.mailbox(login), job.folder)
     try:

@@ -1,4 +1,4 @@
-"""Where a window's files are, and what they are called."""
+"""Name a window's files and folders."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ MANIFEST = "_manifest.json"
 QUARANTINE = "_quarantine.jsonl"
 PART = "part-00000.parquet"
 PATH_LEVELS = 3  # mailbox=, folder=, window=
-# Where the manifests of Iceberg's windows are, whose rows are elsewhere.
+# The folder with the manifests of windows in Iceberg tables, whose rows are elsewhere.
 WINDOWS = "windows"
 
 
 def window_path(root: ObjectPath, mailbox: str, folder: int, window: str) -> Any:
-    """`{root}/mailbox={login}/folder={id}/window={start}_{end}`."""
-    return folder_path(root, mailbox, folder) / f"window={window}"
+    """Return `{root}/mailbox={login}/folder={id}/window={start}_{end}`."""
+    return root / window_name(mailbox, folder, window)
 
 
 def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
-    """`{root}/mailbox={login}/folder={id}`."""
-    return root / f"mailbox={quote(mailbox, safe='@')}" / f"folder={folder}"
+    """Return `{root}/mailbox={login}/folder={id}`."""
+    return root / _folder_name(mailbox, folder)
+
+
+def window_name(mailbox: str, folder: int, window: str) -> str:
+    """Return a window's path below a table: `mailbox=.../folder=.../window=...`."""
+    return f"{_folder_name(mailbox, folder)}/window={window}"
+
+
+def _folder_name(mailbox: str, folder: int) -> str:
+    return f"mailbox={quote(mailbox, safe='@')}/folder={folder}"

@@ -1,34 +1,42 @@
-"""Writes a table's rows as Parquet, in bounded memory."""
+"""Write tables as Parquet files in bounded memory, one file per table and window."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, REPEATING_COLUMNS, schema
+from airflow_provider_r7mail.lake.layout import MANIFEST, PART
+from airflow_provider_r7mail.lake.schema import (
+    LONG_COLUMNS,
+    REPEATING_COLUMNS,
+    RUN_ID_KEY,
+    TABLES,
+    schema,
+)
+from airflow_provider_r7mail.lake.staging import StagedObject
+from airflow_provider_r7mail.lake.storage import ObjectPath, is_local, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# Row groups of this many bytes in memory: readers skip and share them well. Larger ones cost memory
-# here while they fill; smaller ones to the end, since the writer keeps some 40 KB of each.
+# The size of a row group in memory: readers can skip or share groups of this size. Larger ones take
+# memory here while they fill, smaller ones until the end: the writer keeps some 40 KB for each.
 ROW_GROUP_BYTES = 24 << 20
-# The other tables' rows are short: this is some 50,000 of them already.
+# The rows of the other tables are short: this is already some 50,000 of them.
 SHORT_ROW_GROUP_BYTES = 4 << 20
 
 
-# -- Parquet --------------------------------------------------------------------------------
-
-
 class ParquetTable:
-    """Writes one table's rows as they come, in row groups of bounded size.
+    """Writes a table's rows as they come, in row groups of bounded size.
 
     :param table: the table's name
     :param sink: a binary file to write to; it is not closed
-    :param columns: the columns to write; None for all; a schema for those of Iceberg
-    :param metadata: further metadata for the file's schema
+    :param columns: the columns to write; None for all; a schema for an Iceberg table's own
+    :param metadata: additional metadata for the file's schema
     :raises R7MailConfigError: an unknown column
     """
 
@@ -73,7 +81,7 @@ class ParquetTable:
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Take rows; writes a row group when enough have come."""
+        """Add rows; write a row group if there are enough."""
         if batch.num_rows == 0:
             return
         chosen = batch.select(self._names)
@@ -84,12 +92,12 @@ class ParquetTable:
             self.flush()
 
     def finish(self) -> None:
-        """Write what is left and the footer. Without this the file is not valid Parquet."""
+        """Write the remaining rows and the footer. Without these the file isn't valid Parquet."""
         self.flush()
         self._writer.close()
 
     def flush(self) -> None:
-        """Write a row group of what is pending."""
+        """Write the pending rows as a row group."""
         import pyarrow as pa
 
         if not self._pending:
@@ -98,7 +106,114 @@ class ParquetTable:
         self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
         self._pending, self.pending_bytes = [], 0
         del table
-        # Otherwise Arrow keeps 20 MB more than it ever needs at once, and the C library's
-        # heap some more with each million messages.
+        # Otherwise Arrow keeps 20 MB more than it needs, and the C library's heap grows with each
+        # million messages.
         pa.default_memory_pool().release_unused()
         pa.system_memory_pool().release_unused()
+
+
+class ParquetPart:
+    """A table's file for one window, staged until it is committed."""
+
+    def __init__(
+        self, table: str, folder: ObjectPath, columns: Sequence[str] | None, run_id: str
+    ) -> None:
+        self._table = table
+        self._run_id = run_id
+        self._file = StagedObject(folder / PART)
+        self._rows = ParquetTable(table, self._file, columns, {RUN_ID_KEY: run_id})
+
+    def write(self, batch: pa.RecordBatch, _: pa.RecordBatch) -> None:
+        """Add rows; the messages that they belong to are not needed here."""
+        self._rows.write(batch)
+
+    def finish(self) -> None:
+        """Write the remaining rows and the footer."""
+        self._rows.finish()
+
+    def commit(self) -> None:
+        """Put the file in place."""
+        self._file.commit()
+
+    def overtaken(self) -> str | None:
+        """Return the file's path if another run has replaced it since."""
+        import pyarrow.parquet as pq
+
+        path = self._file.path
+        path.fs.invalidate_cache(str(path.parent.path))
+        with path.fs.open(path.path, "rb") as file:
+            found = (pq.read_metadata(file).metadata or {}).get(RUN_ID_KEY.encode(), b"")
+        return None if found.decode() == self._run_id else str(path)
+
+    def record(self) -> dict[str, Any]:
+        """Return the file's entry in the manifest."""
+        return {
+            "table": self._table,
+            "path": str(self._file.path),
+            "rows": self._rows.rows,
+            "bytes": self._file.bytes,
+            "sha256": self._file.sha256,
+        }
+
+    def discard(self) -> None:
+        """Remove the file unless it was committed. Never raises."""
+        self._file.discard()
+
+
+class ParquetWindow:
+    """A window's folders below an output path, one for each table.
+
+    :param output: the output path
+    :param tables: the tables to write
+    :param name: the window's path below a table; see `layout.window_name`
+    :param run_id: the run's id
+    """
+
+    listed_as = "files"
+
+    def __init__(self, output: ObjectPath, tables: Sequence[str], name: str, run_id: str) -> None:
+        self.output = output
+        self.name = name
+        self.run_id = run_id
+        self.folders: dict[str, Any] = {table: output / table / name for table in tables}
+        self.home = self.folders[tables[0]]
+
+    def writer(self, table: str, columns: Sequence[str] | None = None) -> ParquetPart:
+        """Return a writer for the window's rows of a table.
+
+        :param columns: the columns to write; None for all
+        """
+        return ParquetPart(table, self.folders[table], columns, self.run_id)
+
+    def stored(self, table: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the window's rows that an earlier run wrote; none if its file can't be read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = read(self.folders[table] / PART)
+        if data is None:
+            return []
+        try:
+            found = pq.read_table(pa.BufferReader(data), columns=list(columns))
+        except pa.ArrowException:
+            return []
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+
+    @property
+    def locks_suffice(self) -> bool:
+        """Whether a lock reliably keeps other runs of the window out."""
+        return is_local(self.output)
+
+    def stale_folders(self) -> Iterator[Any]:
+        """Yield the folders of other tables whose manifests list files that this run replaces."""
+        for table in TABLES:
+            if table not in self.folders:
+                folder = self.output / table / self.name
+                with suppress(ValueError, LookupError, TypeError):  # none, or not one of ours
+                    listed = json.loads(read(folder / MANIFEST) or b"")["files"]
+                    if any(file["table"] in self.folders for file in listed):
+                        yield folder
+
+    def close(self) -> None:
+        """Do nothing: no connection is open."""

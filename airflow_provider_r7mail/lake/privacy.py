@@ -1,9 +1,8 @@
-"""What tables must not show of people: columns dropped or hashed, before anything is written.
+"""Drop or hash personal data before anything is written.
 
-No HTTP, no Airflow. A hash is HMAC-SHA256 with the key of the connection, as 64 hexadecimal digits:
-the same for the same text in all tables, windows and runs, so that joins still work. That is
-pseudonymisation: who has the key can find a person by address, and the mail's other columns, such
-as dates, still say something.
+A hash is the HMAC-SHA256 with the connection's key, as 64 hexadecimal digits. Equal texts have the
+same hash in all tables, windows and runs, so joins still work. This is pseudonymisation: whoever
+has the key can find a person by address, and other columns, such as dates, still reveal something.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# What a policy can name, and what it can do there besides "keep".
+# What a policy can name, and its actions besides "keep".
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "subject": ("drop", "hash"),
     "body": ("drop", "hash"),
@@ -37,7 +36,7 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     "task_id": ("drop",),
     "mailbox": ("hash",),
 }
-# The columns that each of these covers, in all tables.
+# The columns that each name covers, in all tables.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "subject": ("subject",),
     "body": ("body",),
@@ -53,7 +52,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "names": ("from_name", "to_name"),
     # A MIME type may repeat the name: `text/csv; name="..."`.
     "file_names": ("file_name", "mime_type", "attachments"),
-    # Text of other systems: MIME ids name the sender's host, CsMd5 tells known content.
+    # From other systems: MIME ids name the sender's host, CsMd5 identifies known content.
     "ids": (
         "mime_message_id",
         "mime_reply_to_id",
@@ -68,11 +67,11 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 _KEY_OF = {column: name for name, columns in COLUMNS.items() for column in columns}
 
-# Endings that a hashed file name keeps; any other may be a part of the name.
+# Extensions that a hashed file name keeps; any other may be part of the name.
 EXTENSIONS = frozenset(
     """7z avi bmp csv doc docm docx dot dotx eml gif gz htm html ics jpeg jpg json md mov mp3 mp4
     msg odp ods odt ogg p7m p7s parquet pdf png ppt pptx rar rtf sig svg tar tif tiff tsv txt vcf
-    wav webp xls xlsb xlsm xlsx xml zip zst""".split()  # noqa: SIM905 - a line each would be long
+    wav webp xls xlsb xlsm xlsx xml zip zst""".split()  # noqa: SIM905 - a list would take 50 lines
 )
 _BARE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
 _MIME_TYPE = r"^\s*(?P<type>[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)\s*(?:;.*)?$"
@@ -80,9 +79,9 @@ _MIME_TYPE = r"^\s*(?P<type>[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)\s*(?:;.*)?$"
 
 @dataclass(frozen=True, slots=True)
 class Privacy:
-    """A policy: what becomes of each part of the mail. An empty one leaves everything as it is.
+    """A policy: what to do with each part of the mail. An empty one changes nothing.
 
-    :param actions: what a policy names -> what is done there; make it with `build`
+    :param actions: name -> action; use `build` to create it
     :param key: the key of the hashes
     """
 
@@ -91,20 +90,20 @@ class Privacy:
 
     @classmethod
     def build(cls, policy: Mapping[str, str] | None, secret: str | None) -> Self:
-        """Check a policy, and fill in what it implies.
+        """Check a policy, and add what it implies.
 
-        Where anything is protected, `extra`, `children` and `task_id` are dropped unless told to
-        `keep`: nobody knows what is in them. Where addresses are protected, `ids` are hashed, and
-        `names` are hashed with them, or dropped.
+        If anything is protected, `extra`, `children` and `task_id` are dropped unless set to
+        `keep`, since their content is unknown. If addresses are protected, `ids` are hashed, and
+        `names` are hashed as addresses are, or else dropped.
 
         :param policy: names in `ACTIONS` -> "drop", "hash", "domain" or "keep"; None for none
         :param secret: the connection's `privacy_secret`
-        :raises R7MailConfigError: an unknown name or action, or no key for a hash
+        :raises R7MailConfigError: an unknown name or action, or no key to hash with
         """
         if not isinstance(policy or {}, Mapping):
             raise R7MailConfigError(
-                f"privacy: {type(policy).__name__} is not a mapping. Give what to protect and how, "
-                'like {"body": "drop", "addresses": "hash"}.'
+                f"privacy: {type(policy).__name__} is not a mapping. It says what to protect "
+                'and how, for example {"body": "drop", "addresses": "hash"}.'
             )
         given = dict(policy or {})
         for name, action in given.items():
@@ -127,8 +126,8 @@ class Privacy:
         if hashed and not (secret and secret.strip()):
             raise R7MailConfigError(
                 f"privacy: {', '.join(hashed)} can't be hashed: the connection has no "
-                "privacy_secret. Put a long random text there, such as that of `openssl rand -hex "
-                '32`, and never change it; or say "drop" instead.'
+                "privacy_secret. Set it to a long random text, such as the output of `openssl rand "
+                '-hex 32`, and never change it; or use "drop" instead.'
             )
         return cls(actions, (secret or "").encode() if hashed else b"")
 
@@ -138,9 +137,9 @@ class Privacy:
         return bool(self.actions)
 
     def record(self) -> dict[str, Any] | None:
-        """The policy as the manifest tells it; None if there is none.
+        """Return the policy for the manifest; None if there is none.
 
-        `key_id` is the same as long as the key is: hashes of different keys do not match.
+        `key_id` identifies the key: hashes of different keys don't match.
         """
         if not self.actions:
             return None
@@ -148,7 +147,7 @@ class Privacy:
         return {"actions": dict(self.actions), "key_id": key_id}
 
     def protect(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of any table, without what must not be written.
+        """Return the rows of any table without what must not be written.
 
         :param batch: columns of `messages`, `recipients` or `attachments`
         """
@@ -160,26 +159,26 @@ class Privacy:
         return batch
 
     def pseudonym(self, text: str) -> str:
-        """The hash of a text as it is."""
+        """Return the hash of a text, unchanged."""
         return _hash(self.key, text)
 
     def address(self, text: str) -> str:
-        """The hash of a mail address, however it is written; see `normal_address`."""
+        """Return the hash of a mail address, however it is written; see `normal_address`."""
         return self.name(normal_address(text))
 
     def name(self, text: str) -> str:
-        """The hash of a name or domain, without regard to case and blanks around it."""
+        """Return the hash of a name or domain, ignoring case and surrounding spaces."""
         return _normal_hash(self.key, text)
 
     def file_name(self, name: str) -> str:
-        """A file's name as the tables and the storage show it: hashed, with a common ending."""
+        """Return a file's name for tables and storage: if hashed, with a common extension."""
         if "file_names" not in self.actions:
             return name
         ending = name.rpartition(".")[2].lower()
         return self.pseudonym(name) + (f".{ending}" if ending in EXTENSIONS else "")
 
     def mailbox(self, login: str) -> str:
-        """The mailbox as paths and manifest show it."""
+        """Return the mailbox's name for paths and the manifest."""
         return self.address(login) if "mailbox" in self.actions else login
 
     def _protected(self, name: str, action: str, values: pa.Array) -> pa.Array:
@@ -224,19 +223,19 @@ def _normal_hash(key: bytes, text: str) -> str:
 
 
 def normal_address(text: str) -> str:
-    """An address as it is hashed: `ann@example.org`, be it `Ann <ANN@example.org>` or bare."""
+    """Return an address as it is hashed: `ann@example.org`, also for `Ann <ANN@example.org>`."""
     bare = _BARE_ADDRESS.search(text)
     return (bare[1] if bare else text).strip().casefold()
 
 
 def _each(change: Callable[[str], str], texts: pa.StringArray) -> pa.StringArray:
-    """Change each text; equal ones once. Nulls stay null."""
+    """Change each text, equal ones only once. Nulls stay null."""
     encoded = texts.dictionary_encode()
     return text_array(map(change, encoded.dictionary.to_pylist())).take(encoded.indices)
 
 
 def _in_lists(change: Callable[[pa.Array], pa.Array], lists: pa.ListArray) -> pa.ListArray:
-    """Change what is in lists."""
+    """Change the values inside lists."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,37 +1,25 @@
-"""Uploads to S3 in parts, and a lock that several machines see."""
+"""Upload objects to S3, large ones in parts."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import contextlib
-import logging
-import time
-import uuid
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import tenacity
-
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
-
-# What goes up to S3 in one request. It takes parts of 5 MiB and more, 10,000 of an object.
+# The size of one part. S3 takes parts of at least 5 MiB, and up to 10,000 of them per object.
 PART_BYTES = 8 << 20
-# Publishing takes a second or two. What has held a lock for so long has been killed, or hangs: then
-# the look after publishing tells.
-LOCK_SECONDS = 30.0
-# S3's answers to who comes second, or at the same time.
-LOCK_IS_HELD = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 
 
 class S3Upload:
-    """An object on its way to S3: in one request, or in parts, of which one goes up at a time.
+    """An upload to S3: in one request, or in parts, one at a time.
 
-    By s3fs's own calls: its `S3File` copies each part twice more, and takes nothing while one goes
-    up.
+    Made of s3fs's own calls: its `S3File` copies each part twice more, and accepts no data while a
+    part is being sent.
     """
 
     def __init__(self, fs: Any, path: str) -> None:
@@ -45,13 +33,13 @@ class S3Upload:
 
     @property
     def begun(self) -> bool:
-        """Whether it goes up in parts."""
+        """Whether parts are being sent."""
         return self._sending is not None
 
     def write(self, data: bytes) -> None:
-        """Take bytes; send a part when enough have come."""
-        rest: bytes | memoryview = data  # a single piece is not copied: see bytes.join
-        # All parts but the last of one size: some stores that are like S3 demand it.
+        """Append bytes; send a part as soon as there are enough."""
+        rest: bytes | memoryview = data  # bytes.join doesn't copy a single one
+        # All parts but the last have the same size: some stores like S3 require it.
         while (room := PART_BYTES - self._size) < len(rest):
             rest = memoryview(rest)
             self._gathered.append(rest[:room])
@@ -78,9 +66,9 @@ class S3Upload:
         self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
 
     def commit(self, digest: bytes) -> None:
-        """Let it appear.
+        """Finish the upload, so that the object appears.
 
-        :param digest: the SHA-256 of all of it
+        :param digest: the SHA-256 of the whole object
         """
         if self.begun:
             self._send()
@@ -95,7 +83,7 @@ class S3Upload:
         self._fs.invalidate_cache(self._path)
 
     def put(self, digest: bytes) -> Future[None]:
-        """Put one that has not begun to go up into its place in one request.
+        """Send the whole object in one request, if no part was sent.
 
         :param digest: its SHA-256
         """
@@ -103,85 +91,26 @@ class S3Upload:
 
     async def _put(self, digest: str) -> None:
         config, extra = (await self._fs.set_session()).meta.config, {}
-        # Let S3 refuse other bytes than were hashed here. Not where its library is told to send no
-        # checksums: some stores that are like S3 know none. An older one sends none.
+        # S3 then refuses any bytes but those hashed here. Not if its library is configured to send
+        # no checksums, since some stores like S3 don't support them. Older versions send none.
         if getattr(config, "request_checksum_calculation", None) == "when_supported":
             extra = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": digest}
         await self._fs._pipe_file(self._path, b"".join(self._gathered), **extra)  # noqa: SLF001
 
     def discard(self) -> None:
-        """Drop what has been sent."""
+        """Abort the upload and drop the parts sent."""
         if self._sending is not None:
-            with contextlib.suppress(Exception):  # why it is discarded
+            with contextlib.suppress(Exception):  # the reason it is discarded
                 self._wait()
             if self._id is not None:
                 self._run(self._call("abort_multipart_upload", UploadId=self._id)).result()
 
     async def _call(self, method: str, **values: Any) -> Any:
-        # s3fs's async methods are public, for all their underscore.
+        # s3fs's async methods are public despite their underscore.
         return await self._fs._call_s3(  # noqa: SLF001
             method, Bucket=self._bucket, Key=self._key, **values
         )
 
     def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start it on the file system's event loop, a thread of its own."""
+        """Start it on the file system's event loop, which has its own thread."""
         return asyncio.run_coroutine_threadsafe(work, self._fs.loop)
-
-
-class S3Lock:
-    """An object that only one process can make, so that it may do what it does alone.
-
-    Nothing removes that of a killed process. So one that has stayed for LOCK_SECONDS is taken over,
-    by one process alone.
-    """
-
-    def __init__(self, fs: Any, path: str) -> None:
-        self._fs = fs
-        bucket, key, _ = fs.split_path(path)
-        self._where = {"Bucket": bucket, "Key": key}
-        # The ETags of the one that was made here, and of the one that is there, and since when.
-        self._mine: str | None = None
-        self._seen: str | None = None
-        self._since = 0.0
-
-    def take(self) -> None:
-        """Wait until it is held here."""
-        tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda taken: not taken),
-            wait=tenacity.wait_random(0.05, 0.25),
-        )(self._try)
-
-    def _try(self) -> bool:
-        condition = {"IfNoneMatch": "*"}
-        if self._seen is not None and time.monotonic() - self._since > LOCK_SECONDS:
-            condition = {"IfMatch": self._seen}
-        try:
-            made = self._fs.call_s3(
-                "put_object", **self._where, **condition, Body=uuid.uuid4().hex.encode()
-            )
-            self._mine = made["ETag"]
-        except OSError as error:
-            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-            if code == "NotImplemented":
-                return True
-            if code not in LOCK_IS_HELD and not (code == "NoSuchKey" and "IfMatch" in condition):
-                raise
-        return self._is_mine()
-
-    def _is_mine(self) -> bool:
-        # Looked at even after it was made: a store that takes no notice of the condition lets
-        # several processes make it, but keeps the last one's.
-        try:
-            there = self._fs.call_s3("head_object", **self._where)["ETag"]
-        except FileNotFoundError:
-            there = None
-        if there != self._seen:
-            self._seen, self._since = there, time.monotonic()
-            if there not in {None, self._mine}:
-                log.info("Another run is publishing the same: waiting for it.")
-        return there is not None and there == self._mine
-
-    def release(self) -> None:
-        """Let others have it."""
-        if self._is_mine():
-            self._fs.call_s3("delete_object", **self._where)

@@ -1,4 +1,4 @@
-"""The tables' columns, as Arrow schemas. No HTTP, no Airflow."""
+"""Define the columns of the three tables, as Arrow schemas."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
-# Under this key files and snapshots name the run that wrote them.
+# The key under which files and snapshots name the run that wrote them.
 RUN_ID_KEY = "r7mail.run_id"
 TABLES = ("messages", "recipients", "attachments")
 
-# No statistics for these: their values are long and nobody looks for them by range.
+# Columns without statistics: their values are long, and nobody filters by their range.
 LONG_COLUMNS = frozenset({"body", "html_body", "subject", "extra", "children", "error"})
-# Columns whose values repeat, so that a dictionary is smaller.
+# Columns with many repeated values, which a dictionary makes smaller.
 REPEATING_COLUMNS = frozenset(
     {
         "from_name",
@@ -32,7 +32,7 @@ REPEATING_COLUMNS = frozenset(
         "mime_type",
         "status",
         "extracted_at",
-        # Iceberg's
+        # only in Iceberg tables
         "mailbox",
         "folder",
         "window",
@@ -43,7 +43,7 @@ REPEATING_COLUMNS = frozenset(
 
 @cache
 def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table; its metadata has the version.
+    """Return the Arrow schema of a table, with the version in its metadata.
 
     :param table: `messages`, `recipients` or `attachments`
     """
@@ -83,7 +83,7 @@ def schema(table: str) -> pa.Schema:
 
 
 def arrow_type(kind: str) -> pa.DataType:
-    """Return the type of a column that holds such values."""
+    """Return the Arrow type for a kind of field; see `client.fields`."""
     import pyarrow as pa
 
     return {

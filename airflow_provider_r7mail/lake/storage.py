@@ -1,42 +1,19 @@
-"""Objects that appear under their name whole, or not at all. No HTTP, no Airflow, no Arrow.
-
-An exception inside `with path.open("wb")` leaves what was written so far, on a disk and on S3
-alike. So nothing is ever opened under its final name here: a `StagedObject` takes the bytes
-elsewhere, and `commit` puts them in place in one step of the store.
-"""
+"""Read, measure and remove objects in any store: a disk, S3, or another that fsspec knows."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import fcntl
-import hashlib
-import logging
 import os
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R7MailPublishError
-from airflow_provider_r7mail.lake.s3 import LOCK_SECONDS, S3Lock, S3Upload
-
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-# A later try may find the disk with room again.
-PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
-STAGED_PREFIX = "_staged-"
-# The folder of locks on S3; readers of tables pass it over.
-LOCKS = "_locks"
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 
 class ObjectPath(Protocol):
-    """What is used of `ObjectStoragePath` and `UPath`, for any store that fsspec knows."""
+    """The part of `ObjectStoragePath` and `UPath` used here."""
 
     @property
     def fs(self) -> Any:
@@ -58,24 +35,22 @@ class ObjectPath(Protocol):
 
 
 def is_local(path: ObjectPath) -> bool:
-    """Whether the path is on this machine's disk."""
-    return bool({"file", "local"} & set(_protocols(path.fs)))
+    """Return whether the path is on this machine's disk."""
+    known = path.fs.protocol
+    return bool({"file", "local"} & {*([known] if isinstance(known, str) else known)})
 
 
-def _is_s3(path: ObjectPath) -> bool:
+def is_s3(path: ObjectPath) -> bool:
+    """Return whether the path is on S3, or a store with the same API."""
     return hasattr(path.fs, "_call_s3")  # s3fs
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
 @contextlib.contextmanager
-def _store_errors(path: ObjectPath) -> Iterator[None]:
-    """Let all that goes wrong with a store be an OSError, with the object's name.
+def store_errors(path: ObjectPath) -> Iterator[None]:
+    """Turn any error of a store into an OSError that names the object.
 
-    fsspec's file systems pass on errors of their libraries that are none: botocore's for a host
-    that can't be reached, for example.
+    fsspec's file systems let other errors of their libraries through: for example, botocore's for
+    a host that can't be reached.
     """
     try:
         yield
@@ -85,210 +60,10 @@ def _store_errors(path: ObjectPath) -> Iterator[None]:
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-class StagedObject:
-    """An object being written, not yet seen by anyone.
-
-    `write` and `commit` raise OSError where the store fails, whatever it raises itself.
-
-    :param path: where it is to appear
-    :param staging: the folder where it takes shape if `path` is on a disk, on the same file system;
-        None is the one it is to appear in. See `clean`
-    :raises R7MailConfigError: nothing can be written there
-    :raises R7MailPublishError: nothing can be written there now: the disk is full, say
-    """
-
-    def __init__(self, path: ObjectPath, staging: ObjectPath | None = None) -> None:
-        self.path = path
-        self._staging = path.parent if staging is None else staging
-        self._is_local = is_local(path)
-        self.bytes = 0
-        self._hash = hashlib.sha256()
-        self._upload: S3Upload | None = None
-        self._settled = self._discarded = False
-        self._file: Any = None
-        try:
-            with _store_errors(path):
-                self._open()
-        except OSError as error:
-            kind = R7MailPublishError if error.errno in PASSING_ERRORS else R7MailConfigError
-            raise kind(f"{path}: can't be written ({error}).") from error
-
-    def _open(self) -> None:
-        if self._is_local:
-            self._open_in(Path(self._staging.path))
-        elif _is_s3(self.path):
-            self._upload = S3Upload(self.path.fs, self.path.path)
-        else:  # other stores' file systems can't all hold an object back, and some only say so
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
-                prefix="r7mail-", delete=False
-            )
-
-    def _open_in(self, folder: Path) -> None:
-        """Open a file near its place: only a rename within one file system is one step."""
-        while self._file is None:
-            temporary = f"{folder}/{STAGED_PREFIX}{uuid.uuid4().hex}.tmp"
-            try:
-                file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
-            except FileNotFoundError:  # not made yet, or another process has removed it: empty
-                folder.mkdir(parents=True, exist_ok=True)
-                continue
-            # Held while this process lives: `clean` knows by it what a killed one has left.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Before that another process's `clean` may have taken it for such, and removed it.
-            if os.fstat(file.fileno()).st_nlink:
-                self._file = file
-            else:
-                file.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it takes no more bytes: pyarrow asks."""
-        return self._settled
-
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 of the bytes so far, in hexadecimal."""
-        return self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Take bytes."""
-        view = memoryview(data).cast("B")
-        if self._discarded:
-            return view.nbytes  # pyarrow writes a footer when an unfinished writer is destroyed
-        self._hash.update(view)
-        with _store_errors(self.path):
-            if self._upload is not None:
-                self._upload.write(data if isinstance(data, bytes) else bytes(view))
-            else:
-                # A full disk takes a part of what is written, and tells only the next time.
-                rest = view
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-        self.bytes += view.nbytes
-        return view.nbytes
-
-    def tell(self) -> int:
-        """The number of bytes so far: pyarrow asks."""
-        return self.bytes
-
-    def flush(self) -> None:
-        """Nothing: the bytes are not to be seen before `commit`."""
-
-    def commit(self) -> None:
-        """Put the object in its place, over what was there; discard it if that fails."""
-        try:
-            with _store_errors(self.path):
-                self._commit()
-        except BaseException:
-            self.discard()
-            raise
-        self._settled = True
-
-    async def commit_async(self, executor: Executor | None = None) -> None:
-        """The same on an event loop: one request needs no thread to wait for it.
-
-        :param executor: where it is done if it is more than a request
-        """
-        if self._upload is None or self._upload.begun:
-            await to_its_end(self.commit, executor=executor)
-            return
-        try:
-            with _store_errors(self.path):
-                await _ended(asyncio.wrap_future(self._upload.put(self._hash.digest())))
-        except BaseException:
-            self.discard()
-            raise
-        self._settled = True
-
-    def _commit(self) -> None:
-        if self._upload is not None:
-            self._upload.commit(self._hash.digest())
-        elif self._is_local:
-            self._put_in_place(Path(self._file.name))
-            self._file.close()
-        else:
-            self._file.close()
-            self.path.fs.put_file(self._file.name, self.path.path)
-            os.unlink(self._file.name)  # noqa: PTH108
-
-    def _put_in_place(self, temporary: Path) -> None:
-        place = Path(self.path.path)
-        while True:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.replace(place)
-            except FileNotFoundError:
-                if not temporary.exists():
-                    raise
-                # Another process has removed the folder, which was empty.
-            else:
-                return
-
-    def discard(self) -> None:
-        """Forget it, unless it was committed; what was under its name before stays.
-
-        Raises nothing: the reason for discarding must come out.
-        """
-        if self._settled:
-            return
-        self._settled = self._discarded = True
-        try:
-            with _store_errors(self.path):
-                self._discard()
-        except OSError as error:
-            # Neither its name nor the error's text, which has it: files are named by strangers.
-            log.warning(
-                "%s: what was begun there could not be discarded (%s).",
-                self.path.parent,
-                type(error.__cause__ or error).__name__,
-            )
-
-    def _discard(self) -> None:
-        if self._upload is not None:
-            self._upload.discard()
-        elif self._file is not None:
-            self._file.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._file.name)  # noqa: PTH108
-
-
-@contextlib.contextmanager
-def staged(path: ObjectPath) -> Iterator[StagedObject]:
-    """Write an object: committed when the block ends, discarded when it raises."""
-    item = StagedObject(path)
-    try:
-        yield item
-    except BaseException:
-        item.discard()
-        raise
-    item.commit()
-
-
-async def to_its_end(work: Callable[..., T], *args: Any, executor: Executor | None = None) -> T:
-    """Do blocking work in a thread; also if cancelled meanwhile, it has ended when this ends.
-
-    A thread can't be stopped: one left alone would go on writing after all was discarded.
-
-    :param executor: whose threads; None are the event loop's own
-    """
-    return await _ended(asyncio.get_running_loop().run_in_executor(executor, work, *args))
-
-
-async def _ended(working: asyncio.Future[T]) -> T:
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        if (error := working.exception()) is not None:
-            text = str(error) if isinstance(error, R7MailError) else type(error).__name__
-            log.warning("When all was cancelled, there was an error besides: %s", text)
-        raise
-
-
 def read(path: ObjectPath) -> bytes | None:
-    """An object's bytes, None if there is no such object."""
+    """Return an object's bytes, or None if it doesn't exist."""
     try:
-        with _store_errors(path):
+        with store_errors(path):
             data: bytes = path.fs.cat_file(path.path)
     except FileNotFoundError:
         return None
@@ -296,44 +71,25 @@ def read(path: ObjectPath) -> bytes | None:
 
 
 def remove(path: ObjectPath) -> None:
-    """Remove an object, if it is there."""
-    with contextlib.suppress(FileNotFoundError), _store_errors(path):
+    """Remove an object if it exists."""
+    with contextlib.suppress(FileNotFoundError), store_errors(path):
         path.fs.rm_file(path.path)
 
 
 def size_of(path: ObjectPath) -> int | None:
-    """An object's size in bytes, None if there is no such object."""
+    """Return an object's size in bytes, or None if it doesn't exist."""
     try:
-        with _store_errors(path):
+        with store_errors(path):
             size = path.fs.info(path.path)["size"]
     except FileNotFoundError:
         return None
     return int(size)
 
 
-def clean(folder: ObjectPath) -> int:
-    """Remove what killed processes have left staged in a folder on disk.
-
-    On an object store nothing of it can be seen; its own life-cycle rules end uploads that were
-    never finished.
-
-    :return: how many there were
-    """
-    if not is_local(folder):
-        return 0
-    removed = 0
-    for file in Path(folder.path).glob(f"{STAGED_PREFIX}*.tmp"):
-        with contextlib.suppress(OSError), file.open("r+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its process lives
-            file.unlink()
-            removed += 1
-    return removed
-
-
 def make_folder(folder: ObjectPath) -> None:
-    """Make a folder on disk; object stores have none.
+    """Create a folder on disk; object stores have none.
 
-    :raises R7MailConfigError: it can't be made, or nothing can be written in it
+    :raises R7MailConfigError: it can't be created, or isn't writable
     """
     if not is_local(folder):
         return
@@ -346,9 +102,9 @@ def make_folder(folder: ObjectPath) -> None:
 
 
 def remove_empty(folder: ObjectPath, levels: int) -> None:
-    """Remove a folder on disk and those above it, as far as they are empty.
+    """Remove a folder on disk and its parents, as far as they are empty.
 
-    :param levels: how many at most
+    :param levels: the maximum number of folders to remove
     """
     if not is_local(folder):
         return
@@ -357,43 +113,3 @@ def remove_empty(folder: ObjectPath, levels: int) -> None:
         for _ in range(levels):
             path.rmdir()
             path = path.parent
-
-
-@contextlib.contextmanager
-def locked(folder: ObjectPath, name: str) -> Iterator[None]:
-    """Keep other processes from publishing the same thing in a folder at the same time.
-
-    On a disk the folder itself is locked, whatever the name; on S3 an object in it is the lock.
-    Other stores have none, nor have those like S3 that know no conditional writes: there, look at
-    the result after publishing.
-
-    :param name: what is published: a path of its own below the folder
-    """
-    if is_local(folder):
-        Path(folder.path).mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
-    elif _is_s3(folder):
-        path = folder / f"{LOCKS}/{name}"
-        lock = S3Lock(path.fs, path.path)
-        with _store_errors(path):
-            lock.take()
-        try:
-            yield
-        finally:
-            try:
-                with _store_errors(path):
-                    lock.release()
-            except OSError as error:
-                log.warning(
-                    "The lock in %s could not be removed (%s): the next run waits %s seconds.",
-                    LOCKS,
-                    type(error.__cause__ or error).__name__,
-                    LOCK_SECONDS,
-                )
-    else:
-        yield

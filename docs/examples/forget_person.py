@@ -25,7 +25,8 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.layout import PART
 from airflow_provider_r7mail.lake.privacy import Privacy, normal_address
-from airflow_provider_r7mail.lake.storage import remove, staged
+from airflow_provider_r7mail.lake.staging import staged
+from airflow_provider_r7mail.lake.storage import remove
 
 TABLES = ("messages", "recipients", "attachments")
 COLUMNS = ("from_address", "to_addresses", "cc_addresses", "bcc_addresses")

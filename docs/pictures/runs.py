@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
-from tests.airflow.test_standalone import DAG, SOURCE, Standalone, listings, order, wait
+from tests.airflow.standalone import DAG, SOURCE, Standalone, listings, order, wait
 from tests.browser import chromium
 
 IMAGES = Path(__file__).parents[1] / "images"

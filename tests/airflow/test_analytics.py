@@ -1,6 +1,4 @@
-"""The marts and the page of `dags/mail_analytics.py`, made in a real Airflow of extracted mail."""
-
-# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
+"""The marts and the page of `dags/mail_analytics.py`, made from real extracts in Airflow."""
 
 from __future__ import annotations
 
@@ -13,13 +11,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED, SENT
-from tests.airflow.test_dags import Run, Runner, lake, query, run_example
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED, SENT
+from tests.airflow.support import Run, Runner, query
 from tests.browser import chromium
 
 MONDAY = datetime(2025, 6, 2, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-# What a stranger can write: markup, formulas of Altair's, Jinja's, text that turns text around.
+# What a stranger can write: markup, Altair and Jinja expressions, text that reverses text.
 HOSTILE = [
     "<script>document.title='taken'</script>",
     "</svg></style><img src=x onerror=document.title='taken'>",
@@ -36,7 +34,7 @@ HOSTILE = [
 
 @pytest.fixture
 def by_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run extracts a day."""
+    """Let a run extract a day."""
     monkeypatch.setenv("R7MAIL_SCHEDULE", "0 0 * * *")
 
 
@@ -45,7 +43,7 @@ Analyse = Callable[..., Run]
 
 @pytest.fixture
 def analyse(lake: Path, run_example: Runner, by_days: None) -> Analyse:
-    """Extract days of mail, then make marts and page."""
+    """Extract days of mail, then create the marts and the page."""
 
     def run(*days: datetime, **params: Any) -> Run:
         for day in days:
@@ -56,14 +54,14 @@ def analyse(lake: Path, run_example: Runner, by_days: None) -> Analyse:
 
 
 def mart(lake: Path, name: str, columns: str) -> list[tuple[Any, ...]]:
-    """Rows of a mart."""
+    """Return the rows of a mart."""
     return query(f"SELECT {columns} FROM '{lake}/marts/{name}.parquet' ORDER BY ALL")
 
 
 def test_answers_are_timed_from_the_first_question(
     server: Emulator, lake: Path, analyse: Analyse
 ) -> None:
-    """A reminder makes no answer quicker, a robot's reply is none, and each side is told."""
+    """Responses are timed from the first question, on both sides; auto-replies don't count."""
     post = server.mailbox.deliver
 
     def say(hour: float, folder: int = INBOX, **fields: Any) -> None:
@@ -121,7 +119,7 @@ def test_a_message_counts_once_wherever_it_was_moved(
 
 
 def test_unfinished_windows_are_left_out(server: Emulator, lake: Path, analyse: Analyse) -> None:
-    """A window without a manifest is not looked at."""
+    """A window without a manifest is ignored."""
     for day in range(2):
         server.mailbox.deliver(date=MONDAY + day * DAY)
     analyse(MONDAY, MONDAY + DAY)
@@ -134,7 +132,7 @@ def test_unfinished_windows_are_left_out(server: Emulator, lake: Path, analyse: 
 
 
 def test_hours_are_the_readers(server: Emulator, lake: Path, analyse: Analyse) -> None:
-    """The param `timezone` says whose hours and days they are."""
+    """The param `timezone` sets the time zone of hours and days."""
     server.mailbox.deliver(date=MONDAY + 20 * HOUR)
 
     assert analyse(MONDAY, timezone="Asia/Vladivostok").state == "success"
@@ -147,7 +145,7 @@ def test_hours_are_the_readers(server: Emulator, lake: Path, analyse: Analyse) -
 def test_a_wrong_zone_is_told(
     server: Emulator, analyse: Analyse, logged: Callable[[], str]
 ) -> None:
-    """A zone that there is not fails the run, which says what to give."""
+    """An unknown time zone fails the run, and the error says what to write."""
     server.mailbox.deliver(date=MONDAY)
 
     assert analyse(MONDAY, timezone="Moscow").state == "failed"
@@ -156,7 +154,7 @@ def test_a_wrong_zone_is_told(
 
 
 def test_backlog_tells_how_old_it_is(server: Emulator, lake: Path, analyse: Analyse) -> None:
-    """What is unread is told by age, as of the last extract."""
+    """Unread mail is counted by age, as of the last extract."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for age, read in ((9, False), (3, False), (3, True), (2, False)):
         server.mailbox.deliver(date=today - age * DAY, was_read=read)
@@ -168,7 +166,7 @@ def test_backlog_tells_how_old_it_is(server: Emulator, lake: Path, analyse: Anal
 
 @pytest.fixture
 def page(server: Emulator, lake: Path, analyse: Analyse) -> Path:
-    """The page of mail from strangers."""
+    """The page for mail from strangers."""
     for number, text in enumerate(HOSTILE):
         server.mailbox.deliver(
             sender=f"a@{text}",
@@ -183,7 +181,7 @@ def page(server: Emulator, lake: Path, analyse: Analyse) -> Path:
 
 
 def test_mail_is_text_on_the_page(page: Path) -> None:
-    """Whatever strangers write, in charts and tables: no script runs, nothing is fetched."""
+    """Whatever strangers write in their mail, no script runs on the page and nothing is fetched."""
     asked: list[str] = []
     with chromium() as browser:
         tab = browser.new_page()
@@ -196,7 +194,7 @@ def test_mail_is_text_on_the_page(page: Path) -> None:
         )
         labels = tab.locator("svg text").all_text_contents()
         policy = page.read_text().replace("Content-Security-Policy", "none")
-        tab.set_content(policy)  # and without the browser's help
+        tab.set_content(policy)  # and without the browser's protection
         title_without = tab.title()
 
     assert (title, title_without) == ("Mail of user_test", "Mail of user_test")
@@ -209,7 +207,7 @@ def test_mail_is_text_on_the_page(page: Path) -> None:
 
 
 def test_the_page_stands_alone_and_can_be_read_by_everybody(page: Path) -> None:
-    """It needs no other file; each chart is told in words and numbers; it fits a phone."""
+    """The page needs no other file, describes each chart in words and numbers, and fits a phone."""
     text = page.read_text()
     with chromium() as browser:
         tab = browser.new_page(viewport={"width": 360, "height": 700})
@@ -231,7 +229,7 @@ def test_the_page_stands_alone_and_can_be_read_by_everybody(page: Path) -> None:
 
 
 def test_no_mail_is_no_failure(server: Emulator, lake: Path, analyse: Analyse) -> None:
-    """Where nothing came, the page says that."""
+    """If there is no mail, the page says so."""
     assert analyse(MONDAY).state == "success"
 
     text = (lake / "marts/report.html").read_text()
@@ -240,7 +238,7 @@ def test_no_mail_is_no_failure(server: Emulator, lake: Path, analyse: Analyse) -
 
 
 def test_a_long_time_is_shown_by_weeks(server: Emulator, lake: Path, analyse: Analyse) -> None:
-    """After some months there is a bar a week, not one a day."""
+    """After some months there is one bar per week, not per day."""
     days = [MONDAY + age * DAY for age in (0, 1, 150)]
     for day in days:
         server.mailbox.deliver(date=day + 12 * HOUR)

@@ -30,7 +30,7 @@ from airflow_provider_r7mail.assets import create_asset, mailbox_uri, openlineag
     ],
 )
 def test_one_folder_has_one_name(written: str, normal: str) -> None:
-    """However a folder's asset URI is written, it is the same asset; its normal form stays."""
+    """However a folder's asset URI is written, it is the same asset, in the normal form."""
     assert Asset(uri=written).uri == normal
     assert Asset(uri=normal).uri == normal
 
@@ -43,28 +43,28 @@ def test_one_folder_has_one_name(written: str, normal: str) -> None:
         ("r7mail://ann@a b/24", "needs the mail server's host"),
         ("r7mail://ann@mail.example.org", "one folder"),
         ("r7mail://ann@mail.example.org/a/b", "one folder"),
-        ("r7mail://ann@mail.example.org/24?subject=x", "neither query"),
+        ("r7mail://ann@mail.example.org/24?subject=x", "a query or a fragment"),
         ("r7mail://ann@mail.example.org:x/24", "port"),
     ],
 )
 def test_wrong_names(written: str, text: str) -> None:
-    """A URI that names no folder is refused where it is written, and told how to write it."""
+    """A URI that names no folder is refused in the DAG file, with a hint how to write it."""
     with pytest.raises(ValueError, match=text) as caught:
         Asset(uri=written)
     assert "Write r7mail://login@host/folder" in str(caught.value)
 
 
 def test_a_password_is_refused() -> None:
-    """A password in a URI is refused, and is not in the error."""
+    """A password in a URI is refused, and the error doesn't contain it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Airflow's own, before it asks us
+        warnings.simplefilter("ignore")  # Airflow's own warning, before it calls our handler
         with pytest.raises(ValueError, match="no password") as caught:
             Asset(uri="r7mail://ann:hunter2@mail.example.org/24")
     assert "hunter2" not in str(caught.value)
 
 
 def test_made_from_parts() -> None:
-    """What a connection says gives the same name, without its scheme, path and default port."""
+    """A connection's values give the same name, without scheme, path and default port."""
     name = "r7mail://ann%40x.ru@mail.x.ru/24"
 
     assert mailbox_uri("https://Mail.x.ru:443/office", "ann@x.ru", 24) == name
@@ -77,7 +77,7 @@ def test_made_from_parts() -> None:
 
 
 def test_in_lineage() -> None:
-    """In lineage a folder is a dataset of its server, readable; Airflow knows how to name it."""
+    """In lineage, a folder is a readable dataset of its server, and Airflow finds the converter."""
     asset = Asset(uri="r7mail://ann%40x.ru@mail.x.ru:8443/inbox")
     manager = ProvidersManagerTaskRuntime()  # type: ignore[no-untyped-call]
     convert = manager._asset_to_openlineage_converters

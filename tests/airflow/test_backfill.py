@@ -1,6 +1,4 @@
-"""`dags/mail_backfill.py` in a real Airflow; with workers that die, `make scale` runs it."""
-
-# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
+"""`dags/mail_backfill.py` in a real Airflow; `make scale` runs it with workers that die."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
-from airflow_provider_r7mail.emulator.mailbox import DRAFTS, INBOX, SENT
-from tests.airflow.test_dags import SOURCE, Runner, lake, load, rows_of, run_example
+from airflow_provider_r7mail.emulator.folders import DRAFTS, INBOX, SENT
+from tests.airflow.support import SOURCE, Runner, load, rows_of
 
 DAY = timedelta(days=1)
 MONDAY = datetime(2025, 6, 2, tzinfo=UTC)
@@ -22,7 +20,7 @@ CONF = {"start": "2025-06-02", "end": "2025-06-05"}
 def test_each_day_and_folder_is_there_once(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """A task for each day and folder extracts all of the time asked for, and nothing else."""
+    """One task per day and folder extracts the requested period, and nothing else."""
     expected = []
     for folder in (INBOX, SENT):
         for day in range(3):
@@ -44,7 +42,7 @@ def test_each_day_and_folder_is_there_once(
 def test_server_that_is_down_costs_time_only(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """A window that could not be read is tried again, and is there once."""
+    """A window that could not be read is retried, and is there once."""
     ids = [server.mailbox.deliver(date=MONDAY + n * DAY / 8) for n in range(24)]
     server.faults.append(Fault("Messages", times=6, status=503))
 
@@ -56,7 +54,7 @@ def test_server_that_is_down_costs_time_only(
 
 
 def test_run_again_replaces(server: Emulator, lake: Path, run_example: Runner) -> None:
-    """A second backfill, of a day that was there, counts nothing twice."""
+    """A second backfill of the same day creates no duplicates."""
     for n in range(6):
         server.mailbox.deliver(date=MONDAY + n * DAY / 2)
     run_example("mail_backfill", MONDAY, conf=CONF)
@@ -70,7 +68,7 @@ def test_run_again_replaces(server: Emulator, lake: Path, run_example: Runner) -
 
 @pytest.mark.parametrize("end", ["2025-06-02", "2025-06-01"])
 def test_no_time_at_all_is_an_error(server: Emulator, run_example: Runner, end: str) -> None:
-    """Bounds the wrong way round fail at once, before anything asks the server."""
+    """Swapped or equal bounds fail at once, before any request."""
     run = run_example("mail_backfill", MONDAY, conf=CONF | {"end": end})
 
     assert run.state == "failed"
@@ -80,7 +78,7 @@ def test_no_time_at_all_is_an_error(server: Emulator, run_example: Runner, end: 
 
 
 def test_two_years_by_day_are_within_airflows_limit() -> None:
-    """The default is two years, newest first, without a gap, and Airflow takes so many tasks."""
+    """The default is two years by day, newest first, without gaps, within Airflow's limit."""
     module = load("mail_backfill", SOURCE / "mail_backfill.py")
     params = {name: str(value) for name, value in module.dag.params.dump().items()}
 
@@ -93,7 +91,7 @@ def test_two_years_by_day_are_within_airflows_limit() -> None:
 
 
 def test_length_that_does_not_fit_leaves_a_shorter_window() -> None:
-    """Windows of a week over ten days: the oldest has what is left."""
+    """Ten days in windows of a week: the oldest window has the rest."""
     module = load("mail_backfill", SOURCE / "mail_backfill.py")
 
     assert module.split.function("2025-06-01", "2025-06-11", "7") == [
@@ -103,7 +101,7 @@ def test_length_that_does_not_fit_leaves_a_shorter_window() -> None:
 
 
 def test_server_is_protected() -> None:
-    """All that asks the mail server is in its pool, and leaves workers to other DAGs."""
+    """All tasks that call the mail server are in its pool, and leave workers to other DAGs."""
     dag = load("mail_backfill", SOURCE / "mail_backfill.py").dag
 
     asking = [task for task in dag.tasks if task.task_id.startswith("extract_")]
@@ -115,7 +113,7 @@ def test_server_is_protected() -> None:
 def test_airflows_own_backfill_suits_the_hourly_extract(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """`airflow backfill create` makes runs of `mail_extract`, each with an hour, `to` included."""
+    """`airflow backfill create` creates one run of `mail_extract` per hour, including `to`."""
     from airflow.models.backfill import ReprocessBehavior, _do_dry_run  # noqa: PLC0415
     from airflow.utils.session import create_session  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The connection's form in Airflow 2, whose web server takes it from the hook."""
+"""The connection form in Airflow 2, whose web server gets it from the hook."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not AIRFLOW_2, reason="Airflow 3 takes it from t
 
 
 def test_saving_changes_nothing(airflow_database: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every field is in the form; saving it as it stands keeps what the connection says."""
+    """The form has every field, and saving it unchanged keeps the connection's settings."""
     monkeypatch.setenv("AIRFLOW__WEBSERVER__SECRET_KEY", "of-the-test")
     extra = {
         "verify": "/etc/ca.pem",
@@ -66,5 +66,5 @@ def test_saving_changes_nothing(airflow_database: None, monkeypatch: pytest.Monk
 
 
 def stored() -> object:
-    """What the connection in the database says."""
+    """The settings of the connection in the database."""
     return config_from_connection(R7MailHook.get_connection("mail"))

@@ -1,118 +1,35 @@
-"""The example DAGs, each run in a real Airflow against the stand-in, its effects looked at."""
+"""The example DAGs, each run in a real Airflow against the emulator, and their effects."""
 
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
-import os
-import shutil
 import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import duckdb
 import openpyxl
 import pytest
 
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
+from tests.airflow.support import SOURCE, Runner, load, query, rows_of
 
 pytestmark = pytest.mark.slow
-SOURCE = Path(__file__).parents[2] / "dags"
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())
 DAY = datetime(2025, 6, 3, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 
-class Run:
-    """What a run of a DAG did."""
-
-    def __init__(self, run: Any) -> None:
-        self.state = str(run.state)
-        self.instances = run.get_task_instances()
-        self.states = {(ti.task_id, ti.map_index): str(ti.state) for ti in self.instances}
-
-    def state_of(self, task_id: str) -> set[str]:
-        """The states of a task's instances."""
-        return {state for (name, _), state in self.states.items() if name == task_id}
-
-    def xcom(self, task_id: str) -> Any:
-        """What a task returned."""
-        [found] = [ti for ti in self.instances if ti.task_id == task_id]
-        return found.xcom_pull(task_ids=task_id)
-
-
-Runner = Callable[..., Run]
-
-
-def load(name: str, path: Path) -> ModuleType:
-    """Import a DAG file as Airflow does."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run_example(airflow_database: None) -> Iterator[Runner]:
-    """Run a file of `dags/` in Airflow, at a time; sensors that wait hours may be changed."""
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    copies: list[Path] = []
-
-    def run(name: str, at: datetime, conf: Any = None, **of_sensors: float) -> Run:
-        copy = folder / f"{name}.py"
-        for source in SOURCE.glob(f"{name}*.*"):  # with its templates
-            copies.append(folder / source.name)
-            shutil.copy(source, copies[-1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dag.test() and the API server it starts warn
-            dag = load(name, copy).dag
-            for task in dag.tasks:
-                task.retry_delay = timedelta(0)  # what fails need not fail slowly
-                for attribute in of_sensors.keys() & vars(task).keys():
-                    setattr(task, attribute, of_sensors[attribute])
-            return Run(dag.test(logical_date=at, run_conf=conf))
-
-    yield run
-    for copy in copies:
-        copy.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the DAGs write, by Airflow's Variable; their history begins before the tests' mail."""
-    monkeypatch.setenv("R7MAIL_START", "2025-01-01")
-    monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_LAKE", tmp_path.as_uri())
-    return tmp_path
-
-
-def query(sql: str) -> list[tuple[Any, ...]]:
-    """Ask DuckDB."""
-    found = duckdb.sql(sql)
-    assert found is not None
-    return found.fetchall()
-
-
-def rows_of(lake: Path, table: str, select: str = "SELECT *") -> list[tuple[Any, ...]]:
-    """Query a table's files, as a user would."""
-    files = f"{lake}/tables/{table}/**/*.parquet"
-    return query(f"{select} FROM read_parquet('{files}', hive_partitioning=true)")
-
-
 def price_list(rows: list[list[object]]) -> bytes:
-    """An .xlsx."""
+    """Return an .xlsx file."""
     book = openpyxl.Workbook()
     for row in rows:
         book.active.append(row)
@@ -149,7 +66,7 @@ def test_there_are_the_examples() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_say_what_they_do_and_try_again(name: str) -> None:
-    """Each example explains itself in Airflow's UI, and each task is tried at least twice."""
+    """Each example is documented in Airflow's UI, and each task has at least one retry."""
     module = load(name, SOURCE / f"{name}.py")
     dag = module.dag
 
@@ -162,7 +79,7 @@ def test_examples_say_what_they_do_and_try_again(name: str) -> None:
 
 
 def test_airflow_imports_them_all(airflow_database: None) -> None:
-    """Airflow finds the DAGs in the folder, and no import error."""
+    """Airflow imports all DAGs in the folder without errors."""
     from airflow.dag_processing.dagbag import DagBag  # noqa: PLC0415 - reads the configuration
 
     with warnings.catch_warnings():
@@ -174,7 +91,7 @@ def test_airflow_imports_them_all(airflow_database: None) -> None:
 
 
 def test_importing_them_is_light() -> None:
-    """Airflow parses the files all the time: no network, and neither pandas nor pyarrow."""
+    """Airflow parses the files all the time, so they use no network, pandas or pyarrow."""
     code = (
         "import runpy, socket, sys, airflow.sdk\n"
         "before = set(sys.modules)\n"
@@ -223,7 +140,7 @@ def test_extract_takes_the_hour_before_the_run(
 
 
 def test_extract_is_safe_to_catch_up(server: Emulator, lake: Path, run_example: Runner) -> None:
-    """Hours may be extracted late, out of order and twice: each message is there once."""
+    """Hours can be extracted late, out of order and twice: each message is there once."""
     for minute in range(0, 180, 10):
         server.mailbox.deliver(subject="m", date=DAY + timedelta(minutes=minute))
 
@@ -237,7 +154,7 @@ def test_extract_is_safe_to_catch_up(server: Emulator, lake: Path, run_example: 
 def test_extract_by_days(
     server: Emulator, lake: Path, run_example: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With R7MAIL_SCHEDULE a run extracts the day before it, as `make demo` does."""
+    """With R7MAIL_SCHEDULE, a run extracts the day before it, as `make demo` does."""
     monkeypatch.setenv("R7MAIL_SCHEDULE", "0 0 * * *")
     for hours in (-1, 0, 23, 24):
         server.mailbox.deliver(subject=f"{hours}", date=DAY + hours * HOUR)
@@ -254,7 +171,7 @@ def test_extract_by_days(
 def test_price_list_is_loaded_then_marked_then_moved(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """A new price list is loaded, and its message is marked read and moved; others stay."""
+    """A new price list is loaded, its message is marked read and moved, and other mail stays."""
     wanted = server.mailbox.deliver(
         subject="Прайс-лист на июнь",
         attachments=[Attachment("цены.xlsx", GOOD, XLSX), ("readme.txt", b"hi", "text/plain")],
@@ -280,7 +197,7 @@ def test_price_list_is_loaded_then_marked_then_moved(
 def test_price_list_that_is_none_is_left_for_a_person(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """If a file lacks a column the run fails, and the message stays unread in the inbox."""
+    """If a file lacks a column, the run fails and the message stays unread in the inbox."""
     message = server.mailbox.deliver(
         subject="Прайс-лист",
         attachments=[("цены.xlsx", price_list([["Артикул", "Цена"], ["1", 2]]), XLSX)],
@@ -299,7 +216,7 @@ def test_price_list_that_is_none_is_left_for_a_person(
 def test_price_list_file_that_is_broken_fails(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """A file that is no spreadsheet fails the run at once, and its message stays."""
+    """A file that isn't a spreadsheet fails the run at once, and its message stays."""
     message = server.mailbox.deliver(
         subject="Прайс-лист", attachments=[("цены.xlsx", b"PK\x03\x04 no zip", XLSX)]
     )
@@ -313,7 +230,7 @@ def test_price_list_file_that_is_broken_fails(
 def test_price_list_without_a_spreadsheet_is_left(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """A colleague's question about the price list stays as it is, and fails nothing."""
+    """A colleague's question about the price list is left alone, and the run succeeds."""
     message = server.mailbox.deliver(subject="Re: Прайс-лист?", body="Где он?")
 
     run = run_example("supplier_price_list", DAY)
@@ -326,7 +243,7 @@ def test_price_list_without_a_spreadsheet_is_left(
 def test_price_list_loaded_again_is_there_once(
     server: Emulator, lake: Path, run_example: Runner
 ) -> None:
-    """If the move had failed, the next run loads the same message, and nothing is there twice."""
+    """If the move had failed, the next run loads the message again, without duplicates."""
     message = server.mailbox.deliver(
         subject="Прайс-лист", attachments=[Attachment("цены.xlsx", GOOD, XLSX)]
     )
@@ -345,14 +262,14 @@ def test_price_list_loaded_again_is_there_once(
 
 
 def statement(server: Emulator, at: datetime) -> int:
-    """The bank's message."""
+    """Deliver the bank's message."""
     return server.mailbox.deliver(
         subject="Statement of yesterday", sender="statements@bank.example.org", date=at
     )
 
 
 def test_report_in_time_alerts_nobody(server: Emulator, run_example: Runner) -> None:
-    """When the message has come, the tasks after the sensor have its id, and no mail goes out."""
+    """When the message arrives, the next tasks get its id, and no mail is sent."""
     statement(server, DAY - timedelta(hours=4))  # yesterday, in Moscow
     statement(server, DAY - timedelta(hours=2))
 
@@ -366,7 +283,7 @@ def test_report_in_time_alerts_nobody(server: Emulator, run_example: Runner) -> 
 def test_report_that_does_not_come_alerts_once(
     server: Emulator, run_example: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When it has not come, the time-out is final, and exactly one mail says so."""
+    """When it doesn't arrive, the timeout is final, and exactly one mail says so."""
     monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_ALERT_RECIPIENTS", "ann@example.org, bob@example.org")
     statement(server, DAY - timedelta(hours=4))
 
@@ -380,7 +297,7 @@ def test_report_that_does_not_come_alerts_once(
 
 
 def test_report_is_waited_for_through_a_failure(server: Emulator, run_example: Runner) -> None:
-    """A mail server that is down for a moment is no alert: the sensor is tried again."""
+    """If the mail server is briefly down, nobody is alerted: the sensor is retried."""
     server.faults.append(Fault("Messages", times=2, status=503))
     statement(server, DAY - timedelta(hours=2))
 
@@ -395,7 +312,7 @@ def test_report_is_waited_for_through_a_failure(server: Emulator, run_example: R
 
 @pytest.fixture
 def tables(server: Emulator, lake: Path, run_example: Runner) -> Path:
-    """The tables of one hour of mail: 23:00 to 24:00 UTC of the 2nd of June 2025, a Monday."""
+    """The tables of one hour of mail: 23:00 to 24:00 UTC on Monday, 2 June 2025."""
     for minute, (sender, read) in enumerate(
         [
             ("ann@example.org", True),
@@ -417,11 +334,11 @@ def tables(server: Emulator, lake: Path, run_example: Runner) -> Path:
 def test_report_goes_to_everyone_on_the_list_once(
     server: Emulator, tables: Path, run_example: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everyone on the list gets one message, with yesterday's table; mail's text is escaped."""
+    """Everyone on the list gets one message with yesterday's table, with mail text escaped."""
     names = ["ann", "bob", "<cid>"]
     people = [{"to": f"p{place}@example.org", "name": name} for place, name in enumerate(names)]
     monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_REPORT_RECIPIENTS", json.dumps(people))
-    # The first is acted on without an answer, and looked up.
+    # The first one is sent without an answer, and looked up in the Sent folder.
     server.faults.append(Fault("Send", status=502, after_acting=True))
 
     run = run_example("report_distribution", DAY + 6 * HOUR)
@@ -447,7 +364,7 @@ def test_report_goes_to_everyone_on_the_list_once(
 def test_without_tables_nothing_is_done(
     server: Emulator, lake: Path, run_example: Runner, name: str
 ) -> None:
-    """Before the first extract the DAGs over the tables skip: no empty report goes out."""
+    """Before the first extract, the DAGs that read the tables skip: no empty report is sent."""
     run = run_example(name, DAY)
 
     assert run.state == "success"
@@ -459,7 +376,7 @@ def test_without_tables_nothing_is_done(
 def test_analytics_count_what_was_extracted(
     server: Emulator, tables: Path, run_example: Runner
 ) -> None:
-    """The marts have the right numbers, in the office's own time."""
+    """The marts have the right numbers, in the office's time zone."""
     run = run_example("mail_analytics", DAY)
 
     def mart(name: str, columns: str) -> list[tuple[Any, ...]]:
@@ -468,7 +385,7 @@ def test_analytics_count_what_was_extracted(
         return [row[2:] for row in found if row[:2] == ("user_test", "24")]
 
     assert run.state == "success"
-    day = DAY.date()  # it is 2 o'clock of the 3rd in Moscow
+    day = DAY.date()  # in Moscow it is 2 o'clock on the 3rd
     assert mart("daily_volume", "day, domain, messages") == [
         (day, "<script>alert(1)</script>", 1),
         (day, "example.org", 2),
@@ -482,7 +399,7 @@ def test_analytics_count_what_was_extracted(
 def test_analytics_of_a_real_day(
     monkeypatch: pytest.MonkeyPatch, lake: Path, run_example: Runner
 ) -> None:
-    """A day of the built-in office adds up: messages, domains, hours and files."""
+    """The numbers of a day of the built-in office add up: messages, hours and files."""
     monkeypatch.setenv("R7MAIL_SCHEDULE", "0 0 * * *")
     office = Mailbox.office(end=DAY)
     with Emulator(office) as server:

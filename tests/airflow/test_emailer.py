@@ -14,25 +14,24 @@ from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.emailer import send_email
 from airflow_provider_r7mail.emulator import Emulator, Fault
 from airflow_provider_r7mail.exceptions import R7MailProxyError
-from tests.conftest import AIRFLOW_2
+from tests.conftest import AIRFLOW_2, CONNECTION
 
 if TYPE_CHECKING:
     from tests.conftest import DagResult
 
-CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 BACKEND = "airflow_provider_r7mail.emailer.send_email"
 LETTER: dict[str, Any] = {"to": "a@b.ru", "subject": "Prices", "html_content": "<p>See below</p>"}
 
 
 @pytest.fixture
 def configured(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """A mail server that Airflow is told to send its own mail through."""
+    """A mail server that Airflow is configured to send its own mail through."""
     monkeypatch.setenv("AIRFLOW__EMAIL__EMAIL_BACKEND", BACKEND)
     return server
 
 
 def test_it_takes_what_airflow_gives() -> None:
-    """It has all parameters of Airflow's own function, in their order, with their defaults."""
+    """It has the parameters of Airflow's function, in the same order, with the same defaults."""
     ours = inspect.signature(send_email).parameters
     theirs = inspect.signature(airflows.send_email).parameters
 
@@ -49,7 +48,7 @@ def test_airflow_knows_it() -> None:
 
 
 def test_airflows_send_email_uses_it(configured: Emulator) -> None:
-    """`airflow.utils.email.send_email` sends through it, with its addresses, once."""
+    """`airflow.utils.email.send_email` sends one mail through it, to all addresses."""
     airflows.send_email(
         ["a@b.ru", "c@d.ru"], "Prices", "<p>See below</p>", cc="e@f.ru; g@h.ru", bcc=["i@j.ru"]
     )
@@ -97,7 +96,7 @@ def test_a_failing_task_mails_through_it(
 def test_a_failing_mail_server_changes_nothing(
     configured: Emulator, run_dag: Callable[[str], DagResult]
 ) -> None:
-    """If the mail about a failure fails too, the task fails as before, and none is sent twice."""
+    """If the mail about a failure fails too, the task just fails, and no mail is sent twice."""
     configured.faults.append(Fault("Send", None, status=502, after_acting=True))
     result = run_dag("""
         from airflow.sdk import DAG, task
@@ -114,7 +113,7 @@ def test_a_failing_mail_server_changes_nothing(
 
 
 def test_plain_text(server: Emulator) -> None:
-    """With `mime_subtype="plain"` the text goes out as it is, and escaped as HTML."""
+    """With `mime_subtype="plain"` the text is sent unchanged, and escaped as HTML."""
     send_email("a@b.ru", "Prices", "a < b\nand *so* on", mime_subtype="plain")
 
     [sent] = server.mailbox.sent
@@ -123,7 +122,7 @@ def test_plain_text(server: Emulator) -> None:
 
 
 def test_files_are_refused(server: Emulator) -> None:
-    """Files can't be attached: the error says so, and what to do instead; no name is shown."""
+    """Files can't be attached: the error says what to do instead, and shows no name."""
     with pytest.raises(AirflowFailException, match=r"no upload.*send links") as caught:
         send_email(**LETTER, files=["/data/secret.csv"])
 
@@ -132,7 +131,7 @@ def test_files_are_refused(server: Emulator) -> None:
 
 
 def test_dry_run(server: Emulator, logged: Callable[[], str]) -> None:
-    """A dry run checks the parameters, logs the numbers and sends nothing."""
+    """A dry run checks the parameters, logs the counts and sends nothing."""
     send_email(**LETTER, dryrun=True, cc="c@d.ru, e@f.ru")
 
     assert server.requests == []
@@ -142,7 +141,7 @@ def test_dry_run(server: Emulator, logged: Callable[[], str]) -> None:
 
 
 def test_headers_are_ignored_aloud(server: Emulator, logged: Callable[[], str]) -> None:
-    """The API takes no headers: that some were dropped is in the log, their values are not."""
+    """The API has no headers: the log says how many were ignored, without their values."""
     send_email(**LETTER, custom_headers={"X-Secret": "hidden"}, from_email="x@y.ru")
 
     assert len(server.mailbox.sent) == 1
@@ -152,7 +151,7 @@ def test_headers_are_ignored_aloud(server: Emulator, logged: Callable[[], str]) 
 
 @pytest.mark.parametrize("conn_id", [None, "smtp_default", "r7mail_default", "other"])
 def test_connection(server: Emulator, monkeypatch: pytest.MonkeyPatch, conn_id: str | None) -> None:
-    """`[email] email_conn_id` is used; left at Airflow's default it means `r7mail_default`."""
+    """`[email] email_conn_id` is used; Airflow's default means `r7mail_default`."""
     if conn_id == "other":
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", server.connection())
         monkeypatch.delenv(CONNECTION)
@@ -163,7 +162,7 @@ def test_connection(server: Emulator, monkeypatch: pytest.MonkeyPatch, conn_id: 
 
 
 def test_unclear_fails_a_task_at_once(server: Emulator) -> None:
-    """Called in a task: if it is unclear whether it was sent, the task is not tried again (R23)."""
+    """If it is unclear whether a mail was sent, the task that sent it isn't retried (R23)."""
     server.faults.append(Fault("Send", None, status=502, after_acting=True))
 
     with pytest.raises(AirflowFailException, match="Sent folder"):
@@ -172,7 +171,7 @@ def test_unclear_fails_a_task_at_once(server: Emulator) -> None:
 
 
 def test_a_second_text_is_not_sent_after_an_unclear_first(server: Emulator) -> None:
-    """Airflow 2 falls back to another text: not if the first may have arrived; other mails go."""
+    """Airflow 2's second text isn't sent if the first may have arrived; other mails are."""
     server.faults.append(Fault("Send", 1, status=502, after_acting=True))
     try:
         send_email(**LETTER)
@@ -190,7 +189,7 @@ def test_a_second_text_is_not_sent_after_an_unclear_first(server: Emulator) -> N
 
 
 def test_a_mail_that_was_not_sent_is_an_error(server: Emulator) -> None:
-    """A mail that surely was not sent raises: nothing is passed over in silence."""
+    """If a mail was certainly not sent, an error is raised."""
     server.faults.append(Fault("Login", None, status=503))
 
     with pytest.raises(R7MailProxyError):
@@ -199,7 +198,7 @@ def test_a_mail_that_was_not_sent_is_an_error(server: Emulator) -> None:
 
 
 def test_logs_hold_ids_only(server: Emulator, logged: Callable[[], str]) -> None:
-    """The log tells the server's id of the message, and no address, subject or text."""
+    """The log contains the message's id, but no address, subject or text."""
     send_email("hidden@b.ru", "hidden", "hidden")
 
     text = logged()

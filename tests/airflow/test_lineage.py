@@ -1,4 +1,4 @@
-"""Lineage as people see it: OpenLineage's events, assets' events, what hooks tell Airflow."""
+"""Lineage as people see it: OpenLineage events, asset events, and hook lineage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY: dict[str, Any] = {"start": "2025-06-01T00:00:00Z", "end": "2025-06-02T00:00
 WINDOW = "mailbox=user_test/folder=24/window=20250601T000000Z_20250602T000000Z"
 SECRET = "ТАЙНА"
 
-# One process for all: Airflow decides about OpenLineage once, when it loads its plugins.
+# One process for all: Airflow sets up OpenLineage once, when it loads its plugins.
 DAG = """
     from airflow.sdk import DAG, task
     from airflow_provider_r7mail.hooks import R7MailHook
@@ -70,14 +70,14 @@ DAG = """
 
 
 class Lineage(NamedTuple):
-    """What OpenLineage was told."""
+    """The OpenLineage events of the run."""
 
     events: list[dict[str, Any]]
     root: Path
     host: str
 
     def of(self, task: str, kind: str = "COMPLETE") -> tuple[dict[str, Any], dict[str, Any]]:
-        """A task's inputs and outputs, by namespace and name."""
+        """Return a task's inputs and outputs, by namespace and name."""
         [event] = [
             event
             for event in self.events
@@ -92,7 +92,7 @@ class Lineage(NamedTuple):
 
 @pytest.fixture(scope="module")
 def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) -> Lineage:
-    """What the tasks above told OpenLineage's file transport, in an Airflow that has it."""
+    """The events of the tasks above, written by OpenLineage's file transport."""
     root = tmp_path_factory.mktemp("lineage")
     path = DAGS / "openlineage_dag.py"
     code = textwrap.dedent(DAG).replace("{root}", str(root))
@@ -139,13 +139,13 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def numbers(output: dict[str, Any]) -> dict[str, Any]:
-    """A dataset's statistics."""
+    """Return the statistics of a dataset."""
     facet = output["outputFacets"]["outputStatistics"]
     return {name: facet.get(name) for name in ("rowCount", "size", "fileCount")}
 
 
 def test_an_extract(lineage: Lineage) -> None:
-    """An extract's graph leads from the mail folder to each table and to the attachments."""
+    """The graph of an extract leads from the mail folder to each table and the attachments."""
     inputs, outputs = lineage.of("extract")
     root = lineage.root
     lake = {name: f"file {root}/lake/{name}" for name in ("messages", "recipients", "attachments")}
@@ -168,7 +168,7 @@ def test_an_extract(lineage: Lineage) -> None:
 
 
 def test_the_columns(lineage: Lineage) -> None:
-    """Each table's columns are in the graph, with their types: those that were asked for."""
+    """The graph has the requested columns of each table, with their types."""
     _, outputs = lineage.of("extract")
 
     def columns(table: str) -> list[tuple[str, str]]:
@@ -184,14 +184,14 @@ def test_the_columns(lineage: Lineage) -> None:
 
 
 def test_s3(lineage: Lineage) -> None:
-    """In S3 a table is a dataset of its bucket, whatever connection leads there."""
+    """In S3, a table is a dataset of its bucket, whatever the connection."""
     _, outputs = lineage.of("s3")
 
     assert set(outputs) == {"s3://mail lake/messages"}
 
 
 def test_attachments(lineage: Lineage) -> None:
-    """The graph leads from the mail folder to copied attachments, with their number and bytes."""
+    """The graph leads from the mail folder to the downloaded attachments, with count and bytes."""
     inputs, outputs = lineage.of("files")
 
     assert set(inputs) == {f"r7mail://{lineage.host} user_test/24"}
@@ -201,7 +201,7 @@ def test_attachments(lineage: Lineage) -> None:
 
 
 def test_a_failed_extract(lineage: Lineage) -> None:
-    """A failed task is in the graph too, with what it was to read and to write."""
+    """A failed task is in the graph too, with its intended inputs and outputs."""
     inputs, outputs = lineage.of("broken", "FAIL")
 
     assert set(inputs) == {f"r7mail://{lineage.host} user_test/25"}
@@ -210,7 +210,7 @@ def test_a_failed_extract(lineage: Lineage) -> None:
 
 @pytest.mark.skipif(AIRFLOW_2, reason="it takes the login out of a folder's URI")
 def test_a_hook(lineage: Lineage) -> None:
-    """What a task's own code reads and downloads by the hook is in the graph, each once."""
+    """Reads and downloads through the hook in a task's own code are in the graph once each."""
     inputs, outputs = lineage.of("hook")
 
     assert set(inputs) == {
@@ -221,7 +221,7 @@ def test_a_hook(lineage: Lineage) -> None:
 
 
 def test_no_secrets(lineage: Lineage) -> None:
-    """No mail, no password and no connection's id gets into the graph."""
+    """No mail, password or connection id ends up in the graph."""
     for event in lineage.events:
         datasets = json.dumps([event["inputs"], event["outputs"]], ensure_ascii=False)
         assert "s3_lineage" not in datasets
@@ -234,7 +234,7 @@ def test_no_secrets(lineage: Lineage) -> None:
 def test_without_openlineage(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where OpenLineage is not installed, extracts and reads work all the same."""
+    """Without OpenLineage installed, extracts and reads work just the same."""
     for name in [name for name in sys.modules if "openlineage" in name]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("openlineage", "openlineage.client", "airflow.providers.openlineage"):
@@ -251,7 +251,7 @@ def test_without_openlineage(
 
 @pytest.mark.skipif(AIRFLOW_2, reason="its dag.test() knows no assets")
 def test_asset_events(server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path) -> None:
-    """What an extract puts out tells its consumers the window, the rows and the manifest's path."""
+    """The asset events of an extract have the window, the row counts and the manifest's URL."""
     server.mailbox.deliver(
         date=START, subject=SECRET, attachments=[("a.csv", b"1;2", "x/y")], to=["a@x.ru"]
     )
@@ -312,7 +312,7 @@ def test_asset_events(server: Emulator, run_dag: Callable[[str], Any], tmp_path:
 
 
 def test_names_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place's name has no connection in it, and survives what means something in a URI."""
+    """Names have no connection in them, and can contain characters with a meaning in URIs."""
     path = ObjectStoragePath(f"file://{tmp_path}/a #1?%41/почта")
 
     assert storage_url(path) == f"file://{tmp_path}/a #1?%41/почта"

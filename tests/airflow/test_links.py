@@ -13,9 +13,8 @@ from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.links import R7MailFolderLink
-from tests.conftest import AIRFLOW_2
+from tests.conftest import AIRFLOW_2, CONNECTION
 
-CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 PAGE = "https://mail.example.org/mail/#folder={folder}"
 DAG = """
     from airflow.sdk import DAG
@@ -53,7 +52,7 @@ DAG = """
 
 
 def shown_links(result: Any) -> dict[str, str]:
-    """The links of all tasks, as Airflow's web server finds them: by the DAG in its database."""
+    """The links of all tasks, as Airflow's web server finds them, from its database."""
     instances = result._run.get_task_instances()
     if AIRFLOW_2:  # its dag.test() leaves no DAG in the database
         dag = next(module.dag for name, module in sys.modules.items() if name.startswith("dag_"))
@@ -76,7 +75,7 @@ def links(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[str | None], dict[str, str]]:
-    """Run all operators, and tell the links that the web server then shows."""
+    """Run all operators, and return the links that the web server then shows."""
 
     def run(web_url: str | None) -> dict[str, str]:
         extra = {"folders": {"inbox": 24}, "web_url": web_url, "max_retries": 0}
@@ -94,7 +93,7 @@ def links(
 
 
 def test_the_folders_page(links: Callable[[str | None], dict[str, str]]) -> None:
-    """Each task that works on a folder links to its page, also where the task has failed."""
+    """Each task that works on a folder links to its page, even if the task failed."""
     page = "https://mail.example.org/mail/#folder="
 
     assert links(PAGE) == {
@@ -110,12 +109,12 @@ def test_the_folders_page(links: Callable[[str | None], dict[str, str]]) -> None
 
 
 def test_no_page(links: Callable[[str | None], dict[str, str]]) -> None:
-    """Without web_url in the connection there is no link: nothing is guessed."""
+    """Without web_url in the connection there is no link."""
     assert set(links(None).values()) == {""}
 
 
 def test_airflow_knows_the_link() -> None:
-    """The link's class is in the provider's info, without which Airflow 2 would not show it."""
+    """The link's class is in the provider info; otherwise Airflow 2 wouldn't show the link."""
     manager = ProvidersManager()  # type: ignore[no-untyped-call]
     name = f"{R7MailFolderLink.__module__}.{R7MailFolderLink.__name__}"
 

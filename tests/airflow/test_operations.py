@@ -1,4 +1,4 @@
-"""What an operator of Airflow counts on: a task can be stopped, and no log shows a secret."""
+"""What those who operate Airflow rely on: tasks can be stopped, and logs show no secret."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
+from tests.airflow.standalone import Standalone, wait
 
 pytest.importorskip("airflow.sdk", reason="`airflow standalone` as the tests know it is 3's")
-
-from tests.airflow.test_standalone import Standalone, wait
 
 pytestmark = pytest.mark.slow
 DAY = datetime(2025, 6, 1, tzinfo=UTC)
@@ -78,7 +77,7 @@ with DAG("extracts", schedule=None):
 
 @pytest.fixture
 def mail() -> Iterator[Emulator]:
-    """A server with a slow answer and a day of mail, a secret of its own."""
+    """A slow server with a day of mail and a password of its own."""
     mailbox = Mailbox()
     mailbox.password = "Пароль/of+the test"
     for number in range(4_000):
@@ -91,7 +90,7 @@ def mail() -> Iterator[Emulator]:
 
 @pytest.fixture
 def airflow(mail: Emulator, tmp_path: Path) -> Iterator[Standalone]:
-    """Airflow with a DAG that tells its secrets, and one that extracts."""
+    """Airflow with a DAG that logs its secrets, and one that extracts."""
     for folder, name, code in (
         ("plugins", "telling.py", TELLING),
         ("dags", "operations.py", DAGS.replace("OUTPUT", f"{tmp_path}/output")),
@@ -106,7 +105,7 @@ def airflow(mail: Emulator, tmp_path: Path) -> Iterator[Standalone]:
 
 
 def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None:
-    """A task that is marked failed stops in seconds and leaves nothing; no log has a secret."""
+    """A task marked as failed stops in seconds and leaves no files; no log has a secret."""
     output = tmp_path / "output"
 
     def state(dag: str) -> str | None:
@@ -146,7 +145,7 @@ def test_operations(airflow: Standalone, mail: Emulator, tmp_path: Path) -> None
     for where in ("task", "trigger"):
         for form in ("plain", "header", "url", "base64", "traceback"):
             assert f"{where}: {form}" in logs
-    assert "Stopped, with all that was half-written removed" in logs
+    assert "Stopped. Partial output was removed" in logs
     # Not in the console of LocalExecutor's workers, where Airflow 3.3.2 masks nothing at all.
     for secret in (mail.mailbox.password, *mail._service._tokens):
         for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):

@@ -16,7 +16,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.emulator.mailbox import SENT
+from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailAttachmentError,
@@ -35,12 +35,11 @@ from airflow_provider_r7mail.operators import (
     R7MailMoveOperator,
     R7MailSendOperator,
 )
-from tests.conftest import AIRFLOW_2, DAGS, DagResult
+from tests.conftest import AIRFLOW_2, CONNECTION, DAGS, DagResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 INBOX, PROCESSED = 24, 15
 
 LETTER: dict[str, Any] = {"to": "a@b.ru", "subject": "Prices", "html_content": "<p>See below</p>"}
@@ -65,7 +64,7 @@ def ids_in(server: Emulator, folder: int) -> list[int]:
 
 
 class OfATry:
-    """A task instance, as much as the operators read of it."""
+    """The part of a task instance that the operators use."""
 
     dag_id, run_id, task_id, map_index = "d", "r", "t", -1
 
@@ -73,11 +72,11 @@ class OfATry:
         self.try_number = try_number
 
     def xcom_push(self, **values: Any) -> None:
-        """Take what the link to the mailbox needs."""
+        """Accept the URL of the link to the mailbox."""
 
 
 def on_try(number: int) -> Any:
-    """The context of a try of a task, where nothing is kept between tries."""
+    """The context of a try, without records of earlier ones."""
     return {"ti": OfATry(number)}
 
 
@@ -85,7 +84,7 @@ class TestOnMessages:
     """Mark, move and delete."""
 
     def test_mark_read(self, server: Emulator) -> None:
-        """Messages are marked read, or unread again."""
+        """Messages are marked as read, or unread again."""
         one, two = server.mailbox.deliver(), server.mailbox.deliver()
 
         assert on_messages("read", [one, two]).execute({}) == 2
@@ -95,7 +94,7 @@ class TestOnMessages:
         assert server.mailbox.get(two)["WasRead"] is False
 
     def test_mark_important(self, server: Emulator) -> None:
-        """Messages are marked important, or not any more."""
+        """Messages are marked as important, or the mark is removed."""
         one = server.mailbox.deliver()
 
         assert on_messages("important", f"[{one}]").execute({}) == 1
@@ -107,7 +106,7 @@ class TestOnMessages:
         assert server.mailbox.get(one)["Important"] is False
 
     def test_move(self, server: Emulator) -> None:
-        """Messages leave the folder and are in the other one."""
+        """Messages are moved to the other folder."""
         one, two = server.mailbox.deliver(), server.mailbox.deliver()
 
         assert on_messages("move", [one]).execute({}) == 1
@@ -115,7 +114,7 @@ class TestOnMessages:
         assert ids_in(server, PROCESSED) == [one]
 
     def test_delete(self, server: Emulator) -> None:
-        """Messages leave the folder."""
+        """Messages are deleted from the folder."""
         one, two = server.mailbox.deliver(), server.mailbox.deliver()
 
         assert on_messages("delete", [one]).execute({}) == 1
@@ -124,14 +123,14 @@ class TestOnMessages:
     @pytest.mark.parametrize("name", ON_MESSAGES)
     @pytest.mark.parametrize("ids", [[], "[]", "", None])
     def test_nothing_to_do(self, name: str, ids: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With no messages the task succeeds and does nothing: no connection is needed."""
+        """Without messages the task succeeds and does nothing: no connection is needed."""
         monkeypatch.delenv(CONNECTION, raising=False)
 
         assert on_messages(name, ids).execute({}) in (0, [])
 
     @pytest.mark.parametrize("action", ["move", "delete"])
     def test_a_later_try_after_the_first_had_worked(self, server: Emulator, action: str) -> None:
-        """If the first try of the task had worked unseen, the second succeeds too (R23)."""
+        """If the first try did its work but failed afterwards, the second succeeds (R23)."""
         server.readings = Readings(repeat_answer="false")
         ids = [server.mailbox.deliver()]
         operator = on_messages(action, ids)
@@ -143,12 +142,12 @@ class TestOnMessages:
 
 
 class TestFailAtOnce:
-    """What a later try of the task can't mend fails the task at once, whatever its retries."""
+    """What another try can't fix fails the task at once, whatever its `retries`."""
 
     @pytest.mark.parametrize("name", ON_MESSAGES)
     def test_unknown_folder(self, server: Emulator, name: str) -> None:
-        """An unknown folder fails at once, with the list of known ones, before any request."""
-        with pytest.raises(AirflowFailException, match="known are: 'inbox'") as caught:
+        """An unknown folder fails before any request; the error lists the known ones."""
+        with pytest.raises(AirflowFailException, match="Known folders: 'inbox'") as caught:
             on_messages(name, [1], folder="nowhere").execute({})
 
         assert isinstance(caught.value.__cause__, R7MailConfigError)
@@ -156,7 +155,7 @@ class TestFailAtOnce:
 
     @pytest.mark.parametrize("name", ON_MESSAGES)
     def test_ids_that_are_no_numbers(self, server: Emulator, name: str) -> None:
-        """MIME ids, or other texts, in place of ids fail at once."""
+        """MIME ids, or other text instead of ids, fail at once."""
         with pytest.raises(AirflowFailException, match="message_ids"):
             on_messages(name, ["first"]).execute({})
         assert server.requests == []
@@ -173,7 +172,7 @@ class TestFailAtOnce:
     def test_wrong_password(
         self, server: Emulator, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A wrong password fails at once, after a single attempt to log in."""
+        """A wrong password fails at once, after a single login attempt."""
         values = {**json.loads(server.connection()), "password": "Wrong-Password"}
         monkeypatch.setenv(CONNECTION, json.dumps(values))
         if name == "send":
@@ -189,7 +188,7 @@ class TestFailAtOnce:
         assert "Wrong-Password" not in str(caught.value)
 
     def test_other_failures_may_be_tried_again(self, server: Emulator) -> None:
-        """A proxy's failure leaves the task to its retries."""
+        """After a proxy's failure the task's `retries` apply."""
         server.faults.append(Fault("Delete", None, status=503, body="<html>"))
 
         with pytest.raises(R7MailProxyError):
@@ -200,7 +199,7 @@ class TestSend:
     """R7MailSendOperator."""
 
     def test_it_is_sent(self, server: Emulator) -> None:
-        """The message is sent; the result is the server's id and that it was accepted."""
+        """The message is sent; the result has the server's id and `accepted`."""
         file = server.mailbox.store_file("prices.csv", b"1", "text/csv")
         operator = R7MailSendOperator(
             task_id="send", **LETTER, cc="c@d.ru", bcc=["e@f.ru"], attachments=[file]
@@ -222,7 +221,7 @@ class TestSend:
         }
 
     def test_dry_run(self, server: Emulator, logged: Callable[[], str]) -> None:
-        """A dry run checks the parameters, logs the numbers and sends nothing."""
+        """A dry run checks the parameters, logs the counts and sends nothing."""
         assert R7MailSendOperator(task_id="send", **LETTER, dry_run=True).execute({}) == {
             "id": None,
             "accepted": False,
@@ -233,7 +232,7 @@ class TestSend:
             R7MailSendOperator(task_id="s", **{**LETTER, "to": ""}, dry_run=True).execute({})
 
     def test_unclear_is_not_tried_again(self, server: Emulator) -> None:
-        """If it is unclear whether it was sent, the task fails at once, and was sent once."""
+        """If it is unclear whether the message was sent, the task fails without another try."""
         server.faults.append(Fault("Send", None, status=502, after_acting=True))
 
         with pytest.raises(AirflowFailException, match="Sent folder") as caught:
@@ -243,14 +242,14 @@ class TestSend:
         assert len(server.mailbox.sent) == 1
 
     def test_a_file_cannot_be_uploaded(self, server: Emulator) -> None:
-        """A path as attachment fails with the way out: a link to the file."""
+        """A path in `attachments` fails; the error suggests a link to the file."""
         paths: list[Any] = ["/data/x.csv"]
 
         with pytest.raises(AirflowFailException, match=r"no upload.*send a link"):
             R7MailSendOperator(task_id="send", **LETTER, attachments=paths).execute({})
 
     def test_logs_hold_numbers_only(self, server: Emulator, logged: Callable[[], str]) -> None:
-        """The log tells ids and numbers; no address, subject or text."""
+        """The log contains ids and counts, but no address, subject or text."""
         R7MailSendOperator(task_id="send", **LETTER).execute({})
         ids = [server.mailbox.deliver(subject="Prices", body="See below")]
         on_messages("forward", ids).execute({})
@@ -265,7 +264,7 @@ class TestForward:
     """R7MailForwardOperator."""
 
     def test_messages_are_quoted_with_their_files(self, server: Emulator) -> None:
-        """Each message goes out under the comment, with its files by reference."""
+        """Each message is quoted below the comment, with its files by reference."""
         one = server.mailbox.deliver(
             subject="Prices\r\n <b>",
             html_body="<p>Body</p>",
@@ -301,7 +300,7 @@ class TestForward:
         assert server.logins == 1
 
     def test_all_are_found_before_one_is_sent(self, server: Emulator) -> None:
-        """If an id is not in the folder nothing is sent; the error names the missing ids."""
+        """If an id is not in the folder, nothing is sent; the error lists the missing ids."""
         one = server.mailbox.deliver()
 
         with pytest.raises(AirflowFailException, match=r"\[4711, 4712\]") as caught:
@@ -311,7 +310,7 @@ class TestForward:
         assert server.mailbox.sent == []
 
     def test_files_that_are_not_named(self, server: Emulator) -> None:
-        """A message whose files the listing does not name is not forwarded without them (R17)."""
+        """A message is not forwarded without its files if the listing doesn't name them (R17)."""
         plain = server.mailbox.deliver()
         filed = server.mailbox.deliver(attachments=[("a.csv", b"1", "text/csv")])
         server.readings = Readings(list_attachments=False)
@@ -321,7 +320,7 @@ class TestForward:
         assert server.mailbox.sent == []
 
     def test_a_failure_half_way(self, server: Emulator) -> None:
-        """If one fails after others were sent, these are named, and the task is not tried again."""
+        """If one fails after others were sent, the error lists those, with no further try."""
         ids = [server.mailbox.deliver(subject=str(number)) for number in range(3)]
         server.faults.append(Fault("Send", skip=2, times=None, status=500))
 
@@ -332,7 +331,7 @@ class TestForward:
         assert len(server.mailbox.sent) == 2
 
     def test_the_first_fails(self, server: Emulator) -> None:
-        """If the first is surely not sent, nothing is, and the task may be tried again."""
+        """If the first is certainly not sent, nothing was, and the task may be retried."""
         ids = [server.mailbox.deliver(subject=str(number)) for number in range(2)]
         server.faults.append(Fault("Send", None, status=403))
 
@@ -342,7 +341,7 @@ class TestForward:
 
 
 def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """In a DAG, ids come from XCom as a list or through a template, and results are small."""
+    """In a DAG, ids come from a task's output or a template, and XComs are small."""
     file = server.mailbox.store_file("notes.txt", b"1", "text/plain")
     ids = [server.mailbox.deliver(subject=f"Prices {number}") for number in range(3)]
 
@@ -394,7 +393,7 @@ def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult]) -> None
 
 
 def test_templates_in_files(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """The body may be a template in a file beside the DAG."""
+    """The body may be a template file next to the DAG."""
     result = run_dag("""
         from pathlib import Path
         from airflow.sdk import DAG
@@ -423,7 +422,7 @@ HEAD = """
 
 
 def count(server: Emulator, name: str) -> int:
-    """How many calls of a name the server has had."""
+    """Number of calls of an endpoint."""
     return sum(request["path"].endswith(name) for request in server.requests)
 
 
@@ -437,7 +436,7 @@ def count(server: Emulator, name: str) -> int:
 def test_what_was_surely_not_sent_is_tried_again(
     server: Emulator, run_dag: Callable[[str], DagResult], fault: Fault, sent_folder: str | None
 ) -> None:
-    """After a refusal the task's own retries go on, without a look; one message arrives."""
+    """After a refusal the task is retried without looking first; one message arrives."""
     server.faults.append(fault)
 
     result = run_dag(f"""{HEAD}
@@ -452,14 +451,14 @@ def test_what_was_surely_not_sent_is_tried_again(
 
 @pytest.fixture
 def tidy() -> None:
-    """Remove what earlier tests have left: the signal of a time-out is lost in its `__del__`."""
+    """Collect the garbage of earlier tests: a timeout's signal is lost in a `__del__`."""
     gc.collect()
 
 
 @KEEPS_RECORDS
 @pytest.mark.usefixtures("tidy")
 def test_killed_by_its_time_out(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """A task stopped while it waits for the answer to Send looks first when it is tried again."""
+    """A task that timed out waiting for the answer to Send looks first when retried."""
     server.faults.append(Fault("Send", kind="hang", after_acting=True))
 
     result = run_dag(f"""{HEAD}
@@ -480,7 +479,7 @@ def test_killed_by_its_time_out(server: Emulator, run_dag: Callable[[str], DagRe
 def test_killed_with_nowhere_to_look(
     server: Emulator, run_dag: Callable[[str], DagResult], logged: Callable[[], str]
 ) -> None:
-    """Without sent_folder such a task fails, for a person to look; no retry sends it twice."""
+    """Without sent_folder such a task fails, and a person has to look; nothing is sent twice."""
     server.faults.append(Fault("Send", kind="hang", after_acting=True))
 
     result = run_dag(f"""{HEAD}
@@ -522,7 +521,7 @@ def test_the_folder_is_read_by_a_later_try(
 def test_a_cleared_task_sends_nothing_twice(
     server: Emulator, run_dag: Callable[[str], DagResult], sent_folder: str | None
 ) -> None:
-    """A person clears a task that has sent its message: it succeeds and sends nothing."""
+    """Clearing a task that has sent its message sends nothing; the task succeeds."""
     result = run_dag(f"""{HEAD}
     with DAG("cleared") as dag:
         R7MailSendOperator(task_id="send", **letter, sent_folder={sent_folder!r})
@@ -538,7 +537,7 @@ def test_a_cleared_task_sends_nothing_twice(
 
 @KEEPS_RECORDS
 def test_send_it_anyway(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """A person may have a task send again what it has sent: by its record, in Airflow."""
+    """A person can make a task send again, by changing its record in Airflow."""
     result = run_dag(f"""{HEAD}
     with DAG("anyway") as dag:
         R7MailSendOperator(task_id="send", **letter, sent_folder="sent")
@@ -556,7 +555,7 @@ def test_send_it_anyway(server: Emulator, run_dag: Callable[[str], DagResult]) -
 def test_records_that_are_lost(
     server: Emulator, run_dag: Callable[[str], DagResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where Airflow forgets records of tasks that succeed, the Sent folder tells, or a person."""
+    """If Airflow deletes the records of successful tasks, the Sent folder is checked."""
     monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", "True")
     result = run_dag(f"""{HEAD}
     with DAG("forgets") as dag:
@@ -577,7 +576,7 @@ def test_records_that_are_lost(
 def test_a_record_that_is_none(
     server: Emulator, run_dag: Callable[[str], DagResult], logged: Callable[[], str], value: Any
 ) -> None:
-    """A record that a person has spoilt is named, with the two ways out; nothing is sent."""
+    """For an invalid record, the error says how to fix it; nothing is sent."""
     result = run_dag(f"""{HEAD}
     with DAG("spoilt") as dag:
         R7MailSendOperator(task_id="send", **letter)
@@ -586,7 +585,7 @@ def test_a_record_that_is_none(
 
     assert result.clear("send").states == {"send": "failed"}
 
-    assert "The task's state 'r7mail_sent' is no record" in logged()
+    assert "The task's state 'r7mail_sent' is not a record" in logged()
     assert len(server.mailbox.sent) == 1
 
 
@@ -597,7 +596,7 @@ def test_the_outcome_cannot_be_recorded(
     monkeypatch: pytest.MonkeyPatch,
     logged: Callable[[], str],
 ) -> None:
-    """A message that was sent is a task that succeeded, also if Airflow can't record it."""
+    """The task succeeds once the message is sent, even if Airflow can't record it."""
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor  # noqa: PLC0415
 
     keep = TaskStateStoreAccessor.set
@@ -641,7 +640,7 @@ MAPPED = """
 def test_mapped_over_recipients(
     server: Emulator, run_dag: Callable[[str], DagResult], tmp_path: Path
 ) -> None:
-    """Each recipient has an own subject, text and outcome; failures are sent, others not again."""
+    """Each recipient has a separate message and outcome; retries send only what failed."""
     names = tmp_path / "names"
     names.write_text("ann bob cid")
     server.faults.append(Fault("Send", 1, skip=1, kind="reset", after_acting=True))
@@ -693,7 +692,7 @@ def test_forwarding_goes_on_where_it_stopped(
 def test_worker_killed_between_send_and_finish(
     airflow_database: None, monkeypatch: pytest.MonkeyPatch, sent_folder: str | None
 ) -> None:
-    """The process that runs the task is killed (-9) when the server has the message."""
+    """The worker is killed (-9) after the server got the message: nothing is sent twice."""
     from airflow.models.dagrun import DagRun  # noqa: PLC0415
     from airflow.utils.session import create_session  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415
@@ -743,10 +742,10 @@ def test_worker_killed_between_send_and_finish(
 
 
 class TestWithoutRecords:
-    """Before Airflow 3.3 nothing is kept between tries."""
+    """Airflow before 3.3 keeps no records between tries."""
 
     def test_the_sent_folder_tells(self, server: Emulator) -> None:
-        """A later try looks first, and takes the time to settle from its own start."""
+        """A later try looks first; its time to settle begins when it starts."""
         operator = R7MailSendOperator(
             task_id="send", **LETTER, sent_folder=SENT, settle_seconds=0.5
         )
@@ -770,7 +769,7 @@ class TestWithoutRecords:
         assert server.requests == []
 
     def test_forwarding(self, server: Emulator) -> None:
-        """Those that were forwarded are found; all are looked for in one time to settle."""
+        """Forwarded messages are found, and the time to settle is spent once for all."""
         ids = [server.mailbox.deliver(subject=str(number)) for number in range(9)]
         values: dict[str, Any] = {"task_id": "f", "folder": INBOX, "to": "a@b.ru"}
         options: dict[str, Any] = {"sent_folder": "sent", "settle_seconds": 1.0}
@@ -789,7 +788,7 @@ class TestWithoutRecords:
 
 
 def test_templates_escape(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """What templates put into HTML is escaped, in texts and files, but for what is marked safe."""
+    """Values in HTML templates are escaped, unless they are marked safe."""
     ids = [server.mailbox.deliver(subject="News")]
     result = run_dag(f"""{HEAD}
     from pathlib import Path
@@ -822,7 +821,7 @@ def test_templates_escape(server: Emulator, run_dag: Callable[[str], DagResult])
 
 
 def test_links(server: Emulator, tmp_path: Path) -> None:
-    """Files that no message can carry are linked to: as they are, where nothing can sign."""
+    """Files are linked to by their plain URL if the store can't sign links."""
     operator = R7MailSendOperator(
         task_id="send",
         **LETTER,
@@ -844,7 +843,7 @@ def test_links(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_links_to_s3_are_signed(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link into object storage works for who has no account there, for a limited time."""
+    """A signed link to object storage works without an account there, for a limited time."""
     monkeypatch.setenv(
         "AIRFLOW_CONN_LAKE",
         json.dumps({"conn_type": "aws", "login": "key", "password": "Secret-Key"}),
@@ -868,7 +867,7 @@ def test_links_to_s3_are_signed(server: Emulator, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("link", ["/data/report.csv", "javascript:alert(1)", "nosuch://a/b", None])
 def test_links_that_are_none(server: Emulator, link: Any) -> None:
-    """A path on the worker's disk, or a script, is no link: nothing is sent."""
+    """A path on the worker's disk, or a script, is not a link: nothing is sent."""
     with pytest.raises(AirflowFailException, match=r"links\[0\]: no"):
         R7MailSendOperator(task_id="send", **LETTER, links=[link]).execute({})
     assert server.requests == []
@@ -887,14 +886,14 @@ def test_links_that_are_none(server: Emulator, link: Any) -> None:
     ids=str,
 )
 def test_wrong_parameters(server: Emulator, values: dict[str, Any]) -> None:
-    """A newline in an address or subject is an error, not a header; nothing is sent."""
+    """A line break in an address or subject, or another wrong parameter: nothing is sent."""
     with pytest.raises(AirflowFailException):
         R7MailSendOperator(task_id="send", **{**LETTER, **values}).execute({})
     assert server.requests == []
 
 
 def test_dry_run_of_forwarding(server: Emulator, logged: Callable[[], str]) -> None:
-    """A dry run names the messages' ids, and forwards nothing."""
+    """A dry run logs the messages' ids and forwards nothing."""
     ids = [server.mailbox.deliver(), server.mailbox.deliver()]
     operator = R7MailForwardOperator(
         task_id="f", folder=24, message_ids=ids, to="a@b.ru", dry_run=True
@@ -908,7 +907,7 @@ def test_dry_run_of_forwarding(server: Emulator, logged: Callable[[], str]) -> N
 
 
 def test_constructors_only_store() -> None:
-    """Making an operator checks nothing and reads nothing: DAG files are parsed all the time."""
+    """Constructors check and read nothing: Airflow parses DAG files all the time."""
     nonsense: Any = ["x"]
     R7MailSendOperator(task_id="a", to="", subject="\n", html_content="", attachments=nonsense)
     for name in ON_MESSAGES:

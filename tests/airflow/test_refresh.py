@@ -1,4 +1,4 @@
-"""Mail that changes after it was read: earlier windows extracted again, and each message once."""
+"""Mail that changes after it was extracted: earlier windows are refreshed, without duplicates."""
 
 # ruff: noqa: TID253 - no DAG file is read here
 
@@ -18,13 +18,11 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable, DeltaDataIntervalTimetable
 
 from airflow_provider_r7mail.emulator import Emulator, Fault
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
-from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.airflow.support import DAY, JUNE, extract
 
-INBOX, PROCESSED = 24, 15
 pytestmark = pytest.mark.slow
-JUNE = datetime(2025, 6, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
 VIEW = Path(__file__).parents[2] / "docs/sql/latest_messages.sql"
 SNAPSHOTS = {
     "WasRead": "was_read",
@@ -36,26 +34,14 @@ SNAPSHOTS = {
 }
 
 
-def extract(root: Path, start: datetime, end: datetime | None = None, **options: Any) -> Any:
-    """Extract a day, or another window, as a run with this data interval would."""
-    context = {
-        "data_interval_start": start,
-        "data_interval_end": end or start + DAY,
-        **options.pop("context", {}),
-    }
-    given = {"folder": INBOX, "output_path": str(root), **options}
-    operator: Any = R7MailToParquetOperator(task_id="extract", **given)
-    return operator.execute(context)
-
-
 def windows(root: Path, folder: int = INBOX) -> list[str]:
-    """The windows that there are, as days and hours."""
+    """Return the existing windows, as days and hours."""
     paths = root.glob(f"messages/*/folder={folder}/window=*/_manifest.json")
     return sorted(path.parent.name.removeprefix("window=").replace("0000Z", "") for path in paths)
 
 
 def rows(root: Path, folder: int = INBOX) -> dict[int, dict[str, Any]]:
-    """All rows of a folder's messages, of which no two are of one message."""
+    """Return the message rows of a folder by id; there must be no duplicates."""
     found = [
         row
         for path in root.glob(f"messages/*/folder={folder}/*/*.parquet")
@@ -66,7 +52,7 @@ def rows(root: Path, folder: int = INBOX) -> dict[int, dict[str, Any]]:
 
 
 def deliver(server: Emulator, days: int, **fields: Any) -> list[int]:
-    """Put a message of each day into the inbox."""
+    """Put a message for each day into the inbox."""
     return [
         server.mailbox.deliver(date=JUNE + DAY * day + timedelta(hours=9), **fields)
         for day in range(days)
@@ -74,12 +60,12 @@ def deliver(server: Emulator, days: int, **fields: Any) -> list[int]:
 
 
 def dag(timetable: Any, start: datetime | None = None) -> dict[str, Any]:
-    """A DAG as a task's context has it."""
+    """Return a DAG as in a task's context."""
     return {"dag": SimpleNamespace(timetable=timetable, start_date=start)}
 
 
 def test_changed_mail_is_right_within_the_windows(server: Emulator, tmp_path: Path) -> None:
-    """Flags, labels, moves, deletions and late mail are in the tables after the next run."""
+    """The next run puts changed flags, labels, moves, deletions and late mail into the tables."""
     box = server.mailbox
     ids = deliver(server, 5)
     second = box.deliver(date=JUNE + DAY * 3)
@@ -116,14 +102,14 @@ def test_changed_mail_is_right_within_the_windows(server: Emulator, tmp_path: Pa
 
 
 def test_only_the_window_where_nothing_is_asked(server: Emulator, tmp_path: Path) -> None:
-    """Without refresh_windows a run touches its own window only."""
+    """Without refresh_windows, a run only touches its own window."""
     extract(tmp_path, JUNE + DAY)
 
     assert windows(tmp_path) == ["20250602T00_20250603T00"]
 
 
 def test_windows_that_were_never_extracted(server: Emulator, tmp_path: Path) -> None:
-    """Windows that are missing are made, as long as the run's own, but none before start_date."""
+    """Missing windows as long as the run's own are extracted, but none before start_date."""
     deliver(server, 4)
 
     manifest = extract(
@@ -146,7 +132,7 @@ def test_windows_that_were_never_extracted(server: Emulator, tmp_path: Path) -> 
             ("2025-03-01T00:00Z", "2025-04-01T00:00Z"),
             ["20250101T00_20250201T00", "20250201T00_20250301T00", "20250301T00_20250401T00"],
         ),
-        (  # the night of 30 March has one hour less in Berlin
+        (  # the night of 30 March is an hour shorter in Berlin
             CronDataIntervalTimetable("0 0 * * *", "Europe/Berlin"),
             ("2025-03-30T22:00Z", "2025-03-31T22:00Z"),
             ["20250328T23_20250329T23", "20250329T23_20250330T22", "20250330T22_20250331T22"],
@@ -156,7 +142,7 @@ def test_windows_that_were_never_extracted(server: Emulator, tmp_path: Path) -> 
             ("2025-03-01T00:00Z", "2025-03-01T06:00Z"),
             ["20250228T12_20250228T18", "20250228T18_20250301T00", "20250301T00_20250301T06"],
         ),
-        (  # a window of one's own: the schedule says nothing of it
+        (  # a window that is not one of the schedule
             CronDataIntervalTimetable("0 0 1 * *", "UTC"),
             ("2025-03-01T00:00Z", "2025-03-08T00:00Z"),
             ["20250215T00_20250222T00", "20250222T00_20250301T00", "20250301T00_20250308T00"],
@@ -167,7 +153,7 @@ def test_windows_that_were_never_extracted(server: Emulator, tmp_path: Path) -> 
 def test_data_intervals_of_the_schedule(
     server: Emulator, tmp_path: Path, timetable: Any, own: tuple[str, str], expected: list[str]
 ) -> None:
-    """The windows are the schedule's data intervals, whatever the length of month and day."""
+    """The windows are the schedule's data intervals, whatever the length of a month or day."""
     start, end = map(datetime.fromisoformat, own)
 
     extract(tmp_path, start, end, refresh_windows=2, context=dag(timetable))
@@ -176,7 +162,7 @@ def test_data_intervals_of_the_schedule(
 
 
 def test_a_schedule_that_was_changed(server: Emulator, tmp_path: Path) -> None:
-    """Windows of an earlier schedule are refreshed as they are: no mail is in two of them."""
+    """Windows of an earlier schedule are refreshed as they are: no mail is in two windows."""
     deliver(server, 3)
     for hours in range(0, 24, 12):
         start = JUNE + DAY + timedelta(hours=hours)
@@ -198,7 +184,7 @@ def test_a_schedule_that_was_changed(server: Emulator, tmp_path: Path) -> None:
 def test_a_schedule_that_begins_elsewhere(
     server: Emulator, tmp_path: Path, hours: int, logged: Callable[[], str]
 ) -> None:
-    """A missing window is not made across one that the tables have: no mail is in two of them."""
+    """A missing window that overlaps an existing one isn't extracted: no mail is in two windows."""
     ids = deliver(server, 6)
     for day in range(3):
         extract(tmp_path, JUNE + DAY * day)
@@ -211,7 +197,7 @@ def test_a_schedule_that_begins_elsewhere(
 
 
 def test_in_a_dag(server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path) -> None:
-    """In a DAG the windows follow its schedule, from its start_date on."""
+    """In a DAG, the windows follow its schedule, from its start_date on."""
     server.mailbox.deliver(date=datetime(2025, 2, 10, tzinfo=UTC))
     result = run_dag(f"""
         from datetime import datetime, timezone
@@ -240,7 +226,7 @@ def test_in_a_dag(server: Emulator, run_dag: Callable[[str], Any], tmp_path: Pat
 
 
 def test_a_window_that_fails(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
-    """The run's own window comes first; one that fails does not keep the others from coming."""
+    """The run's own window comes first; if a window fails, the others are still extracted."""
     ids = deliver(server, 3, attachments=[("a.csv", b"1", "text/csv")])
     for day in range(2):
         extract(tmp_path, JUNE + DAY * day)
@@ -258,7 +244,7 @@ def test_a_window_that_fails(server: Emulator, tmp_path: Path, logged: Callable[
 
 @pytest.mark.parametrize(("status", "read"), [(500, True), (503, False)])
 def test_the_server_fails(server: Emulator, tmp_path: Path, status: int, read: bool) -> None:
-    """A window that the server fails on is passed over; if it is away, the retry does the rest."""
+    """If the server fails on a window, the others go on; if it is down, the retry does the rest."""
     ids = deliver(server, 3)
     for day in range(2):
         extract(tmp_path, JUNE + DAY * day)
@@ -273,7 +259,7 @@ def test_the_server_fails(server: Emulator, tmp_path: Path, status: int, read: b
 
 
 def test_bad_messages_of_an_earlier_window(server: Emulator, tmp_path: Path) -> None:
-    """A message that no table can hold fails the task for good, when all windows are written."""
+    """A message the tables can't hold fails the task for good, after all windows are written."""
     ids = deliver(server, 3)
     server.mailbox.deliver(date=JUNE + DAY, fields={"Id": None})
 
@@ -285,7 +271,7 @@ def test_bad_messages_of_an_earlier_window(server: Emulator, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True, "2"])
 def test_a_wrong_number(server: Emulator, tmp_path: Path, count: Any) -> None:
-    """A number of windows that makes no sense fails at once, before anything is asked."""
+    """An invalid number of windows fails at once, before any request."""
     with pytest.raises(AirflowFailException, match=r"refresh_windows: .* whole number, 0 or more"):
         extract(tmp_path, JUNE, refresh_windows=count)
 
@@ -297,7 +283,7 @@ def test_a_wrong_number(server: Emulator, tmp_path: Path, count: Any) -> None:
 def test_a_moved_message_is_seen_once(
     server: Emulator, tmp_path: Path, keeps_id: bool, privacy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The view shows mail that moved after its window once, in the folder where it now lies."""
+    """The view shows a message that was moved once, in its present folder."""
     monkeypatch.setenv(
         "AIRFLOW_CONN_R7MAIL_DEFAULT", server.connection(privacy_secret="a-key-of-this-test")
     )

@@ -48,7 +48,7 @@ MODES = ["poke", "reschedule", "deferrable"]
 
 @pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
-    """Each way for the sensor to wait."""
+    """Each of the sensor's modes."""
     return str(request.param)
 
 
@@ -74,7 +74,7 @@ def wait(mode: str, **values: Any) -> Any:
 
 
 class FirstTry:
-    """What a rescheduled sensor asks of its task instance."""
+    """The part of a task instance that a rescheduled sensor uses."""
 
     dag_id = task_id = run_id = ""
     map_index = -1
@@ -84,12 +84,12 @@ class FirstTry:
         self._start = datetime.now(UTC)
 
     def get_first_reschedule_date(self, context: object) -> datetime:
-        """When the sensor first looked."""
+        """Return when the sensor first polled."""
         return self._start
 
     @contextmanager
     def in_airflow_2(self) -> Iterator[None]:
-        """There the sensor asks the metadata database for the same."""
+        """In Airflow 2, the sensor asks the metadata database for it."""
         with pytest.MonkeyPatch.context() as patch:
             if AIRFLOW_2:
                 patch.setattr("airflow.sensors.base._orig_start_date", lambda **_: self._start)
@@ -97,7 +97,7 @@ class FirstTry:
 
 
 def resume(sensor: R7MailMessageSensor, deferred: TaskDeferred, context: Any) -> Any:
-    """Run the trigger, made anew from the database, then the task that it wakes."""
+    """Run the trigger, recreated from its serialized form, then resume the task."""
     path, arguments = deferred.trigger.serialize()
     trigger = import_class(path)(**json.loads(json.dumps(arguments)))
     assert deferred.timeout is not None
@@ -113,19 +113,19 @@ def resume(sensor: R7MailMessageSensor, deferred: TaskDeferred, context: Any) ->
 
 
 async def first_event(trigger: R7MailMessageTrigger) -> Any:
-    """The trigger's first event, which is its last."""
+    """Return the trigger's first event, which is its only one."""
     async with aclosing(trigger.run()) as events:  # type: ignore[type-var]
         return (await anext(events)).payload
 
 
 def import_class(path: str) -> Any:
-    """A class by its path, as the triggerer imports it."""
+    """Import a class by its path, as the triggerer does."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def deliver_at(server: Emulator, listing: int, **message: Any) -> None:
-    """Let a message arrive just before the server answers its n-th listing."""
+    """Let a message arrive just before the server answers the n-th listing."""
     seen = 0
 
     def arrive(record: dict[str, Any]) -> None:
@@ -139,12 +139,12 @@ def deliver_at(server: Emulator, listing: int, **message: Any) -> None:
 
 
 def paths(server: Emulator) -> list[str]:
-    """The calls that the server got."""
+    """Return the calls that the server received."""
     return [request["path"].rpartition("/")[2] for request in server.requests]
 
 
 def test_messages_that_are_there(server: Emulator, mode: str) -> None:
-    """If the messages are there already, their ids come at once, and nothing is changed."""
+    """If the messages are there already, their ids are returned at once, and nothing is changed."""
     ids = [server.mailbox.deliver(subject=f"Prices {number}") for number in range(3)]
     server.mailbox.deliver(subject="News")
 
@@ -155,18 +155,18 @@ def test_messages_that_are_there(server: Emulator, mode: str) -> None:
 
 
 def test_messages_that_come_later(server: Emulator, mode: str) -> None:
-    """It waits until there are enough; then all that match are found."""
+    """The sensor waits until there are enough messages, then returns all that match."""
     one = server.mailbox.deliver(subject="Prices", sender="shop@x.ru")
     deliver_at(server, 5, subject="Prices", sender="shop@x.ru")
 
     assert wait(mode, sender="shop@x.ru", was_read="False", min_messages=2) == [one, one + 1]
     assert set(paths(server)) == {"Login", "Messages"}
-    # Polling shares a session; a deferred sensor has looked once before; rescheduling ends it.
+    # All polls share a session; a deferred sensor polled once before; rescheduling ends it.
     assert server.logins <= {"poke": 1, "deferrable": 2, "reschedule": 9}[mode]
 
 
 def test_dates_as_templates_render_them(server: Emulator, mode: str) -> None:
-    """Date filters are half-open, given as datetimes or text."""
+    """Date filters are half-open and can be datetimes or text."""
     ids = [server.mailbox.deliver(date=f"2025-06-0{day}T00:00:00Z") for day in range(1, 5)]
     deliver_at(server, 3, date="2025-06-02T12:00:00Z")
     start, end = datetime(2025, 6, 2, tzinfo=UTC), "2025-06-04 00:00:00+00:00"
@@ -189,7 +189,7 @@ def test_wrong_password(server: Emulator, mode: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"folder": "nowhere"}, "known are: 'inbox'"),
+        ({"folder": "nowhere"}, "Known folders: 'inbox'"),
         ({"start": "soon"}, "start: 'soon' is not a date"),
         ({"labels": "x"}, "labels"),
         ({"was_read": "maybe"}, "was_read"),
@@ -198,7 +198,7 @@ def test_wrong_password(server: Emulator, mode: str, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_wrong_parameters(server: Emulator, mode: str, values: dict[str, Any], text: str) -> None:
-    """A wrong parameter fails the task at once and is named, before any request."""
+    """A wrong parameter fails the task before any request, and the error names it."""
     with pytest.raises(AirflowFailException, match=text) as caught:
         wait(mode, **values)
     assert isinstance(caught.value.__cause__, R7MailConfigError)
@@ -206,7 +206,7 @@ def test_wrong_parameters(server: Emulator, mode: str, values: dict[str, Any], t
 
 
 def test_soft_fail(server: Emulator, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `soft_fail` what would fail the task at once skips it."""
+    """With `soft_fail`, the task is skipped where it would otherwise fail for good."""
     with pytest.raises(AirflowSkipException):
         wait(mode, soft_fail=True, folder="nowhere")
     with pytest.raises(AirflowSkipException):
@@ -214,13 +214,13 @@ def test_soft_fail(server: Emulator, mode: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_timeout(server: Emulator, mode: str) -> None:
-    """If the messages do not come in time, the sensor times out."""
+    """If the messages don't arrive in time, the sensor times out."""
     with pytest.raises(AirflowSensorTimeout):
         wait(mode, timeout=0.2)
 
 
 def test_a_failing_server(server: Emulator, mode: str) -> None:
-    """A server that keeps failing after the first look is the same error in every mode."""
+    """A server that keeps failing after the first poll raises the same error in every mode."""
     server.faults.append(Fault("Messages", times=None, skip=1, status=503))
 
     with pytest.raises(R7MailProxyError, match=r"proxy could not .*status 503") as caught:
@@ -229,7 +229,7 @@ def test_a_failing_server(server: Emulator, mode: str) -> None:
 
 
 def test_a_password_changed_while_waiting(server: Emulator, mode: str) -> None:
-    """A log-in refused while waiting fails the task at once, in every mode."""
+    """A login that is refused while waiting fails the task at once, in every mode."""
 
     def change(record: dict[str, Any]) -> None:
         if len(paths(server)) == 4:
@@ -243,8 +243,8 @@ def test_a_password_changed_while_waiting(server: Emulator, mode: str) -> None:
     assert isinstance(caught.value.__cause__, R7MailAuthError)
 
 
-async def test_the_trigger_bears_some_failures(server: Emulator) -> None:
-    """Polls that fail now and then do not end the waiting; it goes on in the same session."""
+async def test_the_trigger_survives_some_failures(server: Emulator) -> None:
+    """The trigger survives occasional failed polls and continues in the same session."""
     server.faults.append(Fault("Messages", times=2, status=403))
     server.faults.append(Fault("Messages", times=2, skip=1, status=403))
     deliver_at(server, 6)
@@ -257,7 +257,7 @@ async def test_the_trigger_bears_some_failures(server: Emulator) -> None:
 
 
 async def test_the_trigger_gives_up(server: Emulator) -> None:
-    """After three failed polls in a row the trigger tells why, in one event."""
+    """After three failed polls in a row, the trigger fires one event with the reason."""
     server.faults.append(Fault("Messages", times=None, status=403))
     trigger = R7MailMessageTrigger(folder=24, poll_interval=0.01)
 
@@ -269,7 +269,7 @@ async def test_the_trigger_gives_up(server: Emulator) -> None:
 
 
 async def test_a_dead_token_is_healed_in_the_trigger(server: Emulator) -> None:
-    """A session that the server drops while a sensor is deferred is renewed; no poll fails."""
+    """If the server drops the session while a sensor is deferred, it is renewed; no poll fails."""
 
     def change(record: dict[str, Any]) -> None:
         if len(paths(server)) == 4:
@@ -287,8 +287,8 @@ async def test_a_dead_token_is_healed_in_the_trigger(server: Emulator) -> None:
     assert set(paths(server)) == {"Login", "Messages"}
 
 
-def test_how_many_failures_are_borne(server: Emulator) -> None:
-    """A deferred sensor fails with the cause after as many failed polls as it is told."""
+def test_failures_until_the_sensor_fails(server: Emulator) -> None:
+    """A deferred sensor fails with the cause after `max_consecutive_failures` failed polls."""
     server.faults.append(Fault("Messages", times=None, skip=1, status=403))
 
     with pytest.raises(R7MailProxyError, match="status 403"):
@@ -297,7 +297,7 @@ def test_how_many_failures_are_borne(server: Emulator) -> None:
 
 
 async def test_events_hold_ids_only(server: Emulator) -> None:
-    """Nothing of the mail goes into the metadata database but ids."""
+    """Of the mail, only ids end up in the metadata database."""
     server.mailbox.deliver(subject="Top-Subject", sender="spy@devr7.ru")
 
     event = await first_event(R7MailMessageTrigger(folder=24))
@@ -306,7 +306,7 @@ async def test_events_hold_ids_only(server: Emulator) -> None:
 
 
 def test_the_trigger_survives_a_restart() -> None:
-    """A trigger made anew from its serialised form is the same."""
+    """A trigger recreated from its serialized form is the same."""
     values: dict[str, Any] = dict.fromkeys(FILTER_FIELDS, "1")
     start, end = datetime(2025, 6, 1, tzinfo=UTC), "2025-06-02"
     trigger = R7MailMessageTrigger(**{**values, "start": start, "end": end, "labels": (1, 2)})
@@ -320,7 +320,7 @@ def test_the_trigger_survives_a_restart() -> None:
 
 
 def test_errors_survive_an_event() -> None:
-    """An error told by an event is the same error again."""
+    """An error that was sent as an event is the same error again."""
     errors = [
         R7MailResponseError("r", method="POST", path="/p", status=200, attempt=2, hint="h"),
         R7MailConfigError("c"),
@@ -342,7 +342,7 @@ def test_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult], mode: str) -> None:
-    """In a DAG the sensor waits until the mail comes, in every mode, and gives its ids."""
+    """In a DAG, the sensor waits in every mode until the mail arrives, and returns its ids."""
     deliver_at(server, 4, subject="Prices")
 
     result = run_dag(f"""
@@ -365,5 +365,5 @@ def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult], mode: s
 
 
 def test_our_errors_are_not_airflows() -> None:
-    """Our errors are no AirflowException: Airflow's retries apply to them as to any error."""
+    """Our errors are not AirflowExceptions: Airflow's retries apply as to any other error."""
     assert not issubclass(R7MailProxyError, AirflowException)

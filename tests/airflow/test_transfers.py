@@ -1,4 +1,4 @@
-"""The two operators that copy mail out, in real Airflow, against a real server."""
+"""The two operators that copy mail, in a real Airflow against the emulator."""
 
 # ruff: noqa: TID253 - no DAG file is read here
 
@@ -47,12 +47,12 @@ def attachments(root: Path | str, **options: Any) -> Any:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Everything under a folder."""
+    """Return all files under a folder."""
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 def calls(server: Emulator, name: str) -> int:
-    """How many calls of an endpoint the server saw."""
+    """Return how many calls of an endpoint the server received."""
     return sum(request["path"].endswith(name) for request in server.requests)
 
 
@@ -73,7 +73,7 @@ PLAIN = """tables columns page_size max_attachment_bytes on_bad_message on_attac
     [(R7MailToParquetOperator, EXTRACT), (R7MailAttachmentsToObjectStorageOperator, COPY)],
 )
 def test_parameters(operator: Any, names: str) -> None:
-    """Both operators take the documented parameters and template them; storing is all they do."""
+    """Both operators have the documented parameters, template them, and only store them."""
     values = {name: f"{{{{ {name} }}}}" for name in names.split()}
     made = operator(task_id="t", **values)
 
@@ -86,7 +86,7 @@ def test_parameters(operator: Any, names: str) -> None:
 def test_in_a_dag(
     server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path, logged: Callable[[], str]
 ) -> None:
-    """In a DAG fields are templated; XCom has the manifest as JSON; mail shows up nowhere."""
+    """In a DAG, fields are templated, XCom holds the manifest, and no mail shows up anywhere."""
     secret: dict[str, Any] = {
         "subject": "ТАЙНА-темы",
         "body": "ТАЙНА-тела",
@@ -143,7 +143,7 @@ def test_in_a_dag(
 
 
 def test_logs_have_no_mail(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
-    """Neither faults nor bad messages nor lost files bring mail, addresses or tokens to the log."""
+    """Whatever fails, no mail, address or token ends up in the log."""
     secret: dict[str, Any] = {
         "subject": "ТАЙНА",
         "body": "ТАЙНА",
@@ -170,7 +170,7 @@ def test_logs_have_no_mail(server: Emulator, tmp_path: Path, logged: Callable[[]
 
 
 def test_the_data_interval(server: Emulator, tmp_path: Path) -> None:
-    """Without start and end the window is the run's data interval; one of them may be given."""
+    """Without start and end, the window is the run's data interval; one of them can be set."""
     server.mailbox.deliver(date=START)
     context = {
         "data_interval_start": pendulum.datetime(2025, 6, 1, tz="Europe/Moscow").add(hours=3),
@@ -192,7 +192,7 @@ def test_the_data_interval(server: Emulator, tmp_path: Path) -> None:
     ],
 )
 def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, Any]) -> None:
-    """An empty or missing interval is an error that names the timetables which have one."""
+    """An empty or missing interval is an error that names timetables with an interval."""
     with pytest.raises(AirflowFailException, match="CronDataIntervalTimetable") as caught:
         to_parquet(tmp_path, context)
 
@@ -223,7 +223,7 @@ def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, A
 def test_what_cannot_work(
     server: Emulator, tmp_path: Path, options: dict[str, Any], error: str
 ) -> None:
-    """A wrong parameter is a clear error that no retry follows, and nothing is written or read."""
+    """A wrong parameter is a clear error without retries; nothing is read or written."""
     (tmp_path / "file").write_text("in the way")
     options = {
         name: value.replace("{tmp}", str(tmp_path)) if isinstance(value, str) else value
@@ -237,7 +237,7 @@ def test_what_cannot_work(
 
 
 def rename(options: dict[str, Any]) -> dict[str, Any]:
-    """The same, with `root` for the output path."""
+    """Rename the output path to `root`."""
     return {("root" if name == "output_path" else name): v for name, v in options.items()}
 
 
@@ -269,14 +269,14 @@ def test_an_unreachable_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_unknown_folder_id(server: Emulator, tmp_path: Path) -> None:
-    """A folder the server does not know is an error with its number, and nothing is written."""
+    """An unknown folder is an error with its id, and nothing is written."""
     with pytest.raises(R7MailExtractError, match="Folder 999"):
         to_parquet(tmp_path, folder=999)
     assert files(tmp_path) == {}
 
 
 def test_filters_reach_the_server(server: Emulator, tmp_path: Path) -> None:
-    """Every filter is sent in its field of the API."""
+    """Every filter is sent in its field of the request."""
     to_parquet(
         tmp_path,
         query="q",
@@ -301,7 +301,7 @@ def test_filters_reach_the_server(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_bad_messages(server: Emulator, tmp_path: Path) -> None:
-    """A message that no table holds fails the task for good, or is only set aside if so told."""
+    """A message that the tables can't hold fails the task for good, or is only quarantined."""
     server.mailbox.deliver(fields={"Date": "soon"})
     server.readings = Readings(undated="always")
 
@@ -311,7 +311,7 @@ def test_bad_messages(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_attachments_by_ids_and_filters(server: Emulator, tmp_path: Path) -> None:
-    """Ids come as a list, an XCom of one, or JSON text; without ids the filters choose."""
+    """Ids can be a list, an XCom of one, or JSON text; without ids, the filters apply."""
     ids = [
         server.mailbox.deliver(
             date=START + timedelta(days=n),
@@ -342,7 +342,7 @@ def test_attachments_by_ids_and_filters(server: Emulator, tmp_path: Path) -> Non
 
 
 def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
-    """All files are tried; then the task fails, unless it is told to record it. XCom is JSON."""
+    """All files are tried; then the task fails, or only records it. The XCom is JSON."""
     listed = [{"FileName": "missing"}, {"FileName": "a\0.txt", "Size": 1}]
     server.mailbox.deliver(attachments=[("a\0.txt", b"x", "x")], fields={"Attachments": listed})
     with pytest.raises(R7MailAttachmentError, match="1 of 2"):
@@ -355,7 +355,7 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both operators write to S3, by a connection's id or one in the URL, in many parts too."""
+    """Both operators write to S3, with the connection as a parameter or in the URL."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     url = "http://{}:{}".format(*moto.get_host_and_port())
@@ -394,7 +394,7 @@ def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_relative_and_odd_paths(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A path may be relative, and may have characters that mean something in URLs."""
+    """A path can be relative, and can contain characters with a meaning in URLs."""
     monkeypatch.chdir(tmp_path)
     server.mailbox.deliver(date=START)
 

@@ -1,6 +1,6 @@
-"""The event trigger, run by Airflow's own shared streams against the stand-in on a real socket.
+"""The event trigger, run by Airflow's shared streams against the emulator on a real socket.
 
-What Airflow's triggerer does around them is short, and done here: `Triggerer`. The real one is in
+The little that Airflow's triggerer does around them is in `Triggerer`. The real one runs in
 test_standalone.py.
 """
 
@@ -26,7 +26,7 @@ from airflow_provider_r7mail.filters import Filters
 from airflow_provider_r7mail.triggers import R7MailMessageEventTrigger, R7MailMessageTrigger
 from airflow_provider_r7mail.watching import MAX_TOLD, Position
 
-# Airflow 3.3 has them; before, `run` is what there is.
+# Airflow 3.3 has them; before that, there is only `run`.
 streams = pytest.importorskip("airflow.triggers.shared_stream")
 comms = pytest.importorskip("airflow.sdk.execution_time.comms")
 errors = pytest.importorskip("airflow.sdk.exceptions")
@@ -40,7 +40,7 @@ POLL = 0.05
 
 
 class State:
-    """An asset's state, as JSON in Airflow's database, and what triggers are given of it."""
+    """The state of an asset, stored as JSON, as Airflow hands it to triggers."""
 
     def __init__(self, failures: int = 0, error: Exception = UNREACHABLE) -> None:
         self.values: dict[str, str] = {}
@@ -51,11 +51,11 @@ class State:
         self._by_uri: dict[str, State] = {}
 
     async def aget(self, key: str) -> Any:
-        """What was kept."""
+        """Return a stored value."""
         return json.loads(self.values[key]) if key in self.values else None
 
     async def aset(self, key: str, value: Any) -> None:
-        """Keep it."""
+        """Store a value."""
         if self.failures:
             self.failures -= 1
             raise self.error
@@ -64,14 +64,14 @@ class State:
 
     @property
     def position(self) -> dict[str, Any]:
-        """The one watcher's."""
+        """The stored position of the only watcher."""
         [value] = self.values.values()
         kept: dict[str, Any] = json.loads(value)
         return kept
 
 
 class Triggerer:
-    """Runs triggers as Airflow's triggerer does.
+    """Run triggers as Airflow's triggerer does.
 
     :param stores_events: whether events reach the database
     """
@@ -84,11 +84,11 @@ class Triggerer:
         self.states: list[State] = []
 
     async def ready(self) -> None:
-        """Wait until each watcher has looked for the first time."""
+        """Wait until each watcher has polled once."""
         await until(lambda: all(state.values for state in self.states))
 
     def watch(self, state: State | None = None, **values: Any) -> int:
-        """Start a watcher, made anew from the database; return its number."""
+        """Start a watcher, recreated from its serialized form, and return its number."""
         trigger = event_trigger(**values)
         _, arguments = trigger.serialize()
         trigger = R7MailMessageEventTrigger(**json.loads(json.dumps(arguments)))
@@ -112,12 +112,12 @@ class Triggerer:
             await self.streams.unsubscribe(number, key)
 
     def ids(self, number: int = 0) -> list[int]:
-        """All that a watcher told of."""
+        """Return all ids that a watcher reported."""
         told = [event["message_ids"] for who, event in self.events if who == number]
         return list(chain.from_iterable(told))
 
     async def stop(self) -> None:
-        """End it, as a restart does."""
+        """Stop it, as a restart does."""
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
@@ -125,20 +125,20 @@ class Triggerer:
 
 
 def event_trigger(**values: Any) -> R7MailMessageEventTrigger:
-    """A trigger of the inbox that polls often."""
+    """Return a trigger of the inbox that polls often."""
     return R7MailMessageEventTrigger(**{"folder": "inbox", "poll_interval": POLL, **values})
 
 
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Wait for something."""
+    """Wait for a condition."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "not in time"
         await asyncio.sleep(0.01)
 
 
 def listings(server: Emulator) -> list[dict[str, Any]]:
-    """What was searched for, in each Messages call."""
+    """Return the search of each Messages call."""
     return [
         request["json"]["SearchContext"]
         for request in server.requests
@@ -161,7 +161,7 @@ async def triggerer() -> AsyncIterator[Triggerer]:
 
 
 def ago(**values: float) -> datetime:
-    """A time past."""
+    """Return a time in the past."""
     return datetime.now(UTC) - timedelta(**values)
 
 
@@ -169,7 +169,7 @@ def ago(**values: float) -> datetime:
 
 
 async def test_what_arrives_is_told(server: Emulator, triggerer: Triggerer) -> None:
-    """A message that arrives and matches is told of once, by its id; what was there is not."""
+    """A matching message that arrives is reported once, by its id; earlier ones are not."""
     server.mailbox.deliver(subject="Prices, old")
     triggerer.watch(State(), subject="Prices")
     await triggerer.ready()
@@ -189,7 +189,7 @@ async def test_what_arrives_is_told(server: Emulator, triggerer: Triggerer) -> N
 
 
 async def test_what_is_there_is_told_on_request(server: Emulator, triggerer: Triggerer) -> None:
-    """With `start`, what is in the folder already is told of, from then on."""
+    """With `start`, messages in the folder that are dated from then on are reported too."""
     dates = ["2025-06-01T00:00:00Z", "2025-06-02T00:00:00Z", "2025-06-03T00:00:00Z"]
     ids = [server.mailbox.deliver(date=date) for date in dates]
     triggerer.watch(State(), start="2025-06-02")
@@ -200,7 +200,7 @@ async def test_what_is_there_is_told_on_request(server: Emulator, triggerer: Tri
 
 
 async def test_late_and_misdated_mail(server: Emulator, triggerer: Triggerer) -> None:
-    """Mail that comes late or out of order is told of within `lookback`, and no later."""
+    """Mail that arrives late or out of order is reported within `lookback`, and no later."""
     triggerer.watch(State(), lookback=600)
     await triggerer.ready()
     server.mailbox.deliver(date=ago(minutes=11))
@@ -219,7 +219,7 @@ async def test_late_and_misdated_mail(server: Emulator, triggerer: Triggerer) ->
 
 @pytest.mark.parametrize("readings", [Readings(), Readings(sort_one="descending", page_cap=2)])
 async def test_equal_dates(server: Emulator, triggerer: Triggerer, readings: Readings) -> None:
-    """Messages of one date that come between polls are each told of once."""
+    """Messages with the same date that arrive between polls are each reported once."""
     server.readings = readings
     moment = ago(seconds=30)
     server.mailbox.deliver(date=moment)
@@ -236,7 +236,7 @@ async def test_equal_dates(server: Emulator, triggerer: Triggerer, readings: Rea
 
 
 async def test_labels_and_marks_that_come_later(server: Emulator, triggerer: Triggerer) -> None:
-    """A message that begins to match later is told of then, beside other watchers as well."""
+    """A message that starts to match later is reported then, also with several watchers."""
     one, two = server.mailbox.deliver(), server.mailbox.deliver(was_read=True)
     triggerer.watch(State(), labels=[5])
     triggerer.watch(State(), was_read=False)
@@ -254,7 +254,7 @@ async def test_labels_and_marks_that_come_later(server: Emulator, triggerer: Tri
 
 
 async def test_events_are_bounded(server: Emulator, triggerer: Triggerer) -> None:
-    """A flood comes in events of bounded size, one a poll, earliest first; each message once."""
+    """A flood is reported in events of bounded size, one per poll, oldest first, each once."""
     ids = [server.mailbox.deliver(date=ago(hours=30 - number)) for number in range(25)]
     triggerer.watch(State(), start=ago(days=2), max_messages_per_event=10)
     await until(lambda: len(triggerer.ids()) >= 25)
@@ -269,13 +269,13 @@ async def test_events_are_bounded(server: Emulator, triggerer: Triggerer) -> Non
 
 @pytest.mark.slow
 async def test_a_restart_in_a_flood(server: Emulator) -> None:
-    """A restart in the middle of a flood goes on where it was."""
+    """After a restart in the middle of a flood, the watcher continues where it was."""
     ids = [server.mailbox.deliver(date=ago(hours=30 - number)) for number in range(25)]
     state = State()
     told: list[int] = []
     for _ in range(3):
         triggerer = Triggerer()
-        # Polls that are far apart: one event, then the restart.
+        # Polls are far apart: there is one event, then the restart.
         triggerer.watch(state, start="2025-01-01", max_messages_per_event=10, poll_interval=60)
         await until(lambda: triggerer.events)  # noqa: B023
         await asyncio.sleep(0.05)
@@ -287,7 +287,7 @@ async def test_a_restart_in_a_flood(server: Emulator) -> None:
 
 @pytest.mark.slow
 async def test_the_position_is_small(server: Emulator, triggerer: Triggerer) -> None:
-    """However much comes, what is kept stays below the 64 KB that Airflow wants."""
+    """However much mail arrives, the stored position stays below Airflow's limit of 64 KB."""
     state = State()
     triggerer.watch(state, start=ago(hours=1), max_messages_per_event=5000)
     moment = ago(minutes=30)
@@ -297,7 +297,7 @@ async def test_the_position_is_small(server: Emulator, triggerer: Triggerer) -> 
     ]
     await until(lambda: len(triggerer.ids()) >= len(ids))
     await polls(server)
-    server.mailbox.deliver(date=moment + timedelta(milliseconds=100))  # too late by now
+    server.mailbox.deliver(date=moment + timedelta(milliseconds=100))  # too late
     new = server.mailbox.deliver(date=moment + timedelta(seconds=4))
     await until(lambda: len(triggerer.ids()) > len(ids))
     await polls(server)
@@ -308,7 +308,7 @@ async def test_the_position_is_small(server: Emulator, triggerer: Triggerer) -> 
 
 @pytest.mark.slow
 async def test_a_flood_from_the_future(server: Emulator, triggerer: Triggerer) -> None:
-    """Thousands of messages dated in the future do not hide the mail of today."""
+    """Thousands of messages dated in the future don't hide today's mail."""
     triggerer.watch(State(), start=ago(hours=1), max_messages_per_event=5000)
     for _ in range(MAX_TOLD + 500):
         server.mailbox.deliver(date=ago(minutes=-30))
@@ -325,7 +325,7 @@ async def test_a_flood_from_the_future(server: Emulator, triggerer: Triggerer) -
 
 
 async def test_mail_that_came_while_airflow_was_down(server: Emulator) -> None:
-    """A restart loses nothing and repeats nothing: what came meanwhile is told of."""
+    """A restart loses and repeats nothing: mail that arrived meanwhile is reported."""
     state = State()
     first, second = Triggerer(), Triggerer()
     first.watch(state)
@@ -343,7 +343,7 @@ async def test_mail_that_came_while_airflow_was_down(server: Emulator) -> None:
 
 
 async def test_mail_before_the_first_event(server: Emulator) -> None:
-    """Also a watcher that has told of nothing yet knows after a restart where it was."""
+    """A watcher that has not reported anything yet also continues after a restart."""
     state = State()
     first, second = Triggerer(), Triggerer()
     old = server.mailbox.deliver()
@@ -360,7 +360,7 @@ async def test_mail_before_the_first_event(server: Emulator) -> None:
 
 
 async def test_an_event_that_was_not_stored(server: Emulator) -> None:
-    """If Airflow dies before it has stored an event, the event comes again."""
+    """If Airflow dies before it has stored an event, the event is sent again."""
     state = State()
     first, second = Triggerer(), Triggerer()
     first.watch(state)
@@ -381,7 +381,7 @@ async def test_an_event_that_was_not_stored(server: Emulator) -> None:
 
 
 async def test_one_watcher_whose_event_is_not_stored(server: Emulator) -> None:
-    """A watcher whose event can't be stored fails alone, and tells it again when restarted."""
+    """A watcher whose event can't be stored fails alone, and sends it again after a restart."""
     states = [State(), State()]
     triggerer = Triggerer(ack_timeout=1.0)
     triggerer.watch(states[0], subject="a")
@@ -406,7 +406,7 @@ async def test_one_watcher_whose_event_is_not_stored(server: Emulator) -> None:
 async def test_a_state_that_can_not_be_kept(
     server: Emulator, triggerer: Triggerer, logged: Callable[[], str], error: Exception
 ) -> None:
-    """If Airflow's API is down for a while, the position is kept later, and watching goes on."""
+    """If Airflow's API is down, watching continues and the position is stored later."""
     state = State(failures=2, error=error)
     triggerer.watch(state)
     await until(lambda: state.values)
@@ -414,13 +414,13 @@ async def test_a_state_that_can_not_be_kept(
     await until(lambda: triggerer.events)
 
     assert triggerer.ids() == [new]
-    assert "could not be kept: API_SERVER_ERROR" in logged()
+    assert "could not be stored: API_SERVER_ERROR" in logged()
 
 
 async def test_without_a_state_of_assets(
     server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
 ) -> None:
-    """Where Airflow keeps no state of assets, it works, and says once what is not promised."""
+    """Without asset state in Airflow, it works, and logs once what is not guaranteed."""
     triggerer.watch(None)
     await polls(server)
     new = server.mailbox.deliver()
@@ -428,12 +428,12 @@ async def test_without_a_state_of_assets(
     await polls(server)
 
     assert triggerer.ids() == [new]
-    assert logged().count("takes Airflow 3.3 to keep it") == 1
+    assert logged().count("storing it takes Airflow 3.3") == 1
 
 
 @pytest.mark.slow
 async def test_before_airflow_3_3(server: Emulator, logged: Callable[[], str]) -> None:
-    """Without shared streams a trigger polls for itself."""
+    """Without shared streams, a trigger polls on its own."""
     server.mailbox.deliver(subject="Old")
     found = []
 
@@ -443,7 +443,7 @@ async def test_before_airflow_3_3(server: Emulator, logged: Callable[[], str]) -
                 found.append(event.payload["message_ids"])  # noqa: PERF401
 
     task = asyncio.get_running_loop().create_task(run())
-    await polls(server)
+    await polls(server, 10)  # a poll takes up to three listings: the first one is over
     new = server.mailbox.deliver()
     await until(lambda: found)
     await polls(server)
@@ -457,7 +457,7 @@ async def test_before_airflow_3_3(server: Emulator, logged: Callable[[], str]) -
 
 
 async def test_several_assets_of_one_trigger(server: Emulator, triggerer: Triggerer) -> None:
-    """Airflow makes one trigger of equal ones: the position is kept for each of their assets."""
+    """Airflow merges equal triggers: the position is stored for each of their assets."""
     one, two = State(), State()
     both = State()
     both._by_name = {"one": one, "two": two}
@@ -472,7 +472,7 @@ async def test_several_assets_of_one_trigger(server: Emulator, triggerer: Trigge
 
 
 async def test_twenty_watchers_share_one_poll(server: Emulator, triggerer: Triggerer) -> None:
-    """Twenty watchers of one folder log in once and, while nothing comes, list it once a poll."""
+    """Twenty watchers of a folder share one login and, if nothing arrives, one listing per poll."""
     states = [State() for _ in range(20)]
     for number, state in enumerate(states):
         triggerer.watch(state, subject=f"Order {number:02}", poll_interval=0.2)
@@ -495,12 +495,12 @@ async def test_twenty_watchers_share_one_poll(server: Emulator, triggerer: Trigg
 
 
 async def test_a_search_that_learns_late(server: Emulator, triggerer: Triggerer) -> None:
-    """Mail that the listing has before the search does is told of none the less."""
+    """Mail that shows up in the listing before it does in the search is still reported."""
     triggerer.watch(State(), body="invoice", lookback=2)
     triggerer.watch(State(), body="offer", lookback=2)
     await triggerer.ready()
     new = server.mailbox.deliver(body="", date=ago(seconds=-1))
-    await polls(server, 10)  # the listing's news is over
+    await polls(server, 10)  # the listing shows nothing new by then
     with server.mailbox.lock:
         server.mailbox._records[new].set("Body", "An invoice")
     await until(lambda: triggerer.events)
@@ -509,7 +509,7 @@ async def test_a_search_that_learns_late(server: Emulator, triggerer: Triggerer)
 
 
 async def test_other_mailboxes_have_polls_of_their_own(triggerer: Triggerer) -> None:
-    """Folder, connection and interval make the poll; equal ones are equal however they came."""
+    """Watchers share a poll if folder, connection and interval are equal, in any form."""
     keys = [
         event_trigger(**values).shared_stream_key()
         for values in (
@@ -529,10 +529,10 @@ async def test_other_mailboxes_have_polls_of_their_own(triggerer: Triggerer) -> 
 
 
 @pytest.mark.slow
-async def test_failures_are_borne(
+async def test_watching_survives_failures(
     server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
 ) -> None:
-    """Dead tokens, a failing proxy and a server that hangs up do not end the watching."""
+    """Expired tokens, a failing proxy and dropped connections don't stop the watching."""
     triggerer.watch(State())
     await triggerer.ready()
     ids = []
@@ -552,7 +552,7 @@ async def test_failures_are_borne(
 async def test_a_wrong_password(
     server: Emulator, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused log-in is tried again ever more slowly; once the password is right, it goes on."""
+    """A refused login is retried at growing intervals, and works once the password is right."""
     right = server.connection()
     monkeypatch.setenv(CONNECTION, json.dumps({**json.loads(right), "password": "wrong"}))
     triggerer.watch(State())
@@ -573,7 +573,7 @@ async def test_what_nobody_foresaw(
     monkeypatch: pytest.MonkeyPatch,
     logged: Callable[[], str],
 ) -> None:
-    """An unforeseen error does not end the watching, which Airflow would begin anew each second."""
+    """An unforeseen error doesn't stop the watching, which Airflow would restart every second."""
     state = State()
     asked = 0
 
@@ -598,7 +598,7 @@ async def test_what_nobody_foresaw(
 async def test_a_position_that_was_spoilt(
     server: Emulator, triggerer: Triggerer, text: str, logged: Callable[[], str]
 ) -> None:
-    """A position that someone spoilt in the asset's state is begun anew, and the log says so."""
+    """If someone broke the position in the asset's state, it starts over, and the log says so."""
     state = State()
     triggerer.watch(state)
     await triggerer.ready()
@@ -617,7 +617,7 @@ async def test_a_position_that_was_spoilt(
 async def test_a_clock_that_was_ahead(
     server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
 ) -> None:
-    """Once a clock that was years ahead is right, mail is told of again."""
+    """Once a clock that was years ahead is corrected, mail is reported again."""
     state = State()
     triggerer.watch(state)
     await triggerer.ready()
@@ -636,7 +636,7 @@ async def test_a_clock_that_was_ahead(
 async def test_a_watcher_that_takes_the_place_of_another(
     server: Emulator, triggerer: Triggerer
 ) -> None:
-    """A watcher that comes while the folder's only other one goes is served by the same poll."""
+    """A watcher that starts while the folder's only other one stops is served by the same poll."""
     first = event_trigger()
     key = first.shared_stream_key()
     raw = triggerer.streams.subscribe(trigger_id=99, trigger=first, key=key)
@@ -659,7 +659,7 @@ async def test_a_watcher_that_takes_the_place_of_another(
 async def test_a_message_without_an_id(
     server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
 ) -> None:
-    """A message that the server lists without an Id does not keep the others from being told."""
+    """A message that is listed without an Id doesn't keep the others from being reported."""
     triggerer.watch(State())
     await triggerer.ready()
     server.mailbox.deliver(fields={"Id": None}, subject="nameless")
@@ -671,10 +671,8 @@ async def test_a_message_without_an_id(
     assert "nameless" not in logged()
 
 
-async def test_a_filter_that_the_server_can_not_bear(
-    server: Emulator, triggerer: Triggerer
-) -> None:
-    """One watcher's failing search does not keep others from their mail."""
+async def test_a_filter_that_the_server_fails_on(server: Emulator, triggerer: Triggerer) -> None:
+    """If one watcher's search fails, the others still get their mail."""
 
     def fail(record: dict[str, Any]) -> None:
         context = (record["json"] or {}).get("SearchContext", {})
@@ -708,14 +706,14 @@ async def test_a_filter_that_the_server_can_not_bear(
     ],
 )
 def test_wrong_parameters(values: dict[str, Any], text: str) -> None:
-    """A wrong parameter is an error when Airflow reads the DAG file, not in the triggerer."""
+    """A wrong parameter is an error when Airflow parses the DAG file, not in the triggerer."""
     with pytest.raises(R7MailConfigError, match=text):
         event_trigger(**values).serialize()
 
 
 @pytest.mark.parametrize("kind", [R7MailMessageTrigger, R7MailMessageEventTrigger])
 def test_a_misspelt_filter(kind: type[Any]) -> None:
-    """A filter that does not exist is refused at once, as Python does."""
+    """A filter that doesn't exist is refused at once, as Python does."""
     with pytest.raises(TypeError, match="'sendr'"):
         kind(folder=24, sendr="ann@x.ru")
 
@@ -723,7 +721,7 @@ def test_a_misspelt_filter(kind: type[Any]) -> None:
 @pytest.mark.parametrize("kind", [R7MailMessageTrigger, R7MailMessageEventTrigger])
 @pytest.mark.parametrize("form", [set, iter])
 def test_labels_in_any_form(kind: type[Any], form: Callable[[Any], Any]) -> None:
-    """Labels as a set or an iterator make the same watcher each time the DAG is read."""
+    """Labels in a set or an iterator give the same watcher each time the DAG is parsed."""
     trigger = kind(folder=1, labels=form(["11", "3", "9"]))
 
     for _ in range(2):
@@ -731,7 +729,7 @@ def test_labels_in_any_form(kind: type[Any], form: Callable[[Any], Any]) -> None
 
 
 def test_it_is_the_same_after_a_restart() -> None:
-    """A trigger made anew from its serialised form is the same; to Airflow, by its hash."""
+    """A trigger recreated from its serialized form is the same, and has the same hash."""
     values: dict[str, Any] = dict.fromkeys(Filters.__annotations__, "1")
     values |= {"start": datetime(2025, 6, 1, tzinfo=UTC), "end": "2025-06-02", "was_read": True}
     trigger = event_trigger(**{**values, "labels": (1, 2)})
@@ -750,7 +748,7 @@ def test_it_is_the_same_after_a_restart() -> None:
 LOOKBACK = 100
 ARRIVALS = st.lists(
     st.tuples(
-        st.integers(0, 60),  # time until it comes
+        st.integers(0, 60),  # time until it arrives
         st.integers(-LOOKBACK, LOOKBACK - 1),  # how wrong its date is
     ),
     max_size=40,
@@ -760,7 +758,7 @@ ARRIVALS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(arrivals=ARRIVALS, limit=st.integers(1, 5), restarts=st.sets(st.integers(0, 60)))
 def test_each_message_once(arrivals: list[tuple[int, int]], limit: int, restarts: set[int]) -> None:
-    """Whatever dates within `lookback` messages have, each is told of once, over restarts."""
+    """Whatever their dates within `lookback`, messages are reported once, across restarts."""
     now = 1000
     due: dict[int, tuple[int, int]] = {}
     for number, (wait, wrong) in enumerate(arrivals):

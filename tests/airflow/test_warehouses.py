@@ -1,6 +1,4 @@
-"""The ways into warehouses: each SQL file and DAG, run with the engine that it is for."""
-
-# ruff: noqa: F401, F811 - pytest's fixtures are found by being imported, and named as parameters
+"""Loading warehouses: each SQL file and DAG, run with the engine it is for."""
 
 from __future__ import annotations
 
@@ -23,9 +21,8 @@ import psycopg
 import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
-from airflow_provider_r7mail.emulator.mailbox import INBOX, PROCESSED
-from tests.airflow.test_dags import Runner, lake, run_example
-from tests.airflow.test_refresh import DAY, JUNE, extract
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
+from tests.airflow.support import DAY, JUNE, Runner, extract
 
 pytestmark = pytest.mark.slow
 SQL = Path(__file__).parents[2] / "docs/sql"
@@ -35,7 +32,7 @@ Ask = Callable[[str], list[tuple[Any, ...]]]
 
 
 def statements(name: str, root: Path, **words: str) -> list[str]:
-    """The statements of an SQL file, for tables that lie elsewhere."""
+    """Return the statements of an SQL file, for tables in another folder."""
     text = re.sub(r"^--.*\n", "", (SQL / name).read_text(), flags=re.MULTILINE)
     for old, new in {"/data/mail": str(root), **words}.items():
         text = text.replace(old, new)
@@ -44,7 +41,7 @@ def statements(name: str, root: Path, **words: str) -> list[str]:
 
 @pytest.fixture
 def mail(server: Emulator, lake: Path) -> Path:
-    """Two days of mail, extracted; the root of the tables."""
+    """The root of the tables, with two days of extracted mail."""
     for day in (0, 1):
         server.mailbox.deliver(
             date=JUNE + day * DAY + HOUR,
@@ -61,7 +58,7 @@ def mail(server: Emulator, lake: Path) -> Path:
 
 
 def ids(server: Emulator, folder: int = INBOX) -> list[tuple[int]]:
-    """What a folder on the server has."""
+    """Return the ids of a folder on the server."""
     return [(message["Id"],) for message in server.mailbox.messages(folder)]
 
 
@@ -78,7 +75,7 @@ def duck(mail: Path) -> Iterator[Ask]:
 
 
 def test_duckdb_sees_all_tables_as_they_lie(server: Emulator, mail: Path, duck: Ask) -> None:
-    """The views have every message once, with mailbox, folder and window, and see new windows."""
+    """The views show every message once, with mailbox, folder and window, and new windows too."""
     assert duck("SELECT message_id FROM messages ORDER BY ALL") == ids(server)
     assert duck("SELECT DISTINCT mailbox, folder FROM messages") == [("user_test", INBOX)]
     assert duck(
@@ -97,7 +94,7 @@ def test_duckdb_sees_all_tables_as_they_lie(server: Emulator, mail: Path, duck: 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_duckdb_leaves_out_unfinished_windows(mail: Path, duck: Ask, table: str) -> None:
-    """A window without a manifest is not seen."""
+    """The views don't show a window without a manifest."""
     before = duck(f'SELECT DISTINCT "window" FROM {table}')
     next(mail.glob(f"{table}/*/*/window=20250601*/_manifest.json")).unlink()
 
@@ -112,7 +109,7 @@ def test_duckdb_leaves_out_unfinished_windows(mail: Path, duck: Ask, table: str)
 
 @pytest.fixture
 def clickhouse(mail: Path, tmp_path: Path) -> Iterator[Ask]:
-    """ClickHouse's own engine, in this process, with views and empty tables."""
+    """ClickHouse's engine in this process, with the views and empty tables."""
     chdb = pytest.importorskip("chdb.session", reason="`make test` installs the extra `warehouses`")
     session = chdb.Session(str(tmp_path / "clickhouse"))
     try:
@@ -138,7 +135,7 @@ def load_month(ask: Any, root: Path, month: str) -> None:
 def test_clickhouse_sees_all_tables_as_they_lie(
     server: Emulator, mail: Path, clickhouse: Ask
 ) -> None:
-    """The views have every message of a finished window once."""
+    """The views show every message of a finished window once."""
     found = clickhouse("SELECT message_id FROM mail.lake_messages ORDER BY ALL")
     labels = clickhouse(
         "SELECT DISTINCT mailbox, folder, labels FROM mail.lake_messages ORDER BY 3"
@@ -153,7 +150,7 @@ def test_clickhouse_sees_all_tables_as_they_lie(
 
 
 def test_clickhouse_replaces_a_month_whole(server: Emulator, mail: Path, clickhouse: Ask) -> None:
-    """A month loaded again is as the lake is now, in all three tables; other months stay."""
+    """Loading a month again replaces it in all three tables; other months stay."""
     server.mailbox.deliver(date=JUNE + 30 * DAY, to=["july@example.org"])
     extract(mail, JUNE + 30 * DAY)
     load_month(clickhouse, mail, "202506")
@@ -182,7 +179,7 @@ def test_clickhouse_replaces_a_month_whole(server: Emulator, mail: Path, clickho
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """A PostgreSQL server of the tests' own; its URL."""
+    """The URL of a PostgreSQL server for these tests."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = str(found[-1]) if found else shutil.which("initdb")
     if initdb is None:
@@ -191,7 +188,7 @@ def postgres() -> Iterator[str]:
     password = secrets.token_hex(16)
     (home / "password").write_text(password)
     rest: dict[str, Any] = {"cwd": home, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-    if os.getuid() == 0:  # for which it does not run
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
         rest["user"] = rest["group"] = "postgres"
         for path in (home, home / "password"):
             shutil.chown(path, "postgres", "postgres")
@@ -224,7 +221,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """The server without tables, which the connection `mail_postgres` leads to."""
+    """The server without tables, with the connection `mail_postgres`."""
     monkeypatch.setenv("AIRFLOW_CONN_MAIL_POSTGRES", postgres)
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS mail CASCADE")
@@ -238,7 +235,7 @@ def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
 
 @pytest.fixture
 def load(run_example: Runner, warehouse: Ask) -> Callable[[], Any]:
-    """Run the DAG; tell how many windows it loaded, None if it failed."""
+    """Run the DAG and return how many windows it loaded, or None if it failed."""
 
     def run() -> Any:
         result = run_example("mail_to_postgres", JUNE)
@@ -248,14 +245,14 @@ def load(run_example: Runner, warehouse: Ask) -> Callable[[], Any]:
 
 
 def stored(warehouse: Ask, columns: str = "message_id") -> list[tuple[Any, ...]]:
-    """What PostgreSQL has of the messages."""
+    """Return the messages in PostgreSQL."""
     return warehouse(f"SELECT {columns} FROM mail.messages ORDER BY message_id")
 
 
 def test_postgres_has_what_the_files_have(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any], duck: Ask
 ) -> None:
-    """All rows and values come over, and a second run finds nothing to do."""
+    """All rows and values are loaded, and a second run finds nothing to do."""
     assert (load(), load()) == (2, 0)
 
     for table, order in (("messages", 1), ("recipients", "1, 2, 3"), ("attachments", 1)):
@@ -273,7 +270,7 @@ def test_postgres_has_what_the_files_have(
 def test_postgres_follows_what_changes(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
 ) -> None:
-    """Windows that were extracted again are replaced: what was deleted goes, with all its rows."""
+    """Windows that were extracted again are replaced; deleted messages go, with all their rows."""
     load()
     gone, read, *_ = ids(server)
     server.mailbox.delete(INBOX, list(gone))
@@ -294,7 +291,7 @@ def test_postgres_follows_what_changes(
 def test_postgres_has_a_message_once(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
 ) -> None:
-    """Of a message that two windows have, what was extracted later counts, however it is loaded."""
+    """If two windows have a message, the later extract counts, whatever the order of loading."""
     server.mailbox.mark_read(INBOX, [number for (number,) in ids(server)])
     extract(mail, JUNE, JUNE + 2 * DAY)
 
@@ -308,7 +305,7 @@ def test_postgres_has_a_message_once(
 def test_postgres_takes_a_window_whole_or_not(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
 ) -> None:
-    """A load that breaks leaves the window as it was, and the next one makes it good."""
+    """A load that fails leaves the window as it was, and the next one repairs it."""
     load()
     server.mailbox.deliver(date=JUNE + 3 * HOUR)
     before = stored(warehouse)
@@ -329,7 +326,7 @@ def test_postgres_takes_a_window_whole_or_not(
 def test_postgres_takes_no_unfinished_window(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
 ) -> None:
-    """A window without a manifest is left until it has one."""
+    """A window without a manifest is not loaded until it has one."""
     [note] = mail.glob("messages/*/*/window=20250601*/_manifest.json")
     text = note.read_bytes()
     note.unlink()
@@ -343,7 +340,7 @@ def test_postgres_takes_no_unfinished_window(
 def test_postgres_takes_no_mix_of_two_extractions(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
 ) -> None:
-    """A window that is extracted again while it is read is not loaded half old, half new."""
+    """A window that is extracted again while it is loaded is never half old, half new."""
     [note] = mail.glob("messages/*/*/window=20250601*/_manifest.json")
     old = note.read_bytes()
     extract(mail, JUNE)
@@ -359,7 +356,7 @@ def test_postgres_takes_no_mix_of_two_extractions(
 def test_postgres_takes_any_text(
     server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
 ) -> None:
-    """What only PostgreSQL can't hold, or COPY has a meaning for, loses nothing else."""
+    """Text that PostgreSQL can't hold, or that means something to COPY, loses nothing else."""
     texts = ["a\0b", "\\N", "tab\tline\nend\r", "\\.", "{1,2}", "'; DROP SCHEMA mail; --", "🎉", ""]
     for number, text in enumerate(texts):
         server.mailbox.deliver(
@@ -374,7 +371,7 @@ def test_postgres_takes_any_text(
 
 
 def test_postgres_without_tables(lake: Path, warehouse: Ask, run_example: Runner) -> None:
-    """Before the first extract there is nothing to load, and that is no failure."""
+    """Before the first extract there is nothing to load, and the DAG doesn't fail."""
     run = run_example("mail_to_postgres", JUNE)
 
     assert run.states == {("load_new_windows", -1): "skipped"}
@@ -384,7 +381,7 @@ def test_postgres_without_tables(lake: Path, warehouse: Ask, run_example: Runner
 
 
 def make_view(ask: Ask, root: Path, messages: str) -> Ask:
-    """Make the view over a relation, in its schema; return the way to ask."""
+    """Create the view of a relation in its schema, and return a function to query it."""
     schema = messages.rpartition(".")[0]
     words = {"VIEW latest": f"VIEW {schema}.latest", "FROM messages": f"FROM {messages}"}
     [statement] = statements("latest_messages.sql", root, **words)
@@ -396,7 +393,7 @@ def make_view(ask: Ask, root: Path, messages: str) -> Ask:
 def test_the_view_of_latest_messages(
     server: Emulator, mail: Path, request: pytest.FixtureRequest, engine: str
 ) -> None:
-    """A message that was moved between two extracted folders is seen once, where it is now."""
+    """A message that was moved between two extracted folders shows up once, in its present one."""
     moved, *rest = [number for (number,) in ids(server)]
     server.mailbox.move(INBOX, [moved], PROCESSED)
     extract(mail, JUNE, folder=PROCESSED)

@@ -1,4 +1,4 @@
-"""The command line, as a person in a terminal meets it."""
+"""The command line, as used in a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JUNE = datetime(2025, 6, 1, tzinfo=UTC)
 def run(
     *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command, without a terminal."""
+    """Run the command without a terminal."""
     code = "import sys; from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
     return subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -40,7 +40,7 @@ def run(
 
 
 def extract(server: Emulator, output: Path, *more: str, password: str = "TestPassword") -> str:
-    """Extract June 2025 of the inbox; return what it says, or the error."""
+    """Extract June 2025 from the inbox; return the output, or the error."""
     done = run(
         "extract",
         f"--url={server.url}",
@@ -58,7 +58,7 @@ def extract(server: Emulator, output: Path, *more: str, password: str = "TestPas
 
 @pytest.mark.parametrize("command", ["emulator", "extract", "check", "demo"])
 def test_help_teaches(command: str) -> None:
-    """Each command explains itself, with an example to copy."""
+    """The help of each command has an example to copy."""
     text = " ".join(run(command, "--help").stdout.split())
 
     assert f"Usage: r7mail {command}" in text
@@ -78,7 +78,7 @@ def test_starting_is_quick() -> None:
 
 
 def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
-    """A window goes into the tables, its attachments beside them, and the numbers are told."""
+    """A window is written to the tables, with its attachments, and the numbers are printed."""
     for day in (-1, 0, 29, 30):
         server.mailbox.deliver(
             subject=f"{day}",
@@ -93,7 +93,7 @@ def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
     assert found is not None
     assert found.fetchall() == [("0",), ("29",)]
     assert [p.read_bytes() for p in files.rglob("a.txt")] == [b"hello"] * 2
-    assert "2 messages of folder 24" in said
+    assert "2 messages from folder 24" in said
     assert "2 downloaded" in said
     assert re.search(r"recipients +2 ", said)
     assert "\x1b" not in said
@@ -124,7 +124,7 @@ def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
     ],
 )
 def test_extract_teaches(server: Emulator, tmp_path: Path, more: list[str], expected: str) -> None:
-    """What is wrong is told in one line, with exit code 1, and no traceback."""
+    """An error is one line with exit code 1, without a traceback."""
     said = extract(server, tmp_path / "out", *more)
 
     assert said.startswith("1: Error: ")
@@ -133,7 +133,7 @@ def test_extract_teaches(server: Emulator, tmp_path: Path, more: list[str], expe
 
 
 def test_a_wrong_password_is_tried_once(server: Emulator, tmp_path: Path) -> None:
-    """A refused log-in is an error, and is not hammered."""
+    """A refused login is an error, and is not retried."""
     said = extract(server, tmp_path, password="wrong")
 
     assert said.startswith("1: Error: ")
@@ -141,7 +141,7 @@ def test_a_wrong_password_is_tried_once(server: Emulator, tmp_path: Path) -> Non
 
 
 def test_extract_needs_a_password() -> None:
-    """Without a password and a terminal to ask at, it says where to put it."""
+    """Without a password or a terminal to ask for it, the error says where to set it."""
     done = run(
         *("extract", "--url=http://127.0.0.1:1", "--login=a", "--folder=1"),
         *("--start=2025-06-01", "--end=2025-06-02", "--output=/tmp/x"),
@@ -153,7 +153,7 @@ def test_extract_needs_a_password() -> None:
 
 
 def test_demo(tmp_path: Path) -> None:
-    """The demo runs three DAGs in Airflow, shows what they wrote, and leaves a way to go on."""
+    """The demo runs three DAGs in Airflow, shows what they wrote, and what to try next."""
     done = run("demo", f"--dir={tmp_path / 'demo'}")
 
     assert done.returncode == 0, done.stderr
@@ -165,8 +165,8 @@ def test_demo(tmp_path: Path) -> None:
     assert found.fetchall() == [(rows,)]
     assert rows > 500
     assert "price_lists 1 12 " in said
-    assert "marked read and moved to folder processed" in said
-    assert "Top senders, by DuckDB" in said
+    assert "marked as read and moved to folder processed" in said
+    assert "Top senders (DuckDB)" in said
     [command] = re.findall(r"^  (.*python -c .*)$", done.stdout, re.MULTILINE)
     shown = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert "from_address" in shown.stdout, shown.stderr
@@ -179,7 +179,7 @@ def test_demo(tmp_path: Path) -> None:
 
 
 def test_demo_keeps_off_other_files(tmp_path: Path) -> None:
-    """A folder with something else in it is not touched."""
+    """A directory with other files is not touched."""
     (tmp_path / "mine.txt").write_text("x")
 
     done = run("demo", f"--dir={tmp_path}")
@@ -194,7 +194,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C in the middle of the demo ends Airflow as well."""
-    # A shell starts what it runs in the background with Ctrl-C ignored, CI perhaps too.
+    # Shells, and perhaps CI, start background processes with SIGINT ignored.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
@@ -213,7 +213,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
         process.wait(20)
 
     assert process.returncode != 0
-    until = time.monotonic() + 10  # what has ended stays to be seen until init has taken note
+    until = time.monotonic() + 10  # an ended process stays visible until init reaps it
     while any(Path(f"/proc/{child}").exists() for child in found):
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -91,7 +91,7 @@ CALLS: list[tuple[str, Call[Any], str]] = [
 
 @pytest.mark.parametrize(("name", "call", "path"), CALLS, ids=[name for name, *_ in CALLS])
 def test_requests_are_those_of_the_manual(name: str, call: Call[Any], path: str) -> None:
-    """Each request has the names, values and types of the manual's example, and no others."""
+    """Each request has exactly the names, values and types of the manual's example."""
     expected = _sample(f"{name}.request.json")
     sent = json.loads(request_options(call, "token")["content"])
 
@@ -101,7 +101,7 @@ def test_requests_are_those_of_the_manual(name: str, call: Call[Any], path: str)
 
 
 def test_an_attachment_is_asked_for_as_in_the_manual() -> None:
-    """The request for a file is the manual's example, to the letter (R9: `Id`)."""
+    """The request for a file is exactly the manual's example (R9: `Id`)."""
     call = calls.download_attachment(24, 884, "invite.ics")
     url = request_options(call, "token")["url"]
 
@@ -110,14 +110,14 @@ def test_an_attachment_is_asked_for_as_in_the_manual() -> None:
 
 
 def test_every_request_of_the_manual_is_made() -> None:
-    """No request of the manual is left out."""
+    """Every request of the manual is covered."""
     made = {name for name, *_ in CALLS}
 
     assert {file.name.split(".request")[0] for file in SAMPLES.glob("*.request.json")} == made
 
 
 def test_headers_are_those_of_the_manual() -> None:
-    """Each call carries JSON's type and the bare token, without `Bearer`; Login has no token."""
+    """Each call has the JSON content type and the token without `Bearer`; Login has no token."""
     login = request_options(calls.log_in("l", "p"), "token")["headers"]
     deleting = request_options(calls.delete_messages(1, [2]), "token")["headers"]
 
@@ -126,14 +126,14 @@ def test_headers_are_those_of_the_manual() -> None:
 
 
 def test_only_send_must_not_be_repeated() -> None:
-    """Everything but Send may be repeated without harm (R23)."""
+    """Every call except Send is safe to repeat (R23)."""
     each = [call for _, call, _ in CALLS] + [calls.download_attachment(1, 2, "x")]
 
     assert [call.path for call in each if not call.repeatable] == ["/api/v1/email/Send"]
 
 
 def test_without_a_draft_id_send_has_zero() -> None:
-    """I send without a draft, whose id the API requires: 0 stands for none (R10)."""
+    """I can send without a draft, although the API requires its id: 0 is sent instead (R10)."""
     call = calls.send_message(subject="s", text="t", html="h", to="a@example.org")
     body = call.body or {}
 
@@ -142,7 +142,7 @@ def test_without_a_draft_id_send_has_zero() -> None:
 
 
 def test_one_address_is_one_recipient() -> None:
-    """One address given as text is that address, and not a recipient a letter (R8)."""
+    """A single address given as text is one recipient, not one per letter (R8)."""
     call = calls.send_message(
         subject="", text="", html="", to="a@b.org", cc="c@d.org", bcc="e@f.org"
     )
@@ -152,7 +152,7 @@ def test_one_address_is_one_recipient() -> None:
 
 
 def test_a_filter_may_hold_any_text() -> None:
-    """A lone surrogate in a filter is sent, as JSON can hold it (R21)."""
+    """A lone surrogate in a filter is sent as a JSON escape (R21)."""
     call = _list(MessageFilter(subject="\ud83d\0"), size=1)
     sent = json.loads(request_options(call, None)["content"])
 
@@ -178,7 +178,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_file_name_is_asked_for_exactly(name: str) -> None:
-    """A file of any name is asked for by exactly that name (R19)."""
+    """A file is requested by exactly its name, whatever the name is (R19)."""
     call = calls.download_attachment(24, 884, name)
     url = httpx.Client(base_url="http://mail.example.org").build_request(
         "GET", f"{call.path}?{call.query}"
@@ -192,7 +192,7 @@ def test_a_file_name_is_asked_for_exactly(name: str) -> None:
 
 
 def test_half_a_surrogate_pair_is_a_clear_error() -> None:
-    """A file whose name no URL can carry is an error that says so, before anything is sent."""
+    """A file name that can't be in a URL is a clear error before anything is sent."""
     with pytest.raises(R7MailConfigError, match="half of a surrogate pair") as caught:
         calls.download_attachment(24, 884, "half \ud83d.pdf")
 
@@ -200,7 +200,7 @@ def test_half_a_surrogate_pair_is_a_clear_error() -> None:
 
 
 def test_a_call_does_not_show_what_it_carries() -> None:
-    """A call in a log or a traceback shows no password, mail or file name."""
+    """A call in a log or traceback shows no password, mail or file name."""
     carrying = [calls.log_in("anna", "pa55"), SEND, calls.download_attachment(1, 2, "salary.xlsx")]
     shown = " ".join(repr(call) for call in carrying)
 
@@ -210,7 +210,7 @@ def test_a_call_does_not_show_what_it_carries() -> None:
 
 
 def test_the_answers_of_the_manual_are_read() -> None:
-    """Each answer in the manual is read whole."""
+    """Each response in the manual is read completely."""
     read = (SAMPLES / "messages.read-status.response.json").read_bytes()
     page = calls.parse_page(read)
     found = calls.parse_page((SAMPLES / "messages.filter.response.json").read_bytes())
@@ -261,7 +261,7 @@ def _login_answer(**data: object) -> bytes:
     ],
 )
 def test_a_login_without_a_token_is_refused(body: bytes) -> None:
-    """An answer of 200 that has no token, or another State, is a refused login (R14)."""
+    """A 200 without a token, or with another State, is a refused login (R14)."""
     with pytest.raises(AnswerError) as caught:
         calls.parse_token(body)
 
@@ -270,7 +270,7 @@ def test_a_login_without_a_token_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("answer", [{}, {"State": None}, {"ExpiredAt": "2001-01-01"}])
 def test_a_token_is_a_token(answer: Mapping[str, object]) -> None:
-    """A token is taken whatever else the answer has or lacks (R12, R20)."""
+    """The token is read whatever else the response contains or lacks (R12, R20)."""
     body = json.loads(_login_answer(Tokens={"AuthToken": "t"}))
     body["Response"]["Data"] |= answer
 
@@ -279,8 +279,8 @@ def test_a_token_is_a_token(answer: Mapping[str, object]) -> None:
 
 @pytest.mark.parametrize("token", ["a\nb", "a\0", "токен", "half \ud83d"])
 def test_a_token_that_no_header_can_hold_is_not_shown(token: str) -> None:
-    """A broken token is an error that does not quote it."""
-    with pytest.raises(AnswerError, match="no text that a header can hold") as caught:
+    """An invalid token is an error that doesn't quote it."""
+    with pytest.raises(AnswerError, match="characters that a header can't") as caught:
         calls.parse_token(_login_answer(Tokens={"AuthToken": token}))
 
     assert token not in str(caught.value)
@@ -290,7 +290,7 @@ def test_a_token_that_no_header_can_hold_is_not_shown(token: str) -> None:
     "body", [b"false", b"null", b'"true"', b"1", b"[true]", b"{}", b'{"Response": true}']
 )
 def test_anything_but_true_is_a_failure(body: bytes) -> None:
-    """An action is done when the server says `true`, and nothing else will do (R15)."""
+    """An action has succeeded only if the server says `true` (R15)."""
     with pytest.raises(AnswerError) as caught:
         calls.parse_true(body)
 
@@ -311,7 +311,7 @@ def test_anything_but_true_is_a_failure(body: bytes) -> None:
     ids=lambda item: repr(item)[:20],
 )
 def test_what_is_no_json_is_an_error(body: bytes, error: type[R7MailRequestError]) -> None:
-    """An answer that breaks off is told from a proxy's page with status 200 (R16)."""
+    """A truncated response is distinguished from a proxy's page with status 200 (R16)."""
     for parse in (calls.parse_token, calls.parse_page, calls.parse_message, calls.parse_true):
         with pytest.raises(AnswerError) as caught:
             parse(body)
@@ -334,7 +334,7 @@ def test_what_is_no_json_is_an_error(body: bytes, error: type[R7MailRequestError
     ],
 )
 def test_what_is_no_listing_is_an_error(body: bytes) -> None:
-    """An answer that is no listing of messages is never taken for an empty one."""
+    """A response that is not a listing is never taken for an empty one."""
     with pytest.raises(AnswerError) as caught:
         calls.parse_page(body)
 
@@ -342,7 +342,7 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
 
 
 def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
-    """A message without a readable Id keeps its place in the listing, and the others are read."""
+    """A message without a readable Id counts for paging, and the others are read."""
     dates = [f"2025-06-27T04:21:5{second}Z" for second in range(3)]
     named: list[dict[str, object]] = [{"Id": 1}, {"Subject": "x"}, {"Id": "7a"}]
     rows = [{**row, "Date": date} for row, date in zip(named, dates, strict=True)]
@@ -359,14 +359,14 @@ def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
     [("5", 5), ("null", None), ('"5"', None), ("true", None), ("1.5", None)],
 )
 def test_count_is_a_number_or_unknown(count: str, expected: int | None) -> None:
-    """`Count` is a number, or not known (R2, R20)."""
+    """`Count` is a number, or unknown (R2, R20)."""
     assert calls.parse_page(b'{"Items": null, "Count": %b}' % count.encode()).count == expected
     assert calls.parse_page(b'\xef\xbb\xbf{"Items": []}').count is None
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"true", b"{}", b'{"Id": null}'])
 def test_what_is_no_sent_message_is_an_error(body: bytes) -> None:
-    """Send's answer must be a message: with anything else I can't know what happened."""
+    """Send's response must be a message: otherwise I can't know what happened."""
     with pytest.raises(AnswerError) as caught:
         calls.parse_message(body)
 
@@ -379,31 +379,31 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 @pytest.mark.parametrize(
     ("status", "headers", "error", "reason"),
     [
-        (204, {}, R7MailResponseError, "a status that the API does not have"),
+        (204, {}, R7MailResponseError, "a status that the API does not define"),
         (302, {"Location": "/sign-in"}, R7MailProxyError, "something in front"),
         (400, {}, R7MailServerError, "refused the request"),
         (401, {}, R7MailAuthError, "not authorised"),
         (401, HTML, R7MailAuthError, "not authorised"),
         (403, {}, R7MailServerError, "refused the request"),
         (403, HTML, R7MailProxyError, "something in front"),
-        (404, {}, R7MailServerError, "no such call"),
+        (404, {}, R7MailServerError, "no such endpoint"),
         (404, HTML, R7MailProxyError, "something in front"),
         (405, {}, R7MailServerError, "the method is not allowed"),
         (406, {}, R7MailServerError, "not acceptable"),
-        (407, {}, R7MailProxyError, "the proxy asks for a login"),
+        (407, {}, R7MailProxyError, "the proxy requires a login"),
         (429, {}, R7MailProxyError, "too many requests"),
         (500, {}, R7MailServerError, "the server failed"),
         (500, HTML, R7MailServerError, "the server failed"),
         (501, {}, R7MailServerError, "the server failed"),
-        (502, HTML, R7MailProxyError, "could not get an answer"),
-        (503, {}, R7MailProxyError, "could not get an answer"),
-        (504, {}, R7MailProxyError, "could not get an answer"),
+        (502, HTML, R7MailProxyError, "could not get a response"),
+        (503, {}, R7MailProxyError, "could not get a response"),
+        (504, {}, R7MailProxyError, "could not get a response"),
     ],
 )
 def test_statuses_have_meanings(
     status: int, headers: dict[str, str], error: type[R7MailRequestError], reason: str
 ) -> None:
-    """Each status is told by who gave it, and each error says what to do (R16)."""
+    """Each status is attributed to its source, and each error says what to do (R16)."""
     failure = calls.failure(calls.delete_messages(24, [1]), status, httpx.Headers(headers), 2)
 
     assert type(failure) is error
@@ -413,12 +413,12 @@ def test_statuses_have_meanings(
 
 
 def test_200_is_no_failure() -> None:
-    """200 is success, and only 200."""
+    """Only 200 means success."""
     assert calls.failure(calls.delete_messages(24, [1]), 200, httpx.Headers(), 1) is None
 
 
 def test_500_refuses_a_login_until_the_password_has_worked() -> None:
-    """A 500 to the first login may mean a wrong password (R14); once it has worked, it does not."""
+    """A 500 to the first login may mean a wrong password (R14), but not once it has worked."""
     first = calls.failure(calls.log_in("l", "p"), 500, httpx.Headers(), 1)
     later = calls.failure(calls.log_in("l", "p", proven=True), 500, httpx.Headers(), 1)
 
@@ -456,12 +456,12 @@ def _wait(value: str | None) -> float | None:
     ids=lambda item: ascii(item)[:20],
 )
 def test_retry_after_is_read(value: str | None, expected: float | None) -> None:
-    """`Retry-After` may be seconds, a date or nonsense, which is as good as none (R16)."""
+    """`Retry-After` may be seconds or a date; anything else is ignored (R16)."""
     assert _wait(value) == expected
 
 
 def test_retry_after_may_be_a_date() -> None:
-    """A proxy that names the moment is asked again then (R16)."""
+    """If a proxy gives a date, the call is retried at that time (R16)."""
     moment = datetime.now(UTC) + timedelta(seconds=100)
     wait = _wait(format_datetime(moment, usegmt=True))
 
@@ -470,9 +470,9 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 def test_a_long_rest_is_told() -> None:
-    """A proxy that asks for hours is not waited for: the error says how long it asks for."""
+    """If a proxy asks to wait for hours, the call fails, and the error says how long."""
     headers = httpx.Headers({"Retry-After": "7200"})
     failure = calls.failure(calls.delete_messages(24, [1]), 503, headers, 1)
 
     assert failure is not None
-    assert "It asks for 7200 s of rest" in failure.hint
+    assert "Retry-After asks to wait 7200 s" in failure.hint

@@ -1,10 +1,11 @@
-"""`r7mail check`: it names what a server does, claims nothing else, and puts back what it moves."""
+"""`r7mail check`: names what a server does, claims nothing else, and restores what it moves."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,21 +18,16 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_r7mail.client.check import survey
-from airflow_provider_r7mail.client.check.evidence import (
+from airflow_provider_r7mail.client.check import Report, check_server, inquiry
+from airflow_provider_r7mail.client.check.inquiry import MAX_REQUESTS, MAX_WRITE_REQUESTS
+from airflow_provider_r7mail.client.check.questions.bounds import (
     ALL_BOUNDS,
     Bounds,
     best_probe,
-    expiry_of,
     probes_of,
-    ties_of,
 )
-from airflow_provider_r7mail.client.check.survey import (
-    MAX_REQUESTS,
-    MAX_WRITE_REQUESTS,
-    Report,
-    check_server,
-)
+from airflow_provider_r7mail.client.check.questions.ties import ties_of
+from airflow_provider_r7mail.client.check.questions.tokens import expiry_of
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.emulator import MISSING, Attachment, Emulator, Fault, Mailbox, Readings
@@ -46,11 +42,11 @@ from airflow_provider_r7mail.operators import R7MailCheckOperator
 INBOX, PROCESSED = 24, 15
 JUNE = datetime(2025, 6, 1, 8, tzinfo=UTC)
 SECRET = "Зарплата-43"
-"""Stands in all that a mail has: must not be in a report."""
+"""In every field of the mail here: must not show up in a report."""
 
 
 def fill(mailbox: Mailbox, count: int = 120) -> None:
-    """Mail as a folder has it: files, labels, ties, no dates, fractions of seconds."""
+    """Fill a folder: attachments, labels, ties, missing dates, fractions of seconds."""
     for number in range(count):
         date = JUNE + timedelta(minutes=7 * number)
         if number % 3 == 1:
@@ -93,7 +89,7 @@ def run(server: Emulator, **options: Any) -> Report:
 
 
 def claims(report: Report) -> dict[str, Any]:
-    """All the readings that a report names."""
+    """Return all readings that a report names."""
     return {f.key: f.reading for f in report.findings if f.level != "unknown"}
 
 
@@ -111,7 +107,7 @@ def calls_of(server: Emulator, act: Callable[[dict[str, Any]], None]) -> Iterato
 
 
 class TestReadings:
-    """Every reading that the emulator can be set to is named."""
+    """The check names every reading that the emulator can be set to."""
 
     @pytest.mark.parametrize(
         ("setting", "key", "named"),
@@ -182,7 +178,7 @@ class TestReadings:
     def test_it_is_named_by_writing(
         self, server: Emulator, setting: dict[str, Any], key: str
     ) -> None:
-        """With a folder to write to, it is told how refused actions are answered (R15, R23)."""
+        """With a folder to write to, it reports how refused actions are answered (R15, R23)."""
         fill(server.mailbox)
         server.readings = Readings(**setting)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
@@ -194,7 +190,7 @@ class TestReadings:
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
     def test_latency(self, server: Emulator) -> None:
-        """How long pages take is told, by size; several at once are worth it when they wait."""
+        """Page times are reported by size, and concurrency is suggested if requests wait."""
         fill(server.mailbox)
         server.readings = Readings(latency_seconds=0.03)
 
@@ -206,7 +202,7 @@ class TestReadings:
 
     @pytest.mark.parametrize("reading", ["401", "500", "null_response", "no_token", "state"])
     def test_no_wrong_password_is_tried(self, server: Emulator, reading: Any) -> None:
-        """How a refused login looks is left open: trying a wrong password may lock it (R14)."""
+        """A rejected login is never tried: a wrong password could lock the account (R14)."""
         fill(server.mailbox, 3)
         server.readings = Readings(login_refusal=reading)
 
@@ -214,7 +210,7 @@ class TestReadings:
         assert all(call["status"] == 200 for call in server.requests if "Login" in call["path"])
 
     def test_all_settings_are_covered(self) -> None:
-        """A reading that is added to the emulator is named here too, or it is said why not."""
+        """A reading that is added to the emulator is tested here, too, or listed as not visible."""
         marks = [
             mark
             for name in ("test_it_is_named", "test_it_is_named_by_writing")
@@ -222,13 +218,13 @@ class TestReadings:
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
         elsewhere = {"latency_seconds", "login_refusal"}
-        # Not to be seen by reading: what becomes of sent mail, and of a header that is never sent.
+        # Not visible by reading: what happens to sent mail, and to a header that is never sent.
         beyond = {"sent_delay_seconds", "strip_hidden", "token_header_strict"}
 
         assert {field.name for field in fields(Readings)} == named | elsewhere | beyond
 
     def test_all_at_once(self, server: Emulator) -> None:
-        """Unfriendly readings do not hide each other."""
+        """Unusual readings do not hide each other."""
         fill(server.mailbox, 40)
         server.readings = Readings(
             sort_one="descending",
@@ -260,7 +256,7 @@ class TestReadings:
     def test_bounds(
         self, server: Emulator, start: bool, end: bool, precision: Any, fraction: int
     ) -> None:
-        """Whatever the dates are like, nothing wrong is said of bounds, and most is found (R4)."""
+        """Whatever the dates are, nothing wrong is said about bounds, and most is found (R4)."""
         for number in range(5):
             date = JUNE + timedelta(minutes=number, microseconds=fraction)
             server.mailbox.deliver(date=date)
@@ -282,7 +278,7 @@ class TestCareful:
     """Nothing is claimed that has not been seen."""
 
     def test_an_empty_folder(self, server: Emulator) -> None:
-        """Of an empty folder nothing is claimed that needs mail."""
+        """Nothing that needs mail is claimed about an empty folder."""
         report = run(server)
 
         assert set(claims(report)) == {
@@ -298,7 +294,7 @@ class TestCareful:
         assert report.page_size == 200
 
     def test_the_first_mail_arrives_meanwhile(self, server: Emulator) -> None:
-        """A folder that is empty at first breaks nothing (R6)."""
+        """A folder that is empty at first is checked without an error (R6)."""
 
         def deliver(record: dict[str, Any]) -> None:
             if record["json"]["offset"] == 0 and record["json"]["size"] == 10:
@@ -309,7 +305,7 @@ class TestCareful:
 
     @pytest.mark.parametrize("readings", [Readings(), Readings(ignore_offset=True)])
     def test_one_message(self, server: Emulator, readings: Readings) -> None:
-        """One message tells nothing of order, counts, caps, offsets or ties."""
+        """One message says nothing about order, counts, page limits, offsets or ties."""
         server.mailbox.deliver(date=JUNE)
         server.readings = readings
 
@@ -319,7 +315,7 @@ class TestCareful:
         assert found["start_inclusive"] is True
 
     def test_ties_only(self, server: Emulator) -> None:
-        """Where all messages have one Date, no order is claimed, and theirs is found (R1, R5)."""
+        """If all messages have the same Date, only the order of ties is claimed (R1, R5)."""
         for _ in range(8):
             server.mailbox.deliver(date=JUNE)
         server.readings = Readings(ties="random")
@@ -336,7 +332,7 @@ class TestCareful:
     def test_two_tied_messages_need_many_looks(
         self, server: Emulator, ties: Any, named: str
     ) -> None:
-        """Two messages stand in the same order half of the time by chance: it looks often (R5)."""
+        """Two messages are in the same order by chance half of the time: it looks often (R5)."""
         for day in (0, 0, 1):
             server.mailbox.deliver(date=JUNE + timedelta(days=day))
         server.readings = Readings(ties=ties)
@@ -344,7 +340,7 @@ class TestCareful:
         assert run(server)["ties"].reading == named
 
     def test_few_looks_at_ties_tell_nothing(self) -> None:
-        """An order that chance may have made is not named (R5)."""
+        """An order that may be chance is not named (R5)."""
         assert ties_of([[1, 2]] * 5) is None
         assert ties_of([[1, 2, 3]] * 3) is None
         assert ties_of([[1, 2, 3], [3, 2, 1]]) is None
@@ -352,7 +348,7 @@ class TestCareful:
 
     @pytest.mark.parametrize("truth", ALL_BOUNDS, ids=str)
     def test_questions_about_bounds_never_mislead(self, truth: Bounds) -> None:
-        """The questions never rule out the truth, whatever the message's date (R4)."""
+        """The probes never rule out the truth, whatever the message's date (R4)."""
         for date in (0, 500_000, 382_021, 999_999, -1, 1):
             alive, probes = list(ALL_BOUNDS), list(probes_of(1, date))
             while (probe := best_probe(probes, alive)) is not None:
@@ -368,7 +364,7 @@ class TestCareful:
     def test_mail_arrives_meanwhile(
         self, server: Emulator, order: Any, count: Any, age: int, filled: int
     ) -> None:
-        """With mail arriving at each request nothing wrong is claimed (R6)."""
+        """If mail arrives at every request, nothing wrong is claimed (R6)."""
         fill(server.mailbox, filled)
         server.readings = Readings(sort_one=order, count=count)
         date = JUNE + timedelta(days=200 - age)
@@ -390,7 +386,7 @@ class TestCareful:
     def test_mail_goes_meanwhile(
         self, server: Emulator, order: Any, count: Any, first: bool
     ) -> None:
-        """With mail deleted at each request nothing wrong is claimed either (R6)."""
+        """If mail is deleted at every request, nothing wrong is claimed either (R6)."""
         fill(server.mailbox, 40)
         server.readings = Readings(sort_one=order, count=count)
 
@@ -412,7 +408,7 @@ class TestCareful:
 
     @pytest.mark.parametrize("seed", range(24))
     def test_any_server_and_mailbox(self, server: Emulator, seed: int) -> None:
-        """Whatever server, mailbox and other people do, nothing wrong is claimed (R1 to R6)."""
+        """Whatever the server, the mailbox and others do, nothing wrong is claimed (R1 to R6)."""
         dice = random.Random(seed)
         mailbox, seconds = server.mailbox, 0.0
         for _ in range(dice.choice([0, 1, 2, 3, 8, 30, 130])):
@@ -442,7 +438,7 @@ class TestCareful:
         with calls_of(server, live):
             found = claims(run(server))
 
-        # What is right as well: no cap was met, and whole milliseconds tell nothing finer.
+        # Also right: no limit was reached, and whole milliseconds show nothing finer.
         vague = {"page_cap": "none seen", "precision": "millisecond or finer"}
         if setting["ties"] != "stable":
             vague["ties"] = "changes"
@@ -452,7 +448,7 @@ class TestCareful:
         assert found.get("offset", "works") == "works"
 
     def test_a_huge_folder(self) -> None:
-        """A folder of 60,000 messages takes no more requests, and no page too large for it."""
+        """A folder of 60,000 messages takes no more requests, and no page is too large for it."""
         mailbox = Mailbox.synthetic(60_000, ties=3)
         with Emulator(mailbox) as server:
             server.readings = Readings(page_cap=500, ties="reversed")
@@ -464,7 +460,7 @@ class TestCareful:
         assert found["start_inclusive"] is True
 
     def test_long_messages_are_not_asked_for_in_large_pages(self, server: Emulator) -> None:
-        """Where messages are long, pages are kept small: the server has other work to do."""
+        """If messages are long, pages stay small: the server has other work to do."""
         for number in range(60):
             server.mailbox.deliver(date=JUNE + timedelta(hours=number), body="x" * 100_000)
 
@@ -476,8 +472,8 @@ class TestCareful:
     def test_it_gives_up_when_it_has_asked_enough(
         self, server: Emulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """At the limit of requests the rest is left open, and the report is made."""
-        monkeypatch.setattr(survey, "MAX_REQUESTS", 9)
+        """At the limit of requests, the rest is left open, and there is still a report."""
+        monkeypatch.setattr(inquiry, "MAX_REQUESTS", 9)
         fill(server.mailbox)
 
         report = run(server)
@@ -500,7 +496,7 @@ class TestCareful:
         ],
     )
     def test_token_life(self, text: object, reading: str) -> None:
-        """What the login says of the token's life is read as it stands (R12)."""
+        """The token's lifetime is read as the login response states it (R12)."""
         assert expiry_of({"ExpiredAt": text}, JUNE)[1] == reading
 
 
@@ -509,7 +505,7 @@ def void(_: object) -> None:
 
 
 class TestOutside:
-    """A server that does what the contract rules out is said to."""
+    """A server that violates the contract is reported."""
 
     @pytest.mark.parametrize(
         ("answer", "key"),
@@ -530,7 +526,7 @@ class TestOutside:
         ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_it_is_told(self, server: Emulator, answer: object, key: str) -> None:
-        """An answer against the contract is told as such."""
+        """A response that violates the contract is reported."""
         server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
 
         report = run(server)
@@ -539,13 +535,13 @@ class TestOutside:
         assert report.result == "outside the contract"
 
     def test_bounds_of_another_zone(self, server: Emulator) -> None:
-        """A server that takes the bounds for another zone's is outside the contract (R4)."""
+        """A server that takes the bounds for another time zone violates the contract (R4)."""
         fill(server.mailbox, 2)
         true_dates = {m["Id"]: m["Date"] for m in server.mailbox.messages(INBOX)}
         for number, shown in true_dates.items():
             with server.mailbox.lock:
                 record = next(r for r in server.mailbox.contents(INBOX).records if r.id == number)
-                # Shown three hours later than it is looked for.
+                # Shown three hours later than it is searched for.
                 later = datetime.fromisoformat(shown) + timedelta(hours=3)
                 record.set("Date", later.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
@@ -568,7 +564,7 @@ class TestOutside:
         ],
     )
     def test_hostile_items(self, server: Emulator, items: object) -> None:
-        """Items that are no messages are told of, and break nothing (R20)."""
+        """Items that are not messages are reported, and cause no error (R20)."""
         answer = {"Count": 10**30, "Items": items, "\x1b[31m": "[bold]"}
         server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
 
@@ -603,8 +599,15 @@ class TestOutside:
             assert report[key].reading == [field]
             assert f"{field} (in some)" in report[key].says
 
+    def test_messages_of_other_folders(self, server: Emulator) -> None:
+        """Messages of other folders in a listing are a warning (R32)."""
+        answer = {"FolderId": 24, "Items": [{"Id": 1, "FolderId": 7}]}
+        server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
+
+        assert run(server)["other_folders"].reading is True
+
     def test_files_named_in_some_listings_only(self, server: Emulator) -> None:
-        """One message whose files are not named is enough for a warning (R17)."""
+        """One message whose attachments are not named is enough for a warning (R17)."""
         fill(server.mailbox, 6)
         server.mailbox.deliver(date=JUNE, fields={"HasAttachments": True, "Attachments": None})
 
@@ -626,7 +629,7 @@ class TestOutside:
             assert run(server)["labels"].reading == "finds nothing"
 
     def test_a_missing_folder_that_looks_empty(self, server: Emulator) -> None:
-        """That a wrong folder id looks like an empty folder is worth knowing (R16)."""
+        """It is worth knowing that a wrong folder id looks like an empty folder (R16)."""
         fill(server.mailbox)
 
         def answer(record: dict[str, Any]) -> None:
@@ -638,7 +641,7 @@ class TestOutside:
             assert run(server)["missing_folder"].level == "note"
 
     def test_bounds_finer_than_the_manuals_are_refused(self, server: Emulator) -> None:
-        """A server that takes no microseconds is asked without; that is no failure (R4)."""
+        """If the server rejects microseconds, they are not sent; that is no failure (R4)."""
         fill(server.mailbox)
 
         def refuse(record: dict[str, Any]) -> None:
@@ -655,22 +658,22 @@ class TestOutside:
 
 
 class TestFailures:
-    """Servers that fail on the way."""
+    """Servers that fail during the check."""
 
     def test_a_wrong_password(self, server: Emulator) -> None:
-        """A refused login ends the check, and is tried once."""
+        """A rejected login ends the check, and is tried only once."""
         with pytest.raises(R7MailAuthError):
             run(server, password="wrong")
 
         assert server.logins == 1
 
     def test_a_folder_that_cannot_be_read(self, server: Emulator) -> None:
-        """Without a folder there is nothing to check."""
+        """Without a folder, there is nothing to check."""
         with pytest.raises(Exception, match="Messages: the server failed"):
             run(server, folder=77)
 
     def test_another_server(self, server: Emulator) -> None:
-        """HTML where JSON is due ends the check."""
+        """HTML instead of JSON ends the check."""
         server.faults.append(Fault(body="<html>", status=200, times=None))
 
         with pytest.raises(R7MailProxyError):
@@ -694,7 +697,7 @@ class TestFailures:
     )
     @pytest.mark.parametrize("skip", [1, 4, 9, 14])
     def test_a_request_that_fails(self, server: Emulator, fault: Fault, skip: int) -> None:
-        """A failure on the way is counted and warned of; what was asked is asked again (R16)."""
+        """A failed request is counted and reported as a warning, and retried (R16)."""
         fill(server.mailbox)
         fault = Fault(**{**vars(fault), "skip": skip, "path": "Messages"})
         server.faults.append(fault)
@@ -706,7 +709,7 @@ class TestFailures:
         assert report["start_inclusive"].reading is True
 
     def test_one_part_fails_for_good(self, server: Emulator) -> None:
-        """What can't be asked is left open, with the reason; the rest is found (R16)."""
+        """What can't be requested is left open, with the reason; the rest is found (R16)."""
         fill(server.mailbox)
         server.faults.append(Fault(path="Messages", status=503, skip=2, times=None))
 
@@ -717,7 +720,7 @@ class TestFailures:
         assert report["wrong_path"].reading == "404, json"
 
     def test_a_server_that_can_take_one_request_at_a_time(self, server: Emulator) -> None:
-        """Where requests at once are refused, fewer are suggested (R16)."""
+        """If concurrent requests are refused, fewer are suggested (R16)."""
         fill(server.mailbox)
         server.readings = Readings(latency_seconds=0.02)
         running = 0
@@ -725,7 +728,7 @@ class TestFailures:
         def begin(_: object) -> None:
             nonlocal running
             running += 1
-            # The burst begins when nothing else is to be asked any more.
+            # Concurrent requests come last.
             if len(server.requests) > 30:
                 server.faults.append(Fault(path="Messages", status=429))
 
@@ -736,19 +739,19 @@ class TestFailures:
         assert "429" in report["failures"].says
 
     def test_an_answer_without_end(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer that does not end is broken off."""
-        monkeypatch.setattr(survey, "MAX_ANSWER_BYTES", 5_000)
+        """A response that does not end is cut off."""
+        monkeypatch.setattr(inquiry, "MAX_ANSWER_BYTES", 5_000)
         fill(server.mailbox)
 
-        with pytest.raises(Exception, match="an answer without end"):
+        with pytest.raises(Exception, match="the response does not end"):
             run(server)
 
 
 class TestWriting:
-    """What `--write` does to a mailbox: nothing, in the end."""
+    """After `--write`, the mailbox is as it was."""
 
     def test_never_by_default(self, server: Emulator) -> None:
-        """Without being told to, nothing is written."""
+        """Nothing is written unless requested."""
         fill(server.mailbox)
         report = run(server)
 
@@ -757,7 +760,7 @@ class TestWriting:
         assert "restored" not in {finding.key for finding in report.findings}
 
     def test_all_is_put_back(self, server: Emulator) -> None:
-        """Marks and moves are tried, seen in the listings, and undone (R15)."""
+        """Marks and moves are tried, verified in the listings, and undone (R15)."""
         fill(server.mailbox)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
 
@@ -776,7 +779,7 @@ class TestWriting:
     def test_put_back_whatever_fails(
         self, server: Emulator, path: str, times: int, after_acting: bool, skip: int
     ) -> None:
-        """Whichever step fails, before or after it has acted, the message is put back (R23)."""
+        """Whichever step fails, before or after it took effect, the message is restored (R23)."""
         fill(server.mailbox)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
         armed = False
@@ -797,7 +800,7 @@ class TestWriting:
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
     def test_it_says_plainly_that_it_could_not_put_back(self, server: Emulator) -> None:
-        """If the message can't be put back, it is told which it is, and how it was."""
+        """If the message can't be restored, the report says which one it is, and how it was."""
         fill(server.mailbox)
         server.faults.append(Fault(path="MoveMessage", skip=2, status=403, times=None))
 
@@ -811,7 +814,7 @@ class TestWriting:
         assert "was in folder 24, read and not important" in finding.says
 
     def test_put_back_when_stopped(self, server: Emulator) -> None:
-        """Ctrl-C in the middle leaves the mailbox as it was."""
+        """Ctrl-C during the check leaves the mailbox as it was."""
         fill(server.mailbox)
         before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
         config = ClientConfig(url=server.url, login="user_test", password="TestPassword")
@@ -833,7 +836,7 @@ class TestWriting:
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
     def test_no_receipt_is_set_off(self, server: Emulator) -> None:
-        """A message that asks for a reading receipt is not marked."""
+        """A message that requests a read receipt is not marked."""
         receipt = {"IsReturnReceiptTo": True}
         server.mailbox.deliver(date=JUNE, was_read=True, fields=receipt)
         server.mailbox.deliver(
@@ -846,7 +849,7 @@ class TestWriting:
         assert not [call for call in server.requests if "Mark" in call["path"]]
 
     def test_actions_that_have_no_effect(self, server: Emulator) -> None:
-        """An action that is answered true, and not done, is a warning (R15)."""
+        """An action that returns true but has no effect is a warning (R15)."""
         fill(server.mailbox)
         for path in ("MarkAsRead", "MoveMessage"):
             server.faults.append(Fault(path=path, kind="answer", answer=True, times=None))
@@ -867,7 +870,7 @@ class TestWriting:
 
 
 class TestReport:
-    """What comes out is fit to be shown to others."""
+    """The report can be shown to others."""
 
     @pytest.mark.parametrize(
         "readings", [Readings(), Readings(page_cap=3, null_fields=("Subject",), ties="random")]
@@ -882,7 +885,8 @@ class TestReport:
         text = json.dumps(run(server, write_folder=PROCESSED).as_dict(), ensure_ascii=False)
 
         ids = {str(message["Id"]) for message in server.mailbox.messages(INBOX)}
-        words = {word.strip('",.:') for word in text.split()}
+        # The measured speed may happen to be one of the ids.
+        words = {word.strip('",.:') for word in re.sub(r"[\d,]+ messages/s", "", text).split()}
         for said in (text, logged()):
             for word in (SECRET, "user_test", "TestPassword", "devr7.ru", "Сизый", "127.0.0.1:"):
                 assert word not in said or (word == "127.0.0.1:" and said != text)
@@ -902,7 +906,7 @@ class TestReport:
         assert all(item["says"] and item["title"] for item in found["findings"])
 
     def test_from_python(self, server: Emulator) -> None:
-        """The example for Python runs as it stands in the documentation."""
+        """The Python example runs exactly as in the documentation."""
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
         url, password = server.url, "TestPassword"
@@ -918,7 +922,7 @@ class TestReport:
         assert "such files cannot be copied" in bad[0]
 
     def test_a_cap_is_the_page_size(self, server: Emulator) -> None:
-        """To ask for more than the server gives is of no use."""
+        """Requesting more than the server returns is pointless."""
         fill(server.mailbox)
         server.readings = Readings(page_cap=60)
 
@@ -941,7 +945,7 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 class TestCommand:
-    """The command, as a person in a terminal meets it."""
+    """The command, as used in a terminal."""
 
     def test_it_tells_and_writes(self, server: Emulator, tmp_path: Path) -> None:
         """A table says in words what the server does; the JSON says the same."""
@@ -953,7 +957,7 @@ class TestCommand:
 
         assert done.returncode == 0, done.stderr
         said = " ".join(done.stdout.split())
-        assert "the latest first" in said
+        assert "latest first" in said
         assert "Suggested: page_size" in said
         assert "Fine:" in said
         assert "\x1b" not in done.stdout
@@ -962,7 +966,7 @@ class TestCommand:
         assert SECRET not in done.stdout + path.read_text(encoding="utf-8")
 
     def test_a_connection(self, server: Emulator) -> None:
-        """An Airflow connection is enough: its first folder is read, and names are known."""
+        """An Airflow connection is enough: its first folder is read, and its names work."""
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
 
@@ -986,7 +990,7 @@ class TestCommand:
         ],
     )
     def test_it_could_not_check(self, words: list[str], expected: str) -> None:
-        """What stood in the way is told in one line, with exit code 2."""
+        """The reason is reported in one line, with exit code 2."""
         done = command(*words)
 
         assert done.returncode == 2
@@ -995,7 +999,7 @@ class TestCommand:
         assert "Traceback" not in done.stderr
 
     def test_a_server_outside_the_contract(self, server: Emulator) -> None:
-        """Outside the contract the exit code is 1."""
+        """If the server violates the contract, the exit code is 1."""
         fill(server.mailbox)
         server.readings = Readings(ignore_dates=True)
 
@@ -1010,7 +1014,7 @@ class TestOperator:
     """The scheduled self-test."""
 
     def test_it_returns_the_report(self, server: Emulator, run_dag: Callable[[str], Any]) -> None:
-        """In a DAG the report is the task's XCom, with no mail in it."""
+        """In a DAG the report is the task's XCom, without any mail."""
         fill(server.mailbox)
 
         result = run_dag(
@@ -1034,7 +1038,7 @@ class TestOperator:
         assert SECRET not in json.dumps(report, ensure_ascii=False)
 
     def test_it_fails_outside_the_contract(self, server: Emulator) -> None:
-        """A server outside the contract fails the task; the report is in XCom all the same."""
+        """The task fails if the server violates the contract; the report is in XCom anyway."""
         fill(server.mailbox)
         server.readings = Readings(ignore_dates=True)
         pushed: dict[str, Any] = {}
@@ -1048,7 +1052,7 @@ class TestOperator:
         assert pushed["return_value"]["result"] == "outside the contract"
 
     def test_warnings(self, server: Emulator) -> None:
-        """Warnings fail the task only if that is asked for."""
+        """Warnings fail the task only if requested."""
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
 
@@ -1060,7 +1064,7 @@ class TestOperator:
 
     def test_a_wrong_folder(self, server: Emulator) -> None:
         """A folder that the connection does not know fails at once, before any request."""
-        with pytest.raises(AirflowFailException, match="known are: 'inbox'"):
+        with pytest.raises(AirflowFailException, match="Known folders: 'inbox'"):
             R7MailCheckOperator(task_id="c", folder="nowhere").execute({})
 
         assert server.requests == []

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pendulum
 import pytest
 from upath import UPath
 
+from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.fields import KINDS
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import (
@@ -19,11 +19,7 @@ from airflow_provider_r7mail.client.models import (
     Message,
     MessageFilter,
     Stats,
-    Window,
-    format_api_date,
-    parse_api_date,
     parse_ids,
-    parse_moment,
 )
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Emulator
@@ -31,7 +27,6 @@ from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.copying import copy_attachments
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-MOSCOW = timezone(timedelta(hours=3))
 JUNE_1 = datetime(2025, 6, 1, tzinfo=UTC)
 JUNE_2 = datetime(2025, 6, 2, tzinfo=UTC)
 
@@ -45,124 +40,8 @@ def _listed() -> dict[str, Any]:
     return raw
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (None, None),
-        ("2025-06-27T04:21:50Z", datetime(2025, 6, 27, 4, 21, 50, tzinfo=UTC)),
-        (" 2025-06-27T04:21:50Z\n", datetime(2025, 6, 27, 4, 21, 50, tzinfo=UTC)),
-        ("2025-06-27T12:22:34.382021Z", datetime(2025, 6, 27, 12, 22, 34, 382021, tzinfo=UTC)),
-        ("2025-06-20T13:30:39.1471832Z", datetime(2025, 6, 20, 13, 30, 39, 147183, tzinfo=UTC)),
-        ("2025-06-20T13:30:39.147183299Z", datetime(2025, 6, 20, 13, 30, 39, 147183, tzinfo=UTC)),
-        ("2025-06-20T13:30:39.1Z", datetime(2025, 6, 20, 13, 30, 39, 100000, tzinfo=UTC)),
-        ("2025-06-20T13:30:39+03:00", datetime(2025, 6, 20, 10, 30, 39, tzinfo=UTC)),
-        ("2025-06-20T13:30:39", datetime(2025, 6, 20, 13, 30, 39, tzinfo=UTC)),
-        ("0001-01-01T00:00:00", None),
-        ("0001-01-01T00:00:00Z", None),
-        ("0001-01-01T00:00:00+03:00", None),
-        ("0001-01-01T03:00:00", None),
-    ],
-)
-def test_dates_of_the_api_are_read(text: str | None, expected: datetime | None) -> None:
-    """A date is read in every form that the manual's examples have, and .NET's "no date"."""
-    assert parse_api_date(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "yesterday", "2025-13-01T00:00:00Z", 0, True, {}, "9999-12-31T23:59:59-05:00"]
-)
-def test_what_is_no_date_is_an_error(text: object) -> None:
-    """A date that can't be read is never taken for another one."""
-    with pytest.raises(ValueError):
-        parse_api_date(text)
-
-
-def test_dates_are_written_as_in_the_manual() -> None:
-    """A bound is sent to the millisecond, cut and not rounded: `2025-06-19T23:59:59.999Z`."""
-    assert format_api_date(datetime(2025, 6, 19, 23, 59, 59, 999999, tzinfo=UTC)) == (
-        "2025-06-19T23:59:59.999Z"
-    )
-    assert format_api_date(JUNE_1) == "2025-06-01T00:00:00.000Z"
-    assert format_api_date(datetime(33, 4, 3, tzinfo=UTC)) == "0033-04-03T00:00:00.000Z"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, None),
-        ("", None),
-        ("2025-06-01T00:00:00Z", JUNE_1),
-        ("2025-06-01", JUNE_1),
-        ("2025-06-01 03:00+03:00", JUNE_1),
-        (datetime(2025, 6, 1), JUNE_1),  # noqa: DTZ001 - it is what is tested
-        (datetime(2025, 6, 1, 3, tzinfo=MOSCOW), JUNE_1),
-    ],
-)
-def test_moments_may_be_dates_or_text(
-    value: datetime | str | None, expected: datetime | None
-) -> None:
-    """I give `start` as a datetime or as ISO text; without a zone it is UTC."""
-    assert parse_moment(value, "start") == expected
-
-
-def test_moments_of_airflow_become_plain_dates() -> None:
-    """A run's data interval, whose dates are pendulum's, is a window like any other."""
-    moment = parse_moment(pendulum.datetime(2025, 6, 1, 3, tz="Europe/Moscow"), "start")
-
-    assert moment == JUNE_1
-    assert type(moment) is datetime
-
-
-@pytest.mark.parametrize(
-    "value", ["tomorrow", "None", 5, date(2025, 6, 1), "9999-12-31T23:59-05:00"]
-)
-def test_a_moment_that_cannot_be_read_is_named(value: Any) -> None:
-    """A wrong `start` is an error that names the parameter."""
-    with pytest.raises(R7MailConfigError, match=r"^start: "):
-        parse_moment(value, "start")
-
-
-def test_windows_are_half_open() -> None:
-    """A message dated exactly at the window's end belongs to the next window (R4)."""
-    window = Window(JUNE_1, JUNE_2)
-
-    assert window.holds(JUNE_1)
-    assert window.holds(JUNE_2 - timedelta(microseconds=1))
-    assert not window.holds(JUNE_2)
-    assert not window.holds(JUNE_1 - timedelta(microseconds=1))
-    assert Window().holds(JUNE_1)
-    assert Window(start=JUNE_1).holds(JUNE_2)
-    assert Window(end=JUNE_1) != Window(start=JUNE_1)
-    assert not Window(end=JUNE_1).holds(JUNE_1)
-
-
-def test_windows_are_in_utc() -> None:
-    """A window given in Moscow time is the same window, in the table's path too."""
-    moscow = Window(datetime(2025, 6, 1, 3, tzinfo=MOSCOW), datetime(2025, 6, 2, 3, tzinfo=MOSCOW))
-    naive = Window(datetime(2025, 6, 1), datetime(2025, 6, 2))  # noqa: DTZ001
-
-    assert moscow.label() == "20250601T000000Z_20250602T000000Z"
-    assert naive == moscow == Window(JUNE_1, JUNE_2)
-
-
-def test_labels_of_windows_differ_where_windows_do() -> None:
-    """Two windows never share a folder, be they a microsecond apart or unbounded."""
-    short = Window(JUNE_1, JUNE_1 + timedelta(microseconds=1))
-
-    assert short.label() == "20250601T000000Z_20250601T000000.000001Z"
-    assert Window(start=JUNE_1).label() == "20250601T000000Z_open"
-    assert Window().label() == "open_open"
-
-
-@pytest.mark.parametrize("end", [JUNE_1, JUNE_1 - timedelta(days=1)])
-def test_an_empty_window_is_an_error(end: datetime) -> None:
-    """A window that ends where it starts, or before, is my mistake and not an empty table."""
-    with pytest.raises(R7MailConfigError, match="half-open"):
-        Window(JUNE_1, end)
-
-
 def test_filters_take_templated_text() -> None:
-    """Filters from templates arrive as text, and mean what they say."""
+    """Filters from templates arrive as text, and work the same."""
     criteria = MessageFilter.build(
         query="invoice",
         body="total",
@@ -199,7 +78,7 @@ def test_filters_take_templated_text() -> None:
     ],
 )
 def test_was_read_is_true_false_or_both(value: bool | str | None, expected: bool | None) -> None:
-    """`was_read` asks for read mail, for unread mail, or for both."""
+    """`was_read` selects read mail, unread mail, or both."""
     criteria = MessageFilter.build(was_read=value)
 
     assert criteria.was_read == expected
@@ -220,7 +99,7 @@ def test_was_read_is_true_false_or_both(value: bool | str | None, expected: bool
     ],
 )
 def test_a_wrong_filter_is_named(wrong: dict[str, Any], message: str) -> None:
-    """A filter that can't be read is an error before anything is sent."""
+    """An invalid filter is an error before anything is sent."""
     with pytest.raises(R7MailConfigError, match=f"^{message}"):
         MessageFilter.build(**wrong)
 
@@ -249,7 +128,7 @@ def test_a_wrong_filter_is_named(wrong: dict[str, Any], message: str) -> None:
     ],
 )
 def test_ids_are_read(value: Any, expected: tuple[int, ...]) -> None:
-    """`message_ids` is a list, an XCom of one, one id, or its text as a template renders it."""
+    """`message_ids` is a list, an XCom of one, a single id, or any of these as rendered text."""
     assert parse_ids(value, "message_ids") == expected
 
 
@@ -281,7 +160,7 @@ def test_ids_are_read(value: Any, expected: tuple[int, ...]) -> None:
     ids=lambda value: repr(value)[:20],
 )
 def test_what_are_no_ids_is_an_error(value: Any) -> None:
-    """What is no id is an error that names the parameter, and never another message's id."""
+    """An invalid id is an error that names the parameter, and never becomes another id."""
     with pytest.raises(R7MailConfigError, match=r"^message_ids: "):
         parse_ids(value, "message_ids")
 
@@ -290,7 +169,7 @@ FILE = {"Id": 338, "FileId": 254, "FileName": "Док.docx", "Size": 0, "MimeTyp
 
 
 def test_files_to_send_are_read() -> None:
-    """I attach a file of the server's Storage, with numbers that a template rendered as text."""
+    """I can attach a file of the server's Storage with numbers that a template rendered as text."""
     attachment = Attachment(
         id=338, file_id=254, file_name="Док.docx", size=0, mime_type="text/plain"
     )
@@ -304,7 +183,7 @@ def test_files_to_send_are_read() -> None:
 @pytest.mark.parametrize("name", FILE)
 @pytest.mark.parametrize("how", ["missing", "null"])
 def test_files_to_send_lack_nothing(name: str, how: str) -> None:
-    """Send requires all five fields of a file: what is missing is named before the request."""
+    """Send requires all five fields of a file: a missing one is named before the request."""
     raw = {key: value for key, value in FILE.items() if key != name}
     if how == "null":
         raw[name] = None
@@ -331,7 +210,7 @@ def test_what_is_no_file_of_the_storage_is_an_error(raw: object, message: str) -
 
 
 def test_every_field_of_a_message_is_read() -> None:
-    """Every field that the contract lists is there, under a name of its own."""
+    """Every field in the contract is available under its own name."""
     raw = _listed() | {
         "Cc": ["c@example.org"],
         "Bcc": ["d@example.org"],
@@ -361,7 +240,7 @@ def test_every_field_of_a_message_is_read() -> None:
 
 
 def test_every_attribute_comes_from_a_field() -> None:
-    """No attribute of a message is left empty because nothing fills it."""
+    """Every attribute of a message is filled from a field."""
     filled = {*ATTRIBUTES.values(), "from_address", "extra"}
 
     assert {item.name for item in dataclasses.fields(Message)} == filled
@@ -370,7 +249,7 @@ def test_every_attribute_comes_from_a_field() -> None:
 @pytest.mark.parametrize("how", ["missing", "null"])
 @pytest.mark.parametrize("name", [name for name in _listed() if name != "Id"])
 def test_any_field_may_be_missing_or_null(name: str, how: str) -> None:
-    """A field that the server leaves out, or sends as null, costs that field only (R20)."""
+    """A field that the server omits, or sends as null, affects only itself (R20)."""
     raw = _listed()
     whole = Message.from_json(raw)
     del raw[name]
@@ -389,7 +268,7 @@ def test_any_field_may_be_missing_or_null(name: str, how: str) -> None:
 
 
 def test_unknown_fields_are_kept() -> None:
-    """What a newer server adds, anywhere in a message, is kept as it came (R20)."""
+    """Fields added by a newer server, anywhere in a message, are kept unchanged (R20)."""
     sender = {"Name": "Anna", "Address": "a@example.org", "Avatar": "x.png"}
     files = [FILE | {"Preview": True}]
     raw = _listed() | {"SpamScore": 0.5, "Nothing": None, "From": sender, "Attachments": files}
@@ -427,7 +306,7 @@ def test_unknown_fields_are_kept() -> None:
 def test_fields_may_have_other_shapes(
     name: str, value: object, column: str, expected: object
 ) -> None:
-    """`To` typed as text (R8), one label in place of a list (R7), and the like are understood."""
+    """Variants such as `To` as text (R8) or a single label, not a list (R7), are understood."""
     message = Message.from_json(_listed() | {name: value})
 
     assert getattr(message, column) == expected
@@ -437,7 +316,7 @@ def test_fields_may_have_other_shapes(
 async def test_a_null_in_place_of_a_file_costs_no_other_file(
     server: Emulator, tmp_path: Path
 ) -> None:
-    """A good file is copied though the server lists a null beside it, which I am told of (R20)."""
+    """A null among a message's files is reported, and the other files are copied (R20)."""
     server.mailbox.deliver(
         attachments=[("good.txt", b"good", "text/plain")],
         fields={"Attachments": [None, FILE | {"FileName": "good.txt", "Size": 4}]},
@@ -471,7 +350,7 @@ async def test_a_null_in_place_of_a_file_costs_no_other_file(
 def test_what_cannot_be_read_is_kept(
     name: str, value: object, column: str, expected: object
 ) -> None:
-    """A field of a shape that nobody foresaw is kept as it came; the message is not lost (R20)."""
+    """A field with an unexpected type is kept unchanged, and the message isn't lost (R20)."""
     message = Message.from_json(_listed() | {name: value})
 
     assert getattr(message, column) == expected
@@ -483,14 +362,14 @@ def test_what_cannot_be_read_is_kept(
     [[], "x", None, 5, {}, {"Id": None}, {"Id": True}, {"Id": 1.5}, {"Id": "x"}, {"Id": []}],
 )
 def test_without_an_id_there_is_no_message(raw: Any) -> None:
-    """An object whose Id is no whole number can't be acted on: it is no message."""
+    """An object without a whole number as Id can't be acted on, so it isn't a message."""
     with pytest.raises((KeyError, TypeError, ValueError)):
         Message.from_json(raw)
 
 
 @pytest.mark.parametrize("text", ["nul\0", "half \ud83d", "😀"])
 def test_text_is_not_changed(text: str) -> None:
-    """NUL and lone surrogates come through: the tables decide what to do with them (R21)."""
+    """NUL and lone surrogates pass unchanged: the tables decide how to store them (R21)."""
     raw = json.loads(json.dumps({"Id": 1, "Subject": text, "To": [text]}))
     message = Message.from_json(raw)
 
@@ -499,7 +378,7 @@ def test_text_is_not_changed(text: str) -> None:
 
 
 def test_numbers_have_names() -> None:
-    """A run's numbers are known by name, for manifests."""
+    """A run's statistics have names, for manifests."""
     assert Stats(requests=3, retries=1).as_dict() == {
         "requests": 3,
         "logins": 0,

@@ -1,4 +1,4 @@
-"""Reading a window whole and once: `Seek` against every reading of the contract."""
+"""Reading a window exactly once: `Seek` against every reading of the contract."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_r7mail.client.models import Window, to_microseconds
+from airflow_provider_r7mail.client.dates import Window, to_microseconds
 from airflow_provider_r7mail.client.seek import Listing, PageRequest, Seek
 from airflow_provider_r7mail.emulator import Mailbox, Readings
 from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
@@ -40,7 +40,7 @@ readings_strategy = st.builds(
 
 @dataclass
 class Change:
-    """Something that happens to the mailbox just before a request."""
+    """A change to the mailbox just before a request."""
 
     kind: str
     second: int
@@ -61,7 +61,7 @@ changes_strategy = st.lists(
 
 @dataclass
 class World:
-    """A mailbox, how its server reads the contract, and what happens to it; and a witness."""
+    """A mailbox, its server's readings of the contract, and changes to it; a witness of both."""
 
     mailbox: Mailbox
     readings: Readings
@@ -73,7 +73,7 @@ class World:
     uneven: bool = False
 
     def answer(self, request: PageRequest) -> Listing:
-        """What the server lists, after the change that is due."""
+        """Return what the server lists after the change that is due."""
         if self.requests < len(self.changes):
             self._change(self.changes[self.requests])
         self.requests += 1
@@ -202,7 +202,7 @@ def test_whatever_was_there_all_along_is_read_once(
     uneven: bool,
     seed: int,
 ) -> None:
-    """R1 to R6: under every reading, while mail comes and goes, each message is read just once."""
+    """R1 to R6: under every reading, each message is read once while mail comes and goes."""
     mailbox = Mailbox()
     for second, microsecond in dates:
         mailbox.deliver(date=START + timedelta(seconds=second, microseconds=microsecond))
@@ -257,7 +257,7 @@ class Rows:
     requests: int = 0
 
     def answer(self, request: PageRequest) -> Listing:
-        """What the server lists."""
+        """Return what the server lists."""
         self.requests += 1
         left = self.leaves.get(self.requests, ())
         self.seconds = {key: at for key, at in self.seconds.items() if key not in left}
@@ -290,7 +290,7 @@ class Rows:
         start: datetime | None = START,
         end: datetime | None = START + timedelta(seconds=100),
     ) -> list[int | str]:
-        """Read a hundred seconds of it, or what is told."""
+        """Read a hundred seconds of it, or the given window."""
         seek = Seek(Window(start, end), size)
         read: list[int | str] = []
         while (request := seek.request()) is not None:
@@ -302,7 +302,7 @@ class Rows:
 
 @pytest.mark.slow
 def test_ten_thousand_small_folders() -> None:
-    """R1, R3, R5, R6: pages of any length, ties in any order, mail that leaves: nothing is lost."""
+    """R1, R3, R5, R6: pages of any length, ties in any order, mail that leaves: none is lost."""
     for seed in range(10_000):
         chance = random.Random(seed)
         keys = [f"{number}" for number in range(chance.randint(0, 14))]
@@ -323,7 +323,7 @@ def test_ten_thousand_small_folders() -> None:
 
 
 def test_an_empty_look_beyond_a_short_page_is_not_believed() -> None:
-    """R3, R6: what a page cut off moves up when a message of the page leaves; it is read still."""
+    """R3, R6: if mail leaves a capped page, the rows that move up onto it are still read."""
     ones = Rows({"gone": 1, "cut off": 5}, cap=1, leaves={2: ["gone"]})
     assert "cut off" in ones.read(100)
 
@@ -338,7 +338,7 @@ def test_an_empty_look_beyond_a_short_page_is_not_believed() -> None:
 
 
 def test_what_has_left_does_not_stand_for_what_is_hidden() -> None:
-    """R5, R6: in a crowded second with ties in any order, one that leaves does not hide another."""
+    """R5, R6: in a crowded second with ties in any order, a message that leaves hides no other."""
     for seed in range(3000):
         shuffle = random.Random(seed)
         gone = shuffle.choice("abcde")
@@ -352,7 +352,7 @@ def test_what_has_left_does_not_stand_for_what_is_hidden() -> None:
 
 
 def test_before_1970_newest_first() -> None:
-    """R1: dates before 1970, whose seconds are negative, are read once in either order."""
+    """R1: dates before 1970, with negative seconds, are read once in either order."""
     for newest_first in (False, True):
         old = datetime(1969, 12, 31, tzinfo=UTC)
         distance = (old - START) // timedelta(seconds=1)
@@ -365,7 +365,7 @@ def test_before_1970_newest_first() -> None:
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_a_crowded_beginning_does_not_keep_readers_from_sharing(newest_first: bool) -> None:
-    """R1: a window whose first page is one second is still read by several readers."""
+    """R1: a window whose first page is a single second is still read by several readers."""
     ends = {"first": 99, "second": 99} if newest_first else {"first": 0, "second": 0}
     rows = Rows(
         {**{f"{second}": second for second in range(1, 99)}, **ends},
@@ -382,7 +382,7 @@ def test_a_crowded_beginning_does_not_keep_readers_from_sharing(newest_first: bo
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_readers_share_where_the_mail_is(newest_first: bool) -> None:
-    """R2: where Count tells, four readers are as quick with a full day in an empty year."""
+    """R2: if Count is the total, four readers are as fast for a busy day in an empty year."""
     first = 99_000 if newest_first else 0
     rows = Rows(
         {f"{number}": first + number for number in range(1000)},
@@ -409,7 +409,7 @@ def test_readers_share_where_the_mail_is(newest_first: bool) -> None:
 
 
 def test_undated_messages_that_come_first() -> None:
-    """R20, R5: more of them than a page holds, in any order: all are read, and what follows."""
+    """R20, R5: more undated messages than fit on a page are all read, and so is the rest."""
     undated = dict.fromkeys(map(str, range(30)))
     dated = {f"at {second}": second for second in range(50)}
     for cap in (10, 1000):
@@ -426,7 +426,7 @@ def test_undated_messages_that_come_first() -> None:
 
 
 def test_messages_sorted_by_a_date_that_can_not_be_read() -> None:
-    """R20: where the server sorts by a Date that it does not show, all others are read as well."""
+    """R20: if the server sorts by a Date that it doesn't show, all others are still read."""
     seconds = {"u": 1, "v": 2, "w": 3, "a": 8, "b": 10, "c": 10, "x": 12, "d": 20, "e": 30}
     for cap in (1, 2, 3, 4):
         rows = Rows(seconds, unreadable="uvwx", cap=cap)
@@ -434,7 +434,7 @@ def test_messages_sorted_by_a_date_that_can_not_be_read() -> None:
 
 
 def test_one_that_is_away_for_a_moment_does_not_hide_another() -> None:
-    """R6: a message moved away between two requests, and back, does not cost one that stays."""
+    """R6: a message that is moved away and back between two requests hides no other."""
 
     class Restless(Rows):
         away = 0
@@ -454,7 +454,7 @@ def test_one_that_is_away_for_a_moment_does_not_hide_another() -> None:
 
 
 def test_ties_that_turn_with_each_request() -> None:
-    """R5: ties whose order moves on by one from request to request are all read."""
+    """R5: ties whose order rotates by one with each request are all read."""
 
     class Turning(Rows):
         def answer(self, request: PageRequest) -> Listing:
@@ -468,7 +468,7 @@ def test_ties_that_turn_with_each_request() -> None:
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_crowds_at_both_ends(newest_first: bool) -> None:
-    """Reports at midnight, just beyond the window or at the ends of time, hold nothing up."""
+    """Crowds at the window's ends, just outside it or at the ends of time cause no errors."""
     crowds = {f"{at} {n}": at for at in (-1, 0, 99, 100, 101) for n in range(15)}
     inside = sorted(key for key, at in crowds.items() if 0 <= at < 100)
     for cap in (10, 1000):
@@ -482,7 +482,7 @@ def test_crowds_at_both_ends(newest_first: bool) -> None:
 
 
 def test_a_crowded_second_is_swept_once() -> None:
-    """A second that fills pages, among calm ones, costs three passes, not six."""
+    """A second that fills pages, among quiet ones, costs three passes, not six."""
     for newest_first in (False, True):
         seconds = {f"{n}": n for n in range(0, 90, 3)} | {f"crowd {n}": 45 for n in range(100)}
         rows = Rows(seconds, newest_first=newest_first)
@@ -491,7 +491,7 @@ def test_a_crowded_second_is_swept_once() -> None:
 
 
 def test_an_ignored_offset_ends_in_an_error() -> None:
-    """A server that ignores offset, and shuffles what has no date, ends in an error, not a loop."""
+    """A server that ignores offset and shuffles undated mail ends in an error, not a loop."""
     rows = Rows(
         dict.fromkeys(map(str, range(30))),
         cap=10,
@@ -503,7 +503,7 @@ def test_an_ignored_offset_ends_in_an_error() -> None:
 
 
 def test_a_row_that_comes_twice_in_each_answer() -> None:
-    """A server that lists a message twice, by a fault of its own: it is read once, all the same."""
+    """A message that a faulty server lists twice is read once."""
 
     class Doubling(Rows):
         def answer(self, request: PageRequest) -> Listing:
@@ -514,7 +514,7 @@ def test_a_row_that_comes_twice_in_each_answer() -> None:
 
 
 def test_few_requests_where_little_has_come() -> None:
-    """A poll costs one request when nothing is there, and a few when messages are."""
+    """A poll costs one request if there is no mail, and a few if there is."""
     for count, requests in ((0, 1), (1, 5), (20, 4)):
         rows = Rows({f"{second}": second for second in range(count)})
         assert len(rows.read(100)) == count

@@ -1,4 +1,4 @@
-"""Sending once: what reached the server is counted, in every failure."""
+"""Sending exactly once: for every failure, count what reached the server."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ import pytest
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.compose import Link, add_links, html_table
 from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.marker import Marker, recipients_of
 from airflow_provider_r7mail.client.models import Attachment
 from airflow_provider_r7mail.client.sending import (
     MAX_SENDS,
     Attempt,
-    Marker,
     Sending,
     Sent,
     asend_once,
-    recipients_of,
     send_once,
 )
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Emulator, Fault, Readings
-from airflow_provider_r7mail.emulator.mailbox import INBOX, SENT
+from airflow_provider_r7mail.emulator.folders import INBOX, SENT
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
     R7MailConfigError,
@@ -47,7 +46,7 @@ NOW = datetime.now(UTC)
 
 
 def config(server: Emulator, **values: Any) -> ClientConfig:
-    """How to reach the server; it is not waited for long."""
+    """Return how to reach the server, with short timeouts."""
     defaults: dict[str, Any] = {"max_retries": 1, "backoff": 0.01, "timeout": 0.3}
     return ClientConfig(
         url=server.url, login="user_test", password="TestPassword", **{**defaults, **values}
@@ -62,7 +61,7 @@ def letter(
     folder: int | None = SENT,
     settle_seconds: float = 0.0,
 ) -> Sending:
-    """A message of a task's mapped instance."""
+    """Return a message of a mapped task instance."""
     call = calls.send_message(subject=subject, text=text, html=f"<p>{text}</p>", to=[to])
     marker = Marker.of(TASK, number, recipients_of(call))
     return Sending(
@@ -80,7 +79,7 @@ def send(server: Emulator, sending: Sending, **known: Any) -> Sent:
 
 
 def asend(server: Emulator, sending: Sending) -> Sent:
-    """Send it from an event loop."""
+    """Send it with the async client."""
 
     async def run() -> Sent:
         async with AsyncClient(config(server)) as client:
@@ -93,13 +92,13 @@ WEST = Attachment(id=1, file_id=7, file_name="west.csv", size=1, mime_type="text
 
 
 def earlier(ago: float = 600.0, **values: Any) -> Attempt:
-    """An attempt of an earlier try, whose end is not known."""
+    """Return an attempt of an earlier try with unknown outcome."""
     then = datetime.now(UTC) - timedelta(seconds=ago)
     return Attempt(**{"state": "sending", "since": then, "last": then, **values})
 
 
 def count_calls(server: Emulator, name: str) -> int:
-    """How many calls of a name came."""
+    """Return how often a call was received."""
     return sum(request["path"].endswith(name) for request in server.requests)
 
 
@@ -122,7 +121,7 @@ LOST = [
 
 
 def fault_id(fault: Fault) -> str:
-    """What a fault is called in a test's name."""
+    """Return the name of a fault for a test's id."""
     return f"{fault.kind}-{fault.status}"
 
 
@@ -134,7 +133,7 @@ def fault_id(fault: Fault) -> str:
 def test_sent_without_an_answer(
     server: Emulator, way: Callable[[Emulator, Sending], Sent], fault: Fault
 ) -> None:
-    """If the server had acted before it failed, its Sent folder tells: nothing goes twice."""
+    """If the server acted before it failed, its Sent folder shows that: nothing is sent twice."""
     server.faults.append(fault)
 
     sent = way(server, letter(settle_seconds=5))
@@ -148,7 +147,7 @@ def test_sent_without_an_answer(
 def test_lost_on_the_way(
     server: Emulator, way: Callable[[Emulator, Sending], Sent], fault: Fault
 ) -> None:
-    """If the message is not in the Sent folder after the time to settle, it is sent again."""
+    """A message that is not in the Sent folder after `settle_seconds` is sent again."""
     server.faults.append(fault)
     begun = time.monotonic()
 
@@ -174,7 +173,7 @@ def test_the_copy_appears_late(server: Emulator, way: Callable[[Emulator, Sendin
 def test_the_time_to_settle_begins_when_it_failed(
     server: Emulator, way: Callable[[Emulator, Sending], Sent]
 ) -> None:
-    """A proxy that first made the sender wait takes nothing from the time to settle (R11, R16)."""
+    """A proxy that makes the sender wait first doesn't shorten the time to settle (R11, R16)."""
     server.readings = Readings(sent_delay_seconds=1.2)
     server.faults.append(Fault("Send", status=429, headers={"Retry-After": "2"}))
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
@@ -186,7 +185,7 @@ def test_the_time_to_settle_begins_when_it_failed(
 
 @BOTH
 def test_without_a_sent_folder(server: Emulator, way: Callable[[Emulator, Sending], Sent]) -> None:
-    """With nowhere to look, it is an error that says what a person can do."""
+    """Without a Sent folder to check, the error says what a person can do."""
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
     sending = letter(folder=None)
 
@@ -200,7 +199,7 @@ def test_without_a_sent_folder(server: Emulator, way: Callable[[Emulator, Sendin
 
 
 def test_a_server_that_loses_all(server: Emulator) -> None:
-    """Where sending is lost again and again, it ends: a later try of the task may do better."""
+    """If sending fails repeatedly, it stops: a later try of the task may succeed."""
     server.faults.append(Fault("Send", None, status=502))
 
     with pytest.raises(R7MailProxyError, match="not in folder 25"):
@@ -212,7 +211,7 @@ def test_a_server_that_loses_all(server: Emulator) -> None:
 
 @pytest.mark.parametrize("status", [403, 405])
 def test_surely_not_sent(server: Emulator, status: int) -> None:
-    """A refusal is one: nothing is looked for, and the record says so."""
+    """A refusal is certain: nothing is searched for, and the record says so."""
     server.faults.append(Fault("Send", None, status=status))
     record: list[Attempt] = []
 
@@ -225,7 +224,7 @@ def test_surely_not_sent(server: Emulator, status: int) -> None:
 
 
 def test_too_many_requests(server: Emulator) -> None:
-    """429 is repeated by itself: the proxy has not passed the message on."""
+    """A 429 is retried: the proxy didn't forward the message."""
     server.faults.append(Fault("Send", status=429, headers={"Retry-After": "0"}))
 
     send(server, letter())
@@ -235,7 +234,7 @@ def test_too_many_requests(server: Emulator) -> None:
 
 
 def test_no_connection(server: Emulator) -> None:
-    """If no connection can be made nothing was sent, whatever time a look would take."""
+    """If no connection can be opened, nothing was sent, and nothing is searched for."""
     record: list[Attempt] = []
     nowhere = replace(config(server), url="http://127.0.0.1:9")
 
@@ -246,7 +245,7 @@ def test_no_connection(server: Emulator) -> None:
 
 
 def test_the_sent_folder_cannot_be_read(server: Emulator) -> None:
-    """Where the folder fails too, it stays unclear, and nothing is sent again; a later try may."""
+    """If the folder can't be read either, nothing is sent again; a later try may resolve it."""
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
     server.faults.append(Fault("Messages", None, status=500))
     record: list[Attempt] = []
@@ -261,7 +260,7 @@ def test_the_sent_folder_cannot_be_read(server: Emulator) -> None:
 
 
 def test_the_sent_folder_fails_for_a_moment(server: Emulator) -> None:
-    """A look that fails is repeated while there is time to settle."""
+    """A failed search is repeated during the time to settle."""
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
     server.faults.append(Fault("Messages", 2, status=500))
 
@@ -271,18 +270,18 @@ def test_the_sent_folder_fails_for_a_moment(server: Emulator) -> None:
 
 
 def test_not_the_sent_folder(server: Emulator) -> None:
-    """If the folder has mail, but none that was sent, not to find a message there says nothing."""
+    """In a folder without any sent mail, not finding the message proves nothing."""
     server.mailbox.deliver(date=NOW - timedelta(days=90))
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
 
-    with pytest.raises(R7MailSendUnclearError, match="seems not to be the Sent folder"):
+    with pytest.raises(R7MailSendUnclearError, match="does not seem to be the Sent folder"):
         send(server, letter(folder=INBOX))
 
     assert len(server.mailbox.sent) == 1
 
 
 def test_an_empty_sent_folder(server: Emulator, caplog: pytest.LogCaptureFixture) -> None:
-    """An empty folder is what a new account has, or the wrong one: the log says so."""
+    """An empty folder is a new account's, or the wrong one: the log says so."""
     server.faults.append(Fault("Send", kind="reset"))
 
     send(server, letter())
@@ -295,7 +294,7 @@ def test_an_empty_sent_folder(server: Emulator, caplog: pytest.LogCaptureFixture
 
 
 def test_recorded_as_sent(server: Emulator) -> None:
-    """What is recorded as sent is not sent again, and costs no request."""
+    """A message recorded as sent is not sent again, and costs no request."""
     sent = send(server, letter(), earlier=earlier(state="sent", id=7))
 
     assert sent == Sent(7, before=True)
@@ -303,7 +302,7 @@ def test_recorded_as_sent(server: Emulator) -> None:
 
 
 def test_recorded_as_not_sent(server: Emulator) -> None:
-    """What is recorded as surely not sent is sent without a look."""
+    """A message recorded as certainly not sent is sent without a search."""
     send(server, letter(settle_seconds=60), earlier=earlier(state="not sent"))
 
     assert len(server.mailbox.sent) == 1
@@ -311,7 +310,7 @@ def test_recorded_as_not_sent(server: Emulator) -> None:
 
 
 def test_begun_and_sent(server: Emulator) -> None:
-    """What was begun, its end unknown, and is in the Sent folder, is not sent again."""
+    """A message of an unfinished attempt that is in the Sent folder is not sent again."""
     first = send(server, letter())
     record: list[Attempt] = []
 
@@ -323,7 +322,7 @@ def test_begun_and_sent(server: Emulator) -> None:
 
 
 def test_begun_and_not_sent(server: Emulator) -> None:
-    """If it is not in the folder long after it was begun, it is sent, without waiting again."""
+    """If it isn't in the folder long after the attempt began, it is sent without waiting again."""
     send(server, letter(1, "other@b.ru"))
     begun = time.monotonic()
 
@@ -344,7 +343,7 @@ def test_begun_just_now(server: Emulator) -> None:
 
 
 def test_begun_and_nowhere_to_look(server: Emulator) -> None:
-    """A task that may have sent it, and can't look, sends nothing."""
+    """A task that may have sent it, and has no folder to check, sends nothing."""
     with pytest.raises(R7MailSendUnclearError, match="no sent_folder is given"):
         send(server, letter(folder=None), earlier=earlier())
 
@@ -352,7 +351,7 @@ def test_begun_and_nowhere_to_look(server: Emulator) -> None:
 
 
 def test_refused_after_a_try_that_sent_nothing(server: Emulator) -> None:
-    """A refusal is recorded as one also if an earlier try had stopped before it began to send."""
+    """A refusal is recorded even if an earlier try stopped before it began to send."""
     server.faults.append(Fault("Send", status=403))
     record: list[Attempt] = []
     with pytest.raises(R7MailRequestError):
@@ -369,7 +368,7 @@ def test_refused_after_a_try_that_sent_nothing(server: Emulator) -> None:
 
 
 def test_the_login_is_refused_on_looking_back(server: Emulator) -> None:
-    """A wrong password is told as such, also where the Sent folder was to be read."""
+    """A wrong password is reported as such, even if it prevented reading the Sent folder."""
     with (
         Client(replace(config(server), password="wrong")) as client,
         pytest.raises(R7MailAuthError),
@@ -378,7 +377,7 @@ def test_the_login_is_refused_on_looking_back(server: Emulator) -> None:
 
 
 def test_the_servers_clock_is_not_ours(server: Emulator) -> None:
-    """A server whose clock is hours behind is no reason to send twice."""
+    """A server whose clock is hours behind doesn't cause a second message."""
     send(server, letter())
     for record in server.mailbox.contents(SENT).records:
         then = datetime.now(UTC) - timedelta(hours=20)
@@ -400,7 +399,7 @@ def test_the_servers_clock_is_not_ours(server: Emulator) -> None:
     ids=str,
 )
 def test_any_reading(server: Emulator, readings: Readings) -> None:
-    """It is found however the server reads the manual, and among others of the same subject."""
+    """The message is found under every reading, among others with the same subject."""
     for number in range(5):
         send(server, letter(number, f"a{number}@b.ru"))
     server.readings = readings
@@ -411,7 +410,7 @@ def test_any_reading(server: Emulator, readings: Readings) -> None:
 
 
 def test_a_huge_sent_folder(server: Emulator) -> None:
-    """A look reads the time since the first attempt, not years of sent mail."""
+    """A search covers the time since the first attempt, not years of sent mail."""
     old = NOW - timedelta(days=400)
     for number in range(3000):
         server.mailbox.deliver(
@@ -431,7 +430,7 @@ def test_a_huge_sent_folder(server: Emulator) -> None:
 
 
 def sent_by_hand(server: Emulator, ago: float = 1.0, **values: Any) -> int:
-    """A message in the Sent folder that bears no marker."""
+    """Put a message without a marker into the Sent folder."""
     values = {
         "subject": "Prices",
         "body": "See below",
@@ -445,7 +444,7 @@ def sent_by_hand(server: Emulator, ago: float = 1.0, **values: Any) -> int:
 
 
 def test_another_runs_message_is_another(server: Emulator) -> None:
-    """A message with the same subject, recipients and text, from another run, is not this one."""
+    """A message of another run is different, even with the same subject, recipients and text."""
     other = letter()
     marker = Marker.of(("reports", "scheduled__2025-06-02", "send"), 0, ["a@b.ru"])
     send(server, replace(other, call=marker.put_into(other.call), marker=marker))
@@ -456,7 +455,7 @@ def test_another_runs_message_is_another(server: Emulator) -> None:
 
 
 def test_a_persons_message_is_another(server: Emulator) -> None:
-    """Where the server leaves markers in, what has none is not taken for this one."""
+    """If the server keeps markers, a message without one is a different one."""
     send(server, letter(1, "other@b.ru"))
     sent_by_hand(server)
 
@@ -464,7 +463,7 @@ def test_a_persons_message_is_another(server: Emulator) -> None:
 
 
 def test_a_server_that_takes_markers_out(server: Emulator) -> None:
-    """Then subject, recipients and text tell, if just one message since then is like it."""
+    """Then subject, recipients and text identify it, if exactly one message since then matches."""
     server.readings = Readings(strip_hidden=True)
     server.faults.append(Fault("Send", kind="reset", after_acting=True))
 
@@ -486,7 +485,7 @@ def test_a_server_that_takes_markers_out(server: Emulator) -> None:
     ids=["earlier", "two", "another text", "no text", "written otherwise"],
 )
 def test_not_to_be_told_apart(server: Emulator, others: list[dict[str, Any]]) -> None:
-    """What may be this message, or another, is an error that names it: never a guess."""
+    """If a message may or may not be this one, the error names it: there is no guessing."""
     ids = [sent_by_hand(server, **values) for values in others]
 
     with pytest.raises(R7MailSendUnclearError, match=re.escape(str(ids))):
@@ -501,14 +500,14 @@ def test_not_to_be_told_apart(server: Emulator, others: list[dict[str, Any]]) ->
     ids=str,
 )
 def test_messages_that_differ(server: Emulator, values: dict[str, Any]) -> None:
-    """Another subject, or other recipients, make another message."""
+    """With another subject or other recipients, it is a different message."""
     sent_by_hand(server, **values)
 
     assert not send(server, letter(), earlier=earlier(0)).before
 
 
 def test_the_list_has_shifted(server: Emulator) -> None:
-    """Mapped over another list, a recipient who had it by another instance gets nothing twice."""
+    """If the mapped list changed, a recipient served by another instance gets nothing twice."""
     send(server, letter(3, "bob@b.ru"))
 
     assert send(server, letter(2, "bob@b.ru"), earlier=earlier()).before
@@ -519,7 +518,7 @@ def test_the_list_has_shifted(server: Emulator) -> None:
 
 
 def test_several_reports_for_one(server: Emulator) -> None:
-    """Two reports of a run to the same person are two messages, told apart by the subject."""
+    """Two reports of a run to the same person are two messages, distinguished by their subject."""
     send(server, letter(0, subject="Sales"))
 
     assert not send(server, letter(1, subject="Stock"), earlier=earlier()).before
@@ -537,7 +536,7 @@ def test_several_reports_for_one(server: Emulator) -> None:
 def test_reports_that_differ_in_one_part(
     server: Emulator, values: dict[str, Any], strip_hidden: bool
 ) -> None:
-    """A report is not taken for sent because another one of the run has the same plain text."""
+    """A report doesn't count as sent because another one of the run has the same plain text."""
     server.readings = Readings(strip_hidden=strip_hidden)
 
     def report(number: int, values: dict[str, Any]) -> Sending:
@@ -557,21 +556,21 @@ def test_reports_that_differ_in_one_part(
 
 
 def test_recipients_that_cannot_be_read(server: Emulator) -> None:
-    """Recipients that the listing shows without addresses do not make it another message."""
+    """Recipients listed without addresses don't make it a different message."""
     sent_by_hand(server, to=["Ann"])
 
     assert send(server, letter(), earlier=earlier(5)).before
 
 
 def test_the_subject_has_the_time(server: Emulator) -> None:
-    """A subject that each try renders anew does not hide what an earlier one sent."""
+    """A subject that each try renders anew doesn't hide what an earlier try sent."""
     send(server, letter(subject="Prices at 10:00"))
 
     assert send(server, letter(subject="Prices at 10:05"), earlier=earlier()).before
 
 
 def test_recipients_were_added(server: Emulator) -> None:
-    """If some recipients had it and some did not, no guess is made."""
+    """If some recipients got it and some didn't, there is no guessing."""
     call = calls.send_message(subject="s", text="t", html="t", to=["a@b.ru", "c@d.ru"])
     marker = Marker.of(TASK, 0, recipients_of(call))
     send(server, letter())
@@ -590,7 +589,7 @@ CHILDREN = multiprocessing.get_context("spawn")
 
 
 def send_and_die(url: str, begun: Any) -> None:
-    """A worker whose machine dies when the server has the message, before its answer is read."""
+    """Be a worker that dies after the server got the message, before reading the response."""
     call = letter().call
 
     def die(body: bytes) -> Any:
@@ -605,7 +604,7 @@ def send_and_die(url: str, begun: Any) -> None:
 
 
 def test_killed_between_send_and_finish(server: Emulator) -> None:
-    """A worker killed (-9) after the server took the message: the next try finds it sent."""
+    """If a worker is killed (-9) after the server took the message, the next try finds it."""
     ours, theirs = CHILDREN.Pipe()
     child = CHILDREN.Process(target=send_and_die, args=(server.url, theirs))
     child.start()
@@ -623,7 +622,7 @@ def test_killed_between_send_and_finish(server: Emulator) -> None:
 
 
 def test_the_marker_is_not_seen() -> None:
-    """It stands at the end of the HTML, hidden, and tells nothing of what it is made of."""
+    """The marker is at the end of the HTML, hidden, and reveals nothing of what it is made from."""
     call = calls.send_message(
         subject="s", text="t", html="<html><body><p>a</p></BODY ></html>", to=["a@b.ru"]
     )
@@ -641,7 +640,7 @@ def test_the_marker_is_not_seen() -> None:
 
 
 def test_markers_differ() -> None:
-    """Each instance, run and part has its own; a retry has the same, in whatever letters."""
+    """Each instance, run and part has its own marker; a retry has the same, whatever the case."""
     one = Marker.of(TASK, 0, ["a@b.ru"])
     others = [
         Marker.of(TASK, 1, ["a@b.ru"]),
@@ -656,7 +655,7 @@ def test_markers_differ() -> None:
 
 
 def test_quoted_markers_go(server: Emulator) -> None:
-    """A marker in quoted mail does not make this message another one."""
+    """A marker in quoted mail doesn't make this a different message."""
     other = str(Marker.of(TASK, 9, ["x@y.ru"]))
     call = calls.send_message(subject="s", text="t", html=f"<p>{other}</p>", to=["a@b.ru"])
     marker = Marker.of(TASK, 0, ["a@b.ru"])
@@ -665,16 +664,16 @@ def test_quoted_markers_go(server: Emulator) -> None:
 
 
 def test_records_are_read_back() -> None:
-    """A record survives its way through JSON; one that is none is refused."""
+    """A record can be stored as JSON; an invalid one is refused."""
     attempt = earlier(state="sent", id=3)
 
     assert Attempt.from_json(attempt.to_json()) == attempt
-    with pytest.raises(R7MailConfigError, match="no record of a sending"):
+    with pytest.raises(R7MailConfigError, match="not a record of an attempt"):
         Attempt.from_json({"state": "sending"})
 
 
 def test_links_are_escaped() -> None:
-    """Links stand at the end of both bodies; their names are no HTML."""
+    """Links are at the end of both bodies; their names are escaped."""
     html, text = add_links(
         "<body>x</body>", "x", [Link('https://a/?b="c"&d', "<script>.csv"), Link("s3://b/k", "k")]
     )
@@ -691,7 +690,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def test_tables_are_escaped() -> None:
-    """Cells, column names and indexes are data: none of it becomes HTML or a link."""
+    """Cells, column names and indexes are data: they never become HTML or links."""
     frame = pd.DataFrame(
         {HOSTILE: [HOSTILE, "https://evil.example", "x" * 200, None], "n": [1, 2, 3, 4]},
         index=pd.Index([HOSTILE] * 4, name=HOSTILE),
@@ -707,7 +706,7 @@ def test_tables_are_escaped() -> None:
 
 
 def test_long_tables_are_cut() -> None:
-    """A table of many rows is cut, and says so."""
+    """A long table is cut off, and says so."""
     html = html_table(pd.DataFrame({"n": range(3000)}), max_rows=20)
 
     assert html.count("<tr>") == 20
@@ -715,7 +714,7 @@ def test_long_tables_are_cut() -> None:
 
 
 def test_tables_from_xcom() -> None:
-    """Rows as XCom brings them, a list of dicts, make a table."""
+    """Rows from XCom, a list of dicts, become a table."""
     html = html_table([{"a": 1, "b": "<b>"}, {"a": 2}])
 
     assert "&lt;b&gt;" in html

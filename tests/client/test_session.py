@@ -1,12 +1,10 @@
-"""The clients on real sockets: every test runs the sync and the async one."""
+"""The clients on real sockets: every test runs with the sync and the async one."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import gzip
-import ipaddress
-import json
 import logging
 import re
 import socket
@@ -19,26 +17,23 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import aiohttp  # noqa: TID253 - no DAG file reads a test
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.calls import Call
+from airflow_provider_r7mail.client.download import PIECE_BYTES
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.session import PIECE_BYTES, AsyncClient, Client
+from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
@@ -53,6 +48,8 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
+from tests.wire import TOKEN, Certificates, Proxy, Request, Wire
+from tests.wire import reply as _reply
 
 T = TypeVar("T")
 INBOX = 24
@@ -70,12 +67,12 @@ SEND = calls.send_message(
 
 @dataclass
 class Session:
-    """A client in use. Calls of the sync one run in threads, so that they too can overlap."""
+    """An open client. Calls of the sync one run in threads, so that they can overlap, too."""
 
     client: Client | AsyncClient
 
     async def send(self, call: Call[T]) -> T:
-        """Carry a call."""
+        """Send a call."""
         if isinstance(self.client, AsyncClient):
             return await self.client.send(call)
         return await asyncio.to_thread(self.client.send, call)
@@ -91,7 +88,7 @@ class Session:
                 yield started.length, _each(started.chunks)
 
     async def download(self, call: Call[bytes]) -> bytes:
-        """Download a file whole."""
+        """Download a whole file."""
         async with self.stream(call) as (_, chunks):
             return b"".join([chunk async for chunk in chunks])
 
@@ -106,7 +103,7 @@ Kind = Literal["sync", "async"]
 
 @pytest.fixture(params=["sync", "async"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Which client."""
+    """Return which client to use."""
     found: Kind = request.param
     return found
 
@@ -144,185 +141,15 @@ def _count(server: Emulator, name: str) -> int:
 
 
 def _patience(fault: Fault) -> float:
-    """A `timeout` that a fault soon reaches, and a sound answer of a busy machine does not."""
+    """Return a `timeout` that faults soon exceed, and a busy machine's good responses don't."""
     return 1.0 if fault.kind == "hang" else 20.0
-
-
-@dataclass
-class Request:
-    """A request as it came over the wire."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-    body: bytes
-    connection: int
-    number: int
-
-
-def _reply(
-    body: bytes | str = b"true", *headers: str, status: str = "200 OK", framed: bool = True
-) -> bytes:
-    content = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", *headers]
-    if framed:
-        lines.append(f"Content-Length: {len(content)}")
-    return "\r\n".join([*lines, "", ""]).encode() + content
-
-
-TOKEN = "0f8fad5b-d9cb-469f-a165-70867728950e"
-LOGIN = json.dumps({"Response": {"Data": {"State": "Login", "Tokens": {"AuthToken": TOKEN}}}})
-
-
-class Wire:
-    """A server of bare bytes, for what no proper server does.
-
-    :param answer: what to send for a request other than Login; None hangs up. What does not end
-        with its Content-Length goes with `close`, after which the connection is closed.
-    :param tls: speaks TLS
-    """
-
-    def __init__(
-        self,
-        answer: Callable[[Request], bytes | None] = lambda _: _reply(),
-        *,
-        close: bool = False,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self.requests: list[Request] = []
-        self.open = 0
-        self._answer = answer
-        self._close = close
-        self._tls = tls
-        self._connections = 0
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
-
-    @property
-    def calls(self) -> list[Request]:
-        """The requests other than Login."""
-        return [request for request in self.requests if not request.target.endswith("/Login")]
-
-    def __enter__(self) -> Self:
-        self._run(self._accept)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for one in (self._listener, *self._sockets):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        for thread in self._threads:
-            thread.join(5)
-
-    def _run(self, target: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection = self._listener.accept()[0]
-                self._sockets.append(connection)
-                self._connections += 1
-                self._run(self._serve, connection, self._connections)
-
-    def _serve(self, connection: socket.socket, number: int) -> None:
-        self.open += 1
-        try:
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-                self._sockets.append(connection)
-            with connection, connection.makefile("rb") as stream:
-                self.talk(connection, stream, number)
-        except (OSError, ValueError):
-            pass
-        finally:
-            self.open -= 1
-
-    def talk(self, connection: socket.socket, stream: Any, number: int) -> None:
-        """Answer one request after another."""
-        count = 0
-        while (request := _read_request(stream, number, count + 1)) is not None:
-            count += 1
-            self.requests.append(request)
-            login = request.target.endswith("/Login")
-            answer = _reply(LOGIN) if login else self._answer(request)
-            if answer is not None:
-                connection.sendall(answer)
-            if answer is None or (self._close and not login):
-                connection.shutdown(socket.SHUT_RDWR)
-                return
-
-
-def _read_request(stream: Any, connection: int, number: int) -> Request | None:
-    head = stream.readline().decode("latin-1").split()
-    if len(head) != 3:
-        return None
-    headers: dict[str, str] = {}
-    while line := stream.readline().decode("latin-1").strip():
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", 0)))
-    return Request(head[0], head[1], headers, body, connection, number)
-
-
-class Proxy(Wire):
-    """An HTTP proxy: forwards requests, and tunnels with CONNECT, all to one server.
-
-    :param target: the server's port, whatever the request says
-    :param password: `user:password` in base64 that it asks for
-    """
-
-    def __init__(self, target: int, *, password: str | None = None) -> None:
-        super().__init__()
-        self._target = target
-        self._password = password
-
-    def talk(self, connection: socket.socket, stream: Any, number: int) -> None:
-        """Forward one request after another, or open a tunnel."""
-        while (request := _read_request(stream, number, 1)) is not None:
-            self.requests.append(request)
-            given = request.headers.get("proxy-authorization")
-            if self._password is not None and given != f"Basic {self._password}":
-                connection.sendall(_reply("Who?", status="407 Proxy Authentication Required"))
-                continue
-            with socket.create_connection(("127.0.0.1", self._target)) as server:
-                self._sockets.append(server)
-                if request.method == "CONNECT":
-                    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                    self._run(_tunnel, connection, server)
-                    _tunnel(server, connection)
-                    return
-                path = request.target.removeprefix("http://").partition("/")[2]
-                head = [f"{request.method} /{path} HTTP/1.1"]
-                head += [f"{name}: {value}" for name, value in request.headers.items()]
-                server.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + request.body)
-                server.shutdown(socket.SHUT_WR)
-                _pipe(server, connection)
-
-
-def _tunnel(source: socket.socket, target: socket.socket) -> None:
-    _pipe(source, target)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
-
-
-def _pipe(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65_536):
-            target.sendall(data)
 
 
 # What goes well.
 
 
 async def test_each_call_does_what_it_says(kind: Kind, server: Emulator) -> None:
-    """One session lists, marks, moves, deletes, sends and downloads, with a single login."""
+    """A session lists, marks, moves, deletes, sends and downloads with a single login."""
     mailbox = server.mailbox
     two = mailbox.deliver(subject="Two", attachments=[("a.txt", b"data", "text/plain")])
     listing = calls.list_messages(
@@ -356,7 +183,7 @@ async def test_each_call_does_what_it_says(kind: Kind, server: Emulator) -> None
 
 
 async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
-    """A triggerer's event loop is not held up by a large answer: a thread reads it."""
+    """A large response doesn't block a triggerer's event loop: a thread reads it."""
     threads = []
 
     def parse(body: bytes) -> bool:
@@ -373,7 +200,7 @@ async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
 
 
 async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server: Emulator) -> None:
-    """What a page has taken of memory is free when it has been read, not some pages later."""
+    """A page's memory is freed once the page has been read, not some pages later."""
     server.mailbox.deliver(folder=INBOX, body="x" * 3_000_000)
     listing = calls.list_messages(
         INBOX, MessageFilter(), start=None, end=None, offset=0, size=100, parse=len
@@ -396,7 +223,7 @@ async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server:
 
 @pytest.mark.parametrize("call", [MARK, SEND])
 async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any]) -> None:
-    """`max_concurrency` is the most requests that the async client has under way at once."""
+    """`max_concurrency` is the maximum number of concurrent requests of the async client."""
     server.readings = Readings(latency_seconds=0.5)
     async with _opened("async", server, max_concurrency=3) as session:
         await session.send(MARK)
@@ -408,7 +235,7 @@ async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any])
 
 
 async def test_a_token_is_told_before_it_is_used(kind: Kind, server: Emulator) -> None:
-    """Airflow can mask a token before any request could log it."""
+    """Airflow can mask a token before a request could log it."""
     told = []
 
     def on_token(token: str) -> None:
@@ -443,7 +270,7 @@ async def test_a_token_is_told_before_it_is_used(kind: Kind, server: Emulator) -
 async def test_a_call_that_does_no_harm_is_repeated(
     kind: Kind, server: Emulator, fault: Fault
 ) -> None:
-    """After a passing failure a call that does no harm is repeated, and its caller sees nothing."""
+    """After a temporary failure, a call that is safe to repeat is retried, unnoticed."""
     server.faults.append(replace(fault, times=2))
     async with _opened(kind, server, timeout=_patience(fault)) as session:
         assert await session.send(MARK) is True
@@ -455,7 +282,7 @@ async def test_a_call_that_does_no_harm_is_repeated(
 
 
 async def test_retries_come_to_an_end(kind: Kind, server: Emulator) -> None:
-    """A server that stays down is an error that tells how often it was tried."""
+    """If a server stays down, the error says how often it was tried."""
     server.faults.append(Fault("MarkAsRead", status=502, times=None))
     async with _opened(kind, server) as session:
         with pytest.raises(R7MailProxyError, match="attempt 3") as caught:
@@ -467,7 +294,7 @@ async def test_retries_come_to_an_end(kind: Kind, server: Emulator) -> None:
 
 @pytest.mark.parametrize("status", [204, 302, 400, 403, 404, 405, 406, 407])
 async def test_a_refusal_is_final(kind: Kind, server: Emulator, status: int) -> None:
-    """What the server will not do it is not asked again; nor is a page with a foreign status."""
+    """A request that the server refused is not retried, nor is one that got an undefined status."""
     server.faults.append(Fault("MarkAsRead", status=status, times=None))
     async with _opened(kind, server, max_retries=1) as session:
         with pytest.raises(R7MailRequestError) as caught:
@@ -481,7 +308,7 @@ def _sleeps(caplog: pytest.LogCaptureFixture) -> list[float]:
     return [
         record.args[1]
         for record in caplog.records
-        if isinstance(record.args, tuple) and "Trying again" in record.msg
+        if isinstance(record.args, tuple) and "Retrying" in record.msg
         if isinstance(record.args[1], float)
     ]
 
@@ -489,7 +316,7 @@ def _sleeps(caplog: pytest.LogCaptureFixture) -> list[float]:
 async def test_waits_grow_and_differ(
     kind: Kind, server: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each wait is twice the last, plus a random part, so that tasks do not come back in step."""
+    """Each wait is twice the last plus a random part, so that tasks don't retry in step."""
     server.faults.append(Fault("MarkAsRead", status=503, times=5))
     async with _opened(kind, server, max_retries=5) as session:
         await session.send(MARK)
@@ -505,7 +332,7 @@ async def test_waits_grow_and_differ(
 async def test_the_server_says_how_long_to_wait(
     kind: Kind, server: Emulator, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A 429 with `Retry-After`, in seconds or as a date, is repeated then and not earlier (R16)."""
+    """A 429 with `Retry-After`, in seconds or as a date, is retried then and not earlier (R16)."""
     moment = datetime.now(UTC) + timedelta(seconds=2)
     value = "1" if form == "seconds" else format_datetime(moment, usegmt=True)
     server.faults.append(Fault("MarkAsRead", status=429, headers={"Retry-After": value}))
@@ -518,10 +345,10 @@ async def test_the_server_says_how_long_to_wait(
 
 
 async def test_hours_are_not_waited_for(kind: Kind, server: Emulator) -> None:
-    """A proxy that asks for an hour of rest fails the task at once; Airflow's retry comes (R16)."""
+    """If a proxy asks to wait an hour, the task fails at once; Airflow's retries apply (R16)."""
     server.faults.append(Fault("MarkAsRead", status=503, headers={"Retry-After": "3600"}))
     async with _opened(kind, server) as session:
-        with pytest.raises(R7MailProxyError, match="It asks for 3600 s") as caught:
+        with pytest.raises(R7MailProxyError, match="Retry-After asks to wait 3600 s") as caught:
             await session.send(MARK)
 
     assert caught.value.retry_after == 3600
@@ -558,10 +385,10 @@ PAGE = "<html>Sign in</html>"
 async def test_a_send_that_may_have_worked_is_not_repeated(
     kind: Kind, server: Emulator, fault: Fault
 ) -> None:
-    """After any failure that leaves it open whether a mail went out, it is not sent again (R23)."""
+    """If it is unclear whether a message was sent, it is not sent again (R23)."""
     server.faults.append(fault)
     async with _opened(kind, server, timeout=_patience(fault)) as session:
-        with pytest.raises(R7MailSendUnclearError, match="Look into the Sent folder") as caught:
+        with pytest.raises(R7MailSendUnclearError, match="Check the Sent folder") as caught:
             await session.send(SEND)
 
     assert _count(server, "Send") == 1
@@ -572,7 +399,7 @@ async def test_a_send_that_may_have_worked_is_not_repeated(
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 405, 406])
 async def test_a_refused_send_is_told_as_refused(kind: Kind, server: Emulator, status: int) -> None:
-    """A mail that the server surely did not take is not called unclear."""
+    """A message that the server certainly didn't accept is not called unclear."""
     server.faults.append(Fault("Send", status=status))
     async with _opened(kind, server) as session:
         with pytest.raises(R7MailRequestError) as caught:
@@ -584,7 +411,7 @@ async def test_a_refused_send_is_told_as_refused(kind: Kind, server: Emulator, s
 
 
 async def test_a_send_that_a_proxy_held_back_is_repeated(kind: Kind, server: Emulator) -> None:
-    """A 429 means that the mail was not taken: it is sent again, and arrives once (R23)."""
+    """A 429 means that the message was not accepted: it is sent again, and arrives once (R23)."""
     server.faults.append(Fault("Send", status=429, times=2))
     async with _opened(kind, server) as session:
         await session.send(SEND)
@@ -594,7 +421,7 @@ async def test_a_send_that_a_proxy_held_back_is_repeated(kind: Kind, server: Emu
 
 
 async def test_a_send_with_a_dead_token_is_repeated(kind: Kind, server: Emulator) -> None:
-    """A 401 means that the mail was not taken: after a new login it is sent, once (R12, R23)."""
+    """A 401 means that the message was refused: it is sent once, after a new login (R12, R23)."""
     async with _opened(kind, server) as session:
         await session.send(MARK)
         server.expire_tokens()
@@ -608,7 +435,7 @@ async def test_a_send_with_a_dead_token_is_repeated(kind: Kind, server: Emulator
 async def test_a_send_without_a_connection_is_repeated(
     kind: Kind, server: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the server restarts no connection can be made: Send waits for it, and is one (R23)."""
+    """While the server restarts, no connection can be opened: Send waits, and sends once (R23)."""
     async with _opened(kind, server, max_retries=8, backoff=0.05) as session:
         await session.send(MARK)
         server.stop()
@@ -622,7 +449,7 @@ async def test_a_send_without_a_connection_is_repeated(
 
 
 async def test_a_send_without_a_login_was_not_made(kind: Kind, server: Emulator) -> None:
-    """When the login fails for good, the mail was not sent, and that is what I am told."""
+    """If the login finally fails, the message was not sent, and the error says so."""
     server.faults.append(Fault("Login", status=502, times=None))
     async with _opened(kind, server) as session:
         with pytest.raises(R7MailProxyError) as caught:
@@ -674,7 +501,7 @@ async def test_when_a_token_expires_is_not_asked(
 
 
 async def test_a_token_may_die_at_any_time(kind: Kind, server: Emulator) -> None:
-    """A 401 in the middle of the work is a new login and the call again, downloads too (R12)."""
+    """After a 401, the client logs in again and repeats the call, including downloads (R12)."""
     number = server.mailbox.deliver(attachments=[("a.txt", b"data", "text/plain")])
     server.readings = Readings(token_calls=1)
     async with _opened(kind, server) as session:
@@ -690,7 +517,7 @@ async def test_a_token_may_die_at_any_time(kind: Kind, server: Emulator) -> None
 
 
 async def test_a_dead_token_costs_one_login(kind: Kind, server: Emulator) -> None:
-    """Many calls that meet a dead token at once log in once together, and not each (R12)."""
+    """Concurrent calls that meet an expired token log in once, not once each (R12)."""
     server.readings = Readings(latency_seconds=0.05)
     async with _opened(kind, server, max_concurrency=8) as session:
         await asyncio.gather(*(session.send(MARK) for _ in range(8)))
@@ -702,7 +529,7 @@ async def test_a_dead_token_costs_one_login(kind: Kind, server: Emulator) -> Non
 
 
 async def test_a_late_refusal_of_an_old_token_costs_nothing(kind: Kind, server: Emulator) -> None:
-    """A call that hears late of its token's death takes the new one that others use (R12)."""
+    """A call that learns late of its token's expiry uses the new one (R12)."""
     async with _opened(kind, server) as session:
         await session.send(MARK)
         server.expire_tokens()
@@ -713,7 +540,7 @@ async def test_a_late_refusal_of_an_old_token_costs_nothing(kind: Kind, server: 
 
 
 async def test_a_token_refused_anew_is_an_error(kind: Kind, server: Emulator) -> None:
-    """A call that is refused with a fresh token too is an error, and not an endless loop (R12)."""
+    """A call that is refused even with a new token is an error, not an endless loop (R12)."""
     server.faults.append(Fault("MarkAsRead", status=401, times=None))
     async with _opened(kind, server) as session:
         with pytest.raises(R7MailAuthError, match="a token it had just issued"):
@@ -730,7 +557,7 @@ REFUSALS = ["401", "500", "null_response", "no_token", "state"]
 async def test_a_refused_login_is_tried_once(
     kind: Kind, server: Emulator, refusal: Any, error_body: Any
 ) -> None:
-    """A wrong password is told in every way the server may refuse it, and tried once (R14)."""
+    """A wrong password is reported, however the server refuses it, and tried once (R14)."""
     server.readings = Readings(login_refusal=refusal, error_body=error_body)
     async with _opened(kind, server, password="wrong") as session:
         with pytest.raises(R7MailAuthError) as caught:
@@ -744,7 +571,7 @@ async def test_a_refused_login_is_tried_once(
 async def test_concurrent_calls_do_not_hammer_a_refused_login(
     kind: Kind, server: Emulator, refusal: Any
 ) -> None:
-    """Many calls with a wrong password try it once together: the account is not locked (R14)."""
+    """Concurrent calls with a wrong password try it once, so as not to lock the account (R14)."""
     server.readings = Readings(login_refusal=refusal)
     async with _opened(kind, server, password="wrong", max_concurrency=8) as session:
         failures = await asyncio.gather(
@@ -770,7 +597,7 @@ async def test_concurrent_calls_do_not_hammer_a_refused_login(
 async def test_a_login_that_only_failed_is_repeated(
     kind: Kind, server: Emulator, fault: Fault
 ) -> None:
-    """A passing failure at the login is none of the password: it is tried again (R16)."""
+    """A temporary failure of the login doesn't mean a wrong password: it is retried (R16)."""
     server.faults.append(fault)
     async with _opened(kind, server, timeout=_patience(fault)) as session:
         assert await session.send(MARK) is True
@@ -779,7 +606,7 @@ async def test_a_login_that_only_failed_is_repeated(
 
 
 async def test_a_proven_password_outlives_a_500(kind: Kind, server: Emulator) -> None:
-    """Once a password has worked, a 500 to a later login is a failure to be repeated (R14)."""
+    """Once a password has worked, a 500 to a later login is a failure to retry (R14)."""
     async with _opened(kind, server) as session:
         await session.send(MARK)
         server.expire_tokens()
@@ -796,7 +623,7 @@ async def test_a_proven_password_outlives_a_500(kind: Kind, server: Emulator) ->
 async def test_anything_but_true_is_a_failed_action(
     kind: Kind, server: Emulator, answer: object
 ) -> None:
-    """An action that the server answers with anything but `true` has failed, for good (R15)."""
+    """An action whose response is anything but `true` has failed, and isn't retried (R15)."""
     server.faults.append(Fault("MarkAsRead", kind="answer", answer=answer, times=None))
     async with _opened(kind, server) as session:
         with pytest.raises(R7MailActionError):
@@ -807,7 +634,7 @@ async def test_anything_but_true_is_a_failed_action(
 
 @pytest.mark.parametrize("body", ["", '{"Message": "secret"}', "<html>secret</html>", "secret"])
 async def test_an_error_body_may_hold_anything(kind: Kind, server: Emulator, body: str) -> None:
-    """An error's body, whatever it is, is neither needed nor shown (R16)."""
+    """The body of an error is neither needed nor shown, whatever it is (R16)."""
     server.faults.append(Fault("MarkAsRead", status=500, body=body, times=None))
     async with _opened(kind, server, max_retries=0) as session:
         with pytest.raises(R7MailServerError) as caught:
@@ -818,7 +645,7 @@ async def test_an_error_body_may_hold_anything(kind: Kind, server: Emulator, bod
 
 @pytest.mark.parametrize("call", [MARK, SEND, calls.download_attachment(INBOX, 1, "a.txt")])
 async def test_a_redirect_is_not_followed(kind: Kind, server: Emulator, call: Call[Any]) -> None:
-    """A proxy that redirects to its sign-in page is an error; the token goes nowhere else (R16)."""
+    """A redirect to a proxy's login page is an error; the token isn't sent there (R16)."""
     with Wire() as elsewhere:
         headers = {"Location": f"{elsewhere.url}/sign-in"}
         for status in (301, 302, 303, 307, 308):
@@ -832,7 +659,7 @@ async def test_a_redirect_is_not_followed(kind: Kind, server: Emulator, call: Ca
 
 
 async def test_a_sign_in_page_is_told(kind: Kind, server: Emulator) -> None:
-    """A proxy's page with status 200 is told from a broken answer, and may pass (R16)."""
+    """A proxy's page with status 200 is told apart from a truncated response, and retried (R16)."""
     async with _opened(kind, server) as session:
         server.faults.append(Fault("MarkAsRead", status=200, body=PAGE))
         assert await session.send(MARK) is True
@@ -864,7 +691,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
 async def test_a_file_of_any_name_arrives(kind: Kind, server: Emulator, name: str) -> None:
-    """The server is asked for exactly the name it listed, and gives that file (R19)."""
+    """A file is requested by exactly the name that the server listed, and returned (R19)."""
     number = server.mailbox.deliver(attachments=[Attachment(name, b"data")])
     async with _opened(kind, server) as session:
         downloaded = await session.download(calls.download_attachment(INBOX, number, name))
@@ -875,7 +702,7 @@ async def test_a_file_of_any_name_arrives(kind: Kind, server: Emulator, name: st
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_file_comes_in_pieces(kind: Kind, server: Emulator, chunked: bool) -> None:
-    """A large file comes in pieces of bounded size, with its length if the server tells it."""
+    """A large file arrives in pieces of bounded size, with its length if the server gives it."""
     data = bytes(range(256)) * 4_000
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", data)])
     server.readings = Readings(chunked_attachments=chunked)
@@ -894,11 +721,11 @@ async def test_a_file_comes_in_pieces(kind: Kind, server: Emulator, chunked: boo
 async def test_a_file_that_breaks_off_is_an_error(
     kind: Kind, server: Emulator, chunked: bool, keep: float
 ) -> None:
-    """A download that breaks off is never a short file, with a length or in chunks (R22)."""
+    """An interrupted download never passes for a short file, with a length or chunked (R22)."""
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", b"x" * 300_000)])
     server.faults.append(Fault("Attachments", kind="truncate", chunked=chunked, keep=keep))
     async with _opened(kind, server) as session:
-        with pytest.raises(R7MailConnectionError, match="broke off"):
+        with pytest.raises(R7MailConnectionError, match="connection broke"):
             await session.download(calls.download_attachment(INBOX, number, "big.bin"))
 
 
@@ -909,7 +736,7 @@ FILE = calls.download_attachment(INBOX, 1, "prices.csv")
 
 
 async def test_a_gzipped_file_is_unpacked(kind: Kind) -> None:
-    """A file that a proxy packs, though asked not to, arrives as it is."""
+    """A file that a proxy compressed without being asked arrives uncompressed."""
     with Wire(lambda _: _reply(GZIPPED, GZIP)) as wire:
         async with _opened(kind, wire) as session, session.stream(FILE) as (length, chunks):
             data = b"".join([chunk async for chunk in chunks])
@@ -931,7 +758,7 @@ async def test_a_gzipped_file_is_unpacked(kind: Kind) -> None:
     ],
 )
 async def test_a_page_in_place_of_a_file_can_be_told(kind: Kind, header: str, html: bool) -> None:
-    """Who stores a file can see that what comes is an HTML page, perhaps a proxy's (R16)."""
+    """The caller can see that an HTML page arrived, perhaps a proxy's (R16)."""
     lines = ["HTTP/1.1 200 OK", f"Content-Type: {header}", "Content-Length: 0", "", ""]
     with Wire(lambda _: "\r\n".join(lines).encode()) as wire:
         async with _opened(kind, wire) as session:
@@ -947,7 +774,7 @@ async def test_a_page_in_place_of_a_file_can_be_told(kind: Kind, header: str, ht
 @pytest.mark.parametrize("pad", [b"", bytes(5)], ids=["bare", "padded"])
 @pytest.mark.parametrize("cut", [0, 1, 10])
 async def test_a_file_gzipped_in_parts_is_unpacked_whole(kind: Kind, pad: bytes, cut: int) -> None:
-    """A proxy may pack a file in several gzip members: all of them are the file (R22)."""
+    """All gzip members of a file that a proxy compressed in several are read (R22)."""
     half = len(DATA) // 2
     one, two = gzip.compress(DATA[:half]) + pad, gzip.compress(DATA[half:]) + pad
     parts = [one + two[:cut], two[cut:]]
@@ -959,7 +786,7 @@ async def test_a_file_gzipped_in_parts_is_unpacked_whole(kind: Kind, pad: bytes,
 
 
 async def test_what_a_small_answer_unpacks_to_is_not_held_whole(kind: Kind) -> None:
-    """A packed file comes in pieces of bounded size, though it be a thousand times as large."""
+    """A compressed file arrives in pieces of bounded size, even if it grows a thousandfold."""
     large = bytes(40 * PIECE_BYTES)
     with Wire(lambda _: _reply(gzip.compress(large), GZIP)) as wire:
         async with _opened(kind, wire) as session, session.stream(FILE) as (_, chunks):
@@ -1000,7 +827,7 @@ async def test_what_a_small_answer_unpacks_to_is_not_held_whole(kind: Kind) -> N
 async def test_no_answer_passes_for_a_whole_file(
     kind: Kind, answer: bytes, error: type[R7MailError]
 ) -> None:
-    """Whatever the framing and packing, a file that may be short is an error (R22)."""
+    """A file that may be incomplete is an error, whatever its framing and compression (R22)."""
     with Wire(lambda _: answer, close=True) as wire:
         async with _opened(kind, wire) as session:
             with pytest.raises(error):
@@ -1008,7 +835,7 @@ async def test_no_answer_passes_for_a_whole_file(
 
 
 async def test_a_download_can_be_left(kind: Kind, server: Emulator) -> None:
-    """I may stop reading a file half-way; the client goes on working."""
+    """I can stop reading a file half-way, and continue to use the client."""
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", b"x" * 3_000_000)])
     async with _opened(kind, server, max_concurrency=1) as session:
         for _ in range(3):
@@ -1034,7 +861,7 @@ async def test_a_download_can_be_left(kind: Kind, server: Emulator) -> None:
 async def test_a_consumer_s_own_error_is_its_own(
     kind: Kind, server: Emulator, error: Exception
 ) -> None:
-    """When my disk or bucket fails in the middle of a download, I see that error, unchanged."""
+    """If my disk or bucket fails in the middle of a download, I see that error unchanged."""
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", b"x" * 300_000)])
     async with _opened(kind, server, max_concurrency=1) as session:
 
@@ -1053,17 +880,17 @@ async def test_a_consumer_s_own_error_is_its_own(
 
 
 async def test_a_file_that_is_not_there_is_an_error(kind: Kind, server: Emulator) -> None:
-    """A file that the server fails to give is its failure, and not an empty file."""
+    """A file that the server fails to deliver is an error, not an empty file."""
     async with _opened(kind, server) as session:
         with pytest.raises(R7MailServerError):
             await session.download(FILE)
 
 
 async def test_a_file_that_is_gone_is_told_as_gone(kind: Kind, server: Emulator) -> None:
-    """When a message is deleted before its file is fetched, I am not sent to check the Host."""
+    """If a message was deleted before its file is fetched, the error doesn't blame Host."""
     server.faults.append(Fault("Attachments", status=404, body="{}"))
     async with _opened(kind, server) as session:
-        with pytest.raises(R7MailServerError, match="has no such file of message 1") as told:
+        with pytest.raises(R7MailServerError, match="message 1 has no such file") as told:
             await session.download(FILE)
 
     assert "deleted or moved" in str(told.value)
@@ -1072,12 +899,12 @@ async def test_a_file_that_is_gone_is_told_as_gone(kind: Kind, server: Emulator)
 
 
 async def test_a_file_name_may_be_as_long_as_a_url(kind: Kind, server: Emulator) -> None:
-    """The longest name is asked for; a longer one is an error of that file, not of the Host."""
+    """The longest possible name is requested; a longer one is an error of that file."""
     longest = "n" * calls.MAX_NAME_LENGTH
     with Wire(lambda _: _reply(DATA)) as wire:
         async with _opened(kind, wire) as session:
             assert await session.download(calls.download_attachment(INBOX, 1, longest)) == DATA
-    with pytest.raises(R7MailRequestError, match="of message 1 is too long to ask for") as told:
+    with pytest.raises(R7MailRequestError, match="of message 1 is too long for a URL") as told:
         calls.download_attachment(INBOX, 1, longest + "n")
 
     assert not isinstance(told.value, R7MailConfigError)
@@ -1088,7 +915,7 @@ async def test_a_file_name_may_be_as_long_as_a_url(kind: Kind, server: Emulator)
 
 
 async def test_a_silent_server_is_a_timeout(kind: Kind, server: Emulator) -> None:
-    """A server that does not answer is given up after `timeout` seconds."""
+    """A server that doesn't respond within `timeout` seconds is an error."""
     server.faults.append(Fault("MarkAsRead", kind="hang", times=None))
     async with _opened(kind, server, timeout=0.2, max_retries=1) as session:
         with pytest.raises(R7MailTimeoutError, match=r"in time .*Raise timeout") as caught:
@@ -1099,7 +926,7 @@ async def test_a_silent_server_is_a_timeout(kind: Kind, server: Emulator) -> Non
 
 
 async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None:
-    """An answer that takes long, but keeps coming, is no time-out."""
+    """A response that takes long but keeps arriving is not a timeout."""
     number = server.mailbox.deliver(attachments=[Attachment("a.bin", b"x" * 100)])
     server.faults.append(Fault("Attachments", kind="slow", seconds=3.0, trickle=True))
     async with _opened(kind, server, timeout=1.5) as session:
@@ -1109,7 +936,7 @@ async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None
 
 
 async def test_bytes_too_many_hold_up_no_run(kind: Kind) -> None:
-    """A file longer than announced, whose rest looks like an answer, is no wait without end."""
+    """A file longer than announced, whose rest looks like a response, doesn't block forever."""
     rest = _reply(b"x", "Content-Length: 1000", framed=False)
 
     with Wire(lambda _: _reply(DATA) + rest) as wire:
@@ -1122,7 +949,7 @@ async def test_bytes_too_many_hold_up_no_run(kind: Kind) -> None:
 
 @contextmanager
 def _full_server() -> Iterator[str]:
-    """A server whose queue is full: it does not answer the first packet of a connection."""
+    """A server with a full queue: it doesn't respond to a connection's first packet."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         with (
@@ -1137,7 +964,7 @@ def _full_server() -> Iterator[str]:
 
 
 async def test_making_a_connection_has_its_own_time_limit(kind: Kind) -> None:
-    """A server that can't be reached is given up after `connect_timeout`, long before `timeout`."""
+    """An unreachable server is an error after `connect_timeout`, long before `timeout`."""
     started = time.monotonic()
     with _full_server() as url:
         async with _opened(kind, url, timeout=99, connect_timeout=0.2, max_retries=1) as session:
@@ -1149,7 +976,7 @@ async def test_making_a_connection_has_its_own_time_limit(kind: Kind) -> None:
 
 
 async def test_no_server_is_told(kind: Kind) -> None:
-    """A server that is not there is an error that says where to look."""
+    """If there is no server, the error says what to check."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     async with _opened(kind, f"http://127.0.0.1:{port}") as session:
@@ -1159,7 +986,7 @@ async def test_no_server_is_told(kind: Kind) -> None:
 
 
 async def test_an_unknown_host_is_told(kind: Kind) -> None:
-    """A host whose name nobody knows is an error that says so."""
+    """If the host name can't be resolved, the error says so."""
     async with _opened(kind, "http://mail.invalid", max_retries=0) as session:
         with pytest.raises(R7MailConnectionError, match=r"could not be reached: .*Check Host"):
             await session.send(MARK)
@@ -1167,7 +994,7 @@ async def test_an_unknown_host_is_told(kind: Kind) -> None:
 
 @pytest.mark.parametrize("url", ["mail.example.org", "ftp://x", "http://mail..example.org"])
 async def test_a_url_that_cannot_be_is_told(kind: Kind, url: str) -> None:
-    """A URL of no server is an error of the connection; it is not tried again and again."""
+    """An invalid URL is an error of the connection, and isn't retried."""
     async with _opened(kind, url) as session:
         with pytest.raises(R7MailConfigError, match="Check Host, Schema and Port"):
             await session.send(MARK)
@@ -1176,7 +1003,7 @@ async def test_a_url_that_cannot_be_is_told(kind: Kind, url: str) -> None:
 
 @pytest.mark.parametrize("code", ["utf-8", "cp1251"])
 async def test_a_status_may_be_told_in_russian(kind: Kind, code: str) -> None:
-    """The words beside a status may be in any language and encoding: the status counts."""
+    """The reason phrase may be in any language and encoding: only the status counts."""
     answers = [
         _reply(b"", status="503 Сервис недоступен"),
         _reply(b"true", status="200 Хорошо"),
@@ -1189,7 +1016,7 @@ async def test_a_status_may_be_told_in_russian(kind: Kind, code: str) -> None:
 
 
 async def test_what_is_no_http_is_told(kind: Kind) -> None:
-    """Another server on that port is an error that quotes nothing it said."""
+    """If another service uses that port, the error quotes nothing from it."""
     with Wire(lambda _: b"SSH-2.0-secret\r\n\r\n") as wire:
         async with _opened(kind, wire, max_retries=0) as session:
             with pytest.raises(R7MailConnectionError, match="not HTTP") as caught:
@@ -1199,7 +1026,7 @@ async def test_what_is_no_http_is_told(kind: Kind) -> None:
 
 
 async def test_a_cancelled_call_leaves_nothing(server: Emulator) -> None:
-    """A trigger that is cancelled leaves no connection, and its client can go on."""
+    """A cancelled trigger leaves no connection open, and its client can continue."""
 
     def answer(request: Request) -> bytes:
         if request.target.endswith("/Delete"):
@@ -1223,7 +1050,7 @@ async def test_a_cancelled_call_leaves_nothing(server: Emulator) -> None:
 
 
 async def test_a_cancelled_download_leaves_nothing(server: Emulator) -> None:
-    """A download that is cancelled frees its place at once."""
+    """A cancelled download frees its slot at once."""
     number = server.mailbox.deliver(attachments=[Attachment("a.bin", b"x" * 100_000)])
     server.faults.append(Fault("Attachments", kind="slow", seconds=30, trickle=True))
     async with _opened("async", server, max_concurrency=1) as session:
@@ -1238,98 +1065,8 @@ async def test_a_cancelled_download_leaves_nothing(server: Emulator) -> None:
 # TLS.
 
 
-@dataclass
-class Certificates:
-    """Files of an authority, and of a server and a client that it vouches for."""
-
-    folder: Path
-    authority: ec.EllipticCurvePrivateKey = field(
-        default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
-    )
-
-    def path(self, name: str) -> str:
-        """The path of a file."""
-        return str(self.folder / f"{name}.pem")
-
-    def make(self, name: str, *, password: bytes | None = None) -> None:
-        """Write `{name}.pem` with a certificate and its key, and the two apart."""
-        own = self.authority if name == "ca" else ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")]))
-            .public_key(own.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName(
-                    [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-                ),
-                critical=False,
-            )
-            # Python 3.13 asks for these.
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.authority.public_key()),
-                critical=False,
-            )
-            .add_extension(
-                x509.KeyUsage(
-                    digital_signature=True,
-                    content_commitment=False,
-                    key_encipherment=False,
-                    data_encipherment=False,
-                    key_agreement=False,
-                    key_cert_sign=name == "ca",
-                    crl_sign=name == "ca",
-                    encipher_only=False,
-                    decipher_only=False,
-                ),
-                critical=True,
-            )
-            .sign(self.authority, hashes.SHA256())
-            .public_bytes(serialization.Encoding.PEM)
-        )
-        key = own.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(password)
-            if password
-            else serialization.NoEncryption(),
-        )
-        Path(self.path(name)).write_bytes(certificate + key)
-        Path(self.path(f"{name}-cert")).write_bytes(certificate)
-        Path(self.path(f"{name}-key")).write_bytes(key)
-
-    def server(self, *, ask: bool = False, oldest: bool = False) -> ssl.SSLContext:
-        """The server's side; `ask` for the client's certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.path("server"))
-        if oldest:
-            context.maximum_version = ssl.TLSVersion.TLSv1_2
-        if ask:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(self.path("ca-cert"))
-        return context
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority that no system knows."""
-    made = Certificates(tmp_path_factory.mktemp("tls"))
-    for name in ("ca", "server", "client"):
-        made.make(name)
-    made.make("locked", password=b"sesame")
-    return made
-
-
 async def test_an_unknown_authority_is_told(kind: Kind, certificates: Certificates) -> None:
-    """A certificate of my company's authority fails, and the error says what to set."""
+    """A certificate of my company's CA fails, and the error says what to set."""
     with Wire(tls=certificates.server()) as wire:
         async with _opened(kind, wire, max_retries=1) as session:
             with pytest.raises(R7MailConnectionError, match=r"could not be verified.*Set verify"):
@@ -1342,7 +1079,7 @@ async def test_an_unknown_authority_is_told(kind: Kind, certificates: Certificat
 async def test_verify_takes_a_bundle_or_nothing(
     kind: Kind, certificates: Certificates, verify: str | bool
 ) -> None:
-    """With my authority's bundle, or with `verify` false, the connection works; Send too."""
+    """With my CA bundle, or with `verify` false, the connection works, for Send, too."""
     given = certificates.path(verify) if isinstance(verify, str) else verify
     with Wire(tls=certificates.server()) as wire:
         async with _opened(kind, wire, verify=given) as session:
@@ -1356,7 +1093,7 @@ async def test_verify_takes_a_bundle_or_nothing(
 async def test_the_system_s_authorities_are_known(
     kind: Kind, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An authority that my company added to its systems is known without a setting."""
+    """A CA that my company added to its systems works without a setting."""
     monkeypatch.setenv("SSL_CERT_FILE", certificates.path("ca-cert"))
     with Wire(tls=certificates.server()) as wire:
         async with _opened(kind, wire) as session:
@@ -1367,7 +1104,7 @@ async def test_the_system_s_authorities_are_known(
 async def test_a_client_certificate_is_shown(
     kind: Kind, certificates: Certificates, form: str
 ) -> None:
-    """A server that asks for a client certificate gets the connection's `cert`."""
+    """A server that requires a client certificate gets the connection's `cert`."""
     path = certificates.path
     cert: Any = path("client") if form == "one file" else (path("client-cert"), path("client-key"))
     with Wire(tls=certificates.server(ask=True)) as wire:
@@ -1379,7 +1116,7 @@ async def test_a_client_certificate_is_shown(
 async def test_a_missing_client_certificate_is_told(
     kind: Kind, certificates: Certificates, oldest: bool
 ) -> None:
-    """A server that wants a client certificate, and gets none, is an error of ours."""
+    """A missing client certificate is one of this package's errors."""
     with Wire(tls=certificates.server(ask=True, oldest=oldest)) as wire:
         async with _opened(
             kind, wire, verify=certificates.path("ca-cert"), max_retries=0
@@ -1405,7 +1142,7 @@ async def test_a_missing_client_certificate_is_told(
 def test_a_certificate_that_cannot_be_read_is_told(
     certificates: Certificates, wrong: dict[str, Any]
 ) -> None:
-    """A file that is not there, holds no certificate or needs a password is told by its field."""
+    """A file that is missing, has no certificate or needs a password is reported by its field."""
 
     def place(name: str) -> str:
         return name if name.startswith("/") else certificates.path(name)
@@ -1421,7 +1158,7 @@ def test_a_certificate_that_cannot_be_read_is_told(
 
 
 def test_a_folder_of_authorities_is_a_bundle_too(certificates: Certificates) -> None:
-    """`verify` may be a folder of certificates, as OpenSSL has them."""
+    """`verify` may be a folder of certificates, as OpenSSL uses them."""
     config = ClientConfig(url="https://x", login="l", password="p", verify=str(certificates.folder))
 
     assert config.ssl_context().verify_mode is ssl.CERT_REQUIRED
@@ -1432,7 +1169,7 @@ def test_a_folder_of_authorities_is_a_bundle_too(certificates: Certificates) -> 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment that says nothing of proxies."""
+    """Clear the environment of proxies."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -1448,7 +1185,7 @@ async def test_a_proxy_is_used(
     tls: bool,
     source: str,
 ) -> None:
-    """The proxy of the connection, or else of the environment, is used for all calls."""
+    """The connection's proxy, or else the environment's, is used for all calls."""
     context = certificates.server() if tls else None
     with Wire(tls=context) as wire, Proxy(wire.port) as proxy:
         url = proxy.url.removeprefix("http://") if source == "without scheme" else proxy.url
@@ -1474,7 +1211,7 @@ async def test_a_proxy_is_used(
 async def test_no_proxy_goes_past_the_proxy(
     kind: Kind, environment: pytest.MonkeyPatch, hosts: str
 ) -> None:
-    """A server that NO_PROXY names, with or without its port, is reached directly."""
+    """A server in NO_PROXY, with or without its port, is reached directly."""
     with Wire() as wire, Proxy(wire.port) as proxy:
         environment.setenv("HTTP_PROXY", proxy.url)
         environment.setenv("http_proxy", proxy.url)
@@ -1504,7 +1241,7 @@ async def test_the_connection_s_proxy_goes_first(
 async def test_a_proxy_may_ask_for_a_password(
     kind: Kind, certificates: Certificates, tls: bool
 ) -> None:
-    """A proxy gets the password in its URL; without it the error says that the proxy refused."""
+    """A proxy gets the password in its URL; without it, the error says that the proxy refused."""
     context = certificates.server() if tls else None
     with Wire(tls=context) as wire, Proxy(wire.port, password="dTpwQDU1") as proxy:
         options: dict[str, Any] = {"verify": certificates.path("ca-cert"), "max_retries": 0}
@@ -1512,7 +1249,7 @@ async def test_a_proxy_may_ask_for_a_password(
         async with _opened(kind, wire, proxy=url, **options) as session:
             assert await session.send(MARK) is True
         async with _opened(kind, wire, proxy=proxy.url, **options) as session:
-            with pytest.raises(R7MailRequestError, match=r"407.*proxy of the connection"):
+            with pytest.raises(R7MailRequestError, match=r"407.*proxy in the connection"):
                 await session.send(MARK)
         wrong = proxy.url.replace("http://", "http://u:s3cret@")
         async with _opened(kind, wire, proxy=wrong, **options) as session:
@@ -1523,7 +1260,7 @@ async def test_a_proxy_may_ask_for_a_password(
 
 
 async def test_a_silent_proxy_is_a_timeout(kind: Kind) -> None:
-    """A proxy that takes the connection and says nothing more is given up in time."""
+    """A proxy that accepts the connection but doesn't respond is a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
         options: dict[str, Any] = {"timeout": 0.2, "connect_timeout": 0.2, "max_retries": 0}
@@ -1537,7 +1274,7 @@ async def test_a_silent_proxy_is_a_timeout(kind: Kind) -> None:
     ["gopher://x", "socks5://u:s3cret@x", "http://u:s3cret@x:y", "http://"],
 )
 def test_a_wrong_proxy_is_told(proxy: str) -> None:
-    """A proxy that is none is an error of the connection, which does not show its password."""
+    """An invalid proxy is an error of the connection that doesn't show its password."""
     config = ClientConfig(url="https://x", login="l", password="p", proxy=proxy)
 
     with pytest.raises(R7MailConfigError, match="not an HTTP URL") as caught:
@@ -1583,7 +1320,7 @@ SECRETS = [
 async def test_no_error_tells_what_the_mail_says(
     kind: Kind, answer: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Errors and logs say where, when and what to do, and nothing of mail, names or secrets."""
+    """Errors and logs say where, when and what to do, without mail, names or secrets."""
     caplog.set_level(logging.DEBUG)
     # At DEBUG httpcore quotes bytes that are not HTTP.
     caplog.set_level(logging.INFO, logger="httpcore")
@@ -1609,7 +1346,7 @@ async def test_no_error_tells_what_the_mail_says(
 
     for call, error in failures:
         assert str(error).startswith(f"{call.method} {call.path}: ")
-        assert re.search(r"\((status \d+|no answer), attempt [12]\)", str(error))
+        assert re.search(r"\((status \d+|no response), attempt [12]\)", str(error))
     assert len(failures) >= 2  # a file may hold any bytes: the third call may go well
     assert [secret for secret in SECRETS if secret in text] == []
 
@@ -1617,7 +1354,7 @@ async def test_no_error_tells_what_the_mail_says(
 async def test_a_log_has_no_file_names(
     kind: Kind, server: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Httpx logs every URL at INFO; file names are not in it, and other clients' URLs are whole."""
+    """Httpx logs each URL at INFO: without file names, and unchanged for other clients."""
     caplog.set_level(logging.INFO)
     # Airflow 3 quiets httpx once it is imported.
     caplog.set_level(logging.INFO, logger="httpx")
@@ -1644,7 +1381,7 @@ def test_a_configuration_hides_its_secrets() -> None:
 
 
 async def test_a_login_in_the_url_is_refused(kind: Kind, server: Emulator) -> None:
-    """A URL with a login in it is a clear error, without the password in it."""
+    """A URL that contains a login is a clear error that doesn't show the password."""
     url = server.url.replace("http://", "http://ann:hidden@")
     with pytest.raises(R7MailConfigError, match="Login and Password instead") as caught:
         async with _opened(kind, url):
@@ -1653,7 +1390,7 @@ async def test_a_login_in_the_url_is_refused(kind: Kind, server: Emulator) -> No
 
 
 async def test_tls_towards_a_server_without_it_is_told(kind: Kind, server: Emulator) -> None:
-    """Https towards a server that speaks plain http says which field to change."""
+    """For https to a server that speaks plain http, the error says which field to change."""
     url = server.url.replace("http://", "https://")
     with pytest.raises(R7MailConnectionError, match="Set Schema of the connection to http"):
         async with _opened(kind, url, max_retries=0) as session:

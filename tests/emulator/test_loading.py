@@ -1,4 +1,4 @@
-"""Real mail read into the stand-in: mbox, Maildir, .eml, however broken."""
+"""Loading real mail: mbox, Maildir and .eml, however malformed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DATE = "Date: Sun, 01 Jun 2025 13:00:00 +0300\n"
 
 
 def loaded(path: Path) -> list[dict[str, Any]]:
-    """What the inbox holds once a path is loaded."""
+    """Load a path, and return the messages in the inbox."""
     box = Mailbox()
     box.load(path)
     return box.messages(24)
 
 
 def written(path: Path, *messages: str | bytes) -> Path:
-    """A folder of .eml files with these texts."""
+    """Write messages as .eml files into a directory, and return it."""
     for number, message in enumerate(messages):
         content = message.encode() if isinstance(message, str) else message
         (path / f"{number}.eml").write_bytes(content)
@@ -36,7 +36,7 @@ def written(path: Path, *messages: str | bytes) -> Path:
 
 
 def test_a_message_keeps_all_that_the_api_shows(tmp_path: Path) -> None:
-    """Names, addresses, date, ids, both bodies and the files of an .eml are listed."""
+    """Names, addresses, date, ids, both bodies and the attachments of an .eml are kept."""
     mail = EmailMessage()
     mail["From"] = "Воронов Иван <voronov@supplier.example>"
     mail["To"] = "a@devr7.ru, Бухгалтерия <b@devr7.ru>"
@@ -67,7 +67,7 @@ def test_a_message_keeps_all_that_the_api_shows(tmp_path: Path) -> None:
 
 
 def test_mbox_maildir_and_folder_are_read(tmp_path: Path) -> None:
-    """All the messages of an mbox, of a Maildir and of a folder are loaded, earliest first."""
+    """All messages of an mbox, a Maildir and a directory are loaded, sorted by date."""
     mbox = mail_formats.mbox(tmp_path / "mail.mbox")
     maildir = mail_formats.Maildir(tmp_path / "maildir")
     folder = tmp_path / "folder" / "inner"
@@ -85,7 +85,7 @@ def test_mbox_maildir_and_folder_are_read(tmp_path: Path) -> None:
 
 
 def test_flags_say_what_was_read(tmp_path: Path) -> None:
-    """The flags of a Maildir and the Status of an mbox say what has been read."""
+    """The flags of a Maildir and the Status in an mbox set what is read."""
     maildir = mail_formats.Maildir(tmp_path / "maildir")
     for flags in ("S", "FS", ""):
         message = mail_formats.MaildirMessage(f"Subject: {flags}\n{DATE}\n")
@@ -105,7 +105,7 @@ def test_flags_say_what_was_read(tmp_path: Path) -> None:
 
 
 def test_a_message_without_a_date_gets_one(tmp_path: Path) -> None:
-    """Without a readable Date, that of Received counts, then the mbox's, then the file's."""
+    """Without a valid Date, the date is that of Received, else of the mbox, else of the file."""
     received = "Received: from a by b; Sun, 01 Jun 2025 10:00:00 +0000\n"
     written(tmp_path, f"Date: soon\n{received}Subject: 1\n\n", "Subject: 2\n\n")
     moment = datetime(2025, 6, 2, tzinfo=UTC).timestamp()
@@ -121,7 +121,7 @@ def test_a_message_without_a_date_gets_one(tmp_path: Path) -> None:
 
 
 def test_files_are_kept_to_the_byte(tmp_path: Path) -> None:
-    """Files in any encoding, with names in any, and messages in the message keep their bytes."""
+    """Attachments keep their bytes in any encoding, as do attached messages."""
     crooked = b"a\r\nb\nc\r\xff\x00"
     content = (
         DATE.encode() + b"Content-Type: multipart/mixed; boundary=B\n\n--B\n"
@@ -177,7 +177,7 @@ def test_files_are_kept_to_the_byte(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_stops_a_message_from_loading(content: bytes, tmp_path: Path) -> None:
-    """A message with broken headers, charsets or parts is loaded all the same."""
+    """A message with malformed headers, charsets or parts is loaded anyway."""
     box = Mailbox()
     if content:
         box.load(written(tmp_path, content))
@@ -190,7 +190,7 @@ def test_nothing_stops_a_message_from_loading(content: bytes, tmp_path: Path) ->
 
 
 def test_unknown_charsets_are_read_somehow() -> None:
-    """Text in an unknown charset is read as UTF-8, or else byte for byte as Latin-1."""
+    """Text in an unknown charset is read as UTF-8, or else as Latin-1."""
     head = b"Content-Type: text/plain; charset=klingon\n\n"
 
     assert parse(head + "да".encode()).body == "да"
@@ -198,7 +198,7 @@ def test_unknown_charsets_are_read_somehow() -> None:
 
 
 def test_a_page_without_text_has_its_words_listed() -> None:
-    """A message that is only HTML has its words as its plain body."""
+    """An HTML-only message gets its text as the plain body."""
     page = "<style>p{}</style><p>Раз &amp; два</p><p>три</p>"
     message = parse(f"Content-Type: text/html; charset=utf-8\n\n{page}".encode())
 
@@ -206,7 +206,7 @@ def test_a_page_without_text_has_its_words_listed() -> None:
 
 
 def test_threads_are_found(tmp_path: Path) -> None:
-    """Messages that refer to one another are one thread, though a link between them is missing."""
+    """Messages that refer to each other are one thread, even if one between them is missing."""
     written(
         tmp_path,
         f"Message-ID: <1@x>\nSubject: 1\n{DATE}\n",
@@ -223,11 +223,11 @@ def test_threads_are_found(tmp_path: Path) -> None:
 
 
 def test_what_is_no_mail_is_refused(tmp_path: Path) -> None:
-    """A path that is not there, or holds no mail, is an error that says so."""
+    """A path that does not exist or has no mail is an error that says so."""
     with pytest.raises(FileNotFoundError, match="no such file"):
         read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no mail"):
         read(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(ValueError, match="no mbox"):
+    with pytest.raises(ValueError, match="not an mbox"):
         read(tmp_path / "notes.txt")

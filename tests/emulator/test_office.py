@@ -1,4 +1,4 @@
-"""The built-in office's mail: believable, useful for the examples, and the same each time."""
+"""The generated office: realistic, useful for the examples, and reproducible."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ END = datetime(2025, 7, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def office() -> Mailbox:
-    """The office as it was on the first of July."""
+    """The office's mail up to the first of July."""
     return Mailbox.office(end=END)
 
 
 def everything(mailbox: Mailbox) -> list[dict[str, Any]]:
-    """All messages of all folders."""
+    """Return all messages of all folders."""
     return [message for folder in mailbox.folders for message in mailbox.messages(folder)]
 
 
 def files(mailbox: Mailbox, ending: str) -> dict[str, bytes]:
-    """The files whose names end so."""
+    """Return the files with a name ending."""
     return {
         item["FileName"]: mailbox.attachment(message["FolderId"], message["Id"], item["FileName"])
         for message in everything(mailbox)
@@ -39,7 +39,7 @@ def files(mailbox: Mailbox, ending: str) -> dict[str, bytes]:
 
 
 def test_the_office_is_the_same_each_time() -> None:
-    """The same seed and end give the same mail and the same files, to the byte."""
+    """The same seed and end give the same mail and files, byte for byte."""
     one, other = (Mailbox.office(seed=1, messages=300, days=20, end=END) for _ in range(2))
 
     assert everything(one) == everything(other)
@@ -49,7 +49,7 @@ def test_the_office_is_the_same_each_time() -> None:
 
 
 def test_the_office_has_the_mail_that_was_asked_for(office: Mailbox) -> None:
-    """5,000 messages over 90 days, in working hours and in several folders, none after the end."""
+    """5,000 messages over 90 days, in office hours, in several folders, none after the end."""
     messages = everything(office)
     dates = [datetime.fromisoformat(message["Date"]) for message in messages]
     hours = Counter((date + timedelta(hours=3)).hour for date in dates)
@@ -63,7 +63,7 @@ def test_the_office_has_the_mail_that_was_asked_for(office: Mailbox) -> None:
 
 
 def test_the_office_has_all_kinds_of_mail(office: Mailbox) -> None:
-    """There are threads, labels, important and automatic mail, equal dates and odd file names."""
+    """There are threads, labels, important and automatic mail, equal dates, odd file names."""
     messages = everything(office)
     inbox = Counter(message["Date"] for message in office.messages(24))
     names = [item["FileName"] for message in messages for item in message["Attachments"] or ()]
@@ -83,7 +83,7 @@ def test_the_office_has_all_kinds_of_mail(office: Mailbox) -> None:
 
 
 def test_a_price_list_has_just_arrived() -> None:
-    """There is always an unread price list of the last day in the inbox, a spreadsheet in it."""
+    """The inbox always has an unread price list from the last day, with a spreadsheet."""
     office = Mailbox.office(messages=200)
     [newest] = [
         message
@@ -112,7 +112,7 @@ def test_a_price_list_has_just_arrived() -> None:
 
 
 def test_the_offices_files_are_real(office: Mailbox) -> None:
-    """Spreadsheets open, tables parse in their charset, PDFs and invitations are what they say."""
+    """Spreadsheets open, CSV files parse in their charset, PDFs and invitations are valid."""
     for data in list(files(office, ".xlsx").values())[:5]:
         assert openpyxl.load_workbook(BytesIO(data)).active is not None
     charsets = set()

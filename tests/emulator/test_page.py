@@ -1,4 +1,4 @@
-"""The stand-in's page: what it shows, and that no mail and no web site gets the better of it."""
+"""The emulator's web page: what it shows, and that hostile mail and web sites can't abuse it."""
 
 from __future__ import annotations
 
@@ -16,43 +16,28 @@ import pytest
 from airflow_provider_r7mail.emulator import MISSING, Attachment, Emulator, Fault, Mailbox
 from airflow_provider_r7mail.emulator.page import CALLS, FAULTS, clean
 from tests.browser import chromium
+from tests.emulator.calls import LOGIN, MAIL, listing, log_in
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, ViewportSize
 
-LOGIN = "/api/v2/auth/Login"
-MESSAGES = "/api/v1/email/Messages"
-LISTING = {
-    "folderId": 24,
-    "SearchContext": {},
-    "offset": 0,
-    "size": 50,
-    "sortOrder": 1,
-    "orderField": "Date",
-}
+MESSAGES = f"{MAIL}/Messages"
+LISTING = listing()
 PHONE: ViewportSize = {"width": 360, "height": 740}
 
 
 @pytest.fixture
 def http(server: Emulator) -> Iterator[httpx.Client]:
-    """A client of the server."""
+    """A client of the emulator."""
     with httpx.Client(base_url=server.url, timeout=10) as client:
         yield client
-
-
-def log_in(http: httpx.Client) -> str:
-    """Log in, and return the token."""
-    answer = http.post(LOGIN, json={"Login": "user_test", "Password": "TestPassword"})
-    token: str = answer.json()["Response"]["Data"]["Tokens"]["AuthToken"]
-    http.headers["Authorization"] = token
-    return token
 
 
 # What it shows
 
 
 def test_the_root_shows_the_inbox_and_says_what_it_is(server: Emulator, http: httpx.Client) -> None:
-    """At the root are the inbox, newest first, every folder with its counts, and a warning."""
+    """The root shows the inbox, newest first, all folders with their counts, and a warning."""
     for number in range(120):
         server.mailbox.deliver(subject=f"n{number:03d}.", date=f"2025-06-01T10:00:00.{number:03d}Z")
 
@@ -62,7 +47,7 @@ def test_the_root_shows_the_inbox_and_says_what_it_is(server: Emulator, http: ht
     assert re.findall(r"n(\d{3})\.", first) == [f"{number:03d}" for number in range(119, 69, -1)]
     assert re.findall(r"n(\d{3})\.", last) == [f"{number:03d}" for number in range(19, -1, -1)]
     assert "Page 3 of 3" in last
-    assert "stand-in" in first
+    assert "An emulator" in first
     assert "No mail leaves it" in first
     for name in server.mailbox.folders.values():
         assert f"<bdi>{name}</bdi>" in first
@@ -70,7 +55,7 @@ def test_the_root_shows_the_inbox_and_says_what_it_is(server: Emulator, http: ht
 
 @pytest.mark.parametrize("page", ["0", "-1", "99", "x", "٣", "9" * 5000])
 def test_any_page_number_is_answered(page: str, http: httpx.Client) -> None:
-    """A page that is not there is the nearest that is."""
+    """A page number out of range shows the nearest page."""
     assert http.get("/", params={"page": page}).status_code == 200
 
 
@@ -78,12 +63,12 @@ def test_any_page_number_is_answered(page: str, http: httpx.Client) -> None:
     "path", ["/folders/999", "/messages/999", "/messages/999/html", "/messages/999/files/0", "/x"]
 )
 def test_what_is_not_there_is_404(path: str, http: httpx.Client) -> None:
-    """No folder, message, file or page of that name."""
+    """An unknown folder, message, file or page is a 404."""
     assert http.get(path).status_code == 404
 
 
 def test_a_message_is_shown_whole(server: Emulator, http: httpx.Client) -> None:
-    """A message's page has its head, text, JSON and files; looking does not mark it read."""
+    """A message's page shows its headers, text, JSON and files, without marking it as read."""
     number = server.mailbox.deliver(
         subject="Счёт",
         body="Текст письма",
@@ -114,7 +99,7 @@ def test_a_message_is_shown_whole(server: Emulator, http: httpx.Client) -> None:
 
 
 def test_what_was_sent_is_shown(server: Emulator, http: httpx.Client) -> None:
-    """What Send accepted is listed with all recipients, also when it is in no folder any more."""
+    """Sent messages are listed with all recipients, even if they are not in any folder."""
     sent = [
         server.mailbox.send(
             {
@@ -136,7 +121,7 @@ def test_what_was_sent_is_shown(server: Emulator, http: httpx.Client) -> None:
     assert page.index("Отчёт 1") < page.index("Отчёт 0")
     assert "hidden@b.ru" in page
     assert f'href="/messages/{sent[1]["Id"]}"' in page
-    assert f"Message {sent[0]['Id']}, in no folder now" in page
+    assert f"Message {sent[0]['Id']}, not in any folder" in page
 
 
 @pytest.mark.parametrize(
@@ -154,7 +139,7 @@ def test_what_was_sent_is_shown(server: Emulator, http: httpx.Client) -> None:
 def test_odd_messages_are_shown(
     fields: dict[str, Any], server: Emulator, http: httpx.Client
 ) -> None:
-    """A message whose fields are null, missing or of another type breaks no page (R20, R21)."""
+    """A message whose fields are null, missing or of a wrong type breaks no page (R20, R21)."""
     number = server.mailbox.deliver(
         fields=fields, attachments=[("\ud83d\x00\r\n.txt", b"x", "text/plain")]
     )
@@ -168,8 +153,9 @@ def test_odd_messages_are_shown(
 
 
 def test_calls_are_listed_without_secrets(server: Emulator, http: httpx.Client) -> None:
-    """The last calls are shown with status and answer, and with no password or token."""
-    token = log_in(http)
+    """The last calls are shown with status and response, without passwords and tokens."""
+    log_in(http)
+    token = http.headers["Authorization"]
     http.post("/api/v2/auth/login", json={"Login": "user_test", "Password": "TestPassword"})
     http.post(f"{LOGIN}?Password=TestPassword", json={"Login": "x", "Password": "Another0ne"})
     http.post(MESSAGES, json=LISTING)
@@ -186,14 +172,14 @@ def test_calls_are_listed_without_secrets(server: Emulator, http: httpx.Client) 
         ]
         assert '"Items":[]' in page
         assert '"folderId":24' in page
-        assert "no token that is known" in page
+        assert "unknown token" in page
         assert '"AuthToken":"***"' in page
         for secret in (token, "TestPassword", "Another0ne"):
             assert secret not in page
 
 
 def test_the_list_of_calls_is_bounded(server: Emulator, http: httpx.Client) -> None:
-    """However many and large the calls are, the page keeps a few hundred, in part."""
+    """However many and large the calls are, the page shows the last 200, abridged."""
     log_in(http)
     server.mailbox.deliver(body="x" * 500_000)
     for _ in range(250):
@@ -210,7 +196,7 @@ def test_the_list_of_calls_is_bounded(server: Emulator, http: httpx.Client) -> N
 def test_each_fault_button_makes_its_fault(
     fault: str, server: Emulator, http: httpx.Client
 ) -> None:
-    """Each button puts its fault in force for the calls and as often as chosen, and says so."""
+    """Each button adds its fault for the chosen calls and number of times, and lists it."""
     form = {"fault": fault, "call": "Send", "times": "3"}
 
     answer = http.post("/faults", data=form, follow_redirects=True)
@@ -223,7 +209,7 @@ def test_each_fault_button_makes_its_fault(
 
 
 def test_other_faults_are_refused(server: Emulator, http: httpx.Client) -> None:
-    """The form takes what it offers, and nothing else."""
+    """The form accepts only the values it offers."""
     for form in ({}, {"fault": "x"}, {"fault": "error", "call": "x"}, {"fault": "error"}):
         expected = 303 if form == {"fault": "error"} else 400
         assert http.post("/faults", data=form).status_code == expected
@@ -232,7 +218,7 @@ def test_other_faults_are_refused(server: Emulator, http: httpx.Client) -> None:
 
 
 def test_the_call_names_are_the_apis(http: httpx.Client) -> None:
-    """The kinds of call that can be chosen are those there are."""
+    """The form offers exactly the calls of the API."""
     for name in CALLS:
         path = LOGIN if name == "Login" else f"/api/v1/email/{name}"
         assert http.get(path).status_code in {401, 405}
@@ -245,7 +231,7 @@ NASTY = "\"'><script>alert(1)</script>{{7*7}}<img src=x onerror=alert(1)>\u202e"
 
 
 def test_hostile_texts_are_only_text(server: Emulator, http: httpx.Client) -> None:
-    """Subjects, names, addresses, file names and queries are never HTML on any page."""
+    """Subjects, names, addresses, file names and queries are escaped on every page."""
     mailbox = server.mailbox
     mailbox.add_folder(66, NASTY)
     mailbox.address = NASTY
@@ -293,12 +279,12 @@ def test_hostile_texts_are_only_text(server: Emulator, http: httpx.Client) -> No
     ],
 )
 def test_a_messages_html_is_cleaned(dirty: str, cleaned: str) -> None:
-    """Looks stay; what acts, loads or leads elsewhere goes."""
+    """Formatting is kept; scripts, external content and links are removed."""
     assert clean(dirty) == cleaned
 
 
 def test_the_frames_policy_is_strict(server: Emulator, http: httpx.Client) -> None:
-    """A message's HTML may run nothing and load nothing, also when it is opened by itself."""
+    """A message's HTML can't run or load anything, even when it is opened on its own."""
     number = server.mailbox.deliver(html_body="<p>x</p>")
 
     policy = http.get(f"/messages/{number}/html").headers["content-security-policy"]
@@ -315,7 +301,7 @@ def test_the_frames_policy_is_strict(server: Emulator, http: httpx.Client) -> No
     "name", ["a.html", "../../etc/passwd", 'a"; filename=b.exe', "a\r\nSet-Cookie: x", "ф" * 300]
 )
 def test_files_are_only_downloaded(name: str, server: Emulator, http: httpx.Client) -> None:
-    """A file is never shown or run, whatever its name and type claim."""
+    """A file is never displayed or run, whatever its name and type."""
     file = Attachment(name, b"<script>alert(1)</script>", "text/html")
     number = server.mailbox.deliver(attachments=[file])
 
@@ -333,7 +319,7 @@ def test_files_are_only_downloaded(name: str, server: Emulator, http: httpx.Clie
 
 
 def page_requests(number: int) -> list[tuple[str, str]]:
-    """Requests of the page and of the control plane that read or change something."""
+    """Return requests to the page and the control plane that read or change something."""
     return [
         ("GET", "/"),
         ("GET", f"/messages/{number}/html"),
@@ -353,7 +339,7 @@ def page_requests(number: int) -> list[tuple[str, str]]:
 def test_a_name_that_leads_here_is_not_served(
     host: str, server: Emulator, http: httpx.Client
 ) -> None:
-    """A web site that names itself to 127.0.0.1 (DNS rebinding) reads nothing, presses nothing."""
+    """A web site whose name resolves to 127.0.0.1 (DNS rebinding) can't read or change anything."""
     number = server.mailbox.deliver()
 
     for method, path in page_requests(number):
@@ -371,7 +357,7 @@ def test_a_name_that_leads_here_is_not_served(
 def test_another_sites_page_presses_nothing(
     origin: str, server: Emulator, http: httpx.Client
 ) -> None:
-    """What the page of another web site, port or sandbox sends is refused."""
+    """Requests from a page of another web site, port or sandbox are rejected."""
     server.faults.append(Fault())
     for method, path in [*page_requests(1), ("POST", LOGIN)]:
         answer = http.request(method, path, headers={"Origin": origin}, content="{}")
@@ -380,7 +366,7 @@ def test_another_sites_page_presses_nothing(
 
 
 def test_programs_and_its_own_page_are_served(server: Emulator, http: httpx.Client) -> None:
-    """The page is served by addresses and as localhost, the API by any name."""
+    """The page responds on IP addresses and localhost, the API on any host name."""
     for host in (f"localhost:{server.port}", "127.0.0.1", f"[::1]:{server.port}", "10.0.0.5:80"):
         assert http.get("/", headers={"Host": host}).status_code == 200
         origin = {"Host": host, "Origin": f"http://{host}"}
@@ -394,14 +380,14 @@ def test_programs_and_its_own_page_are_served(server: Emulator, http: httpx.Clie
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, which takes evil.example for this machine."""
+    """Chromium, with evil.example resolving to this machine."""
     with chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as running:
         yield running
 
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[Page]:
-    """A new page of it, on which nothing goes wrong."""
+    """A new tab, which must log no errors."""
     page = browser.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -413,7 +399,7 @@ def tab(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[tuple[str, list[bytes]]]:
-    """Another server: its URL, and what has reached it, were it only a connection."""
+    """Another server: its URL, and everything it received, including bare connections."""
     reached: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -439,7 +425,7 @@ def elsewhere() -> Iterator[tuple[str, list[bytes]]]:
 
 
 def hostile(url: str) -> str:
-    """HTML that tries everything to run, or to reach a URL."""
+    """Return HTML that tries everything to run a script or to reach a URL."""
     return f"""<html><head>
 <link rel=preconnect href="{url}"><link rel=dns-prefetch href="{url}">
 <link rel=prefetch href="{url}/1"><link rel=stylesheet href="{url}/2"><link rel=icon href="{url}/3">
@@ -460,7 +446,7 @@ def hostile(url: str) -> str:
 def test_a_hostile_mail_runs_nothing_and_reaches_nobody(
     server: Emulator, browser: Browser, elsewhere: tuple[str, list[bytes]]
 ) -> None:
-    """Opening a hostile mail, and clicking in it, runs no script and makes no connection."""
+    """Opening a hostile message, and clicking in it, runs no script and connects to nothing."""
     url, reached = elsewhere
     number = server.mailbox.deliver(subject="Hello", html_body=hostile(url))
 
@@ -471,7 +457,7 @@ def test_a_hostile_mail_runs_nothing_and_reaches_nobody(
         frame.get_by_text("Script").click()
         tab.wait_for_timeout(1000)
         assert frame.get_by_text("Text").is_visible()
-        assert tab.title() == "Hello · R7 mail stand-in"
+        assert tab.title() == "Hello · R7 mail emulator"
         assert tab.url == f"{server.url}/messages/{number}"
 
         tab.goto(f"{server.url}/messages/{number}/html")
@@ -485,7 +471,7 @@ def test_a_hostile_mail_runs_nothing_and_reaches_nobody(
 def test_the_policies_hold_without_the_cleaning(
     server: Emulator, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were the cleaning to miss something, the frame still runs no script."""
+    """If sanitising missed something, the frame still would run no script."""
     monkeypatch.setattr("airflow_provider_r7mail.emulator.page.clean", lambda text: text)
     script = "top.document.title = document.title = 'owned'"
     number = server.mailbox.deliver(
@@ -504,7 +490,7 @@ def test_the_policies_hold_without_the_cleaning(
 def test_a_phone_needs_no_sideways_scrolling(
     path: str, server: Emulator, http: httpx.Client, browser: Browser
 ) -> None:
-    """However long names and subjects are, a phone shows each page in its width."""
+    """However long names and subjects are, each page fits the width of a phone."""
     long = "Ж" * 300
     mailbox = server.mailbox
     mailbox.add_folder(66, long)
@@ -528,7 +514,7 @@ def test_a_phone_needs_no_sideways_scrolling(
         tab.locator("summary").first.click()
 
         assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-        assert tab.get_by_text("A stand-in, not a mail server.").is_visible()
+        assert tab.get_by_text("An emulator, not a mail server.").is_visible()
 
 
 def test_the_fault_button_works(server: Emulator, http: httpx.Client, tab: Page) -> None:
@@ -542,14 +528,14 @@ def test_the_fault_button_works(server: Emulator, http: httpx.Client, tab: Page)
     answers = [http.post(MESSAGES, json=LISTING).status_code for _ in range(2)]
 
     assert answers == [503, 200]
-    tab.get_by_text("No faults are in force.").wait_for()
+    tab.get_by_text("No active faults.").wait_for()
     assert tab.locator(".status").all_inner_texts() == ["200", "503", "200"]
 
 
 def test_tokens_expire_and_all_is_reset_by_buttons(
     server: Emulator, http: httpx.Client, tab: Page
 ) -> None:
-    """Two buttons make clients log in again, and forget calls and faults."""
+    """Two buttons make clients log in again, and clear calls and faults."""
     log_in(http)
     tab.goto(f"{server.url}/calls")
 
@@ -562,7 +548,7 @@ def test_tokens_expire_and_all_is_reset_by_buttons(
 
 
 def test_the_page_follows_what_happens(server: Emulator, http: httpx.Client, tab: Page) -> None:
-    """New mail and calls appear by themselves; what was unfolded stays so; an end is told."""
+    """New mail and calls appear by themselves; open details stay open."""
     log_in(http)
     tab.goto(server.url)
     tab.locator("summary").first.click()
@@ -577,17 +563,17 @@ def test_the_page_follows_what_happens(server: Emulator, http: httpx.Client, tab
 
 
 def test_a_stopped_server_is_told(browser: Browser) -> None:
-    """When the server stops, its page says that it is old."""
+    """When the emulator stops, its page says that it is out of date."""
     with closing(browser.new_page()) as tab, Emulator(Mailbox()) as server:
         tab.goto(server.url)
-        assert not tab.get_by_text("it has stopped").is_visible()
+        assert not tab.get_by_text("The emulator has stopped").is_visible()
         server.stop()
-        tab.get_by_text("it has stopped").wait_for()
+        tab.get_by_text("The emulator has stopped").wait_for()
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "evil.example"])
 def test_another_sites_form_presses_nothing(name: str, server: Emulator, browser: Browser) -> None:
-    """A form on another web site, or on one that names itself to this server, changes nothing."""
+    """A form on another web site, or one whose name resolves to this machine, changes nothing."""
     server.faults.append(Fault())
     target = f"http://{name}:{server.port}"
 

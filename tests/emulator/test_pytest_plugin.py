@@ -1,4 +1,4 @@
-"""What users test their own DAGs with: the pytest fixture, and the how-to's example."""
+"""The pytest fixture with which users test their own DAGs, and the how-to's example."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ filterwarnings = error
 def test_a_users_test_has_a_server(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a project that takes warnings for errors, a test gets an empty mailbox of its own."""
+    """In a project that treats warnings as errors, each test gets an empty mailbox."""
     pytester.makeini(STRICT)
     pytester.makepyfile(
         """
@@ -56,7 +56,7 @@ def test_a_users_test_has_a_server(
 
 
 def test_a_project_without_it_notices_nothing(pytester: pytest.Pytester) -> None:
-    """Where no test asks for the fixture, the plugin brings one small module."""
+    """If no test uses the fixture, the plugin imports one small module."""
     pytester.makeini(STRICT)
     pytester.makepyfile(
         """
@@ -97,7 +97,7 @@ def test_a_missing_extra_is_told(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.skipif(AIRFLOW_2, reason="the example is for Airflow 3")
 def test_the_how_tos_example_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests shown in the how-to run their DAG in Airflow, and pass, as a project by itself."""
+    """The tests shown in the how-to run their DAG in Airflow, and pass, as a separate project."""
     project = shutil.copytree(EXAMPLES, tmp_path / "project")
     for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
         monkeypatch.delenv(name)  # our own tests' settings

@@ -1,4 +1,4 @@
-"""Attachments: names that meet nowhere, and files that are whole or not there."""
+"""Attachments: names that never collide, and files that are complete or absent."""
 
 # ruff: noqa: ASYNC240 - looking at a few small files may block
 
@@ -17,7 +17,7 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
@@ -39,14 +38,13 @@ from airflow_provider_r7mail.lake.attachments import (
     AttachmentCopier,
     StoredFile,
     download,
-    name_filter,
-    object_names,
 )
 from airflow_provider_r7mail.lake.derived import AttachmentRow
-from airflow_provider_r7mail.lake.storage import STAGED_PREFIX
+from airflow_provider_r7mail.lake.filenames import name_filter, object_names
+from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
+from tests.lake.support import INBOX, files, quick_config
 
-INBOX = 24
-# R19: what a sender may call a file.
+# R19: names that a sender may give a file.
 HOSTILE = [
     "Отчёт 📈 за июнь.xlsx",
     "../../etc/passwd",
@@ -89,8 +87,8 @@ HOSTILE = [
 # -- names in storage -----------------------------------------------------------------------
 
 
-def meeting_forms(name: str) -> set[str]:
-    """What file systems may make of a name: case folded or not, composed or not."""
+def colliding_forms(name: str) -> set[str]:
+    """What file systems may turn a name into: folded or not, composed or not."""
     return {
         unicodedata.normalize(form, change(unicodedata.normalize(form, name)))
         for form in ("NFC", "NFD", "NFKC")
@@ -108,13 +106,13 @@ file_names = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(file_names, max_size=6, unique=True))
 @example(HOSTILE)
-def test_names_are_safe_and_meet_nowhere(names: list[str]) -> None:
-    """R19: no two files of a message meet, and no name leaves its folder, on any file system."""
+def test_names_are_safe_and_never_collide(names: list[str]) -> None:
+    """R19: no two files of a message collide or leave their folder, on any file system."""
     found = object_names(names)
 
     assert set(found) == set(names)
     for one, other in itertools.combinations(found.values(), 2):
-        assert not meeting_forms(one) & meeting_forms(other)
+        assert not colliding_forms(one) & colliding_forms(other)
     for item in found.values():
         assert item
         assert len(item.encode()) <= 255
@@ -123,12 +121,12 @@ def test_names_are_safe_and_meet_nowhere(names: list[str]) -> None:
         assert ".." not in item
         assert item[0] not in "._ "
         assert item[-1] not in ". "
-    # A rerun, or a listing in another order, finds the same.
+    # A rerun, or a listing in another order, gives the same names.
     assert found == object_names(sorted(names)) == object_names(list(reversed(names)))
 
 
-def test_names_that_a_stranger_has_chosen_to_meet() -> None:
-    """R19: names made to have one short checksum, or signs without width, stay apart."""
+def test_names_chosen_to_collide() -> None:
+    """R19: names with the same short checksum, or with invisible characters, stay distinct."""
     # Found by trying a million names.
     pair = ["a\x01\x05\x0b\r$b.pdf", "a\x01\x08}\x07\x15b.pdf"]
     assert len({hashlib.sha256(name.encode()).digest()[:5] for name in pair}) == 1
@@ -143,7 +141,7 @@ def test_names_that_a_stranger_has_chosen_to_meet() -> None:
 
 
 def test_ordinary_names_stay() -> None:
-    """A name that is safe as it is, in any script, is kept; others keep their ending."""
+    """A safe name in any script is kept; others keep their extension."""
     names = [
         "Прайс-лист (июнь), v1.2.xlsx",
         "a b.csv",
@@ -170,14 +168,14 @@ def test_ordinary_names_stay() -> None:
     ],
 )
 def test_patterns(pattern: str | None, wanted: list[str], unwanted: list[str]) -> None:
-    """A pattern is a glob, or a regular expression with ^ or $; case does not matter."""
+    """A pattern is a glob, or with ^ or $ a regular expression; case is ignored."""
     wants = name_filter(pattern)
 
     assert [name for name in wanted + unwanted if wants(name)] == wanted
 
 
 def test_a_wrong_pattern() -> None:
-    """A regular expression that is none is told, with what is wrong."""
+    """An invalid regular expression is an error that names the parameter."""
     with pytest.raises(R7MailConfigError, match="attachment_pattern"):
         name_filter("^(")
 
@@ -185,22 +183,8 @@ def test_a_wrong_pattern() -> None:
 # -- copying --------------------------------------------------------------------------------
 
 
-def config(server: Emulator, **options: Any) -> ClientConfig:
-    """A client's configuration for the server."""
-    box = server.mailbox
-    given = {"max_retries": 2, "backoff": 0.001, "timeout": 5.0, **options}
-    return ClientConfig(url=server.url, login=box.login, password=box.password, **given)
-
-
-@pytest.fixture
-async def client(server: Emulator) -> AsyncIterator[AsyncClient]:
-    """An async client of the server."""
-    async with AsyncClient(config(server)) as opened:
-        yield opened
-
-
 class Copies:
-    """Copies a mailbox's files to a folder, and looks at what came."""
+    """Copies a mailbox's files to a folder, and shows what arrived."""
 
     def __init__(self, server: Emulator, client: AsyncClient, root: Path) -> None:
         self.server = server
@@ -223,7 +207,7 @@ class Copies:
         return rows
 
     def listed(self) -> list[AttachmentRow]:
-        """All files of the mailbox, as listed."""
+        """All files of the mailbox, as its listing shows them."""
         return [
             AttachmentRow(message["Id"], file_name=file["FileName"], size=file["Size"])
             for message in self.server.mailbox.messages(INBOX)
@@ -232,26 +216,22 @@ class Copies:
 
     def stored(self) -> dict[str, bytes]:
         """What is on disk."""
-        return {
-            str(path.relative_to(self.root)): path.read_bytes()
-            for path in self.root.rglob("*")
-            if path.is_file()
-        }
+        return files(self.root)
 
     @property
     def downloads(self) -> int:
-        """How often a file was asked for."""
+        """How many downloads were requested."""
         return sum(request["path"].endswith("Attachments") for request in self.server.requests)
 
 
 @pytest.fixture
 def copies(server: Emulator, client: AsyncClient, tmp_path: Path) -> Copies:
-    """The server's files, and a folder for them."""
+    """The emulator's files, and a folder for them."""
     return Copies(server, client, tmp_path / "files")
 
 
 def known(rows: list[AttachmentRow]) -> dict[tuple[int, str], StoredFile]:
-    """What a run has stored, for the next."""
+    """What a run stored, for the next one."""
     return {
         (row.message_id, row.file_name or ""): StoredFile(row.uri, row.size or 0, row.sha256)
         for row in rows
@@ -261,10 +241,10 @@ def known(rows: list[AttachmentRow]) -> dict[tuple[int, str], StoredFile]:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_hostile_names_end_to_end(copies: Copies, chunked: bool) -> None:
-    """R19, R22: each file is asked for by exactly its name, and stays inside its folder, whole."""
+    """R19, R22: each file is requested by its exact name, and is complete and in its folder."""
     copies.server.readings = Readings(chunked_attachments=chunked)
-    files = [(name, f"{name}".encode() * 3, "text/plain") for name in HOSTILE]
-    number = copies.server.mailbox.deliver(attachments=files)
+    attached = [(name, f"{name}".encode() * 3, "text/plain") for name in HOSTILE]
+    number = copies.server.mailbox.deliver(attachments=attached)
 
     rows = await copies.copy()
 
@@ -272,7 +252,7 @@ async def test_hostile_names_end_to_end(copies: Copies, chunked: bool) -> None:
     folder = copies.root.resolve() / f"message_id={number}"
     assert {path.parent for path in copies.root.rglob("*") if path.is_file()} == {folder}
     assert len(copies.stored()) == len(HOSTILE)
-    for row, (_, data, _) in zip(rows, files, strict=True):
+    for row, (_, data, _) in zip(rows, attached, strict=True):
         path = Path(ObjectStoragePath(row.uri or "").path)
         assert path.resolve().parent == folder
         assert path.read_bytes() == data
@@ -284,7 +264,7 @@ async def test_hostile_names_end_to_end(copies: Copies, chunked: bool) -> None:
 async def test_a_broken_off_file_is_fetched_again(
     copies: Copies, chunked: bool, keep: float
 ) -> None:
-    """R22: a body that breaks off is never taken for a file, with Content-Length or chunked."""
+    """R22: a truncated response is never taken for a file, with Content-Length or chunked."""
     data = random.Random(1).randbytes(300_000)
     copies.server.mailbox.deliver(attachments=[("a.bin", data, "x/y")])
     copies.server.readings = Readings(chunked_attachments=chunked)
@@ -316,7 +296,7 @@ async def test_a_broken_off_file_is_fetched_again(
     ],
 )
 async def test_the_listed_size_must_be_right(copies: Copies, size: int | None, status: str) -> None:
-    """R22: a file of another length than listed has failed, unless the listing gives none."""
+    """R22: a file with another size than listed fails, unless the listing has no size."""
     number = copies.server.mailbox.deliver(attachments=[("a.bin", b"0123456789", "x/y")])
     row = AttachmentRow(number, file_name="a.bin", size=size)
 
@@ -341,7 +321,7 @@ async def test_the_listed_size_must_be_right(copies: Copies, size: int | None, s
 async def test_a_proxys_page_in_place_of_a_file(
     copies: Copies, name: str, size: int | None, mime_type: str | None, status: str
 ) -> None:
-    """R16: an HTML page with status 200 is not stored as a file, which is asked for anew."""
+    """R16: an HTML page with status 200 isn't stored as the file; the download is retried."""
     number = copies.server.mailbox.deliver(attachments=[(name, b"<html>Wait</htm", "text/html")])
     row = AttachmentRow(number, file_name=name, size=size, mime_type=mime_type)
 
@@ -353,7 +333,7 @@ async def test_a_proxys_page_in_place_of_a_file(
 
 
 async def test_a_rerun_fetches_only_what_is_missing(copies: Copies) -> None:
-    """What is there with its size and recorded hash is `unchanged`; all else is fetched again."""
+    """Files with the recorded size are `unchanged`; all others are downloaded again."""
     names = ["same", "gone", "short", "new", "moved", "resized"]
     number = copies.server.mailbox.deliver(attachments=[(n, n.encode() * 9, "x/y") for n in names])
     first = await copies.copy()
@@ -379,7 +359,7 @@ async def test_a_rerun_fetches_only_what_is_missing(copies: Copies) -> None:
 
 
 async def test_what_is_not_wanted_is_skipped(copies: Copies) -> None:
-    """Files that do not fit the pattern, or are too large by listing or in fact, are `skipped`."""
+    """Files that don't match the pattern, or are too large as listed or in fact, are `skipped`."""
     number = copies.server.mailbox.deliver(
         attachments=[
             ("a.csv", b"x" * 100, "x/y"),
@@ -400,7 +380,7 @@ async def test_what_is_not_wanted_is_skipped(copies: Copies) -> None:
 
 
 async def test_one_bad_file_does_not_lose_the_others(copies: Copies) -> None:
-    """Every file is tried; each row says what became of it."""
+    """Every file is tried; each row has its result."""
     box = copies.server.mailbox
     number = box.deliver(attachments=[(f"{n}.txt", b"x", "x/y") for n in range(20)])
     rows = copies.listed()
@@ -424,8 +404,8 @@ async def test_one_bad_file_does_not_lose_the_others(copies: Copies) -> None:
     assert not [name for name in copies.stored() if STAGED_PREFIX in name]
 
 
-async def test_a_token_that_dies_on_the_way(copies: Copies) -> None:
-    """R12: a 401 between downloads means one new login, and no file is lost."""
+async def test_a_token_that_expires_between_downloads(copies: Copies) -> None:
+    """R12: a 401 between downloads causes one new login, and no file is lost."""
     copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(30)])
     seen = itertools.count(1)
 
@@ -441,7 +421,7 @@ async def test_a_token_that_dies_on_the_way(copies: Copies) -> None:
 
 
 async def test_downloads_at_once_are_bounded(copies: Copies) -> None:
-    """No more files are fetched at once than `max_concurrency` says."""
+    """No more than `max_concurrency` files are downloaded at once."""
     copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(40)])
     copies.server.readings = Readings(latency_seconds=0.02)
 
@@ -449,13 +429,13 @@ async def test_downloads_at_once_are_bounded(copies: Copies) -> None:
 
     assert Counter(row.status for row in rows) == {"downloaded": 40}
     times = [r["time"] for r in copies.server.requests if r["path"].endswith("Attachments")]
-    # A request is in flight for the latency at least: so many that began within less, at most.
+    # A request takes at least the latency, so those that began within less than that overlap.
     at_once = max(sum(0 <= t - one < 0.019 for t in times) for one in times)
     assert 1 < at_once <= 4
 
 
 class _SlowStore(LocalFileSystem):  # type: ignore[misc]
-    """A store that is far away."""
+    """A store with a slow connection."""
 
     protocol = ("slow",)
     local_file = False
@@ -475,7 +455,7 @@ class _SlowStore(LocalFileSystem):  # type: ignore[misc]
 
 @pytest.mark.filterwarnings("ignore:UPath 'slow':UserWarning")
 async def test_few_files_wait_for_a_slow_store(copies: Copies) -> None:
-    """Of all pages together, no more files than `max_concurrency` are on their way to a store."""
+    """At most `max_concurrency` files, from all pages together, are on their way to a store."""
     copies.server.mailbox.deliver(attachments=[(f"{n}", b"x", "x/y") for n in range(60)])
     rows = copies.listed()
     fsspec.register_implementation("slow", _SlowStore, clobber=True)
@@ -494,7 +474,7 @@ async def test_few_files_wait_for_a_slow_store(copies: Copies) -> None:
 
 
 async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None:
-    """What a killed process has left goes with the next run, whatever that one fetches."""
+    """The next run removes what a killed process left, whatever it downloads itself."""
     copies.server.mailbox.deliver(attachments=[("a", b"x", "x/y")])
     (copies.root / STAGING).mkdir(parents=True)
     (copies.root / STAGING / f"{STAGED_PREFIX}0.tmp").write_bytes(b"half of")
@@ -505,7 +485,7 @@ async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None
 
 
 async def test_cancelling_leaves_nothing_unfinished(copies: Copies) -> None:
-    """A task that is stopped, at whatever moment, leaves whole files and nothing else."""
+    """A task stopped at any moment leaves complete files and nothing else."""
     data = random.Random(3).randbytes(3_000_000)
     copies.server.mailbox.deliver(attachments=[(f"{n}", data, "x/y") for n in range(12)])
     for turn in range(10):
@@ -522,12 +502,12 @@ async def test_cancelling_leaves_nothing_unfinished(copies: Copies) -> None:
 
 
 def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
-    """The hook's download stores the same file by the same rules."""
+    """The synchronous download follows the same rules."""
     data = random.Random(2).randbytes(200_000)
     number = server.mailbox.deliver(attachments=[("Отчёт.bin", data, "x/y")])
     server.faults.append(Fault("Attachments", kind="truncate"))
     path = ObjectStoragePath(f"file://{tmp_path}/a.bin")
-    with Client(config(server)) as client:
+    with Client(quick_config(server.url)) as client:
         stored = download(client, INBOX, number, "Отчёт.bin", path, listed_size=200_000)
 
         assert (tmp_path / "a.bin").read_bytes() == data
@@ -535,13 +515,13 @@ def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
         tried = len(server.requests)
         with pytest.raises(R7MailAttachmentError, match="the listing says 7"):
             download(client, INBOX, number, "Отчёт.bin", path, listed_size=7)
-        assert len(server.requests) == tried + 1  # whole answers do not change by repeating
+        assert len(server.requests) == tried + 1  # a retry doesn't change a complete response
     assert (tmp_path / "a.bin").read_bytes() == data
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
-    """A file of 200 MB is copied in the memory that a small one takes."""
+    """Copying a file of 200 MB takes no more memory than a small one."""
     code = """
         import asyncio, resource, sys
         from upath import UPath

@@ -1,13 +1,11 @@
-"""Windows in Iceberg tables: each replaced by one commit, whole, whatever dies or comes first."""
+"""Windows in Iceberg tables are replaced completely, in one commit, despite crashes and races."""
 
 # ruff: noqa: TID253 - no DAG file is read here
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -20,13 +18,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import AIRFLOW_2
 
@@ -41,7 +37,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from upath import UPath
 
-from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault
@@ -51,42 +46,34 @@ from airflow_provider_r7mail.exceptions import (
     R7MailExtractError,
     R7MailPublishError,
 )
-from airflow_provider_r7mail.lake.iceberg import (
+from airflow_provider_r7mail.lake.catalog import (
     IcebergTarget,
     connection_properties,
     iceberg_schema,
 )
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
-
-START = datetime(2025, 6, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
-WINDOW = "20250601T000000Z_20250602T000000Z"
-NOTE = f"windows/mailbox=user_test/folder=24/window={WINDOW}/_manifest.json"
-TABLES = ("messages", "recipients", "attachments")
-# As they are committed.
-ORDER = ("attachments", "recipients", "messages")
-# Not `fork`: Python warns of it where there are threads, as the mail server's.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        "airflow.providers.common.compat.sdk",
-        "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.transfers",
-        "boto3",
-        "duckdb",
-        "httpx_aiohttp",
-        "moto.server",
-        "pyarrow.parquet",
-        "pyiceberg.catalog.sql",
-        "pyiceberg.io.pyarrow",
-        "pytest",
-        "sqlalchemy.dialects.sqlite",
-        "upath",
-    ]
+from tests.lake.support import (
+    CHILDREN,
+    DAY,
+    DOCS,
+    LABEL,
+    START,
+    WINDOW,
+    Bucket,
+    config,
+    connect_s3,
+    example,
+    run_children,
+    s3_server,
 )
+
+NOTE = f"windows/{WINDOW}/_manifest.json"
+# The order of the commits.
+ORDER = ("attachments", "recipients", "messages")
 
 
 def extract(
@@ -101,7 +88,7 @@ def extract(
         **{
             "folder": 24,
             "criteria": MessageFilter.build(start=start, end=start + length),
-            "output": UPath(root),  # not Airflow's, which takes a child seconds to import
+            "output": UPath(root),  # Airflow's takes a child seconds to import
             "iceberg": IcebergTarget(),
             "page_size": 50,
             **options,
@@ -109,15 +96,14 @@ def extract(
     )
 
     async def run() -> dict[str, Any]:
-        config = ClientConfig(url=url, login="user_test", password="TestPassword", max_retries=0)
-        async with AsyncClient(config) as client:
+        async with AsyncClient(config(url, max_retries=0)) as client:
             return await extract_window(client, job)
 
     return asyncio.run(run())
 
 
 def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any) -> list[int]:
-    """Put messages of a day into the inbox, each with two recipients and a file."""
+    """Deliver messages of a day to the inbox, each with two recipients and a file."""
     given = {"to": ["a@b.ru", "c@d.ru"], "attachments": [("a.bin", b"x", "x/y")], **fields}
     return [
         server.mailbox.deliver(date=start + DAY / count * n, subject=f"№ {n}", **given)
@@ -127,13 +113,13 @@ def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """The catalog under the output path."""
+    """The catalog below the output path."""
     with closing(IcebergTarget().load(UPath(tmp_path))) as opened:
         yield opened
 
 
 def rows(catalog: Catalog, table: str = "messages") -> list[dict[str, Any]]:
-    """A table's rows, as pyiceberg reads them."""
+    """A table's rows as pyiceberg reads them."""
     found: list[dict[str, Any]] = (
         catalog.load_table(f"r7mail.{table}").scan().to_arrow().to_pylist()
     )
@@ -151,17 +137,17 @@ def paths(table: Table) -> set[str]:
 
 
 def on_disk(root: Path) -> set[str]:
-    """All data files, of tables or of none."""
+    """All data files on disk, whether a table has them or not."""
     return {str(path) for path in root.rglob("*.parquet")}
 
 
 def snapshot(written: dict[str, Any], table: str = "messages") -> Any:
-    """A table's snapshot, as a manifest names it."""
+    """The id of a table's snapshot in a manifest."""
     return {item["table"]: item["snapshot_id"] for item in written["tables"]}[table]
 
 
 def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
-    """What a reader sees of all three tables together, with DuckDB: counts by window and run."""
+    """What DuckDB sees in all three tables joined: counts by window and run."""
     database = duckdb.connect()
     for name in TABLES:
         catalog.load_table(f"r7mail.{name}").scan().to_duckdb(name, database)
@@ -179,7 +165,7 @@ def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
 
 
 def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """What stands in the Parquet tables stands in the Iceberg tables, column by column."""
+    """The Iceberg tables have the same rows as the Parquet tables, column by column."""
     deliver(server, 30, cc=["Анна <anna@б.рф>"], labels=[1, 2], html_body="<b>ё</b>")
     extract(server.url, tmp_path)
     extract(server.url, tmp_path / "parquet", iceberg=None)
@@ -197,7 +183,7 @@ def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: 
         )
 
     for name in TABLES:
-        # By Hive's convention: the keys, under the names that Iceberg's columns have.
+        # Hive partitioning gives the keys the same names as Iceberg's columns.
         files: Any = duckdb.read_parquet(
             f"{tmp_path}/parquet/{name}/*/*/*/*.parquet", hive_partitioning=True
         )
@@ -212,7 +198,7 @@ def test_the_same_rows_as_parquet(server: Emulator, catalog: Catalog, tmp_path: 
 
 
 def test_partitions_are_days(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """All three tables are partitioned by the day of the message's date, in any long window."""
+    """All three tables are partitioned by the day of the message's date, even in a long window."""
     ends = [-1, 0, 12, 23.99, 24, 24 * 30, 24 * 59]
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     for hours in ends:
@@ -234,7 +220,7 @@ def test_partitions_are_days(server: Emulator, catalog: Catalog, tmp_path: Path)
 def test_a_rerun_replaces_its_window_and_nothing_else(
     server: Emulator, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """One commit in each table: the window's rows go, the new ones come, other files stay."""
+    """One commit per table replaces the window's rows; the files of other windows stay."""
     deliver(server, 10, START + DAY)
     extract(server.url, tmp_path, START + DAY)
     other = {name: paths(catalog.load_table(f"r7mail.{name}")) for name in TABLES}
@@ -252,7 +238,7 @@ def test_a_rerun_replaces_its_window_and_nothing_else(
 
 
 def test_a_window_without_mail(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """A window that has no mail any more has no rows any more; if it never had, nothing happens."""
+    """A window whose mail is gone loses its rows; if it never had any, nothing is committed."""
     first = extract(server.url, tmp_path)
     assert [item["snapshot_id"] for item in first["tables"]] == [None, None, None]
     assert rows(catalog) == []
@@ -267,13 +253,13 @@ def test_a_window_without_mail(server: Emulator, catalog: Catalog, tmp_path: Pat
 
 
 def test_tables_and_columns(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """`tables` and `columns` choose what is written; columns left out are null, `date` stays."""
+    """`tables` and `columns` select what is written; omitted columns are null, `date` stays."""
     deliver(server, 2)
     extract(server.url, tmp_path, tables=("messages",), columns=("subject",))
     extract(server.url, tmp_path, START, 2 * DAY, tables=("messages",))
 
     assert catalog.list_tables("r7mail") == [("r7mail", "messages")]
-    part = {row["window"] == WINDOW: row for row in rows(catalog)}
+    part = {row["window"] == LABEL: row for row in rows(catalog)}
     assert set(part[True]) == set(part[False]) == set(iceberg_schema("messages").names)
     keys = {"mailbox", "folder", "window", "run_id", "date", "subject"}
     assert {name for name, value in part[True].items() if value is not None} == keys
@@ -281,7 +267,7 @@ def test_tables_and_columns(server: Emulator, catalog: Catalog, tmp_path: Path) 
 
 
 def test_privacy(server: Emulator, tmp_path: Path) -> None:
-    """No file of the tables, nor the catalog, has what privacy takes away."""
+    """Neither the tables' files nor the catalog contain what the privacy policy removes."""
     deliver(server, 3, sender="taina@adresa.ru", to=["sekret@adresa.ru"], body="ТАЙНА")
     policy = {
         "body": "drop",
@@ -306,7 +292,7 @@ def test_privacy(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_quarantine(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """A message that no table can hold is set aside beside the manifest; the others are there."""
+    """A message that doesn't fit is set aside next to the manifest; the others are written."""
     deliver(server, 2)
     server.mailbox.deliver(date=START, fields={"Id": MISSING})
 
@@ -317,8 +303,8 @@ def test_quarantine(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     assert len(aside.read_text().splitlines()) == 1
 
 
-def test_attachments_are_not_fetched_again(server: Emulator, tmp_path: Path) -> None:
-    """A rerun knows by the table which files it has, and fetches only what is new."""
+def test_attachments_are_not_downloaded_again(server: Emulator, tmp_path: Path) -> None:
+    """A rerun looks up in the table which files it has, and downloads only new ones."""
     deliver(server, 3)
     files = UPath(tmp_path / "files")
     extract(server.url, tmp_path, attachments=files)
@@ -331,7 +317,7 @@ def test_attachments_are_not_fetched_again(server: Emulator, tmp_path: Path) -> 
 def test_a_window_that_cannot_be_read_leaves_nothing(
     server: Emulator, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """If a page does not come, nothing is committed, and no data file stays."""
+    """If a page fails, nothing is committed and no data file stays."""
     deliver(server, 5)
     extract(server.url, tmp_path)
     before = rows(catalog), on_disk(tmp_path)
@@ -348,7 +334,7 @@ def test_a_window_that_cannot_be_read_leaves_nothing(
 
 
 def extract_until(url: str, root: Path, number: int) -> None:
-    """Extract, and die before a COMMIT of the catalog's, or after it."""
+    """Extract, and die before or after a COMMIT of the catalog."""
     count = 0
     committing = False
 
@@ -375,7 +361,7 @@ def extract_until(url: str, root: Path, number: int) -> None:
 
 
 def runs(catalog: Catalog) -> dict[str, str]:
-    """The run whose rows each table has: it has all rows of one, never of two."""
+    """The run whose rows each table has; they are all of one run."""
     found = {}
     for name in TABLES:
         [found[name]] = {row["run_id"] for row in rows(catalog, name)}
@@ -384,7 +370,7 @@ def runs(catalog: Catalog) -> dict[str, str]:
 
 @pytest.fixture
 def full(server: Emulator, tmp_path: Path) -> Emulator:
-    """A server with a day's mail, extracted once, to which more has come."""
+    """An emulator with a day's mail, extracted once, and more mail since."""
     deliver(server, 20)
     extract(server.url, tmp_path)
     deliver(server, 20)
@@ -392,29 +378,26 @@ def full(server: Emulator, tmp_path: Path) -> Emulator:
 
 
 def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
-    """A rerun gives all mail once, in all tables."""
+    """Check that a rerun gives all mail once, in all tables."""
     written = extract(server.url, root)
 
     assert ids(catalog) == sorted(message["Id"] for message in server.mailbox.messages(24))
-    assert joined(catalog) == [(WINDOW, written["run_id"], 40, 80, 40)]
+    assert joined(catalog) == [(LABEL, written["run_id"], 40, 80, 40)]
     assert json.loads((root / NOTE).read_text()) == written
 
 
 @pytest.mark.slow
 def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """Killed before and after each commit: each table has all of one run, and no manifest lies."""
+    """Killed before and after each commit, each table has one run's rows, and no manifest lies."""
     for number in range(1, 7):
         before = runs(catalog)
-        child = CHILDREN.Process(target=extract_until, args=(full.url, tmp_path, number))
-        child.start()
-        child.join()
 
-        assert child.exitcode == -9
+        assert run_children(extract_until, (full.url, tmp_path, number)) == [-9]
         after = runs(catalog)
         changed = [name for name in ORDER if after[name] != before[name]]
         assert changed == list(ORDER[: number // 2])
         assert not (tmp_path / NOTE).exists()
-        # A reader who joins by run_id sees no recipients of another run than the messages'.
+        # A reader who joins by run_id sees only recipients of the messages' run.
         [(_, run, messages, recipients, files)] = joined(catalog)
         whole = {20: (40, 20), 40: (80, 40)}[messages]
         assert run == after["messages"]
@@ -426,7 +409,7 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
 
 @pytest.mark.slow
 def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """Killed while reading, writing and committing: all of one run in each table, then a rerun."""
+    """Killed at any moment, each table has one run's rows, and a rerun completes."""
     moments = random.Random(5)
     for _ in range(4):
         full.requests.clear()
@@ -449,14 +432,14 @@ def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Pa
 
 
 def shared(root: Path) -> IcebergTarget:
-    """A catalog that machines share, each with an output path of its own."""
+    """A catalog shared by machines, each with its own output path."""
     return IcebergTarget(
         {"type": "sql", "uri": f"sqlite:///{root}/shared.db?timeout=60", "warehouse": f"{root}/all"}
     )
 
 
 def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callable[[], None]:
-    """Do something just before the catalog's so many-th statement; call the result to stop that."""
+    """Do something just before the catalog's nth such statement; call the result to remove it."""
     count = 0
 
     def before(_: Any, __: Any, text: str, *___: Any) -> None:
@@ -472,7 +455,7 @@ def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callabl
 
 
 def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
-    """A commit that another window's overtakes is done again on top of it: both are there."""
+    """If another window commits first, the commit is retried on top of it: both are there."""
     target = shared(tmp_path)
     deliver(server, 3)
     deliver(server, 4, START + DAY)
@@ -494,7 +477,7 @@ def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) -> None:
-    """Two runs of one window at once on two machines: never rows twice; one of them is told."""
+    """Two concurrent runs of a window on two machines never duplicate rows; one of them fails."""
     target = shared(tmp_path)
     deliver(server, 3)
     extract(server.url, tmp_path / "a", START - DAY, iceberg=target)
@@ -509,15 +492,15 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
     with closing(target.load(UPath(tmp_path))) as catalog:
         assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
         written = extract(server.url, tmp_path / "a", iceberg=target)
-        assert joined(catalog) == [(WINDOW, written["run_id"], 3, 6, 3)]
+        assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
 
 
-# pyiceberg leaves the connection of a catalog whose tables another made first to the garbage
-# collector, of which Python 3.13 warns.
+# If another process creates the catalog's tables first, pyiceberg leaves the connection to the
+# garbage collector, and Python 3.13 warns about that.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
-    """Mapped tasks that make the tables and commit all at once are all there in the end."""
+    """Mapped tasks that create the tables and commit at the same time all succeed."""
     target = shared(tmp_path)
     for number in range(4):
         deliver(server, 5, START + number * DAY)
@@ -533,7 +516,7 @@ def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_compaction_in_between(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """Where others have put windows into one file, a rerun replaces its own rows in it only."""
+    """If compaction put several windows into one file, a rerun replaces only its own rows."""
     for start in (START, START + DAY / 2):
         deliver(server, 6, start)
     for start in (START, START + DAY / 2):
@@ -565,7 +548,7 @@ def test_compaction_in_between(server: Emulator, catalog: Catalog, tmp_path: Pat
 def test_an_older_table_gets_the_new_columns(
     server: Emulator, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """A table of an earlier version gets what it lacks, by name; its rows stay, null there."""
+    """A table of an earlier version gets the columns it lacks; its rows are null there."""
     deliver(server, 2)
     extract(server.url, tmp_path, START, DAY)
     table = catalog.load_table("r7mail.messages")
@@ -573,13 +556,13 @@ def test_an_older_table_gets_the_new_columns(
         for name in ("cs_md5", "labels", "extra"):
             change.delete_column(name)
         change.add_column("of_a_later_version", table.schema().find_type("subject"))
-        # As a person may do; the files know columns by their ids.
+        # As a person may do; files identify columns by their ids.
         change.rename_column("cs_uid", "renamed")
     assert "cs_md5" not in rows(catalog)[0]
     deliver(server, 2, START + DAY, labels=[7])
     extract(server.url, tmp_path, START + DAY)
 
-    found = {row["window"] == WINDOW: row for row in rows(catalog)}
+    found = {row["window"] == LABEL: row for row in rows(catalog)}
     assert (found[True]["labels"], found[False]["labels"]) == (None, [7])
     assert set(found[True]) == {*iceberg_schema("messages").names, "of_a_later_version", "renamed"}
     assert len(rows(catalog)) == 4
@@ -588,7 +571,7 @@ def test_an_older_table_gets_the_new_columns(
 
 
 def test_somebody_elses_table(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """A table of the same name with other columns is told, before any page is read."""
+    """A table of the same name with other columns is an error before any page is read."""
     catalog.create_namespace("r7mail")
     catalog.create_table("r7mail.recipients", pa.schema([("message_id", pa.string())]))
 
@@ -601,7 +584,7 @@ def test_somebody_elses_table(server: Emulator, catalog: Catalog, tmp_path: Path
 
 
 def extract_and_tell(url: str, root: Path, days: int) -> None:
-    """Extract, and write down the peak of memory, in MB."""
+    """Extract, and record the peak of memory in MB."""
     extract(url, root, START, days * DAY, page_size=10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     (root / "peak").write_text(str(peak))
@@ -609,7 +592,7 @@ def extract_and_tell(url: str, root: Path, days: int) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) -> None:
-    """A window of 70 MB on many days takes hardly more memory than one of 20 MB."""
+    """A window of 70 MB over many days takes hardly more memory than one of 20 MB."""
     source = random.Random(1)
     for n in range(700):
         server.mailbox.deliver(date=START + n * DAY / 50, body=source.randbytes(50_000).hex())
@@ -617,10 +600,7 @@ def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) 
     for days in (4, 14):
         root = tmp_path / str(days)
         root.mkdir()
-        child = CHILDREN.Process(target=extract_and_tell, args=(server.url, root, days))
-        child.start()
-        child.join()
-        assert child.exitcode == 0
+        assert run_children(extract_and_tell, (server.url, root, days)) == [0]
         peaks.append(int((root / "peak").read_text()))
 
     assert peaks[1] - peaks[0] < 50
@@ -664,7 +644,7 @@ def test_properties_of_a_connection(
     extra: dict[str, Any],
     expected: dict[str, str],
 ) -> None:
-    """Host, login, password and extra are what Airflow's own `iceberg` connection has them for."""
+    """Host, login, password and extra mean the same as in Airflow's own `iceberg` connection."""
     assert connection_properties(host, login, password, extra) == expected
 
 
@@ -680,7 +660,7 @@ def operate(root: Path | str, **options: Any) -> Any:
 
 
 def test_refreshed_windows(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
-    """`refresh_windows` replaces the windows that the tables have, in commits of their own."""
+    """`refresh_windows` replaces windows that the tables have, each in its own commits."""
     [changed] = deliver(server, 1)
     operate(tmp_path)
     server.mailbox.mark_read(24, [changed])
@@ -693,7 +673,7 @@ def test_refreshed_windows(server: Emulator, catalog: Catalog, tmp_path: Path) -
 
 
 def test_lineage(server: Emulator, tmp_path: Path) -> None:
-    """OpenLineage is told where the catalog has the tables, and how many rows were written."""
+    """OpenLineage gets the tables' locations in the catalog and the number of rows written."""
     deliver(server, 3)
     task = operator(tmp_path)
     task.execute({})
@@ -709,7 +689,7 @@ def test_lineage(server: Emulator, tmp_path: Path) -> None:
 def test_a_catalog_by_connection(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`catalog_conn_id` leads to the catalog; `catalog_properties` and `namespace` add to it."""
+    """`catalog_conn_id` gives the catalog; `catalog_properties` and `namespace` add to it."""
     deliver(server, 2)
     uri = f"sqlite:///{tmp_path}/other.db"
     connection = {"conn_type": "iceberg", "host": uri, "extra": {"type": "sql", "warehouse": "x"}}
@@ -735,7 +715,7 @@ def test_a_catalog_by_connection(
         ({"table_format": "parquet", "catalog_conn_id": "lake"}, "catalog_conn_id: only for"),
         ({"catalog_conn_id": "absent"}, "absent"),
         ({"namespace": "a."}, "namespace: 'a.'"),
-        ({"namespace": "a.b"}, r"a\.b\.messages: can't be made"),
+        ({"namespace": "a.b"}, r"a\.b\.messages: can't be created"),
         ({"catalog_properties": {"type": "none"}}, "can't be opened"),
         ({"catalog_properties": {"uri": "x://u:hush@h/"}}, "can't be opened"),
     ],
@@ -743,15 +723,15 @@ def test_a_catalog_by_connection(
 def test_wrong_parameters(
     server: Emulator, tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
-    """What is wrong with the catalog is told at once, without a password."""
+    """A mistake in the catalog's settings is an error at once, without the password."""
     with pytest.raises(AirflowFailException, match=told) as raised:
         operate(tmp_path, **options)
     assert "hush" not in str(raised.value)
     assert server.requests == []
 
 
-def test_a_catalog_that_is_away(server: Emulator, tmp_path: Path) -> None:
-    """A catalog that can't be reached fails the task for a later try, without its password."""
+def test_an_unavailable_catalog(server: Emulator, tmp_path: Path) -> None:
+    """A catalog that can't be reached fails the task, which may retry; no password is shown."""
     properties = {"type": "sql", "uri": "sqlite:////proc/none.db", "password": "hush"}
 
     with pytest.raises(R7MailPublishError, match="unable to open database file"):
@@ -772,25 +752,10 @@ def test_without_the_extra(
 
 @pytest.mark.slow
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warehouse and the manifests may be on S3; then a catalog must be given."""
-    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    storage.start()
-    try:
-        endpoint = "http://{}:{}".format(*storage.get_host_and_port())
-        login = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-        s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **login)
-        s3.create_bucket(Bucket="lake")
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_S3_ICEBERG",  # Airflow keeps what it made of a connection of another test
-            json.dumps(
-                {
-                    "conn_type": "aws",
-                    "login": "testing",
-                    "password": "testing",
-                    "extra": {"endpoint_url": endpoint, "region_name": "us-east-1"},
-                }
-            ),
-        )
+    """The warehouse and the manifests may be on S3; this needs a catalog to be set."""
+    with s3_server() as endpoint:
+        bucket = Bucket(endpoint, "lake")
+        connect_s3(monkeypatch, "s3_iceberg", endpoint)
         with pytest.raises(AirflowFailException, match="needs a disk"):
             operate("s3://s3_iceberg@lake/mail")
         properties = {
@@ -807,25 +772,13 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             written = operate("s3://s3_iceberg@lake/mail", catalog_properties=properties)
 
         with closing(IcebergTarget(properties).load(UPath("/"))) as catalog:
-            assert joined(catalog) == [(WINDOW, written["run_id"], 5, 10, 5)]
-        keys = {item["Key"] for item in s3.list_objects_v2(Bucket="lake")["Contents"]}
+            assert joined(catalog) == [(LABEL, written["run_id"], 5, 10, 5)]
+        keys = set(bucket.names())
         assert f"mail/{NOTE}" in keys
         assert {key.split("/")[0] for key in keys} == {"mail", "warehouse"}
-    finally:
-        storage.stop()
 
 
 # -- the documentation's page ---------------------------------------------------------------
-
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-
-
-def example(name: str) -> Any:
-    """A file of examples, as a module."""
-    spec: Any = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
@@ -836,11 +789,11 @@ def test_the_documented_dag(
     monkeypatch: pytest.MonkeyPatch,
     logged: Callable[[], str],
 ) -> None:
-    """The page's DAG writes a day; XCom names tables, snapshots and rows, and nothing of mail."""
+    """The documented DAG writes a day; XCom has tables, snapshots and row counts, and no mail."""
     monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     deliver(server, 3, midnight - DAY, body="ТАЙНА-тела")
-    result = run_dag((EXAMPLES / "dags" / "mail_lake.py").read_text())
+    result = run_dag((DOCS / "examples" / "dags" / "mail_lake.py").read_text())
 
     assert result.state == "success"
     written = result.xcom("extract")
@@ -867,7 +820,7 @@ def test_the_documented_dag(
 
 
 def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
-    """The page's functions read the tables, check a window, and shorten the history."""
+    """The documented functions read the tables, check a window, and shorten the history."""
     read = example("read_iceberg")
     deliver(server, 3)
     extract(server.url, tmp_path)

@@ -1,4 +1,4 @@
-"""What the tables must not show: searched for in every byte on disk, in the log and in XCom."""
+"""Privacy: what the policy removes is in no byte on disk, no line of the log and no XCom."""
 
 # ruff: noqa: TID253 - no DAG file is read here
 
@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from airflow_provider_r7mail.lake import privacy
 from airflow_provider_r7mail.lake.privacy import ACTIONS, COLUMNS, Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.conftest import CONNECTION
+from tests.lake.support import DAY, DOCS, START, example
 
-CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 KEY = "a-long-random-text-of-this-test"
-JUNE = datetime(2025, 6, 1, tzinfo=UTC)
 EVERYTHING = {
     "subject": "hash",
     "body": "drop",
@@ -38,7 +37,7 @@ EVERYTHING = {
     "file_names": "hash",
     "mailbox": "hash",
 }
-# Words that are nowhere but in the mail, each in a place of its own.
+# Words that only occur in the mail, each in a different place.
 WORDS = """podsubj podbody podhtml podfrom podname podto podtoname podcc podbcc podhost podfile
     podmime podext podextra podchild podtask podmd5 podcsuid podexternal podthread podmisfit podbad
     podreply""".split()  # noqa: SIM905
@@ -46,14 +45,14 @@ WORDS = """podsubj podbody podhtml podfrom podname podto podtoname podcc podbcc 
 
 @pytest.fixture(autouse=True)
 def key(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection with a key."""
+    """A connection with a key, if the test uses a server."""
     if "server" in request.fixturenames:
         server = request.getfixturevalue("server")
         monkeypatch.setenv(CONNECTION, server.connection(max_retries=0, privacy_secret=KEY))
 
 
 def extract(root: Path, policy: Any = None, days: int = 1, **options: Any) -> Any:
-    """Extract from the first day of June."""
+    """Extract from the first of June."""
     given = {
         "folder": 24,
         "output_path": str(root / "lake"),
@@ -63,12 +62,12 @@ def extract(root: Path, policy: Any = None, days: int = 1, **options: Any) -> An
     }
     operator: Any = R7MailToParquetOperator(task_id="extract", **given)
     return operator.execute(
-        {"data_interval_start": JUNE, "data_interval_end": JUNE + timedelta(days)}
+        {"data_interval_start": START, "data_interval_end": START + timedelta(days)}
     )
 
 
 def deliver(server: Emulator, *, odd: bool) -> int:
-    """Put a message into the inbox that has each of the words; a hostile one, if it is odd."""
+    """Deliver a message that contains all the words; if odd, in unusual types and fields."""
     name = "Отчёт podfile.xlsx"
     fields: dict[str, Any] = {
         "ToName": "Podtoname Скрытов",
@@ -86,7 +85,7 @@ def deliver(server: Emulator, *, odd: bool) -> int:
             "Subject": "Счёт podsubj \ud83d",
         }
     return server.mailbox.deliver(
-        date=JUNE,
+        date=START,
         subject="Счёт podsubj",
         body="Здравствуйте, podbody",
         html_body="<p>podhtml</p>",
@@ -106,7 +105,7 @@ def deliver(server: Emulator, *, odd: bool) -> int:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """All that can be read under a folder: paths, bytes, and what Parquet has packed."""
+    """Everything readable below a folder: paths, bytes, and the decompressed Parquet."""
     found = {}
     for path in root.rglob("*"):
         text = str(path.relative_to(root))
@@ -126,7 +125,7 @@ def rows(root: Path, table: str) -> list[dict[str, Any]]:
 
 
 def digest(text: str) -> str:
-    """The hash as any other tool makes it: `openssl dgst -sha256 -hmac KEY`."""
+    """The hash as other tools compute it: `openssl dgst -sha256 -hmac KEY`."""
     return hmac.new(KEY.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
@@ -138,10 +137,10 @@ def test_nothing_of_it_is_left(
     caplog: pytest.LogCaptureFixture,
     odd: bool,
 ) -> None:
-    """No byte on disk, no line of the log and no XCom has a word that the policy takes away."""
+    """No byte on disk, no line of the log and no XCom has a word that the policy removes."""
     deliver(server, odd=odd)
     server.mailbox.deliver(
-        date=JUNE, subject="podbad", fields={"Id": None, "From": "podbad@example.org"}
+        date=START, subject="podbad", fields={"Id": None, "From": "podbad@example.org"}
     )
     server.faults.append(Fault(path="Attachments", status=404))
     plain = tmp_path / "plain"
@@ -169,7 +168,7 @@ def test_nothing_of_it_is_left(
     [quarantine] = hidden.rglob("_quarantine.jsonl")
     assert json.loads(quarantine.read_text()) == {
         "message_id": None,
-        "reason": "Id is missing or no whole number of 64 bits",
+        "reason": "Id is missing or not a 64-bit integer",
         "message": None,
     }
     assert len(rows(hidden, "messages")) == 1
@@ -179,9 +178,9 @@ def test_nothing_of_it_is_left(
 
 
 def test_joins_still_work(server: Emulator, tmp_path: Path) -> None:
-    """A person has one hash, in all columns, tables, windows and runs, however they are written."""
+    """A person has the same hash in all columns, tables, windows and runs, however written."""
     server.mailbox.deliver(
-        date=JUNE,
+        date=START,
         sender="ANN@example.org",
         sender_name=" Анна ",
         to=["Bob <bob@Example.org>"],
@@ -190,7 +189,7 @@ def test_joins_still_work(server: Emulator, tmp_path: Path) -> None:
         subject="Отчёт",
     )
     server.mailbox.deliver(
-        date=JUNE + timedelta(days=1),
+        date=START + DAY,
         sender="bob@example.org",
         to=["ann@example.org", ""],
         in_reply_to="1@example.org",
@@ -220,7 +219,7 @@ def test_joins_still_work(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_only_domains(server: Emulator, tmp_path: Path) -> None:
-    """`domain` leaves where mail comes from and goes to, and neither names nor mailboxes."""
+    """`domain` keeps the domains of addresses, but neither names nor mailboxes."""
     deliver(server, odd=False)
 
     extract(tmp_path, {"addresses": "domain"})
@@ -242,7 +241,7 @@ def test_only_domains(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_only_what_is_asked_for(server: Emulator, tmp_path: Path) -> None:
-    """What the policy does not name stays as it is, except for columns of unknown content."""
+    """Columns that the policy doesn't name are unchanged, except those with unknown content."""
     deliver(server, odd=True)
     extract(tmp_path)
     [plain] = rows(tmp_path, "messages")
@@ -261,7 +260,7 @@ def test_only_what_is_asked_for(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_attachments_under_hashed_names(server: Emulator, tmp_path: Path) -> None:
-    """Files get hashed names with a usual ending; a rerun finds them, and does not fetch again."""
+    """Files get hashed names with a common extension; a rerun doesn't download them again."""
     number = deliver(server, odd=False)
     policy = {"file_names": "hash"}
 
@@ -282,12 +281,12 @@ def test_attachments_under_hashed_names(server: Emulator, tmp_path: Path) -> Non
 
 
 def test_a_rerun_with_another_policy(server: Emulator, tmp_path: Path) -> None:
-    """A rerun with a policy replaces what an earlier run showed, the files' names included."""
+    """A rerun with a policy replaces what an earlier run wrote, including the files' names."""
     deliver(server, odd=False)
     extract(tmp_path)
     assert "podfile" in "".join(contents(tmp_path).values())
 
-    # The first try breaks off: the second one still knows of the old files.
+    # The first try fails; the second one still knows about the old files.
     server.faults.append(Fault(path="Attachments", status=404))
     with pytest.raises(R7MailAttachmentError):
         extract(tmp_path, EVERYTHING | {"mailbox": "keep"})
@@ -299,7 +298,7 @@ def test_a_rerun_with_another_policy(server: Emulator, tmp_path: Path) -> None:
 
 
 def test_the_mailbox_in_paths(server: Emulator, tmp_path: Path) -> None:
-    """The login is in every path, unless the policy hashes it; it is the hash of its address."""
+    """If the policy hashes the mailbox, its hash replaces the login in every path."""
     manifest = extract(tmp_path, {"mailbox": "hash"})
 
     assert manifest["mailbox"] == digest("user_test")
@@ -312,7 +311,7 @@ def test_the_mailbox_in_paths(server: Emulator, tmp_path: Path) -> None:
 def test_the_manifest_tells_the_policy(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sees which windows are protected, how, and whether with the same key; not the key."""
+    """The manifest shows how a window is protected and an id of the key, but not the key."""
     assert extract(tmp_path)["privacy"] is None
     assert extract(tmp_path, {"body": "keep"})["privacy"] is None
     dropped = {"body": "drop", "extra": "drop", "children": "drop", "task_id": "drop"}
@@ -333,7 +332,7 @@ def test_the_manifest_tells_the_policy(
 def test_a_missing_key(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Any, secret: Any
 ) -> None:
-    """Without a key the task fails at once: nothing is read, nothing written."""
+    """Without a key the task fails before it reads or writes anything."""
     monkeypatch.setenv(CONNECTION, server.connection(privacy_secret=secret))
 
     with pytest.raises(AirflowFailException, match="no privacy_secret"):
@@ -356,19 +355,19 @@ def test_a_missing_key(
     ],
 )
 def test_wrong_policies(policy: Any, message: str) -> None:
-    """A policy with a mistake is an error that names what is known, never a plain write."""
+    """A mistake in a policy is an error that lists what is valid; nothing is written in plain."""
     with pytest.raises(R7MailConfigError, match=message):
         Privacy.build(policy, KEY)
 
 
 def test_dropping_needs_no_key() -> None:
-    """One who only drops needs no key."""
+    """A policy that only drops needs no key."""
     policy = {"subject": "drop", "addresses": "drop", "ids": "drop"}
     assert Privacy.build(policy, None).actions["names"] == "drop"
 
 
 def test_every_column_was_thought_of() -> None:
-    """Whatever is text in a table is in the policy, or known to say nothing of people."""
+    """Every text column of a table is covered by the policy, or known to be harmless."""
     harmless = {"kind", "status", "error", "uri", "sha256"}
     covered = {column for columns in COLUMNS.values() for column in columns}
     text = {
@@ -380,12 +379,12 @@ def test_every_column_was_thought_of() -> None:
 
     assert text - covered - {"labels"} == harmless
     assert set(COLUMNS) | {"mailbox"} == set(ACTIONS)
-    page = (Path(__file__).parents[2] / "docs/en/privacy.md").read_text()
+    page = (DOCS / "en" / "privacy.md").read_text()
     assert [name for name in ACTIONS if f"`{name}`" not in page] == []
 
 
 def test_slices_and_nulls() -> None:
-    """Rows cut out of a page, with nulls and empty lists, are protected as the whole page is."""
+    """Slices of a page, with nulls and empty lists, are protected like the whole page."""
     names = ["from_address", "to_addresses", "attachments", "file_name"]
     file = {"attachment_id": 1, "file_id": 2, "file_name": "ё.pdf", "size": 3, "mime_type": "a/b;c"}
     batch = pa.RecordBatch.from_arrays(
@@ -413,28 +412,22 @@ def test_slices_and_nulls() -> None:
 
 
 def test_the_key_does_not_show() -> None:
-    """Nobody prints the key by accident."""
+    """The key isn't printed by accident."""
     assert KEY not in repr(Privacy.build({"subject": "hash"}, KEY))
     assert "http" not in inspect.getsource(privacy)
 
 
 @pytest.mark.parametrize("policy", [None, {"addresses": "hash"}], ids=["plain", "hashed"])
 def test_forgetting_a_person(server: Emulator, tmp_path: Path, policy: Any) -> None:
-    """The script on the page deletes one person's rows and files, and nothing else."""
-    path = Path(__file__).parents[2] / "docs/examples/forget_person.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    """The documented script deletes one person's rows and files, and nothing else."""
+    script = example("forget_person")
     file = ("a.csv", b"1", "text/csv")
-    day = timedelta(days=1)
-    for date in (JUNE, JUNE + day):
+    for date in (START, START + DAY):
         server.mailbox.deliver(date=date, sender="ANN@example.org", attachments=[file])
         server.mailbox.deliver(date=date, to=["bob@example.org", "Ann <ann@example.org>"])
         server.mailbox.deliver(date=date, to=["bob@example.org"], attachments=[file])
     extract(tmp_path, policy)
-    extract(tmp_path, policy, start=JUNE + day, end=JUNE + 2 * day)
+    extract(tmp_path, policy, start=START + DAY, end=START + 2 * DAY)
 
     found = script.forget(str(tmp_path / "lake"), script.person("Ann@Example.org", KEY))
 
@@ -463,12 +456,12 @@ def test_forgetting_a_person(server: Emulator, tmp_path: Path, policy: Any) -> N
 def test_finding_a_person(
     server: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The code on the page tells the hash of an address, and its SQL finds the person's mail."""
-    server.mailbox.deliver(date=JUNE, sender="ann@example.org")
-    server.mailbox.deliver(date=JUNE, to=["Ann <ann@example.org>"])
-    server.mailbox.deliver(date=JUNE, to=["bob@example.org"])
+    """The documented code prints the hash of an address, and its SQL finds the person's mail."""
+    server.mailbox.deliver(date=START, sender="ann@example.org")
+    server.mailbox.deliver(date=START, to=["Ann <ann@example.org>"])
+    server.mailbox.deliver(date=START, to=["bob@example.org"])
     extract(tmp_path, {"addresses": "hash"})
-    page = (Path(__file__).parents[2] / "docs/en/privacy.md").read_text()
+    page = (DOCS / "en" / "privacy.md").read_text()
     blocks = page.split("```")[1::2]
     [code] = [block for block in blocks if block.startswith("python\nfrom")]
     exec(code.removeprefix("python"))

@@ -1,14 +1,12 @@
-"""Objects that appear whole or not at all: on a disk, on a real S3 API, and elsewhere."""
+"""Objects appear complete or not at all: on a disk, on a real S3 API, and elsewhere."""
 
-# ruff: noqa: TID253, PT012 - no DAG file is read here; the errors come from the end of blocks
+# ruff: noqa: TID253, PT012 - no DAG file is read here; the errors are raised at the end of blocks
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import hashlib
-import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -18,12 +16,11 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import boto3
 import fsspec
 import httpx
 import pyarrow as pa
@@ -31,108 +28,26 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.lake import storage
+from airflow_provider_r7mail.lake import locks
+from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.s3 import PART_BYTES
-from airflow_provider_r7mail.lake.storage import (
-    STAGED_PREFIX,
-    StagedObject,
-    clean,
-    locked,
-    read,
-    remove,
-    remove_empty,
-    size_of,
-    staged,
-    to_its_end,
-)
+from airflow_provider_r7mail.lake.staging import STAGED_PREFIX, StagedObject, clean, staged
+from airflow_provider_r7mail.lake.storage import read, remove, remove_empty, size_of
+from airflow_provider_r7mail.lake.threads import run_to_end
+from tests.lake.support import CHILDREN, Bucket, connect_s3, run_children
 
-# Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
-# those that children need: imported once, in the process that they are forked from.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        "airflow.providers.common.compat.sdk",
-        "airflow.sdk.io.path",
-        "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.lake.window",
-        "boto3",
-        "hypothesis",
-        "httpx_aiohttp",
-        "moto.server",
-        "pyarrow.parquet",
-        "pytest",
-    ]
-)
 SMALL, LARGE = b"PAR1 small", b"0123456789abcdef" * (1 << 20) + b"16 MB and more"
-
-
-class Bucket:
-    """A bucket on an S3 server of its own."""
-
-    def __init__(self, url: str) -> None:
-        self._s3 = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-            region_name="us-east-1",
-        )
-        self._s3.create_bucket(Bucket="mail")
-
-    def names(self) -> list[str]:
-        """The keys of all objects."""
-        found = self._s3.list_objects_v2(Bucket="mail").get("Contents", [])
-        return [item["Key"] for item in found]
-
-    def sha256(self, name: str) -> str | None:
-        """The checksum that S3 was given with an object."""
-        found = self._s3.head_object(Bucket="mail", Key=name, ChecksumMode="ENABLED")
-        checksum: str | None = found.get("ChecksumSHA256")
-        return checksum
-
-    def unfinished(self) -> int:
-        """How many uploads are under way."""
-        return len(self._s3.list_multipart_uploads(Bucket="mail").get("Uploads", []))
-
-    def part_sizes(self) -> list[int]:
-        """The sizes of the parts of all uploads that are under way."""
-        uploads = self._s3.list_multipart_uploads(Bucket="mail")["Uploads"]
-        listings = [
-            self._s3.list_parts(Bucket="mail", Key=upload["Key"], UploadId=upload["UploadId"])
-            for upload in uploads
-        ]
-        return [part["Size"] for listing in listings for part in listing["Parts"]]
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    """An S3 server on a real socket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
 
 
 @pytest.fixture
 def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """An empty bucket `mail`, which the connection `s3` leads to."""
     httpx.post(f"{s3_url}/moto-api/reset")
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_S3",
-        json.dumps(
-            {
-                "conn_type": "aws",
-                "login": "testing",
-                "password": "testing",
-                "extra": {"endpoint_url": s3_url, "region_name": "us-east-1"},
-            }
-        ),
-    )
-    return Bucket(s3_url)
+    connect_s3(monkeypatch, "s3", s3_url)
+    return Bucket(s3_url, "mail")
 
 
 Place = Callable[[str], Any]
@@ -140,7 +55,7 @@ Place = Callable[[str], Any]
 
 @pytest.fixture(params=["file", "s3", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Paths in a store: a disk, S3, and one whose file system can't hold a file back."""
+    """Paths in a store: a disk, S3, and one whose file system can't hold an object back."""
     if request.param == "file":
         return lambda name: ObjectStoragePath(f"file://{tmp_path}/out/{name}")
     if request.param == "s3":
@@ -151,7 +66,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def present(path: Any) -> list[str]:
-    """What is in the path's folder, in a reader's eyes."""
+    """What a reader sees in the path's folder."""
     path.fs.invalidate_cache()
     try:
         return sorted(Path(name).name for name in path.fs.ls(path.parent.path, detail=False))
@@ -160,7 +75,7 @@ def present(path: Any) -> list[str]:
 
 
 def commit_async(item: StagedObject) -> None:
-    """Commit as on an event loop."""
+    """Commit on an event loop."""
     asyncio.run(item.commit_async())
 
 
@@ -169,7 +84,7 @@ def commit_async(item: StagedObject) -> None:
 def test_an_object_appears_whole(
     place: Place, data: bytes, commit: Callable[[StagedObject], None]
 ) -> None:
-    """What is written is not seen until it is whole; then it is in the place of the older one."""
+    """An object is invisible until it is complete; then it replaces the older one."""
     path = place("a.bin")
     for content in (data, data + b"2"):
         before = read(path)
@@ -193,7 +108,7 @@ def test_an_object_appears_whole(
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("older", [None, b"older"])
 def test_an_exception_leaves_nothing_new(place: Place, data: bytes, older: bytes | None) -> None:
-    """Where writing fails, nothing partial is left, and the older object stays as it was."""
+    """If writing fails, no part is left, and the older object is unchanged."""
     path = place("a.bin")
     if older is not None:
         with staged(path) as item:
@@ -208,7 +123,7 @@ def test_an_exception_leaves_nothing_new(place: Place, data: bytes, older: bytes
 
 @pytest.mark.parametrize("size", [10, 1 << 20], ids=["small", "multipart"])
 def test_no_valid_but_truncated_parquet(place: Place, size: int) -> None:
-    """A Parquet writer's own clean-up must not make a readable file of half of the rows."""
+    """A Parquet writer's own clean-up must not leave a readable file with half of the rows."""
     path = place("a.parquet")
     table = pa.table({"n": [os.urandom(size) for _ in range(18)]})
     with (
@@ -223,7 +138,7 @@ def test_no_valid_but_truncated_parquet(place: Place, size: int) -> None:
 
 
 def test_no_upload_stays_open(bucket: Bucket) -> None:
-    """On S3 an upload that failed is ended, so that nobody pays for its parts."""
+    """On S3 a failed upload is aborted, so that nobody pays for its parts."""
     path = ObjectStoragePath("s3://s3@mail/a.bin")
     with pytest.raises(KeyError), staged(path) as item:
         item.write(LARGE)
@@ -236,7 +151,7 @@ def test_no_upload_stays_open(bucket: Bucket) -> None:
 
 
 def test_parts_of_one_size(bucket: Bucket) -> None:
-    """Stores like S3 that take only parts of one size, the last excepted, take mine."""
+    """All parts but the last have the same size, as some stores like S3 require."""
     path = ObjectStoragePath("s3://s3@mail/a.bin")
     pieces = [os.urandom(size) for size in (3_000_000, 13_000_001, 1, 19_000_000)]
     with staged(path) as item:
@@ -244,16 +159,16 @@ def test_parts_of_one_size(bucket: Bucket) -> None:
             item.write(piece)
         sizes = bucket.part_sizes()
 
-    assert len(sizes) >= 3  # one is perhaps still on its way
+    assert len(sizes) >= 3  # one may still be on its way
     assert set(sizes) == {PART_BYTES}
     assert read(path) == b"".join(pieces)
 
 
 @pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
-def test_a_part_that_does_not_get_there(
+def test_a_part_that_fails(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, commit: Callable[[StagedObject], None]
 ) -> None:
-    """A part that fails while others are gathered makes no object with a hole."""
+    """A part that fails while others are collected doesn't leave an object with a hole."""
     item = StagedObject(ObjectStoragePath("s3://s3@mail/a.bin"))
     call = item.path.fs._call_s3
     failed: list[str] = []
@@ -274,13 +189,8 @@ def test_a_part_that_does_not_get_there(
 
 
 def test_an_s3_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever S3's library raises comes as an OSError that names the object."""
-    extra = {"endpoint_url": "http://127.0.0.1:1", "region_name": "us-east-1"}
-    # Airflow keeps a file system for each connection: this one must have its own.
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_S3_DOWN",
-        json.dumps({"conn_type": "aws", "login": "a", "password": "b", "extra": extra}),
-    )
+    """Any error of S3's library becomes an OSError that names the object."""
+    connect_s3(monkeypatch, "s3_down", "http://127.0.0.1:1")
     path = ObjectStoragePath("s3://s3_down@mail/a.bin")
     monkeypatch.setattr(path.fs, "retries", 1)
 
@@ -290,7 +200,7 @@ def test_an_s3_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
 def test_a_missing_bucket(bucket: Bucket, commit: Callable[[StagedObject], None]) -> None:
-    """A bucket that is not there is a clear error."""
+    """A missing bucket is a clear error."""
     for data in (SMALL, LARGE):
         item = StagedObject(ObjectStoragePath("s3://s3@other/a.bin"))
         with pytest.raises(OSError, match="bucket"):
@@ -303,15 +213,15 @@ def test_a_missing_bucket(bucket: Bucket, commit: Callable[[StagedObject], None]
 @pytest.mark.parametrize("checksums", ["when_supported", "when_required"])
 def test_s3_checks_what_was_hashed(
     bucket: Bucket,
+    s3_url: str,
     monkeypatch: pytest.MonkeyPatch,
     checksums: str,
     commit: Callable[[StagedObject], None],
 ) -> None:
-    """S3 gets the SHA-256 we record and refuses other bytes; a store that knows none is spared."""
+    """S3 gets the recorded SHA-256 and refuses other bytes; stores without checksums get none."""
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", checksums)
-    name = f"S3_{checksums}"  # Airflow keeps a file system for each connection
-    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", os.environ["AIRFLOW_CONN_S3"])
-    item = StagedObject(ObjectStoragePath(f"s3://{name.lower()}@mail/a.bin"))
+    connect_s3(monkeypatch, f"s3_{checksums}", s3_url)
+    item = StagedObject(ObjectStoragePath(f"s3://s3_{checksums}@mail/a.bin"))
     item.write(SMALL)
     commit(item)
 
@@ -320,7 +230,7 @@ def test_s3_checks_what_was_hashed(
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
-    """Others may read the files, as the umask says: they are not a temporary file's 0600."""
+    """Files have the permissions of the umask, not a temporary file's 0600."""
     old = os.umask(0o022)
     try:
         with staged(ObjectStoragePath(f"file://{tmp_path}/deep/er/a.bin")) as item:
@@ -332,7 +242,7 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_path(tmp_path: Path) -> None:
-    """A place where nothing can be written is refused at once, with the path."""
+    """An unwritable place is refused at once, with the path."""
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(R7MailConfigError, match=r"file/a\.bin: can't be written"):
@@ -340,7 +250,7 @@ def test_an_unwritable_path(tmp_path: Path) -> None:
 
 
 def in_child(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own."""
+    """Run Python code in a separate process."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         capture_output=True,
@@ -354,7 +264,7 @@ def in_child(code: str, *arguments: object, **options: Any) -> subprocess.Comple
 WRITE = """
     import signal, sys
     from upath import UPath
-    from airflow_provider_r7mail.lake.storage import StagedObject, staged
+    from airflow_provider_r7mail.lake.staging import StagedObject, staged
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with staged(UPath(sys.argv[1])) as item:
         for size in map(int, sys.argv[2:]):
@@ -364,10 +274,10 @@ WRITE = """
 
 @pytest.mark.parametrize("sizes", [(900_000, 900_000), (1_000_001,), (999_999, 2)])
 def test_a_full_disk(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    """A disk that takes only a part is an error, even for the last bytes; the older file stays."""
+    """A disk that fills up is an error, even at the last bytes; the older file stays."""
     path = tmp_path / "a.bin"
     path.write_bytes(SMALL)
-    # The system cuts a write at the limit just as it does at the end of a full disk.
+    # At this limit the system shortens a write as it does when a disk gets full.
     done = in_child(
         WRITE,
         path,
@@ -382,11 +292,11 @@ def test_a_full_disk(tmp_path: Path, sizes: tuple[int, ...]) -> None:
 
 
 def test_what_killed_processes_leave(tmp_path: Path) -> None:
-    """Leftovers of a killed process are removed; what a living one is writing is not touched."""
+    """Leftovers of a killed process are removed; files of a running one are left alone."""
     code = """
         import os, signal, sys
         from upath import UPath
-        from airflow_provider_r7mail.lake.storage import StagedObject
+        from airflow_provider_r7mail.lake.staging import StagedObject
         item = StagedObject(UPath(sys.argv[1]))
         item.write(b"half of")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -416,7 +326,7 @@ def _write_many(folder: str, number: int) -> None:
 
 
 def test_processes_at_once(tmp_path: Path) -> None:
-    """Processes that clean and write the same file at once never disturb each other."""
+    """Processes that clean and write the same file at once don't interfere."""
     children = [
         CHILDREN.Process(target=_write_many, args=(str(tmp_path), number)) for number in range(4)
     ]
@@ -435,10 +345,10 @@ def test_processes_at_once(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
-async def test_what_is_being_written_ends_before_all_is_discarded(
+async def test_a_write_in_progress_ends_before_it_is_discarded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A task that is stopped waits for its thread, which would write on after the cleaning up."""
+    """A stopped task waits for its thread, which would otherwise write after the clean-up."""
     begun, ended = threading.Event(), threading.Event()
 
     def write(path: str) -> None:
@@ -447,18 +357,18 @@ async def test_what_is_being_written_ends_before_all_is_discarded(
         ended.set()
         raise OSError(path)
 
-    working = asyncio.ensure_future(to_its_end(write, "/secret name"))
+    working = asyncio.ensure_future(run_to_end(write, "/secret name"))
     await asyncio.to_thread(begun.wait)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
     assert ended.is_set()
-    assert "an error besides: OSError" in caplog.text
+    assert "the work in progress failed: OSError" in caplog.text
     assert "secret name" not in caplog.text
 
 
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:
-    """Other runs remove folders that are empty, at any moment: a file still gets its place."""
+    """A file gets in place even if other runs remove the empty folder at any moment."""
     place = ObjectStoragePath(f"file://{tmp_path}/new/a.bin")
     item = StagedObject(place, ObjectStoragePath(f"file://{tmp_path}/staging"))
     assert not (tmp_path / "new").exists()
@@ -471,7 +381,7 @@ def test_a_folder_that_vanishes(tmp_path: Path) -> None:
     def remove() -> None:
         while not stop.is_set():
             remove_empty(ObjectStoragePath(f"file://{tmp_path}/x/y"), 2)
-            time.sleep(0.0001)  # or else this thread would hardly let the other one work
+            time.sleep(0.0001)  # otherwise the other thread would hardly run
 
     removing = threading.Thread(target=remove)
     removing.start()
@@ -498,25 +408,21 @@ def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, s3_url: str, st
     """Only one process at a time is inside `locked`, on a disk and on S3."""
     log = tmp_path / "log"
     folder, options = f"file://{tmp_path}/new", {}
-    if store == "s3":  # children do not see the connection: they are forked from an older process
+    if store == "s3":  # children don't have the connection: they are forked from an older process
         client = {"endpoint_url": s3_url, "region_name": "us-east-1"}
         folder = "s3://mail/new"
         options = {"key": "testing", "secret": "testing", "client_kwargs": client}
-    children = [CHILDREN.Process(target=_hold, args=(folder, options, str(log))) for _ in range(4)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
+    assert run_children(_hold, *[(folder, options, str(log))] * 4) == [0] * 4
 
     assert log.read_text() == "in\nout\n" * 80
     assert bucket.names() == []
 
 
-def test_a_lock_on_s3_that_a_killed_process_has_left(
+def test_a_lock_on_s3_that_a_killed_process_left(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A lock that stays is taken over after some time, by one only; a new holder is waited for."""
-    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.5)
+    """An old lock is taken over after some time, by one only; the others wait for it."""
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.5)
     caplog.set_level("INFO")
     folder = ObjectStoragePath("s3://s3@mail/lake")
     (folder / "_locks" / "it").write_text("of a killed process")
@@ -546,7 +452,7 @@ def test_a_lock_on_s3_that_a_killed_process_has_left(
 def test_a_store_like_s3_that_refuses_to_lock(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, code: str, runs: bool
 ) -> None:
-    """One that knows no conditional writes is used without locks; other refusals are errors."""
+    """A store without conditional writes is used without locks; other refusals are errors."""
     folder = ObjectStoragePath("s3://s3@mail/lake")
     call, ran = folder.fs.call_s3, []
 
@@ -563,5 +469,5 @@ def test_a_store_like_s3_that_refuses_to_lock(
 
 
 def test_blocks_fit_s3() -> None:
-    """S3 takes parts of 5 MiB and more, the last excepted."""
+    """S3 takes parts of at least 5 MiB, except for the last."""
     assert PART_BYTES >= 5 << 20

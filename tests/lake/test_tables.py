@@ -1,4 +1,4 @@
-"""The tables: what becomes of a page, and what a reader of the Parquet files finds."""
+"""The tables: how a page is decoded, and what readers find in the Parquet files."""
 
 # ruff: noqa: TID253 - no DAG file is read here
 
@@ -43,7 +43,7 @@ from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, TABLES, schema
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 DATE = "2025-06-01T00:00:00Z"
-# No shrinking: an example that fails is small enough.
+# No shrinking: failing examples are small enough.
 quick = settings(
     max_examples=400,
     phases=[Phase.explicit, Phase.generate],
@@ -58,7 +58,7 @@ def message(**fields: Any) -> dict[str, Any]:
 
 
 def page(*items: Any, **top: Any) -> bytes:
-    """A listing, as a server writes it."""
+    """A listing as a server sends it."""
     return json.dumps({"FolderId": 0, "Items": items, "Count": len(items), **top}).encode()
 
 
@@ -69,7 +69,7 @@ def row(item: Any) -> dict[str, Any]:
 
 
 def extra(item: Any) -> Any:
-    """What of a message has no column."""
+    """The parts of a message that have no column."""
     text = row(item)["extra"]
     return None if text is None else json.loads(text)
 
@@ -136,7 +136,7 @@ odd_messages = st.fixed_dictionaries(
 @quick
 @given(st.lists(good_messages, max_size=4), st.booleans())
 def test_both_ways_read_the_same(items: list[dict[str, Any]], indented: bool) -> None:
-    """A page comes out the same whether it is decoded the fast way or the careful one (R20)."""
+    """A page gives the same rows whether it is decoded the fast way or the careful way (R20)."""
     body = json.dumps(
         {"FolderId": 0, "Items": items, "Count": len(items), "UnreadCount": 0},
         ensure_ascii=not indented,
@@ -154,7 +154,7 @@ def test_both_ways_read_the_same(items: list[dict[str, Any]], indented: bool) ->
 
 
 def test_ordinary_pages_go_the_fast_way() -> None:
-    """The manual's own answers, and all that is ordinary, are read without a Python object each."""
+    """The manual's responses, and other ordinary pages, are decoded without Python objects."""
     for sample in ("messages.filter.response.json", "messages.read-status.response.json"):
         assert decode._decode_fast((SAMPLES / sample).read_bytes()) is not None
     ordinary = message(
@@ -164,14 +164,14 @@ def test_ordinary_pages_go_the_fast_way() -> None:
 
 
 def test_equal_messages_without_an_id_stay_apart() -> None:
-    """R20: two empty messages are two: neither is dropped as one that came before."""
+    """R20: two empty messages count as two; neither is dropped as a duplicate."""
     assert len(set(decode_page(page({}, {}, {"Id": None})).listing.keys)) == 3
 
 
 @quick
 @given(st.lists(odd_messages | anything, max_size=3))
 def test_no_message_breaks_a_page_and_nothing_is_lost(items: list[Any]) -> None:
-    """R20: whatever type a value has, it is in its column or, as it came, in `extra`."""
+    """R20: whatever its type, a value ends up in its column or, unchanged, in `extra`."""
     decoded = decode_page(json.dumps({"Items": items}).encode())
 
     rows = decoded.batch.to_pylist()
@@ -222,21 +222,21 @@ def test_no_message_breaks_a_page_and_nothing_is_lost(items: list[Any]) -> None:
     ],
 )
 def test_what_does_not_fit_stays_in_extra(field: str, value: Any) -> None:
-    """R20: a value of another type leaves its column null, and stays in `extra` as it came."""
+    """R20: a value of another type leaves its column null and stays in `extra` unchanged."""
     item = message(**{field: value})
 
     assert extra(item) == {field: value}
     columns = {name: column for name, column, _ in FIELDS}
     if field in columns:
         found = row(item)
-        # That there is a file is told all the same (R17).
+        # The row still shows that there is a file (R17).
         expected = [None] if field == "Attachments" else None
         assert found["from_address" if field == "From" else columns[field]] == expected
 
 
 @pytest.mark.parametrize("body", [b"null", b" null", b"\xef\xbb\xbfnull", b'null{"Items":[]}'])
 def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
-    """An answer that is `null`, or begins so, is an error like other bad JSON, and ends nothing."""
+    """A response that is or starts with `null` is an error like other bad JSON, not a crash."""
     code = f"""
         from airflow_provider_r7mail.client.calls import AnswerError
         from airflow_provider_r7mail.lake.decode import decode_page
@@ -252,7 +252,7 @@ def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
 
 
 def test_numbers_of_any_length_are_kept() -> None:
-    """A number of 5,000 digits neither breaks its page nor is lost; NaN is no JSON to others."""
+    """A number of 5,000 digits breaks nothing and is kept; NaN becomes text, valid JSON for all."""
     digits = "9" * 5000
     body = b'{"Items":[{"Id":1,"Date":"%b","Size":%b,"Uid":NaN,"Score":-Infinity}]}'
     found = decode_page(body % (DATE.encode(), digits.encode())).batch.to_pylist()[0]
@@ -263,7 +263,7 @@ def test_numbers_of_any_length_are_kept() -> None:
 
 
 def test_numbers_written_otherwise() -> None:
-    """A whole number may come as text or with a fraction of nothing; a number may be a text."""
+    """Integers may be sent as text or with a zero fraction; texts may be sent as numbers."""
     found = row(message(Id="884", Size=5.0, ExternalId=-965, Labels=7))
 
     assert (found["message_id"], found["size"], found["external_id"]) == (884, 5, "-965")
@@ -271,12 +271,12 @@ def test_numbers_written_otherwise() -> None:
 
 
 def test_from_may_be_text() -> None:
-    """A sender given as text alone is the address."""
+    """If From is just text, it is the address."""
     assert row(message(From="a@b.ru"))["from_address"] == "a@b.ru"
 
 
 def test_unknown_parts_of_sender_and_files() -> None:
-    """R20: a new field inside From or Attachments hides neither the sender nor the file."""
+    """R20: a new field in From or Attachments hides neither the sender nor the file."""
     file = {"Id": 1, "FileId": 2, "FileName": "a.csv", "Size": "12 KB", "MimeType": "x", "Hash": 3}
     item = message(
         From={"Name": "A", "Address": "a@b.ru", "Verified": True},
@@ -299,7 +299,7 @@ def test_unknown_parts_of_sender_and_files() -> None:
 
 
 def test_children_and_tasks_are_json() -> None:
-    """Children and TaskId are JSON text, whatever they hold."""
+    """Children and TaskId are JSON text, whatever they contain."""
     found = row(message(Children=[{"Id": 2, "Subject": "Ре"}], TaskId=17))
 
     assert json.loads(found["children"]) == [{"Id": 2, "Subject": "Ре"}]
@@ -307,7 +307,7 @@ def test_children_and_tasks_are_json() -> None:
 
 
 def test_text_that_arrow_cannot_hold() -> None:
-    """R21: half a character becomes U+FFFD and its row is counted; a whole one and NUL stay."""
+    """R21: half a surrogate pair becomes U+FFFD, and the row is counted; pairs and NUL stay."""
     decoded = decode_page(
         page(
             message(Subject="a\ud83d", To=["\udc00@b.ru"]),
@@ -324,7 +324,7 @@ def test_text_that_arrow_cannot_hold() -> None:
 
 
 def test_bytes_that_are_not_utf8() -> None:
-    """R21: a byte that is no UTF-8 costs that character, not the page."""
+    """R21: invalid UTF-8 loses that character, not the page."""
     body = page(message(Subject="XX"), message(Id=2)).replace(b"XX", b"\xff\xd0")
     decoded = decode_page(body)
 
@@ -348,12 +348,12 @@ def test_bytes_that_are_not_utf8() -> None:
     ],
 )
 def test_dates(text: str, microsecond: int) -> None:
-    """Dates with 7 or 9 digits (cut, not rounded), with an offset, or with no zone, are read."""
+    """Dates with 7 or 9 digits (truncated, not rounded), with or without an offset, are read."""
     wanted = datetime(2025, 6, 1, 0, 0, 0, microsecond, tzinfo=UTC)
 
     assert row(message(Date=text))["date"] == wanted
     assert row(message(Timestamp=text))["timestamp"] == wanted
-    # The same beside a message that is read the careful way.
+    # The same next to a message that is decoded the careful way.
     assert decode_page(page(message(Date=text), message(X=1))).batch["date"][0].as_py() == wanted
 
 
@@ -407,7 +407,7 @@ def test_messages_that_no_table_holds(fields: dict[str, Any], reason: str) -> No
     ],
 )
 def test_what_is_no_listing_is_an_error(body: bytes) -> None:
-    """An answer that broke off or is no listing is never taken for an empty page."""
+    """A truncated response, or one that isn't a listing, is never taken for an empty page."""
     with pytest.raises(AnswerError):
         decode_page(body)
 
@@ -426,7 +426,7 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
     ],
 )
 def test_listings_of_odd_shapes(body: bytes, ids: list[int], count: int | None) -> None:
-    """R20: empty pages, null Items, a BOM, unknown and doubled fields are no trouble."""
+    """R20: empty pages, null Items, a BOM, unknown and duplicate fields are accepted."""
     decoded = decode_page(body)
 
     assert decoded.listing.keys == ids
@@ -435,7 +435,7 @@ def test_listings_of_odd_shapes(body: bytes, ids: list[int], count: int | None) 
 
 
 def test_bodies_of_3_mb() -> None:
-    """A message of 3 MB is read and written whole, among others."""
+    """A message of 3 MB is read and written completely, next to others."""
     long = "Ж" * (3 << 19)
     items = [message(Id=n, Body=long, HtmlBody=long) for n in range(3)]
     decoded = decode_page(page(*items, message(Id=9)))
@@ -475,7 +475,7 @@ SCHEMAS = {
 
 
 def described(columns: pa.Schema) -> str:
-    """A schema in one line; Parquet calls a list's items `element`."""
+    """A schema as one line; Parquet calls a list's items `element`."""
     return ", ".join(
         f"{column.name}: {column.type}{'' if column.nullable else ' not null'}"
         for column in columns
@@ -483,13 +483,13 @@ def described(columns: pa.Schema) -> str:
 
 
 def with_time(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A page's batch as it is written."""
+    """A page's batch with the column that is added when it is written."""
     moment = pa.scalar(datetime(2025, 6, 2, tzinfo=UTC), pa.timestamp("us", tz="UTC"))
     return batch.append_column("extracted_at", pa.repeat(moment, batch.num_rows))
 
 
 def parquet(table: str, *batches: pa.RecordBatch, **options: Any) -> pq.ParquetFile:
-    """The Parquet file that batches become."""
+    """The Parquet file made of batches."""
     sink = io.BytesIO()
     writer = ParquetTable(table, sink, **options)
     for batch in batches:
@@ -519,7 +519,7 @@ EMPTY = message(HasAttachments=True)
 
 @pytest.mark.parametrize("table", TABLES)
 def test_types_never_depend_on_the_data(table: str) -> None:
-    """The tables' columns are as documented, also where every value is null or there is no row."""
+    """The columns are as documented even if all values are null or there are no rows."""
     wanted = " ".join(SCHEMAS[table].split())
     batches = [[full_batches(item)[table]] for item in (FULL, EMPTY)]
 
@@ -531,7 +531,7 @@ def test_types_never_depend_on_the_data(table: str) -> None:
 
 
 def test_file_format() -> None:
-    """Files are zstd with statistics to skip by, but for long texts; row groups are bounded."""
+    """Files are zstd with statistics, except for long texts, and bounded row groups."""
     items = [
         message(Id=n, Body="Ж" * 40_000, Subject="s", From={"Name": "a", "Address": "b@c"})
         for n in range(400)
@@ -561,7 +561,7 @@ def test_file_format() -> None:
 
 
 def test_row_groups_of_short_rows() -> None:
-    """While a row group of recipients fills, it takes little memory: 4 MB, not 20."""
+    """A row group of recipients takes little memory while it fills: 4 MB, not 24."""
     addresses = [f"somebody.{n}@partner.example" for n in range(20_000)]
     piece = recipients_of(with_time(decode_page(page(message(Id=1, To=addresses))).batch))
     metadata = parquet("recipients", *[piece] * 8).metadata
@@ -574,7 +574,7 @@ def test_row_groups_of_short_rows() -> None:
 
 
 def test_columns_parameter() -> None:
-    """Only the columns asked for are written, in that order; an unknown one is named."""
+    """Only the given columns are written, in that order; an unknown one is an error naming it."""
     batch = full_batches(FULL)["messages"]
 
     assert written("messages", batch, columns=["date", "message_id"]).column_names == [
@@ -589,7 +589,7 @@ def test_columns_parameter() -> None:
 
 
 def test_recipients() -> None:
-    """A row for each address of To, Cc and Bcc: its place, and its domain in lower case."""
+    """Each address in To, Cc and Bcc gets a row with its position and lower-case domain."""
     batch = decode_page(
         page(
             message(Id=9),
@@ -619,14 +619,14 @@ def test_recipients() -> None:
         return [tuple(found.values()) for found in recipients_of(part).to_pylist()]
 
     assert of(batch) == wanted
-    # A part of a page, as it is when the other rows came before.
+    # Part of a page, as when its other rows were read before.
     assert of(batch.slice(1, 1)) == [r for r in wanted if r[0] == 1]
     assert of(batch.slice(2)) == [wanted[5], wanted[6], wanted[7]]
     assert of(batch.slice(0, 1)) == []
 
 
 def test_attachments_that_cannot_be_told() -> None:
-    """R17, R18: files without a name, or with the same name as another, are reported as such."""
+    """R17, R18: files without a name, or with the name of another, are reported as such."""
     same = {"FileName": "a.csv", "Size": 1}
     batch = decode_page(
         page(
@@ -663,7 +663,7 @@ def test_attachments_that_cannot_be_told() -> None:
 
 
 def test_a_message_may_have_very_many_attachments() -> None:
-    """A message that lists 30,000 files, to do me harm, holds up my extract no second."""
+    """A malicious message that lists 30,000 files doesn't hold up the extract."""
     started = time.thread_time()
     rows = list(attachment_rows(1, [{"file_name": f"{number}.txt"} for number in range(30_000)]))
 
@@ -675,7 +675,7 @@ def test_a_message_may_have_very_many_attachments() -> None:
 
 
 def test_the_tree_reads_as_one_table(tmp_path: Path) -> None:
-    """pyarrow and DuckDB read all mailboxes and windows as one table, keys from the path."""  # noqa: D403
+    """pyarrow and DuckDB read all mailboxes and windows as one table, with keys from the path."""  # noqa: D403
     for folder, window in ((24, "a_b"), (24, "b_c"), (15, "a_b")):
         home = tmp_path / f"messages/mailbox=u%2Fv@x.ru/folder={folder}/window={window}"
         home.mkdir(parents=True)

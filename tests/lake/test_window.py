@@ -1,32 +1,28 @@
-"""One window, from the server into its tables: true to its manifest, whole, or not there."""
+"""Extract one window: its tables are complete and match the manifest, or there are none."""
 
-# ruff: noqa: TID253, ASYNC240 - no DAG file is read here; looking at a few small files may block
+# ruff: noqa: TID253, ASYNC240 - no DAG file is read here; reading a few small files may block
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-import multiprocessing
 import random
 import resource
 import signal
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
@@ -43,49 +39,28 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
-
-# Not `fork`: Python warns of it where there are threads, as the mail server's. The modules are
-# those that children need: imported once, in the process that they are forked from.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        "airflow.providers.common.compat.sdk",
-        "airflow.sdk.io.path",
-        "airflow_provider_r7mail.emulator.app",
-        "airflow_provider_r7mail.lake.window",
-        "boto3",
-        "hypothesis",
-        "httpx_aiohttp",
-        "moto.server",
-        "pyarrow.parquet",
-        "pytest",
-    ]
+from tests.lake.support import (
+    DAY,
+    INBOX,
+    START,
+    WINDOW,
+    Bucket,
+    config,
+    connect_s3,
+    files,
+    published,
+    quick_config,
+    run_children,
+    table,
 )
-INBOX = 24
-START = datetime(2025, 6, 1, tzinfo=UTC)
-END = START + timedelta(days=1)
-WINDOW = "mailbox=user_test/folder=24/window=20250601T000000Z_20250602T000000Z"
-TABLES = ("messages", "recipients", "attachments")
 
-
-def config(server: Emulator, **options: Any) -> ClientConfig:
-    """A client's configuration for the server."""
-    box = server.mailbox
-    given = {"max_retries": 2, "backoff": 0.001, "timeout": 5.0, **options}
-    return ClientConfig(url=server.url, login=box.login, password=box.password, **given)
-
-
-@pytest.fixture
-async def client(server: Emulator) -> AsyncIterator[AsyncClient]:
-    """An async client of the server."""
-    async with AsyncClient(config(server)) as opened:
-        yield opened
+END = START + DAY
 
 
 def job(
     root: Path | str, start: datetime = START, end: datetime = END, **options: Any
 ) -> ExtractJob:
-    """What to extract: a day of the inbox."""
+    """A job that extracts a day of the inbox."""
     given = {
         "folder": INBOX,
         "criteria": MessageFilter.build(start=start, end=end),
@@ -101,8 +76,8 @@ async def extract(client: AsyncClient, root: Path | str, **options: Any) -> dict
 
 
 def deliver(server: Emulator, count: int, **fields: Any) -> list[int]:
-    """Put messages of the day into the inbox."""
-    step = timedelta(days=1) / max(count, 1)
+    """Deliver messages of the day to the inbox."""
+    step = DAY / max(count, 1)
     return [
         server.mailbox.deliver(**{"date": START + step * n, "subject": f"№ {n}", **fields})
         for n in range(count)
@@ -110,47 +85,21 @@ def deliver(server: Emulator, count: int, **fields: Any) -> list[int]:
 
 
 def check(root: Path) -> dict[str, Any]:
-    """See that a window's files are those of its manifest, and no others; return it."""
-    home = root / "messages" / WINDOW
-    manifest: dict[str, Any] = json.loads((home / "_manifest.json").read_text())
-    runs = set()
-    for file in manifest["files"]:
-        path = Path(ObjectStoragePath(file["path"]).path)
-        assert path == root / file["table"] / WINDOW / "part-00000.parquet"
-        data = path.read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-        metadata = pq.read_metadata(path)
-        assert metadata.num_rows == file["rows"]
-        runs.add(metadata.metadata[b"r7mail.run_id"].decode())
-        assert (path.parent / "_manifest.json").read_bytes() == (
-            home / "_manifest.json"
-        ).read_bytes()
-    assert runs == {manifest["run_id"]}
+    """Check that a window's files match its manifest, and return it."""
+    manifest = published(files(root), f"file://{root}")
+    assert manifest is not None
     return manifest
 
 
-def files(root: Path) -> dict[str, bytes]:
-    """Everything under a folder."""
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def table(root: Path, name: str = "messages") -> list[dict[str, Any]]:
-    """A table's rows."""
-    rows: list[dict[str, Any]] = pq.read_table(
-        root / name / WINDOW / "part-00000.parquet"
-    ).to_pylist()
-    return rows
-
-
 def noise(count: int, length: int) -> Iterator[str]:
-    """Texts that can't be compressed much."""
+    """Texts that hardly compress."""
     source = random.Random(1)
     for _ in range(count):
         yield source.randbytes(length * 2).decode("utf-16-le", "replace")
 
 
 def calls(server: Emulator, name: str = "Messages") -> int:
-    """How many calls of an endpoint the server saw."""
+    """How many calls of an endpoint the emulator received."""
     return sum(request["path"].endswith(name) for request in server.requests)
 
 
@@ -160,7 +109,7 @@ def calls(server: Emulator, name: str = "Messages") -> int:
 async def test_the_manifest_is_complete_and_true(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """`_manifest.json` lists each file with rows, bytes and sha256, and the run's numbers."""
+    """`_manifest.json` lists each file with rows, bytes and sha256, and the run's statistics."""
     deliver(server, 230, to=["a@b.ru", "c@d.ru"])
     deliver(server, 2, attachments=[("a.csv", b"x", "text/csv")])
     server.faults.append(Fault("Messages", status=502, skip=1))
@@ -195,7 +144,7 @@ async def test_the_manifest_is_complete_and_true(
 async def test_each_run_counts_its_own_numbers(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """A client that extracts several windows does not add the first one's numbers to the second."""
+    """A second extract with the same client doesn't count the first one's requests again."""
     deliver(server, 30)
     await extract(client, tmp_path)
     seen = len(server.requests)
@@ -206,7 +155,7 @@ async def test_each_run_counts_its_own_numbers(
 
 
 async def test_a_rerun_replaces(server: Emulator, client: AsyncClient, tmp_path: Path) -> None:
-    """Running a window again gives what is there now: nothing is added to the earlier result."""
+    """Running a window again replaces the earlier result; nothing is added to it."""
     server.readings = Readings(undated="always")
     ids = deliver(server, 20, fields={"Date": None})  # set aside
     kept = deliver(server, 20)
@@ -223,7 +172,7 @@ async def test_a_rerun_replaces(server: Emulator, client: AsyncClient, tmp_path:
 
 
 async def test_an_empty_window(server: Emulator, client: AsyncClient, tmp_path: Path) -> None:
-    """A window without mail leaves a manifest and no rows, with the same columns as ever."""
+    """A window without mail has a manifest and no rows, but the usual columns."""
     server.mailbox.deliver(date=END)
     manifest = await extract(client, tmp_path)
 
@@ -243,7 +192,7 @@ async def test_window_edges(
     inclusive: tuple[bool, bool],
     sort_one: Any,
 ) -> None:
-    """R1, R4: [start, end) is exact to the microsecond, whatever the server makes of its bounds."""
+    """R1, R4: [start, end) is exact to the microsecond, however the server reads its bounds."""
     server.readings = Readings(
         precision=precision,
         start_inclusive=inclusive[0],
@@ -285,7 +234,7 @@ async def test_window_edges(
 async def test_readings(
     server: Emulator, client: AsyncClient, tmp_path: Path, readings: Readings
 ) -> None:
-    """R1-R5, R12, R20: the tables have each message once, whatever the server's manners."""
+    """R1-R5, R12, R20: each message is in the tables once, however the server behaves."""
     ids = deliver(server, 60)
     ids += [server.mailbox.deliver(date=START + timedelta(hours=5)) for _ in range(20)]
     server.readings = readings
@@ -301,7 +250,7 @@ async def test_readings(
 async def test_repaired_text_is_counted(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """R21: rows with text that no table holds are mended, and the manifest says how many."""
+    """R21: text that no table can hold is mended, and the manifest counts these rows."""
     deliver(server, 3, fields={"Subject": "a\ud83d"})
     deliver(server, 2, subject="a\0b")
     server.mailbox.deliver(date=END, fields={"Subject": "\ud83d"})
@@ -312,7 +261,7 @@ async def test_repaired_text_is_counted(
 
 
 async def test_tables_and_columns(server: Emulator, client: AsyncClient, tmp_path: Path) -> None:
-    """Only the tables and columns asked for are written; recipients need no column of theirs."""
+    """Only the given tables and columns are written; recipients don't need columns of messages."""
     deliver(server, 3, to=["a@b.ru"])
     await extract(client, tmp_path, tables=("messages", "recipients"), columns=("date", "subject"))
 
@@ -343,7 +292,7 @@ async def test_jobs_that_cannot_work(
     options: dict[str, Any],
     error: str,
 ) -> None:
-    """A wrong parameter is told before anything is asked of the server, or written."""
+    """A wrong parameter is an error before any request is sent or anything is written."""
     with pytest.raises(R7MailConfigError, match=error):
         await extract(client, tmp_path, **options)
 
@@ -372,7 +321,7 @@ FAULTS = [
 async def test_a_fault_costs_that_page_only(
     server: Emulator, client: AsyncClient, tmp_path: Path, fault: Fault
 ) -> None:
-    """R16: after a fault that page alone is asked for again, and nothing is lost or doubled."""
+    """R16: after a fault only that page is requested again; nothing is lost or duplicated."""
     ids = deliver(server, 100)
     await extract(client, tmp_path, page_size=20)
     calm, server.requests[:] = calls(server), []
@@ -387,10 +336,10 @@ async def test_a_fault_costs_that_page_only(
 
 
 @pytest.mark.parametrize("fault", FAULTS[:7], ids=lambda f: f"{f.kind}-{f.status}")
-async def test_a_page_that_can_never_be_read(
+async def test_a_page_that_keeps_failing(
     server: Emulator, client: AsyncClient, tmp_path: Path, fault: Fault
 ) -> None:
-    """The error names window and offset, and the earlier result stays byte for byte."""
+    """The error names window and offset, and the earlier result is unchanged."""
     deliver(server, 100)
     await extract(client, tmp_path, page_size=20)
     before = files(tmp_path)
@@ -405,7 +354,7 @@ async def test_a_page_that_can_never_be_read(
 async def test_a_server_that_ignores_dates(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """A server that lists what was not asked for is an error, not a window of everything."""
+    """A server that lists messages outside the window is an error; they aren't extracted."""
     deliver(server, 3)
     server.mailbox.deliver(date=START - timedelta(days=30))
     server.readings = Readings(ignore_dates=True)
@@ -418,7 +367,7 @@ async def test_a_server_that_ignores_dates(
 class _Liar(BaseHTTPRequestHandler):
     """A mail server that counts more messages than it lists.
 
-    `counts` is what it counts during and after each reading of the window; the last stays.
+    `counts` has its counts during and after each reading of the window; the last pair stays.
     """
 
     counts: list[tuple[int | None, int]]
@@ -444,12 +393,12 @@ class _Liar(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def liar() -> Iterator[tuple[type[_Liar], str]]:
-    """The handler and the URL of a server that counts as told."""
+    """The handler and the URL of a server with given counts."""
     handler = type("Handler", (_Liar,), {"counts": [(3, 3)]})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -464,20 +413,20 @@ def liar() -> Iterator[tuple[type[_Liar], str]]:
     ("counts", "whole"),
     [
         ([(3, 3)], True),
-        ([(1, 1)], True),  # of the page, or of nothing that is known
+        ([(1, 1)], True),  # of the page, or of something unknown
         ([(0, 0)], True),
-        ([(5, 5)], False),  # each time: something hides
-        ([(5, 6)], False),  # one came meanwhile: it does not explain two that hide
+        ([(5, 5)], False),  # each time: messages are hidden
+        ([(5, 6)], False),  # one arrived meanwhile, which doesn't explain two hidden ones
         ([(5, 6), (6, 7), (6, 6)], False),
         ([(None, 5)], True),  # the first answer has no Count: nothing to compare with
-        ([(4, 3)], True),  # one went
-        ([(3, 4)], True),  # one came after its place was passed
+        ([(4, 3)], True),  # one left
+        ([(3, 4)], True),  # one arrived at a place already passed
     ],
 )
 async def test_reconciliation(
     liar: tuple[type[_Liar], str], tmp_path: Path, counts: list[tuple[int | None, int]], whole: bool
 ) -> None:
-    """R2, R6: mail that comes or goes explains a difference, but not one that is always there."""
+    """R2, R6: mail that arrives or leaves explains a difference, but not a permanent one."""
     handler, url = liar
     handler.counts = list(counts)
     settings = ClientConfig(url=url, login="user_test", password="p", backoff=0.001)
@@ -491,7 +440,7 @@ async def test_reconciliation(
 
 
 async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: Path) -> None:
-    """R6: as much mail leaves unread as comes where all was read, each time: that is no fault."""
+    """R6: it's no error if mail keeps leaving unread and arriving where all was read."""
     deliver(server, 600)
     box = server.mailbox
 
@@ -502,7 +451,7 @@ async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: P
             box.deliver(date=START)
 
     server.on_request = change
-    async with AsyncClient(config(server)) as client:
+    async with AsyncClient(quick_config(server.url)) as client:
         manifest = await extract(client, tmp_path, page_size=20)
     assert manifest["messages"] < manifest["server_count"]["before"] == 600
 
@@ -512,7 +461,7 @@ async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: P
 async def test_few_requests(
     server: Emulator, tmp_path: Path, concurrency: int, spread: str
 ) -> None:
-    """A calm folder costs at most a tenth more requests than it has pages, and a dozen."""
+    """A calm folder costs at most 1.1 requests per page plus a dozen."""
     start, days = START, 1
     if spread == "one of ten years":
         start, days = START - timedelta(days=3000), 3650
@@ -524,21 +473,21 @@ async def test_few_requests(
                 server.mailbox.deliver(date=moment)
     else:
         deliver(server, 2000)
-    async with AsyncClient(config(server, max_concurrency=concurrency)) as client:
+    async with AsyncClient(quick_config(server.url, max_concurrency=concurrency)) as client:
         window = {"start": start, "end": start + timedelta(days=days)}
         manifest = await extract(client, tmp_path, page_size=100, **window)
     assert manifest["messages"] == 2000
     assert calls(server, "Messages") <= 1.1 * 2000 / 100 + 12
 
 
-# -- messages that no table holds -----------------------------------------------------------
+# -- messages that don't fit the tables -----------------------------------------------------
 
 
 @pytest.mark.parametrize("on_bad_message", ["fail", "quarantine"])
 async def test_bad_messages(
     server: Emulator, client: AsyncClient, tmp_path: Path, on_bad_message: Any
 ) -> None:
-    """R20: they go to `_quarantine.jsonl` with id and reason, are counted, and fail the task."""
+    """R20: bad messages go to `_quarantine.jsonl` with the reason, and fail the task."""
     good = deliver(server, 50)
     undated = server.mailbox.deliver(date="0001-01-01T00:00:00", subject="a\ud83d")
     garbled = server.mailbox.deliver(fields={"Date": "soon"})
@@ -566,10 +515,10 @@ async def test_bad_messages(
 # -- attachments ----------------------------------------------------------------------------
 
 
-async def test_a_message_without_an_id_that_is_read_meanwhile(
+async def test_a_message_without_an_id_that_changes_meanwhile(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """R20: one whose Id can't be read is set aside once, though its state changes meanwhile."""
+    """R20: a message with a bad Id is set aside once, even if its state changes meanwhile."""
     box = server.mailbox
     numbers = [
         box.deliver(date=START + timedelta(seconds=n), subject=f"{n}", fields={"Id": 2**70 + n})
@@ -589,7 +538,7 @@ async def test_a_message_without_an_id_that_is_read_meanwhile(
 async def test_attachments_with_the_tables(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """Files are copied and told of in the attachments table; a rerun does not fetch them again."""
+    """Files are copied and recorded in the attachments table; a rerun keeps them."""
     same = [("same", b"1", "x/y"), ("same", b"2", "x/y")]
     number = server.mailbox.deliver(
         date=START, attachments=[("a.csv", b"abc", "text/csv"), ("b.exe", b"x", "x/y"), *same]
@@ -620,10 +569,10 @@ async def test_attachments_with_the_tables(
     assert table(tmp_path, "attachments")[0]["sha256"]
 
 
-async def test_a_rerun_where_the_listed_size_says_nothing(
+async def test_a_rerun_with_a_meaningless_listed_size(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """A file that is listed with a size of 0 or less is not fetched again either."""
+    """A file listed with a size of 0 or less isn't downloaded again either."""
     for size in (0, -1):
         file = {"Id": 1, "FileId": 1, "FileName": "a.csv", "Size": size, "MimeType": "text/csv"}
         server.mailbox.deliver(
@@ -639,10 +588,10 @@ async def test_a_rerun_where_the_listed_size_says_nothing(
     assert again["attachments"] == {"unchanged": 2}
 
 
-async def test_a_window_that_is_read_anew_fetches_its_files_once(
+async def test_a_window_that_is_read_again_downloads_its_files_once(
     server: Emulator, client: AsyncClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where mail that came and went makes me read a window twice, its files come once."""
+    """If changing mail makes it read a window twice, its files are downloaded once."""
     deliver(server, 60, attachments=[("a.csv", b"abc", "text/csv")])
     box = server.mailbox
     changed: list[int] = []
@@ -665,7 +614,7 @@ async def test_a_window_that_is_read_anew_fetches_its_files_once(
 async def test_a_rerun_with_other_tables(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """No manifest lists files that a later run, of fewer tables, has replaced; nor old bad mail."""
+    """No manifest lists files that a later run replaced, and no old quarantine file stays."""
     server.readings = Readings(undated="always")
     ids = deliver(server, 1, fields={"Date": None})
     deliver(server, 5)
@@ -686,7 +635,7 @@ async def test_a_rerun_with_other_tables(
 async def test_unlisted_attachments(
     server: Emulator, client: AsyncClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R17: a message whose files the listing does not name is reported, not passed over."""
+    """R17: a message whose files the listing doesn't name is reported, not ignored."""
     ids = deliver(server, 2, attachments=[("a", b"x", "x/y")])
     server.readings = Readings(list_attachments=False)
     root = ObjectStoragePath(f"file://{tmp_path}/files")
@@ -701,14 +650,14 @@ async def test_unlisted_attachments(
 async def test_a_failed_attachment(
     server: Emulator, client: AsyncClient, tmp_path: Path, on_attachment_error: Any
 ) -> None:
-    """One file that can't be had does not lose the others; the next run fetches only that one."""
+    """One failed file doesn't lose the others; the next run downloads only that one."""
     ids = deliver(server, 8, attachments=[("a", b"x", "x/y")])
     server.faults.append(Fault("Attachments", skip=1))
     options: dict[str, Any] = {
         "attachments": ObjectStoragePath(f"file://{tmp_path}/files"),
         "on_attachment_error": on_attachment_error,
     }
-    async with AsyncClient(config(server, max_retries=0)) as impatient:
+    async with AsyncClient(quick_config(server.url, max_retries=0)) as impatient:
         if on_attachment_error == "fail":
             with pytest.raises(R7MailAttachmentError, match="1 of 8 attachments"):
                 await extract(impatient, tmp_path, **options)
@@ -729,7 +678,7 @@ async def test_a_failed_attachment(
 async def test_copying_without_tables(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """Files of given messages are copied alone; odd files break nothing, a missing id is named."""
+    """Files of given messages are copied without tables, odd ones too; a missing id is an error."""
     odd = [
         {"FileName": 5, "Size": "many"},
         {"FileName": "a", "Size": "1", "New": 1},
@@ -755,13 +704,13 @@ async def test_copying_without_tables(
     for status in ("downloaded", "unchanged"):
         rows = await copy_attachments(client, INBOX, every, root, message_ids=[two])
         assert [row.status for row in rows] == [status]
-    assert calls(server, "Attachments") == 5  # the one that failed was tried thrice
+    assert calls(server, "Attachments") == 5  # the failed one was tried three times
 
 
 async def test_copying_fetches_only_what_is_new(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """Whatever ids, filters and patterns are copied in turn, no file is fetched twice."""
+    """With different ids, filters and patterns in turn, no file is downloaded twice."""
     ids = [server.mailbox.deliver(attachments=[("a", b"x", "x/y")]) for _ in range(5)]
     server.mailbox.deliver(attachments=[("b.csv", b"y", "x/y"), ("c.txt", b"z", "x/y")])
     root = ObjectStoragePath(f"file://{tmp_path}")
@@ -777,10 +726,10 @@ async def test_copying_fetches_only_what_is_new(
     assert Counter(row.status for row in await copy()) == {"unchanged": 7}
 
 
-async def test_copying_to_where_nothing_can_be_written(
+async def test_copying_to_an_unwritable_place(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """A file in the place of the folder is an error that names it, before anything is fetched."""
+    """A file in place of the folder is an error that names it, before any download."""
     server.mailbox.deliver(attachments=[("a", b"x", "x/y")])
     (tmp_path / "root").touch()
     root = ObjectStoragePath(f"file://{tmp_path}/root")
@@ -792,7 +741,7 @@ async def test_copying_to_where_nothing_can_be_written(
 async def test_a_stopped_extract_leaves_nothing_unfinished(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """A task that is stopped, at whatever moment, leaves whole attachments and no staged file."""
+    """A task stopped at any moment leaves complete attachments and no staged file."""
     data = random.Random(4).randbytes(2_500_000)
     deliver(server, 4, attachments=[("a", data, "x/y")])
     root = ObjectStoragePath(f"file://{tmp_path}/files")
@@ -811,14 +760,13 @@ async def test_a_stopped_extract_leaves_nothing_unfinished(
 
 
 def extract_in_child(url: str, root: str, limit: int = 0, times: int = 1) -> None:
-    """Extract the day in a process of its own."""
+    """Extract the day in a separate process."""
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     async def run() -> None:
-        settings = ClientConfig(url=url, login="user_test", password="TestPassword")
-        async with AsyncClient(settings) as client:
+        async with AsyncClient(config(url)) as client:
             for _ in range(times):
                 await extract(client, Path(root))
 
@@ -831,39 +779,32 @@ def extract_in_child(url: str, root: str, limit: int = 0, times: int = 1) -> Non
 
 @pytest.mark.parametrize("limit", [3_000, 20_000, 100_000])
 def test_a_full_disk(server: Emulator, tmp_path: Path, limit: int) -> None:
-    """A disk that fills up is a clear error, and the earlier result stays byte for byte."""
+    """A disk that fills up is a clear error, and the earlier result is unchanged."""
     deliver(server, 20)
     arguments = (server.url, str(tmp_path))
     extract_in_child(*arguments)
     before = files(tmp_path)
     for body in noise(20, 9_000):
         deliver(server, 1, body=body)
-    child = CHILDREN.Process(target=extract_in_child, args=(*arguments, limit))
-    child.start()
-    child.join()
+    codes = run_children(extract_in_child, (*arguments, limit))
 
-    assert child.exitcode == 3
+    assert codes == [3]
     assert files(tmp_path) == before
     check(tmp_path)
 
 
 def test_runs_at_once(server: Emulator, tmp_path: Path) -> None:
-    """Several processes that run the same window at once leave one result, whole."""
+    """Several processes that run the same window at once leave one complete result."""
     deliver(server, 30)
     arguments = (server.url, str(tmp_path), 0, 15)
-    children = [CHILDREN.Process(target=extract_in_child, args=arguments) for _ in range(3)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
 
-    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert run_children(extract_in_child, *[arguments] * 3) == [0, 0, 0]
     assert check(tmp_path)["messages"] == 30
     assert len(files(tmp_path)) == 6
 
 
 async def test_an_unwritable_output(server: Emulator, client: AsyncClient, tmp_path: Path) -> None:
-    """An output that can't be written is told before any page is read."""
+    """An unwritable output is an error before any page is read."""
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(R7MailConfigError, match="can't be written"):
@@ -871,121 +812,89 @@ async def test_an_unwritable_output(server: Emulator, client: AsyncClient, tmp_p
     assert calls(server) == 0
 
 
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    """An S3 server on a real socket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+class Place:
+    """A place in an empty bucket, which the connection `s3_pipeline` leads to."""
 
-
-class Bucket:
-    """A bucket on an S3 server of its own."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
-        self.root = f"s3://s3_pipeline@{name}/lake"
-        self._s3 = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-            region_name="us-east-1",
-        )
-        self._s3.create_bucket(Bucket=name)
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.root = f"s3://s3_pipeline@{bucket.name}/lake"
 
     def objects(self) -> dict[str, bytes]:
-        """All objects by their keys; none is being uploaded."""
-        assert not self._s3.list_multipart_uploads(Bucket=self.name).get("Uploads")
-        found = self._s3.list_objects_v2(Bucket=self.name).get("Contents", [])
+        """Return all objects by their keys below the root; none is elsewhere."""
         return {
-            item["Key"]: self._s3.get_object(Bucket=self.name, Key=item["Key"])["Body"].read()
-            for item in found
+            key.removeprefix("lake/"): data
+            for key, data in self.bucket.objects().items()
+            if key.startswith("lake/") or pytest.fail(key)
         }
 
     def check(self) -> dict[str, Any] | None:
-        """See that the window's objects are those of its manifest; None if it has none."""
-        objects = self.objects()
-        text = objects.get(f"lake/messages/{WINDOW}/_manifest.json")
-        if text is None:
-            return None
-        manifest: dict[str, Any] = json.loads(text)
-        for file in manifest["files"]:
-            data = objects[file["path"].partition(f"@{self.name}/")[2]]
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-            assert pq.read_metadata(pa.BufferReader(data)).num_rows == file["rows"]
-        return manifest
+        """Check that the window's objects match its manifest; None if it has none."""
+        return published(self.objects(), self.root)
 
 
 @pytest.fixture
-def bucket(s3_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket, which the connection `s3_pipeline` leads to."""
-    extra = {"endpoint_url": s3_url, "region_name": "us-east-1"}
-    connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_S3_PIPELINE", json.dumps(connection))
+def place(s3_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """An empty bucket on S3."""
+    connect_s3(monkeypatch, "s3_pipeline", s3_url)
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    found = Bucket(s3_url, name)
+    found = Place(Bucket(s3_url, name))
     _ = ObjectStoragePath(found.root).fs  # Airflow can't make it while an event loop runs
     return found
 
 
-async def test_s3(server: Emulator, client: AsyncClient, bucket: Bucket) -> None:
-    """On S3, in one piece or many, a window and its attachments are whole, and replaced whole."""
+async def test_s3(server: Emulator, client: AsyncClient, place: Place) -> None:
+    """On S3, windows and attachments of any size are complete, and replaced completely."""
     data = random.Random(2).randbytes(18 << 20)
     deliver(server, 3, attachments=[("a.csv", b"abc", "text/csv")])
-    options = {"attachments": ObjectStoragePath(f"{bucket.root}/files")}
-    await extract(client, bucket.root, **options)
-    first = bucket.check()
+    options = {"attachments": ObjectStoragePath(f"{place.root}/files")}
+    await extract(client, place.root, **options)
+    first = place.check()
     for body in noise(16, 500_000):
         server.mailbox.deliver(date=START, body=body, html_body="-")
     number = server.mailbox.deliver(date=START, attachments=[("b.bin", data, "x/y")])
 
-    manifest = await extract(client, bucket.root, **options)
+    manifest = await extract(client, place.root, **options)
 
     assert first is not None
     assert first["messages"] == 3
-    assert bucket.check() == manifest
+    assert place.check() == manifest
     assert manifest["files"][0]["bytes"] > 16 << 20
     assert manifest["attachments"] == {"unchanged": 3, "downloaded": 1}
-    assert (
-        bucket.objects()[f"lake/files/mailbox=user_test/folder=24/message_id={number}/b.bin"]
-        == data
-    )
-    assert len(bucket.objects()) == 6 + 4
+    assert place.objects()[f"files/mailbox=user_test/folder=24/message_id={number}/b.bin"] == data
+    assert len(place.objects()) == 6 + 4
 
 
-async def test_s3_after_an_error(server: Emulator, client: AsyncClient, bucket: Bucket) -> None:
+async def test_s3_after_an_error(server: Emulator, client: AsyncClient, place: Place) -> None:
     """On S3, too, a page that can't be read leaves the earlier result, and no part of a new one."""
     deliver(server, 100)
-    await extract(client, bucket.root, page_size=20)
-    before = bucket.objects()
+    await extract(client, place.root, page_size=20)
+    before = place.objects()
     server.faults.append(Fault("Messages", times=None, skip=3))
 
     with pytest.raises(R7MailExtractError):
-        await extract(client, bucket.root, page_size=20)
-    assert bucket.objects() == before
+        await extract(client, place.root, page_size=20)
+    assert place.objects() == before
 
 
-async def test_s3_without_the_bucket(server: Emulator, client: AsyncClient, bucket: Bucket) -> None:
-    """A bucket that is not there is a clear error."""
+async def test_s3_without_the_bucket(server: Emulator, client: AsyncClient, place: Place) -> None:
+    """A missing bucket is a clear error."""
     deliver(server, 3)
     with pytest.raises(R7MailExtractError, match="bucket"):
         await extract(client, "s3://s3_pipeline@no-such-bucket/lake")
-    assert bucket.objects() == {}
+    assert place.objects() == {}
 
 
-async def test_s3_runs_at_once(server: Emulator, bucket: Bucket) -> None:
-    """Runs at once of a window on S3 wait for each other to publish: one result, whole."""
+async def test_s3_runs_at_once(server: Emulator, place: Place) -> None:
+    """Concurrent runs of a window on S3 wait for each other to publish: one complete result."""
     deliver(server, 10)
     for _ in range(4):
         async with (
-            AsyncClient(config(server)) as one,
-            AsyncClient(config(server)) as two,
-            AsyncClient(config(server)) as three,
+            AsyncClient(quick_config(server.url)) as one,
+            AsyncClient(quick_config(server.url)) as two,
+            AsyncClient(quick_config(server.url)) as three,
         ):
             results = await asyncio.gather(
-                *(extract(client, bucket.root) for client in (one, two, three))
+                *(extract(client, place.root) for client in (one, two, three))
             )
-        assert bucket.check() in results
-        assert len(bucket.objects()) == 6  # no lock is left
+        assert place.check() in results
+        assert len(place.objects()) == 6  # no lock is left

@@ -1,11 +1,11 @@
-"""A window of a folder into its tables, over a real socket, under every reading and fault."""
+"""Extract a window over a real socket under every reading of the server and every fault."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ import pyarrow.parquet as pq  # noqa: TID253 - tests may
 import pytest
 from upath import UPath
 
-from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
@@ -25,8 +24,8 @@ from airflow_provider_r7mail.exceptions import (
 )
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
+from tests.lake.support import INBOX, START, config, files
 
-START = datetime(2025, 6, 1, tzinfo=UTC)
 END = START + timedelta(hours=1)
 
 
@@ -49,24 +48,22 @@ def wanted_ids(mailbox: Mailbox) -> set[int]:
     """The messages of the window."""
     return {
         message["Id"]
-        for message in mailbox.messages(24)
+        for message in mailbox.messages(INBOX)
         if START <= datetime.fromisoformat(message["Date"]) < END
     }
 
 
 def extract(server: Emulator, output: Path, *, page_size: int | None = 20, **options: Any) -> Any:
-    """Extract the window; the manifest."""
-    config = ClientConfig(
-        url=server.url,
-        login="user_test",
-        password="TestPassword",
+    """Extract the window, and return the manifest."""
+    settings = config(
+        server.url,
         backoff=0.01,
         timeout=options.pop("timeout", 20.0),
         max_concurrency=options.pop("max_concurrency", 3),
         max_retries=options.pop("max_retries", 5),
     )
     job = ExtractJob(
-        folder=24,
+        folder=INBOX,
         criteria=MessageFilter.build(start=START, end=END),
         output=UPath(output),
         page_size=page_size,
@@ -74,7 +71,7 @@ def extract(server: Emulator, output: Path, *, page_size: int | None = 20, **opt
     )
 
     async def run() -> dict[str, Any]:
-        async with AsyncClient(config) as client:
+        async with AsyncClient(settings) as client:
             return await extract_window(client, job)
 
     return asyncio.run(run())
@@ -111,7 +108,7 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize("readings", COMBINATIONS, ids=repr)
 def test_each_message_once_under_every_reading(readings: Readings, tmp_path: Path) -> None:
-    """R1 to R5: whatever the order, Count, cap, bounds and ties, each message is there once."""
+    """R1 to R5: whatever the order, Count, cap, bounds and ties, each message is extracted once."""
     mailbox = crowded_mailbox()
     with Emulator(mailbox, readings) as server:
         manifest = extract(server, tmp_path)
@@ -124,7 +121,7 @@ def test_each_message_once_under_every_reading(readings: Readings, tmp_path: Pat
 FAULTS: dict[str, Fault] = {
     "reset": Fault(path="Messages", skip=3, times=2, kind="reset"),
     "truncated": Fault(path="Messages", skip=3, times=2, kind="truncate"),
-    "broken-off chunks": Fault(path="Messages", skip=3, times=2, kind="truncate", chunked=True),
+    "truncated chunks": Fault(path="Messages", skip=3, times=2, kind="truncate", chunked=True),
     "500": Fault(path="Messages", skip=3, times=2, status=500),
     "502 with HTML": Fault(path="Messages", skip=3, status=502, body="<html>Bad Gateway</html>"),
     "429": Fault(path="Messages", skip=3, times=2, status=429),
@@ -133,13 +130,13 @@ FAULTS: dict[str, Fault] = {
     ),
     "bad JSON": Fault(path="Messages", skip=3, times=2, kind="bad_json"),
     "slow": Fault(path="Messages", skip=3, times=1, kind="hang", seconds=5),
-    "a dead token": Fault(path="Messages", skip=3, times=1, status=401),
+    "an expired token": Fault(path="Messages", skip=3, times=1, status=401),
 }
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_changing_folder_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
-    """R6, R16: mail that comes and goes between any two requests, and faults, disturb nothing."""
+def test_a_changing_folder_loses_and_duplicates_nothing(seed: int, tmp_path: Path) -> None:
+    """R6, R16: mail that arrives or leaves between requests, and faults, do no harm."""
     pick = random.Random(seed)
     mailbox = crowded_mailbox(seed)
     there_all_along = wanted_ids(mailbox)
@@ -149,7 +146,7 @@ def test_a_changing_folder_loses_and_doubles_nothing(seed: int, tmp_path: Path) 
         if pick.random() < 0.1:
             server.faults.append(replace(pick.choice(passing), skip=0, times=1))
         kind = pick.choice(["none", "arrive", "delete", "away", "back"])
-        present = [message["Id"] for message in mailbox.messages(24)]
+        present = [message["Id"] for message in mailbox.messages(INBOX)]
         if kind == "arrive":
             mailbox.deliver(date=START + timedelta(seconds=pick.randrange(3600)))
         elif kind == "back":
@@ -177,8 +174,8 @@ def test_a_changing_folder_loses_and_doubles_nothing(seed: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_healed_by_repeating_that_page_only(fault: Fault, tmp_path: Path) -> None:
-    """R12, R16: a page that fails is asked for again, and only that page."""
+def test_a_fault_costs_a_retry_of_that_page_only(fault: Fault, tmp_path: Path) -> None:
+    """R12, R16: a page that fails is requested again, and only that page."""
     mailbox = crowded_mailbox()
     with Emulator(mailbox) as server:
         calm = extract(server, tmp_path, max_concurrency=1)
@@ -188,16 +185,16 @@ def test_a_fault_is_healed_by_repeating_that_page_only(fault: Fault, tmp_path: P
     assert set(ids(manifest)) == wanted_ids(mailbox)
     assert manifest["messages"] == len(wanted_ids(mailbox))
     again = fault.times or 0
-    # A dead token costs a log-in and the same call once more.
+    # An expired token costs a login and a repeated call.
     assert manifest["requests"] == calm["requests"] + again + (fault.status == 401)
 
 
 @pytest.mark.parametrize("calls", [1, 2, 5])
-def test_a_token_may_die_in_the_middle_of_paging(calls: int, tmp_path: Path) -> None:
-    """R12, R13: with a token that serves few calls, the extract logs in again and goes on."""
+def test_a_token_may_expire_between_pages(calls: int, tmp_path: Path) -> None:
+    """R12, R13: if a token is valid for a few calls only, the extract logs in again and goes on."""
     mailbox = crowded_mailbox()
     with Emulator(mailbox, Readings(token_calls=calls, expired_at="past")) as server:
-        # Readers share the token: with one call each, they would use it up for one another.
+        # Concurrent readers share the token: with one call each, they would use it up.
         manifest = extract(server, tmp_path, max_concurrency=1 if calls == 1 else 3)
         paths = {call["path"] for call in server.requests}
 
@@ -207,17 +204,17 @@ def test_a_token_may_die_in_the_middle_of_paging(calls: int, tmp_path: Path) -> 
 
 
 def test_a_page_that_can_never_be_read_fails_with_its_place(tmp_path: Path) -> None:
-    """A page that stays broken fails the task; window and offset are named, old results stay."""
+    """A page that keeps failing is an error with window and offset; old results stay."""
     with Emulator(crowded_mailbox()) as server:
         before = extract(server, tmp_path)
-        files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        there = files(tmp_path)
         server.faults.append(Fault(path="Messages", skip=4, times=None, status=500))
         with pytest.raises(R7MailExtractError, match="20250601T000000Z_20250601T010000Z") as caught:
             extract(server, tmp_path, max_retries=2)
 
     assert "offset" in str(caught.value)
     assert "status 500" in str(caught.value)
-    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files(tmp_path) == there
     assert before["messages"] == len(pq.read_table(before["files"][0]["path"]))
 
 
@@ -229,10 +226,10 @@ def test_a_page_that_can_never_be_read_fails_with_its_place(tmp_path: Path) -> N
     ],
     ids=["dates", "offset"],
 )
-def test_a_server_that_ignores_what_is_asked_ends_in_an_error(
+def test_a_server_that_ignores_parameters_is_an_error(
     readings: Readings, message: str, tmp_path: Path
 ) -> None:
-    """A server that ignores the dates or the offset ends in a clear error, not in a gap."""
+    """A server that ignores the dates or the offset causes a clear error, not a gap."""
     mailbox = crowded_mailbox()
     mailbox.deliver(date="2024-01-01T00:00:00Z")
     with Emulator(mailbox, readings) as server, pytest.raises(R7MailExtractError, match=message):
@@ -241,8 +238,8 @@ def test_a_server_that_ignores_what_is_asked_ends_in_an_error(
     assert not list(tmp_path.rglob("_manifest.json"))
 
 
-def test_the_manifest_tells_what_the_server_counted(tmp_path: Path) -> None:
-    """R2: where Count is of all messages, the manifest has it; where of the page, it does not."""
+def test_the_manifest_has_the_servers_count(tmp_path: Path) -> None:
+    """R2: the manifest has the server's Count if that is of all messages, not of the page."""
     mailbox = crowded_mailbox()
     with Emulator(mailbox) as server:
         total = extract(server, tmp_path)["server_count"]
@@ -255,7 +252,7 @@ def test_the_manifest_tells_what_the_server_counted(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_calm_mailbox_costs_few_requests(tmp_path: Path) -> None:
-    """On a calm mailbox: at most 1.1 requests a page, and a dozen; no offset beyond a page."""
+    """On a calm mailbox: at most 1.1 requests per page plus a dozen; no offset beyond a page."""
     count, size = 20_000, 100
     mailbox = Mailbox.synthetic(count, start=START, end=END)
     with Emulator(mailbox) as server:
@@ -268,12 +265,12 @@ def test_a_calm_mailbox_costs_few_requests(tmp_path: Path) -> None:
 
 
 def asked_sizes(server: Emulator) -> list[int]:
-    """How many messages each page was asked for, in the order of the requests."""
+    """The size requested for each page, in the order of the requests."""
     return [call["json"]["size"] for call in server.requests if "size" in call["json"]]
 
 
 def test_the_page_size_follows_what_the_server_gives(tmp_path: Path) -> None:
-    """R3: without page_size, pages grow while they come whole and fast; one that is told stays."""
+    """R3: without page_size, pages grow while they are full and fast; a given size is kept."""
     mailbox = Mailbox.synthetic(5_000, start=START, end=END)
     with Emulator(mailbox) as server:
         manifest = extract(server, tmp_path, page_size=None, max_concurrency=1)
@@ -290,7 +287,7 @@ def test_the_page_size_follows_what_the_server_gives(tmp_path: Path) -> None:
 
 
 def test_a_cap_on_pages_that_may_grow(tmp_path: Path) -> None:
-    """R3: a server that gives 150 at most is asked for 200, and no more than its pages cost."""
+    """R3: a server that returns 150 at most costs no more requests than its pages."""
     mailbox = Mailbox.synthetic(3_000, start=START, end=END)
     with Emulator(mailbox, Readings(page_cap=150)) as server:
         manifest = extract(server, tmp_path, page_size=None)
@@ -300,7 +297,7 @@ def test_a_cap_on_pages_that_may_grow(tmp_path: Path) -> None:
 
 
 def test_a_server_that_refuses_large_pages(tmp_path: Path) -> None:
-    """R3: where pages that have grown can't be had, the ones of before are, and all is read."""
+    """R3: if larger pages fail, the extract goes back to the earlier size and reads everything."""
     mailbox = Mailbox.synthetic(3_000, start=START, end=END)
 
     def refuse(call: dict[str, Any]) -> None:
@@ -316,7 +313,7 @@ def test_a_server_that_refuses_large_pages(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_pages_of_very_long_messages_shrink(tmp_path: Path) -> None:
-    """Messages of megabytes are not asked for by the hundred, so that memory stays bounded."""
+    """Very large messages are not requested by the hundred, so that memory stays bounded."""
     mailbox = Mailbox()
     for number in range(300):
         mailbox.deliver(date=START + timedelta(seconds=number), body="x" * 500_000)
@@ -330,7 +327,7 @@ def test_pages_of_very_long_messages_shrink(tmp_path: Path) -> None:
 
 
 def test_a_failed_first_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A window that could not be read leaves no folders and no files where it should have gone."""
+    """A window that could not be read leaves no folders and no files."""
     with Emulator(crowded_mailbox()) as server:
         server.faults.append(Fault(path="Messages", times=None, status=500))
         with pytest.raises(R7MailExtractError):
@@ -342,7 +339,7 @@ def test_a_failed_first_run_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_no_file_name_gets_into_messages_or_logs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that can't be stored is told by its message's id: its name may say a lot."""
+    """A file that can't be stored is identified by its message's id; its name may be private."""
     mailbox = Mailbox()
     number = mailbox.deliver(date=START, attachments=[("salaries.xlsx", b"1", "x/y")])
     place = tmp_path / "files" / "mailbox=user_test" / "folder=24" / f"message_id={number}"
@@ -358,7 +355,7 @@ def test_no_file_name_gets_into_messages_or_logs(
 
 
 def test_an_attachments_path_that_cannot_be_written_fails_once(tmp_path: Path) -> None:
-    """An unwritable attachments_path is one error, before any mail is read."""
+    """An unwritable attachments_path is a single error, before any mail is read."""
     with (
         Emulator(crowded_mailbox()) as server,
         pytest.raises(R7MailConfigError, match="/proc/nowhere: can't be written"),

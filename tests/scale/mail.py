@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
-from airflow_provider_r7mail.emulator.mailbox import INBOX, SENT
+from airflow_provider_r7mail.emulator.folders import INBOX, SENT
 from airflow_provider_r7mail.emulator.synthetic import generate
 
 

@@ -1,4 +1,4 @@
-"""One quick attempt to log in and to read, for Airflow's Test button."""
+"""Log in and read a folder, once and quickly, for Airflow's Test button."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.exceptions import R7MailError, R7MailRequestError, R7MailTimeoutError
 
 TEST_STEP_SECONDS = 3.0
-"""The most that one step of it waits: an error that names the step comes first."""
+"""The timeout of one step, so that an error names the step before Airflow gives up."""
 
 
 class Trial:
-    """One attempt to log in and to read, told in words.
+    """One attempt to log in and read, described in words.
 
     :param config: how to reach the server
-    :param folder: name and id of the folder to read; None reads none
-    :param on_token: called with the token, to mask it
+    :param folder: name and id of the folder to read; None for none
+    :param on_token: called with the token to mask it
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Trial:
         self._logged_in = False
 
     def run(self) -> tuple[bool, str]:
-        """Do it: whether it worked, and what did or did not."""
+        """Return whether it worked, and what did or did not."""
         try:
             with Client(self._config, on_token=self._take) as client:
                 if self._folder is None:
                     client.send(calls.log_in(self._config.login, self._config.password))
-                    return True, "Logged in. No folder was read: `folders` has none."
+                    return True, "Logged in. No folder was read: `folders` is empty."
                 page = client.send(
                     calls.list_messages(
                         self._folder[1],
@@ -60,8 +60,8 @@ class Trial:
         except R7MailTimeoutError as error:
             return False, self.failed(
                 f"{error.reason} ({TEST_STEP_SECONDS:g} s)",
-                "Check Host, Port, Schema and proxy of the connection. DAGs wait longer: a server "
-                "that is only slow may do for them.",
+                "Check Host, Port, Schema and proxy of the connection. DAGs wait longer, so a slow "
+                "server may still work for them.",
             )
         except R7MailRequestError as error:
             status = "" if error.status is None else f" (status {error.status})"
@@ -72,7 +72,7 @@ class Trial:
         return True, f"Logged in, and read {self._name()}.{empty}"
 
     def failed(self, reason: str, hint: str) -> str:
-        """Say what failed, where, and what to do."""
+        """Return what failed, where, and what to do."""
         proxy = self._config.effective_proxy()
         where = f"{self._config.url} through the proxy {proxy.url}" if proxy else self._config.url
         step = f"logged in, but {self._name()} was not read" if self._logged_in else "no log-in"

@@ -1,5 +1,5 @@
-// Every two seconds the same page is read again; what is marked data-live and has changed is
-// replaced. What was unfolded stays unfolded, what had the focus keeps it.
+// Fetch this page every two seconds, and replace the data-live elements that have changed. Open
+// details stay open, and the focus is kept.
 "use strict";
 const seen = new Map();
 

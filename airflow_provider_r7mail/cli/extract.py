@@ -1,0 +1,140 @@
+"""``r7mail extract``: extract a window into Parquet tables, without Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airflow_provider_r7mail.cli.console import fail, make_table
+from airflow_provider_r7mail.cli.server import LOGIN, SERVER, Ca, Verify, client_config
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.client.http import ClientConfig
+    from airflow_provider_r7mail.lake.job import ExtractJob, Progress
+    from airflow_provider_r7mail.lake.storage import ObjectPath
+
+
+def extract(
+    url: Annotated[str, SERVER],
+    login: Annotated[str, LOGIN],
+    folder: Annotated[int, typer.Option(help="The folder's id: the API has no folder names.")],
+    start: Annotated[
+        str, typer.Option(help="Messages from this date on: ISO 8601, UTC unless it has an offset.")
+    ],
+    end: Annotated[str, typer.Option(help="Messages before this date.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            help="Where to write the tables: a directory, or a URL like s3://bucket/mail."
+        ),
+    ],
+    attachments: Annotated[
+        str | None,
+        typer.Option(help="Where to write the attachments. By default they are only listed."),
+    ] = None,
+    page_size: Annotated[
+        int | None,
+        typer.Option(help="Messages per request. By default it adapts to the server."),
+    ] = None,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Maximum concurrent requests.")] = 4,
+    verify: Verify = True,
+    ca: Ca = None,
+) -> None:
+    """Extract a window of a folder into Parquet tables, without Airflow.
+
+    The same engine as R7MailToParquetOperator: every message is there exactly once, a second run of
+    a window replaces the first, and files appear only when they are complete.
+
+    The password is read from R7MAIL_PASSWORD, or prompted for. It is not an option, because other
+    users of a machine can see the arguments of a process.
+    """
+    from airflow_provider_r7mail.client.models import MessageFilter  # noqa: PLC0415
+    from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
+    from airflow_provider_r7mail.lake.job import ExtractJob  # noqa: PLC0415
+
+    try:
+        job = ExtractJob(
+            folder=folder,
+            criteria=MessageFilter.build(start=start, end=end),
+            output=_object_path(output, "--output"),
+            attachments=None if attachments is None else _object_path(attachments, "--attachments"),
+            page_size=page_size,
+        )
+        job.check()
+        config = client_config(url, login, verify=verify, ca=ca, max_concurrency=max_concurrency)
+        manifest = _run_extract(config, job)
+    except R7MailError as error:
+        fail(str(error))
+    _show_manifest(manifest)
+
+
+def _object_path(value: str, option: str) -> ObjectPath:
+    from upath import UPath  # noqa: PLC0415
+
+    try:
+        path = UPath(value if "://" in value else f"file://{Path(value).absolute()}")
+        _ = path.fs
+    except (ImportError, ValueError) as error:
+        fail(
+            f"{option}: no file system for {value!r} is installed ({error}). S3 comes with "
+            "airflow-provider-r7mail[amazon], Google with [google], Azure with [microsoft]"
+        )
+    return path
+
+
+def _run_extract(config: ClientConfig, job: ExtractJob) -> dict[str, Any]:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.logging import RichHandler  # noqa: PLC0415
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    from airflow_provider_r7mail.client.session import AsyncClient  # noqa: PLC0415
+    from airflow_provider_r7mail.lake.window import extract_window  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    silent = not console.is_terminal
+    with Bar(*columns, console=console, transient=True, disable=silent) as bar:
+        shown = bar.add_task(f"Extracting {job.criteria.window.label()}", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(
+                shown,
+                description=f"{progress.pages} pages, {progress.rows} messages, "
+                f"{progress.attachments} attachments, {progress.bytes_read / 1e6:.1f} MB",
+            )
+
+        async def connected() -> dict[str, Any]:
+            async with AsyncClient(config) as client:
+                return await extract_window(client, job, show)
+
+        return asyncio.run(connected())
+
+
+def _show_manifest(manifest: Mapping[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console()
+    window = manifest["window"]
+    table = make_table("table", "rows", "bytes", title=f"{window['start']} to {window['end']}")
+    for file in manifest["files"]:
+        table.add_row(file["table"], f"{file['rows']:,}", f"{file['bytes']:,}")
+    console.print(table)
+    files = ", ".join(f"{count} {name}" for name, count in manifest["attachments"].items())
+    console.print(
+        f"{manifest['messages']:,} messages from folder {manifest['folder_id']} in "
+        f"{manifest['seconds']:.1f} s: {manifest['requests']} requests, "
+        f"{manifest['retries']} retries.",
+        f"Attachments: {files or 'none'}.",
+        sep="\n",
+        highlight=False,
+    )
+    for file in manifest["files"]:
+        console.print(file["path"], soft_wrap=True, highlight=False, markup=False)

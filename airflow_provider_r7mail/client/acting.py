@@ -1,0 +1,98 @@
+"""Mark, move and delete messages, many at a time. No Airflow.
+
+The server answers once for all the ids of a call. If a move or delete is repeated because its
+answer was lost, the server may refuse it, since the messages have already left the folder (R23).
+Then the folder's listing decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.exceptions import (
+    R7MailActionError,
+    R7MailRequestError,
+    R7MailServerError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.client.calls import Call
+    from airflow_provider_r7mail.client.progress import Progress
+    from airflow_provider_r7mail.client.session import Client
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 500
+"""Most ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage call."""
+
+
+class Action:
+    """One action on messages of a folder, in batches of `BATCH_SIZE`.
+
+    The calls are made here, so that a wrong parameter fails before the login.
+
+    :param folder: the folder's id
+    :param ids: the messages' ids
+    :param make_call: makes the call for a folder and some ids
+    :param removes: whether the messages leave the folder
+    """
+
+    def __init__(
+        self,
+        folder: int,
+        ids: Sequence[int],
+        make_call: Callable[[int, Sequence[int]], Call[bool]],
+        *,
+        removes: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._removes = removes
+        batches = [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]
+        self._batches = [(batch, make_call(folder, batch)) for batch in batches]
+
+    def run(self, client: Client, progress: Progress, *, tried_before: bool = False) -> None:
+        """Send the calls, one batch after the other.
+
+        :param client: an open client
+        :param progress: counts the messages that are done
+        :param tried_before: an earlier try of the task may have done it already
+        :raises R7MailRequestError: a batch failed; the error says which one, and how many messages
+            were done before
+        """
+        for place, (ids, call) in enumerate(self._batches, start=1):
+            try:
+                client.send(call)
+            except R7MailRequestError as error:
+                repeated = tried_before or error.attempt > 1
+                if not (repeated and _is_refusal(error) and self._took_effect(client, ids)):
+                    if len(self._batches) == 1:
+                        raise
+                    raise error.but(
+                        reason=f"{error.reason}; in batch {place} of {len(self._batches)}, after "
+                        f"{progress.done} messages were done"
+                    ) from error
+                log.warning(
+                    "The server refused a repeated call, but none of its %d messages is in folder "
+                    "%d any more: an earlier attempt succeeded.",
+                    len(ids),
+                    self._folder,
+                )
+            progress.add(len(ids))
+
+    def _took_effect(self, client: Client, ids: Sequence[int]) -> bool:
+        """Whether an earlier attempt succeeded, as far as the folder's listing can tell."""
+        if not self._removes:
+            return False
+        wanted = set(ids)
+        return not any(
+            message.id in wanted for message in iter_messages(client, self._folder, MessageFilter())
+        )
+
+
+def _is_refusal(error: R7MailRequestError) -> bool:
+    failed = isinstance(error, R7MailServerError) and error.status == 500
+    return failed or isinstance(error, R7MailActionError)

@@ -1,0 +1,364 @@
+"""The session of a check: make requests within a budget, and keep what the responses show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.check.evidence import SECOND, Listing, Page, Row
+from airflow_provider_r7mail.client.dates import (
+    EPOCH,
+    MICROSECOND,
+    format_api_date,
+    to_microseconds,
+)
+from airflow_provider_r7mail.client.http import interpret, may_repeat, network
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
+from airflow_provider_r7mail.client.session import Client
+from airflow_provider_r7mail.exceptions import (
+    R7MailRequestError,
+    R7MailResponseError,
+    R7MailTimeoutError,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+
+T = TypeVar("T")
+ListCall = calls.Call[tuple[list[Mapping[str, Any]], int | None, Mapping[str, Any]]]
+
+MAX_REQUESTS = 50
+MAX_WRITE_REQUESTS = 20
+"""Additional requests with `write_folder`. Restoring the message is not limited by any number."""
+
+MAX_SECONDS = 300.0
+"""After this time no further question is asked."""
+
+FIRST_PAGE = 50
+MAX_PAGE_BYTES = 16 << 20
+"""No page is requested, or suggested, that would be longer."""
+
+MAX_ANSWER_BYTES = 128 << 20
+
+_TRIES = 2
+_MAX_PAUSE = 10.0
+
+
+class Spent(Exception):  # noqa: N818 - not an error: the check ends
+    """The check has used up its requests or its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response, whatever its status."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    seconds: float
+
+
+class Inquiry:
+    """One check of a server: how the questions make requests, and what all of them have seen.
+
+    :param client: an open client
+    :param folder: id of the folder to read
+    :param write_folder: id of the folder that a message may be moved to and back from, None for
+        none
+    :param show: called with each listing
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        folder: int,
+        write_folder: int | None,
+        show: Callable[[Listing], None],
+    ) -> None:
+        self.config = client.config
+        self.folder = folder
+        self.write_folder = write_folder
+        self.login_data: Mapping[str, Any] = {}
+        self.login_time = EPOCH
+        self.pages: list[Page] = []
+        self.strays = False
+        self.failures: list[str] = []
+        self.token_lives: list[int] = []
+        self.served = 0
+        self.concurrency = client.config.max_concurrency, "not measured"
+        self._client = client
+        self._show = show
+        self._begun = time.monotonic()
+        self._requests_before = client.stats.requests
+        # The last one may need a login and a repetition besides.
+        self._allowed = MAX_REQUESTS - 2
+        self._limited = True
+
+    # -- the budget -------------------------------------------------------------------------
+
+    @property
+    def requests(self) -> int:
+        """Number of requests made so far, logins included."""
+        return self._client.stats.requests - self._requests_before
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._begun
+
+    def spend(self, count: int = 1) -> None:
+        """Account for the next requests.
+
+        :raises Spent: they, or the time, exceed the budget
+        """
+        if self._limited and (self.requests + count > self._allowed or self._is_late()):
+            raise Spent
+
+    def allow_more(self, count: int) -> None:
+        """Add requests to the budget."""
+        self._allowed += count
+
+    @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """Suspend the limits for what must be done in any case."""
+        self._limited = False
+        try:
+            yield
+        finally:
+            self._limited = True
+
+    def _is_late(self) -> bool:
+        return self._limited and self.seconds > MAX_SECONDS
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def log_in(self) -> None:
+        """Log in, once only: a second attempt with a wrong password may lock the account."""
+        data: list[Mapping[str, Any]] = []
+
+        def parse(body: bytes) -> str:
+            token = calls.parse_token(body)
+            data.append(calls.read_json(body)["Response"]["Data"])
+            return token
+
+        call = replace(calls.log_in(self.config.login, self.config.password), parse=parse)
+        _, answer = self.ask(call)
+        self.login_data, self.login_time = data[0], _time_of(answer.headers)
+
+    def exchange(self, call: calls.Call[Any], attempt: int = 1) -> Answer:
+        """Make one attempt outside the budget; from any thread."""
+        begun = time.perf_counter()
+        body = bytearray()
+        with self._client.exchange(call, attempt) as response, network(call, attempt):
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MAX_ANSWER_BYTES or self._is_late():
+                    raise R7MailResponseError(
+                        "the response does not end", method=call.method, path=call.path
+                    )
+        return Answer(
+            response.status_code, response.headers, bytes(body), time.perf_counter() - begun
+        )
+
+    def look(self, call: calls.Call[Any], attempt: int = 1, *, counted: bool = True) -> Answer:
+        """Make one request, and return the response whatever its status.
+
+        :param counted: whether a 401 means that the token has died
+        """
+        self.spend()
+        logins = self._client.stats.logins
+        try:
+            answer = self.exchange(call, attempt)
+        except R7MailRequestError as error:
+            self.failures.append(failure_kind(error))
+            raise
+        if self._client.stats.logins > logins > 0:
+            if counted:
+                self.token_lives.append(self.served)
+            self.served = 0
+        self.served += counted and call.authorized
+        return answer
+
+    def interpret(self, call: calls.Call[T], answer: Answer, attempt: int = 1) -> T:
+        """Parse a response, and note a failure.
+
+        :raises R7MailRequestError: the status is not 200, or the body is not as agreed
+        """
+        try:
+            return interpret(call, answer.status, answer.headers, answer.body, attempt)
+        except R7MailRequestError as error:
+            self.failures.append(failure_kind(error))
+            raise
+
+    def ask(self, call: calls.Call[T], tries: int = _TRIES) -> tuple[T, Answer]:
+        """Make a request until it succeeds, or has failed for good."""
+        for attempt in range(1, tries + 1):
+            try:
+                answer = self.look(call, attempt)
+                return self.interpret(call, answer, attempt), answer
+            except R7MailRequestError as error:
+                if attempt == tries or not may_repeat(call, error):
+                    raise
+                time.sleep(min(error.retry_after or self.config.backoff, _MAX_PAUSE))
+        raise AssertionError("no try")
+
+    # -- listings ---------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        size: int,
+        *,
+        offset: int = 0,
+        start: int | None = None,
+        end: int | None = None,
+        labels: tuple[int, ...] = (),
+        folder: int | None = None,
+        tries: int = _TRIES,
+    ) -> Page:
+        """List messages; bounds are in microseconds since 1970.
+
+        :param folder: another folder than the one that is checked
+        """
+        folder = self.folder if folder is None else folder
+        call = self.list_call(size, offset, start, end, labels, folder)
+        (items, count, envelope), answer = self.ask(call, tries)
+        page = Page(
+            folder=folder,
+            asked=size,
+            offset=offset,
+            start=start,
+            end=end,
+            labels=labels,
+            rows=tuple(map(Row.of, items)),
+            count=count,
+            bytes=len(answer.body),
+            seconds=answer.seconds,
+        )
+        self._show(Listing(page, items, envelope))
+        self.strays = self.strays or page.strays
+        if folder == self.folder:
+            self.pages.append(page)
+        return page
+
+    def list_call(
+        self,
+        size: int,
+        offset: int = 0,
+        start: int | None = None,
+        end: int | None = None,
+        labels: tuple[int, ...] = (),
+        folder: int | None = None,
+    ) -> ListCall:
+        """Return the call that lists messages; see `fetch`."""
+        call = calls.list_messages(
+            self.folder if folder is None else folder,
+            MessageFilter(labels=labels),
+            start=None,
+            end=None,
+            offset=offset,
+            size=size,
+            parse=_parse_listing,
+        )
+        body = dict(call.body or {})
+        body["SearchContext"] = {
+            **body["SearchContext"],
+            "StartDate": _bound_text(start),
+            "EndDate": _bound_text(end),
+        }
+        return replace(call, body=body)
+
+    def near(self, row: Row, folder: int | None = None, offset: int = 0) -> Page:
+        """List a message and those with similar dates, with the bounds the package would use."""
+        assert row.date is not None  # noqa: S101 - such rows are not asked for
+        at = to_microseconds(row.date) // SECOND * SECOND
+        return self.fetch(
+            FIRST_PAGE,
+            offset=offset,
+            start=at - BELOW_SECONDS * SECOND,
+            end=at + ABOVE_SECONDS * SECOND,
+            folder=folder,
+        )
+
+    # -- what was seen ----------------------------------------------------------------------
+
+    @property
+    def unfiltered(self) -> tuple[Page, ...]:
+        """The pages requested without any filter."""
+        return tuple(page for page in self.pages if not page.filtered)
+
+    @property
+    def longest(self) -> int:
+        """Number of messages in the longest page."""
+        return max(len(page.rows) for page in self.pages)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message was seen."""
+        return self.longest == 0
+
+    def is_whole(self, page: Page) -> bool:
+        """Whether nothing follows a page, since the server has returned longer ones."""
+        return len(page.rows) < max(min(page.asked, self.longest), 1)
+
+    def rows(self) -> tuple[Row, ...]:
+        """Return the messages seen that have a date and an id, each once, earliest first."""
+        known = {
+            row.key: row
+            for page in self.pages
+            for row in page.rows
+            if row.key is not None and row.date is not None
+        }
+        return tuple(sorted(known.values(), key=lambda row: (row.date, row.key)))
+
+
+def failure_kind(error: R7MailRequestError) -> str:
+    """Return what failed, without the error's text, which may name hosts."""
+    if error.status is not None:
+        return f"status {error.status}" + (
+            ", unexpected response" if isinstance(error, R7MailResponseError) else ""
+        )
+    return "no response in time" if isinstance(error, R7MailTimeoutError) else "connection broken"
+
+
+def why_stopped(error: Spent | R7MailRequestError) -> str:
+    """Return why a question was left open."""
+    if isinstance(error, Spent):
+        return "left out: the check reached its limit of requests or time"
+    return f"a request failed: {failure_kind(error)}"
+
+
+def _parse_listing(body: bytes) -> tuple[list[Mapping[str, Any]], int | None, Mapping[str, Any]]:
+    """Parse a listing: its items, `{}` for one that is not an object, its Count, and all of it."""
+    items, count = calls.parse_items(body)
+    objects = [item if isinstance(item, Mapping) else {} for item in items]
+    return objects, count, calls.read_json(body)
+
+
+def _bound_text(microseconds: int | None) -> str:
+    """Format a bound as the package does, to the millisecond, unless it has more digits."""
+    if microseconds is None:
+        return ""
+    try:
+        moment = EPOCH + microseconds * MICROSECOND
+    except OverflowError:  # a bound before year 1 or after 9999 bounds nothing
+        return ""
+    if moment.microsecond % 1_000 == 0:
+        return format_api_date(moment)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _time_of(headers: httpx.Headers) -> datetime:
+    """Return the server's time, or the local one if it doesn't say."""
+    try:
+        moment = parsedate_to_datetime(headers.get("date", ""))
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
+        return datetime.now(UTC)

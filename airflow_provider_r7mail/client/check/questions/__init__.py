@@ -1,0 +1,33 @@
+"""All questions of a check, in the order they are asked.
+
+Add a question to the module of its subject, and to that module's QUESTIONS.
+"""
+
+from airflow_provider_r7mail.client.check.question import Question
+from airflow_provider_r7mail.client.check.questions import (
+    actions,
+    attachments,
+    bounds,
+    errors,
+    fields,
+    labels,
+    load,
+    paging,
+    ties,
+    tokens,
+    undated,
+)
+
+QUESTIONS: tuple[type[Question], ...] = (
+    *tokens.QUESTIONS,
+    *paging.QUESTIONS,
+    *bounds.QUESTIONS,
+    *ties.QUESTIONS,
+    *errors.QUESTIONS,
+    *labels.QUESTIONS,
+    *undated.QUESTIONS,
+    *attachments.QUESTIONS,
+    *actions.QUESTIONS,
+    *load.QUESTIONS,
+    *fields.QUESTIONS,
+)

@@ -1,0 +1,207 @@
+"""Order, Count, page size and offset (R1, R2, R3): what pages of several sizes show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+
+from airflow_provider_r7mail.client.check.evidence import Page
+from airflow_provider_r7mail.client.check.inquiry import MAX_PAGE_BYTES, Inquiry
+from airflow_provider_r7mail.client.check.question import Question
+from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.exceptions import R7MailConnectionError
+
+LARGER_PAGES = (200, 1000)
+
+ENOUGH = 50
+"""A page of this many messages, all of the folder, shows no limit (R3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The largest page, the page after it, and the largest one again."""
+
+    page: Page
+    tail: Page
+    again: Page
+
+    @property
+    def calm(self) -> bool:
+        """Whether the page was the same both times."""
+        return set(self.page.keys) == set(self.again.keys)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the page after it has messages that neither page had."""
+        return not {*self.page.keys, *self.again.keys}.issuperset(self.tail.keys)
+
+    @property
+    def total(self) -> int | None:
+        """Number of messages in the folder, if the page held them all."""
+        ended = len(self.page.rows) < self.page.asked and not self.tail.rows
+        return len(self.page.rows) if self.calm and ended else None
+
+
+class Paging(Question):
+    """Order, Count, page size and offset."""
+
+    about = "page sizes"
+    subjects = (
+        Subject("sort_one", "R1", "Order of sortOrder 1", "Detects it in each response."),
+        Subject(
+            "count",
+            "R2",
+            "What Count counts",
+            "Compares it at the end if it counts all messages.",
+        ),
+        Subject(
+            "page_cap",
+            "R3",
+            "Maximum messages per page",
+            "Never takes a short page for the last one.",
+        ),
+        Subject(
+            "offset",
+            "R3",
+            "Paging by offset",
+            "Pages by date, and by offset only within one second.",
+        ),
+    )
+
+    def __init__(self) -> None:
+        self._end: End | None = None
+
+    def ask(self, inquiry: Inquiry) -> Findings:
+        """Request pages of several sizes, what follows the largest one, and that one again."""
+        for size in (1, 10):
+            inquiry.fetch(size)
+        longest = _largest_page(inquiry)
+        for _ in range(2):
+            tail = inquiry.fetch(10, offset=len(longest.rows))
+            end = self._end = End(longest, tail, inquiry.fetch(longest.asked))
+            if end.calm:
+                break
+            longest = end.again
+        return {"page_cap": cap_of(end), "offset": offset_of(end)}
+
+    def conclude(self, inquiry: Inquiry) -> Findings:
+        """Read the order and Count of all pages, and see whether any was too long."""
+        first_pages = [page for page in inquiry.unfiltered if page.offset == 0]
+        found = {
+            "sort_one": order_of(inquiry.pages, self._end),
+            "count": count_of(first_pages, self._end),
+        }
+        longer = [page for page in inquiry.pages if len(page.rows) > page.asked]
+        if longer:
+            says = f"{len(longer[0].rows)} returned where {longer[0].asked} were requested"
+            found["page_cap"] = "outside", "exceeded", says
+        return found
+
+
+def _largest_page(inquiry: Inquiry) -> Page:
+    """Request larger and larger pages while they are full; return the last one."""
+    page = inquiry.pages[0]
+    for size in LARGER_PAGES:
+        if len(page.rows) < page.asked or _is_too_much(page, size, inquiry.config.timeout):
+            break
+        try:
+            page = inquiry.fetch(size, tries=1)
+        except R7MailConnectionError:
+            break  # reported with the failures
+    return page
+
+
+def _is_too_much(page: Page, size: int, timeout: float) -> bool:
+    """Whether a page of this size would be a burden on the server, judging by a smaller one."""
+    times = size / max(len(page.rows), 1)
+    return page.bytes * times > MAX_PAGE_BYTES or page.seconds * times > min(10.0, timeout / 4)
+
+
+def order_of(pages: Sequence[Page], end: End | None) -> Verdict:
+    """Return what sortOrder 1 means (R1), by the dates on single pages.
+
+    :param pages: all pages
+    :param end: the largest page and the one after it
+    """
+    told = _order_on(pages)
+    if told[0] != "unknown" or end is None or not end.page.rows or not end.tail.rows:
+        return told
+    if end.page.keys != end.again.keys:
+        return told
+    # Pages of one message each: compare the last message with the one after it.
+    return _order_on([replace(end.page, rows=(end.page.rows[-1], end.tail.rows[0]))])
+
+
+def _order_on(pages: Sequence[Page]) -> Verdict:
+    signs: set[bool] = set()
+    for page in pages:
+        seconds = [int(row.date.timestamp()) for row in page.rows if row.date is not None]
+        signs |= {b > a for a, b in pairwise(seconds) if a != b}
+    if len(signs) == 2:
+        return "outside", "none", "neither: dates go up and down. No window can be read this way"
+    if not signs:
+        return unknown("no page had messages from two different seconds")
+    if signs == {True}:
+        return "ok", "ascending", "earliest first"
+    return "ok", "descending", "latest first"
+
+
+def cap_of(end: End) -> Verdict:
+    """Return the maximum number of messages per page (R3)."""
+    got, asked = len(end.page.rows), end.page.asked
+    if got >= asked:
+        return "ok", "none seen", f"no limit up to {got}"
+    if end.total is not None:
+        if got < ENOUGH:
+            return unknown(f"the folder has only {got} messages")
+        return "ok", "none seen", f"no limit up to {got}, all messages of the folder"
+    if got > 0 and end.follows and len(end.again.rows) == got:
+        return "note", got, f"{got}, whatever is requested"
+    return unknown("the folder changed during the check")
+
+
+def offset_of(end: End) -> Verdict:
+    """Return whether `offset` has an effect (R3)."""
+    if not end.page.rows or len({row.date for row in end.page.rows}) < 2:
+        return unknown("the pages had no messages with different dates")
+    first = end.page.rows[0].key
+    if not end.tail.rows or first is None or end.tail.rows[0].key != first:
+        return "ok", "works", "works"
+    if end.again.rows and end.again.rows[0].key == first:
+        return "outside", "ignored", "offset has no effect: every page is the first one"
+    return unknown("the folder changed during the check")
+
+
+def count_of(pages: Sequence[Page], end: End | None) -> Verdict:
+    """Return what Count counts (R2).
+
+    :param pages: pages at offset 0 without any filter, in the order of requests
+    :param end: the largest page and the one after it
+    """
+    counted = [(page.count, len(page.rows)) for page in pages if page.count is not None]
+    if not counted:
+        return "note", "absent", "responses have no Count"
+    if any(count < rows for count, rows in counted):
+        return "outside", "less", "less than the number of messages in the same response"
+    exact = [page for page in pages if page.count == len(page.rows)]
+    # Larger pages before and after prove that there were more messages all along. More by two:
+    # in a folder of two messages, one may have been deleted and another one have arrived.
+    of_page = any(
+        len(a.rows) - 1 > len(b.rows) < len(c.rows) - 1 and len(b.rows) == b.asked
+        for a, b, c in combinations(exact, 3)
+    )
+    of_all = any(count > rows for count, rows in counted)
+    if end is not None and cap_of(end)[0] == "note":
+        of_page = of_page or end.again.count == len(end.again.rows)
+    elif (
+        end is not None and end.total is not None and end.page.count == end.again.count != end.total
+    ):
+        return "outside", "neither", "neither all messages nor those on the page"
+    if of_all != of_page:
+        reading = "all" if of_all else "page"
+        return "ok", reading, "all matching messages" if of_all else "only those on the page"
+    return unknown("every page held the whole folder, or the folder changed")
+
+
+QUESTIONS = (Paging,)

@@ -1,0 +1,106 @@
+"""Forward messages: find them in their folder, and quote them with their files. No Airflow."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_provider_r7mail.client.compose import compose_message
+from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter
+from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.exceptions import (
+    R7MailAttachmentError,
+    R7MailConfigError,
+    R7MailMessageNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.client.calls import Call
+    from airflow_provider_r7mail.client.session import Client
+
+
+def find_messages(client: Client, folder: int, ids: Sequence[int]) -> list[Message]:
+    """Find messages in a folder's listing: the API has no other way to get one.
+
+    :param client: an open client
+    :param folder: the folder's id
+    :param ids: the messages' ids
+    :return: the messages, in the order of `ids`
+    :raises R7MailMessageNotFoundError: some are not there; names all of them
+    """
+    missing = dict.fromkeys(ids)
+    found: dict[int, Message] = {}
+    for message in iter_messages(client, folder, MessageFilter()):
+        if message.id in missing:
+            found[message.id] = message
+            del missing[message.id]
+            if not missing:
+                break
+    if missing:
+        raise R7MailMessageNotFoundError(
+            f"Not in folder {folder}: messages {list(missing)}. This try sent nothing. Were they "
+            "moved or deleted? An id is only valid in the folder it was read from."
+        )
+    return [found[message_id] for message_id in ids]
+
+
+def forward(message: Message, to: Iterable[str], comment_html: str = "") -> Call[Message]:
+    """Make the call that forwards a message, with its files by reference.
+
+    :param message: the message, as listed
+    :param to: addresses
+    :param comment_html: HTML to put above the quoted message
+    :raises R7MailAttachmentError: the listing doesn't describe its files as Send needs them (R17)
+    :raises R7MailConfigError: an address is wrong
+    """
+    return compose_message(
+        to,
+        # Line breaks in the original's subject become spaces.
+        f"Fwd: {' '.join((message.subject or '').replace(chr(0), ' ').split())}",
+        _quoted(message, comment_html),
+        attachments=_files_of(message),
+    )
+
+
+def _quoted(message: Message, comment_html: str) -> str:
+    """The comment, followed by the message as a quotation.
+
+    Its header fields come from the sender and are escaped; its own HTML stays as it is.
+    """
+    sender = message.from_address or ""
+    if message.from_name:
+        sender = f"{message.from_name} <{sender}>"
+    header = {
+        "From": sender,
+        "Date": message.date.isoformat(sep=" ", timespec="seconds") if message.date else "",
+        "Subject": message.subject or "",
+        "To": ", ".join(map(str, message.to_addresses)),
+        "Cc": ", ".join(map(str, message.cc_addresses)),
+    }
+    lines = [f"<b>{name}:</b> {html.escape(text)}" for name, text in header.items() if text]
+    body = message.html_body or f"<pre>{html.escape(message.body or '')}</pre>"
+    return (
+        f"{comment_html}<p>---------- Forwarded message ----------<br>{'<br>'.join(lines)}</p>"
+        f"<blockquote>{body}</blockquote>"
+    )
+
+
+def _files_of(message: Message) -> list[Attachment]:
+    if message.attachments is None:
+        if message.has_attachments:
+            raise R7MailAttachmentError(
+                f"Message {message.id} has attachments, but the listing does not name them, so it "
+                "can't be forwarded completely. This try sent nothing."
+            )
+        return []
+    try:
+        return [
+            Attachment.for_send(attachment, position)
+            for position, attachment in enumerate(message.attachments)
+        ]
+    except R7MailConfigError as error:
+        raise R7MailAttachmentError(
+            f"Message {message.id} can't be forwarded completely: {error.text} This try sent "
+            "nothing."
+        ) from error

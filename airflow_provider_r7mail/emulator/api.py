@@ -1,0 +1,298 @@
+"""The API over HTTP: the eight calls of the manual, subject to `Readings` and `Fault`."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from itertools import count
+from typing import Any
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from airflow_provider_r7mail.emulator import shapes
+from airflow_provider_r7mail.emulator.faults import Failed
+from airflow_provider_r7mail.emulator.folders import Stored, to_json
+from airflow_provider_r7mail.emulator.listing import find
+from airflow_provider_r7mail.emulator.login import auth_data, envelope
+from airflow_provider_r7mail.emulator.service import SeenCall, Service
+from airflow_provider_r7mail.emulator.store import Refused
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+_HTML_ERROR = (
+    "<html>\r\n<head><title>{status} Error</title></head>\r\n<body>\r\n<center><h1>{status} "
+    "Error</h1></center>\r\n<hr><center>proxy</center>\r\n</body>\r\n</html>\r\n"
+)
+_LOGIN = "/api/v2/auth/Login"
+_SECRETS = re.compile(rb'("(?:AuthToken|RefreshToken|ClientHash)":)"[^"]*"')
+_SHOWN_BYTES = 2_000
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+")
+_HIDDEN = re.compile(r"<(\w+)[^>]*display:\s*none[^>]*>.*?</\1>", re.DOTALL)
+
+
+class Api:
+    """ASGI application for everything under ``/api``.
+
+    :param service: the state it works on.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._numbers = count(1)
+        self._shuffle = random.Random(5)
+        self._listings = 0
+        self._calls: dict[str, tuple[str, Callable[[Any], Response]]] = {
+            _LOGIN: ("POST", self._login),
+            "/api/v1/email/Send": ("POST", self._send),
+            "/api/v1/email/Messages": ("POST", self._messages),
+            "/api/v1/email/MarkAsRead": ("POST", self._mark_as_read),
+            "/api/v1/email/MarkAsFavorite": ("POST", self._mark_as_favorite),
+            "/api/v1/email/Delete": ("POST", self._delete),
+            "/api/v1/email/MoveMessage": ("POST", self._move),
+            "/api/v1/email/Attachments": ("GET", self._attachment),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Record a call and respond to it, unless a fault hits it."""
+        request = Request(scope, receive)
+        content = await request.body()
+        record = {
+            "method": request.method,
+            "path": scope["path"],
+            "query": request.url.query,
+            "json": _json_or_none(content),
+            "status": None,
+            "time": time.time(),
+        }
+        self._service.requests.append(record)
+        seen = self._see(request, content)
+        began = time.perf_counter()
+        try:
+            response = await self._respond(request, content, record, seen)
+            await response(scope, receive, send)
+        finally:
+            seen.seconds = time.perf_counter() - began
+
+    def _see(self, request: Request, content: bytes) -> SeenCall:
+        """Add a call to the list on the web page."""
+        path: str = request.scope["path"]
+        # A password may have been sent to a wrong path, too.
+        shown = path in self._calls and path != _LOGIN
+        seen = SeenCall(
+            next(self._numbers),
+            request.method,
+            path[:_SHOWN_BYTES],
+            request.url.query if shown else "",
+            content[:_SHOWN_BYTES] if shown else b"",
+            time.time(),
+        )
+        self._service.calls.append(seen)
+        return seen
+
+    async def _respond(
+        self, request: Request, content: bytes, record: dict[str, Any], seen: SeenCall
+    ) -> Response:
+        """Return the response to a call, and record it."""
+        service = self._service
+        if service.readings.latency_seconds > 0:
+            await anyio.sleep(service.readings.latency_seconds)
+        if service.on_request is not None:
+            service.on_request(record)
+        fault = service.faults.take(request.scope["path"])
+        if fault is None:
+            response = self._act(request, content)
+            record["status"] = seen.status = response.status_code
+            seen.size = len(response.body)
+            if request.method == "POST" or response.status_code != 200:  # no files
+                body = bytes(response.body)
+                if seen.path == _LOGIN:
+                    body = _SECRETS.sub(rb'\1"***"', body)
+                seen.answer = body[:_SHOWN_BYTES]
+            return response
+        failed = Failed(fault, self._act(request, content) if fault.acts else None)
+        record["status"] = seen.status = failed.status
+        seen.fault = fault.kind
+        return failed
+
+    def _act(self, request: Request, content: bytes) -> Response:
+        """Do what a call asks, and return the correct response."""
+        path: str = request.scope["path"]
+        if path not in self._calls:
+            return self._error(404, f"no call {path}")
+        method, call = self._calls[path]
+        if request.method != method:
+            return self._error(405, f"{path} takes {method}")
+        if call != self._login and not self._is_known(request.headers.get("authorization", "")):
+            return self._error(401, "unknown token")
+        try:
+            asked: Any = request.url.query
+            if method == "POST":
+                asked = _json_of(request.headers.get("content-type", ""), content)
+            with self._service.mailbox.lock:
+                return call(asked)
+        except Refused as refusal:
+            return self._error(500, str(refusal))
+
+    def _is_known(self, header: str) -> bool:
+        strict = self._service.readings.token_header_strict
+        return self._service.accepts_token(header if strict else header.removeprefix("Bearer "))
+
+    def _error(self, status: int, reason: str) -> Response:
+        match self._service.readings.error_body:
+            case "empty":
+                return Response(status_code=status)
+            case "html":
+                page = _HTML_ERROR.format(status=status)
+                return Response(page, status, media_type="text/html")
+            case _:
+                body = {"Status": status, "StatusCode": status, "Message": reason, "Response": None}
+                return _json_response(to_json(body), status)
+
+    # The calls
+
+    def _login(self, asked: Any) -> Response:
+        shapes.check(asked, shapes.LOGIN)
+        service = self._service
+        service.logins += 1
+        known = (service.mailbox.login, service.mailbox.password)
+        if (asked["Login"], asked["Password"]) != known:
+            return self._refuse_login()
+        return _json_response(to_json(envelope(self._auth_data(service.issue_token()))))
+
+    def _refuse_login(self) -> Response:
+        match self._service.readings.login_refusal:
+            case "401":
+                return self._error(401, "wrong login or password")
+            case "500":
+                return self._error(500, "wrong login or password")
+            case "null_response":
+                return _json_response(to_json({"Status": 200, "StatusCode": 200, "Response": None}))
+            case "no_token":
+                data = self._auth_data(None)
+            case _:
+                data = {**self._auth_data(str(uuid.uuid4())), "State": "Locked"}
+        return _json_response(to_json(envelope(data)))
+
+    def _auth_data(self, token: str | None) -> dict[str, Any]:
+        return auth_data(self._service.mailbox, token, self._service.readings.expired_at)
+
+    def _messages(self, asked: Any) -> Response:
+        search = shapes.search_of(asked)
+        readings = self._service.readings
+        self._listings += 1
+        page = find(
+            self._service.mailbox.contents(asked["folderId"]),
+            search,
+            readings,
+            shuffle=self._shuffle,
+            turn=self._listings,
+        )
+        items = b",".join([self._listed(record) for record in page.records])
+        more = b',"TotalPages":1' if readings.unknown_fields else b""
+        return _json_response(
+            b'{"FolderId":0,"Items":[%b],"Count":%d,"UnreadCount":%d%b}'
+            % (items, page.count, page.unread_count, more)
+        )
+
+    def _listed(self, record: Stored) -> bytes:
+        """Return a message as a listing shows it (R17, R20)."""
+        readings = self._service.readings
+        hides_files = bool(record.files) and not readings.list_attachments
+        changes = readings.unknown_fields or readings.missing_fields or readings.null_fields
+        if not hides_files and not changes:
+            return record.json()
+        raw = record.raw()
+        if hides_files:
+            raw["Attachments"] = None
+        if readings.unknown_fields:
+            raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
+        raw |= dict.fromkeys(readings.null_fields)
+        for name in readings.missing_fields:
+            raw.pop(name, None)
+        return to_json(raw)
+
+    def _send(self, asked: Any) -> Response:
+        shapes.check(asked, shapes.SEND)
+        if not any(asked.get(name) for name in ("To", "Cc", "Bcc")):
+            raise Refused("no recipients")
+        delay = self._service.readings.sent_delay_seconds
+        if self._service.readings.strip_hidden:
+            asked = {**asked, "HtmlBody": _HIDDEN.sub("", asked["HtmlBody"])}
+        return _json_response(to_json(self._service.mailbox.send(asked, delay=delay)))
+
+    def _mark_as_read(self, asked: Any) -> Response:
+        shapes.check(asked, shapes.MARK_AS_READ)
+        mailbox = self._service.mailbox
+        done = mailbox.mark_read(asked["folderId"], asked["Ids"], asked["WasRead"])
+        return _boolean(done, self._service.readings.unknown_mark_answer)
+
+    def _mark_as_favorite(self, asked: Any) -> Response:
+        shapes.check(asked, shapes.MARK_AS_FAVORITE)
+        mailbox = self._service.mailbox
+        done = mailbox.mark_important(asked["folderId"], asked["Ids"], asked["isFavorite"])
+        return _boolean(done, self._service.readings.unknown_mark_answer)
+
+    def _delete(self, asked: Any) -> Response:
+        shapes.check(asked, shapes.DELETE)
+        done = self._service.mailbox.delete(asked["folderId"], asked["Ids"])
+        return _boolean(done, self._service.readings.repeat_answer)
+
+    def _move(self, asked: Any) -> Response:
+        shapes.check(asked, shapes.MOVE)
+        done = self._service.mailbox.move(asked["fromId"], asked["Ids"], asked["toId"])
+        return _boolean(done, self._service.readings.repeat_answer)
+
+    def _attachment(self, asked: Any) -> Response:
+        stored = self._service.mailbox.attached_file(*shapes.attachment_of(asked))
+        # The type comes from the sender of the mail: an invalid one must not reach the headers.
+        valid = _MEDIA_TYPE.fullmatch(stored.mime_type)
+        headers = {"Content-Type": stored.mime_type if valid else "application/octet-stream"}
+        if not self._service.readings.chunked_attachments:
+            return Response(stored.data, headers=headers)
+        return _Chunked(stored.data, headers)
+
+
+class _Chunked(StreamingResponse):
+    """A body without Content-Length (R22). Has ``body`` like other responses, for the faults."""
+
+    def __init__(self, data: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(data), headers=headers)
+        self.body = data
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 65_536):
+        yield data[start : start + 65_536]
+
+
+def _boolean(done: bool, otherwise: str) -> Response:
+    if not done and otherwise == "500":
+        raise Refused("some of the messages are not in the folder")
+    return _json_response(b"true" if done or otherwise == "true" else b"false")
+
+
+def _json_response(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, {"Content-Type": JSON_TYPE})
+
+
+def _json_or_none(content: bytes) -> Any:
+    try:
+        return json.loads(content) if content else None
+    except ValueError:
+        return None
+
+
+def _json_of(content_type: str, content: bytes) -> Any:
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Refused("Content-Type is not application/json")
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise Refused("the request is not JSON") from error

@@ -1,0 +1,271 @@
+"""Open an Iceberg catalog, and create or upgrade the three tables in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
+from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, SCHEMA_VERSION, schema
+from airflow_provider_r7mail.lake.storage import ObjectPath, is_local
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+# pyiceberg's own default; the SQL catalog stores its tables under this name.
+CATALOG_NAME = "default"
+DEFAULT_NAMESPACE = "r7mail"
+# The default catalog and its tables, below the output path.
+CATALOG_FILE = "catalog.db"
+WAREHOUSE = "warehouse"
+WAIT_FOR_LOCK = 60  # seconds that SQLite waits for another process
+# The columns that identify a window; a join of two tables of one window needs no others.
+KEYS = ("mailbox", "folder", "window")
+# The values of properties with such a word in their name must not appear in messages.
+SECRET_WORDS = ("password", "secret", "token", "credential", "key")
+
+
+@dataclass(frozen=True, slots=True)
+class IcebergTarget:
+    """The catalog to use, and the namespace in it.
+
+    :param properties: pyiceberg's catalog properties; none for a SQLite file below the output
+        path, with the tables next to it
+    :param namespace: the namespace of the three tables, created if it doesn't exist
+    """
+
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    namespace: str = DEFAULT_NAMESPACE
+
+    def check(self, output: ObjectPath) -> None:
+        """Check the settings, without any request to the server or the catalog.
+
+        :param output: the output path
+        :raises R7MailConfigError: a setting is wrong; it says how to fix it
+        """
+        try:
+            import pyiceberg.io.pyarrow  # noqa: F401
+        except ImportError as error:
+            raise R7MailConfigError(
+                'table_format: "iceberg" needs packages that are not installed '
+                f"({error}): pip install airflow-provider-r7mail[iceberg]"
+            ) from error
+        if not self.namespace or not all(self.namespace.split(".")):
+            raise R7MailConfigError(f"namespace: {self.namespace!r}. Use a name such as r7mail.")
+        if not self.properties and not is_local(output):
+            raise R7MailConfigError(
+                f"{output}: the default catalog, a SQLite file, needs a disk. Set catalog_conn_id "
+                "or catalog_properties, or use an output_path on a disk."
+            )
+
+    def load(self, output: ObjectPath) -> Catalog:
+        """Open the catalog.
+
+        :param output: the output path
+        :raises R7MailConfigError: the catalog can't be opened with these properties
+        """
+        from pyiceberg.catalog import load_catalog
+        from pyiceberg.exceptions import (
+            ForbiddenError,
+            NoSuchPropertyException,
+            NotInstalledError,
+            OAuthError,
+            UnauthorizedError,
+        )
+
+        # It logs the library that reads it for each file.
+        logging.getLogger("pyiceberg.io").setLevel(logging.WARNING)
+        properties = dict(self.properties)
+        if not properties:
+            home = Path(output.path).absolute()
+            home.mkdir(parents=True, exist_ok=True)
+            properties = {
+                "type": "sql",
+                "uri": f"sqlite:///{quote(str(home / CATALOG_FILE))}?timeout={WAIT_FOR_LOCK}",
+                "warehouse": str(home / WAREHOUSE),
+            }
+        try:
+            return load_catalog(CATALOG_NAME, **properties)
+        except NotInstalledError as error:
+            more = (
+                "; it needs SQLAlchemy 2, but Airflow 2 comes with version 1: use another catalog, "
+                "set with catalog_conn_id or catalog_properties"
+                if properties.get("type") == "sql"
+                else ""
+            )
+            raise R7MailConfigError(f"The Iceberg catalog can't be used: {error}{more}.") from error
+        except (
+            ForbiddenError,
+            NoSuchPropertyException,
+            OAuthError,
+            UnauthorizedError,
+            ValueError,
+        ) as error:
+            # Not "from error", which may quote a URI with a password.
+            raise R7MailConfigError(
+                f"The Iceberg catalog can't be opened ({self.tell(error)}). Check the host, login, "
+                "password and extra of catalog_conn_id, or catalog_properties."
+            ) from None
+
+    def tell(self, error: Exception) -> str:
+        """Return an error's text, without the secrets in the properties."""
+        text = str(error)
+        for name, value in self.properties.items():
+            if any(word in name.lower() for word in SECRET_WORDS):
+                text = text.replace(value, "***")
+        password = urlsplit(self.properties.get("uri", "")).password
+        if password:
+            text = text.replace(password, "***")
+        return f"{type(error).__name__}: {text}"
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn any error of the catalog into an OSError, as for any store.
+
+        pyiceberg's errors have no common base class, and it lets its libraries' errors through.
+        """
+        try:
+            yield
+        except (OSError, R7MailError):
+            raise
+        except Exception as error:
+            raise OSError(self.tell(error)) from error
+
+
+def connection_properties(
+    host: str | None, login: str | None, password: str | None, extra: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the catalog properties for the fields of an Airflow connection of type `iceberg`.
+
+    :param host: the catalog's URI; if None, `uri` in the extra
+    :param login: the client id of a REST catalog, or the database user of an SQL catalog
+    :param password: its secret; without a login, the token of a REST catalog
+    :param extra: any of pyiceberg's properties
+    """
+    found = {name: str(value) for name, value in extra.items() if value is not None}
+    uri = (host or found.get("uri") or "").rstrip("/")
+    if uri:
+        found["uri"] = uri
+    kind = found.get("type") or ("rest" if uri.startswith("http") else "")
+    if kind == "rest" and password:
+        found |= {"credential": f"{login}:{password}"} if login else {"token": password}
+    elif login and "@" not in uri and uri.startswith(("postgresql", "mysql")):
+        user = quote(login, safe="") + (f":{quote(password, safe='')}" if password else "")
+        found["uri"] = uri.replace("://", f"://{user}@", 1)
+    return found
+
+
+@cache
+def iceberg_schema(table: str) -> pa.Schema:
+    """Return a table's columns in Iceberg: those that identify its window, `date`, and its own.
+
+    All columns of `messages` are nullable, since `columns` can leave them out.
+
+    :param table: `messages`, `recipients` or `attachments`
+    """
+    import pyarrow as pa
+
+    text = pa.string()
+    own = [
+        column.with_nullable(True) if table == "messages" else column
+        for column in schema(table)
+        if column.name != "date"
+    ]
+    return pa.schema(
+        [
+            pa.field("mailbox", text, nullable=False),
+            pa.field("folder", pa.int64(), nullable=False),
+            pa.field("window", text, nullable=False),
+            pa.field("run_id", text, nullable=False),
+            # The date of the message. All tables are partitioned by it.
+            pa.field("date", schema("messages").field("date").type, nullable=False),
+            *own,
+        ]
+    )
+
+
+def table_properties(table: str) -> dict[str, str]:
+    """Return the properties of a new table."""
+    import pyarrow as pa
+
+    metrics = "write.metadata.metrics.column"
+    return {
+        "r7mail.schema_version": str(SCHEMA_VERSION),
+        # Without these two, each commit leaves a metadata file behind.
+        "write.metadata.delete-after-commit.enabled": "true",
+        "write.metadata.previous-versions-max": "20",
+        # Untruncated: a file whose rows are all of the window is dropped without reading it.
+        **{f"{metrics}.{name}": "full" for name in (*KEYS, "run_id")},
+        # The files have no statistics for these.
+        **{
+            f"{metrics}.{column.name}": "none"
+            for column in iceberg_schema(table)
+            if column.name in LONG_COLUMNS
+        },
+        **{
+            f"{metrics}.{path}": "none"
+            for column in iceberg_schema(table)
+            if pa.types.is_list(column.type)
+            for path in _leaves(column)
+        },
+    }
+
+
+def _leaves(column: pa.Field) -> Iterator[str]:
+    """Yield the dotted names of a list's elements."""
+    import pyarrow as pa
+
+    inner = column.type.value_type
+    if pa.types.is_struct(inner):
+        for part in inner:
+            yield f"{column.name}.element.{part.name}"
+    else:
+        yield f"{column.name}.element"
+
+
+def open_table(catalog: Catalog, namespace: str, name: str) -> Table:
+    """Load one of the three tables; create it, or add the columns that it lacks.
+
+    :raises R7MailConfigError: it can't be created, or is a different table
+    """
+    from pyiceberg.exceptions import NoSuchTableError, ValidationError
+    from pyiceberg.transforms import DayTransform
+
+    identifier = f"{namespace}.{name}"
+    wanted = iceberg_schema(name)
+    try:
+        table = catalog.load_table(identifier)
+    except NoSuchTableError:
+        catalog.create_namespace_if_not_exists(namespace)
+        try:
+            new = catalog.create_table_transaction(
+                identifier, wanted, properties=table_properties(name)
+            )
+        except ValueError as error:
+            raise R7MailConfigError(f"{identifier}: can't be created ({error}).") from error
+        with new.update_spec() as spec:
+            spec.add_field("date", DayTransform(), "date_day")
+        new.commit_transaction()
+        return catalog.load_table(identifier)
+    try:
+        with table.update_schema() as change:  # commits nothing if nothing is missing
+            change.union_by_name(wanted)
+    except (ValidationError, ValueError) as error:
+        raise R7MailConfigError(
+            f"{identifier}: its columns are not those of `{name}` ({error}). Use another "
+            "namespace, or move that table."
+        ) from error
+    if missing := [key for key in KEYS if not table.schema().find_field(key).required]:
+        raise R7MailConfigError(
+            f"{identifier}: {', '.join(missing)} can be null there, but these identify windows. "
+            "Use another namespace, or move that table."
+        )
+    return table

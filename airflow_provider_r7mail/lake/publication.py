@@ -1,0 +1,86 @@
+"""Publish a window's tables over what an earlier run wrote.
+
+The manifest is removed first and written last: a window without one is incomplete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from airflow_provider_r7mail.exceptions import R7MailPublishError
+from airflow_provider_r7mail.lake.layout import MANIFEST
+from airflow_provider_r7mail.lake.locks import locked
+from airflow_provider_r7mail.lake.staging import StagedObject
+from airflow_provider_r7mail.lake.storage import ObjectPath, remove
+from airflow_provider_r7mail.lake.writer import Destination, WindowWriter
+
+
+def publish(
+    destination: Destination,
+    writer: WindowWriter,
+    manifest: dict[str, Any],
+    outdated: Iterable[ObjectPath],
+) -> None:
+    """Replace an earlier result of the window with what was written.
+
+    :param destination: where the tables are
+    :param writer: a finished writer
+    :param manifest: the manifest; ids that only a commit gives are filled in
+    :param outdated: attachments of the earlier result to remove
+    :raises R7MailPublishError: it failed halfway, or another run published at the same time
+    """
+    with ExitStack() as stack:
+        stack.enter_context(locked(destination.output, destination.name))
+        # Staged before anything is removed: a disk that is full must not cost the earlier result.
+        notes = _staged(destination, manifest, stack)
+        try:
+            for folder in (*destination.folders.values(), *destination.stale_folders()):
+                remove(folder / MANIFEST)
+            for file in outdated:  # a rerun knows of them only as long as the old table is there
+                remove(file)
+            writer.commit()
+            if manifest != (complete := manifest | writer.written()):
+                manifest.update(complete)
+                notes = _staged(destination, manifest, stack)
+            # If a lock doesn't suffice, another run may have come in between. Checked before, so
+            # that a manifest hardly ever appears next to another run's tables, and after.
+            if not destination.locks_suffice:
+                _verify(destination, writer)
+            for note in notes:
+                note.commit()
+            if not destination.locks_suffice:
+                _verify(destination, writer)
+        except OSError as error:
+            raise R7MailPublishError(
+                f"{destination.home}: the window was read but could not be published ({error}). It "
+                "may have no manifest now, which makes it incomplete: run it again."
+            ) from error
+
+
+def _staged(
+    destination: Destination, manifest: dict[str, Any], stack: ExitStack
+) -> list[StagedObject]:
+    """Stage the manifest for each folder; that of the messages table comes last."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+    notes = []
+    for folder in reversed(destination.folders.values()):
+        note = StagedObject(folder / MANIFEST)
+        stack.callback(note.discard)
+        note.write(text)
+        notes.append(note)
+    return notes
+
+
+def _verify(destination: Destination, writer: WindowWriter) -> None:
+    """Make sure that no other run published the same window meanwhile."""
+    other = writer.overtaken()
+    if other is not None:
+        for folder in destination.folders.values():
+            remove(folder / MANIFEST)
+        raise R7MailPublishError(
+            f"{other}: another run of this window published at the same time. The window "
+            "has no manifest now: run it again, once."
+        )

@@ -1,0 +1,199 @@
+"""What the tests of the lake share: a day of mail, a mailbox's client, S3, and child processes."""
+
+# ruff: noqa: TID253 - no DAG file is read here
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from airflow_provider_r7mail.client.http import ClientConfig
+
+INBOX = 24
+DAY = timedelta(days=1)
+START = datetime(2025, 6, 1, tzinfo=UTC)
+LABEL = "20250601T000000Z_20250602T000000Z"
+WINDOW = f"mailbox=user_test/folder={INBOX}/window={LABEL}"
+DOCS = Path(__file__).parents[2] / "docs"
+
+# Not `fork`: Python warns about it in a process with threads, such as the emulator's. The modules
+# are those that children need: imported once, in the process that they are forked from.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "airflow.providers.common.compat.sdk",
+        "airflow.sdk.io.path",
+        "airflow_provider_r7mail.emulator.app",
+        "airflow_provider_r7mail.lake.window",
+        "airflow_provider_r7mail.transfers",
+        "boto3",
+        "duckdb",
+        "hypothesis",
+        "httpx_aiohttp",
+        "moto.server",
+        "pyarrow.parquet",
+        "pyiceberg.catalog.sql",
+        "pyiceberg.io.pyarrow",
+        "pytest",
+        "sqlalchemy.dialects.sqlite",
+        "upath",
+    ]
+)
+
+
+def run_children(target: Callable[..., Any], *arguments: tuple[Any, ...]) -> list[int | None]:
+    """Run a function in processes of their own at once, one for each arguments; the exit codes."""
+    children = [CHILDREN.Process(target=target, args=given) for given in arguments]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
+
+
+# -- the mailbox ----------------------------------------------------------------------------
+
+
+def config(url: str, **options: Any) -> ClientConfig:
+    """Return a client's configuration for the emulator's mailbox."""
+    return ClientConfig(url=url, login="user_test", password="TestPassword", **options)
+
+
+def quick_config(url: str, **options: Any) -> ClientConfig:
+    """Return a configuration for tests of failures, which hardly wait."""
+    return config(url, **{"max_retries": 2, "backoff": 0.001, "timeout": 5.0, **options})
+
+
+# -- what was written -----------------------------------------------------------------------
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Return everything below a folder."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def published(objects: Mapping[str, bytes], root: str) -> dict[str, Any] | None:
+    """Check that the day's files match its manifest, and return it; None if it is incomplete.
+
+    :param objects: the objects below the root
+    :param root: the URI of the root
+    """
+    text = objects.get(f"messages/{WINDOW}/_manifest.json")
+    if text is None:
+        return None
+    manifest: dict[str, Any] = json.loads(text)
+    runs = set()
+    for file in manifest["files"]:
+        home = f"{file['table']}/{WINDOW}"
+        assert file["path"] == f"{root}/{home}/part-00000.parquet"
+        data = objects[f"{home}/part-00000.parquet"]
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
+        metadata = pq.read_metadata(pa.BufferReader(data))
+        assert metadata.num_rows == file["rows"]
+        runs.add(metadata.metadata[b"r7mail.run_id"].decode())
+        assert objects[f"{home}/_manifest.json"] == text
+    assert runs == {manifest["run_id"]}
+    return manifest
+
+
+def table(root: Path, name: str = "messages") -> list[dict[str, Any]]:
+    """Return the day's rows of a table."""
+    rows: list[dict[str, Any]] = pq.read_table(
+        root / name / WINDOW / "part-00000.parquet"
+    ).to_pylist()
+    return rows
+
+
+# -- S3 -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Run an S3 server on a real socket; its URL."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+def connect_s3(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    """Set the Airflow connection of an S3 server.
+
+    Airflow keeps a file system for each connection: tests with different servers need other names.
+    """
+    extra = {"endpoint_url": url, "region_name": "us-east-1"}
+    connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+
+
+class Bucket:
+    """A new bucket on an S3 server."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.name = name
+        self._s3 = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+            region_name="us-east-1",
+        )
+        self._s3.create_bucket(Bucket=name)
+
+    def names(self) -> list[str]:
+        """Return the keys of all objects."""
+        found = self._s3.list_objects_v2(Bucket=self.name).get("Contents", [])
+        return [item["Key"] for item in found]
+
+    def objects(self) -> dict[str, bytes]:
+        """Return all objects by their keys; there must be no unfinished upload."""
+        assert self.unfinished() == 0
+        return {
+            key: self._s3.get_object(Bucket=self.name, Key=key)["Body"].read()
+            for key in self.names()
+        }
+
+    def sha256(self, name: str) -> str | None:
+        """Return the checksum that S3 was given with an object."""
+        found = self._s3.head_object(Bucket=self.name, Key=name, ChecksumMode="ENABLED")
+        checksum: str | None = found.get("ChecksumSHA256")
+        return checksum
+
+    def unfinished(self) -> int:
+        """Return the number of unfinished uploads."""
+        return len(self._s3.list_multipart_uploads(Bucket=self.name).get("Uploads", []))
+
+    def part_sizes(self) -> list[int]:
+        """Return the sizes of the parts of all unfinished uploads."""
+        uploads = self._s3.list_multipart_uploads(Bucket=self.name)["Uploads"]
+        listings = [
+            self._s3.list_parts(Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"])
+            for upload in uploads
+        ]
+        return [part["Size"] for listing in listings for part in listing["Parts"]]
+
+
+# -- the documentation ----------------------------------------------------------------------
+
+
+def example(name: str) -> Any:
+    """Import a file of the documentation's examples."""
+    spec: Any = importlib.util.spec_from_file_location(name, DOCS / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
