@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 if TYPE_CHECKING:
     from tests.wire import Certificates
@@ -65,7 +66,7 @@ FOR_AIRFLOW_3 = (
     "cli/test_cli.py",
     "docs/test_readme.py",
 )
-SLOW_FIXTURES = {"airflow_database", "browser", "postgres", "site"}
+SLOW_FIXTURES = {"airflow_database", "browser", "s3_url", "site"}
 collect_ignore = list(FOR_AIRFLOW_3) if AIRFLOW_2 else []
 
 
@@ -84,9 +85,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes an Airflow, a browser or a database as slow: `make test-quick` skips it."""
+    """Mark as slow what starts a database, a browser or S3, and what tries hundreds of examples."""
     for item in items:
-        if isinstance(item, pytest.Function) and not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+        assert isinstance(item, pytest.Function)
+        if not SLOW_FIXTURES.isdisjoint(item.fixturenames) or is_hypothesis_test(item.obj):
             item.add_marker(pytest.mark.slow)
 
 

@@ -1,7 +1,8 @@
-"""Fixtures for tests that run the example DAGs in Airflow."""
+"""Fixtures for tests that involve Airflow."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import warnings
@@ -11,8 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import redact
 
 from tests.airflow.support import SOURCE, Run, Runner, load
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets() -> Iterator[None]:
+    """Secrets that a test masks are masked in that test only.
+
+    Airflow compiles all of them into one pattern at each new one: in the end, that takes longer
+    than the test.
+    """
+    masker = importlib.import_module(redact.__module__)._secrets_masker()
+    patterns, replacer = set(masker.patterns), masker.replacer
+    yield
+    masker.patterns, masker.replacer = patterns, replacer
 
 
 @pytest.fixture

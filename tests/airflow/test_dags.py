@@ -21,6 +21,7 @@ from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbo
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.support import SOURCE, Runner, load, query, rows_of
 
+pytestmark = pytest.mark.slow
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())
 DAY = datetime(2025, 6, 3, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -316,6 +316,7 @@ class TestDeadline:
         assert len(server.mailbox.sent) == 1
         assert ticks > 20
 
+    @pytest.mark.slow
     async def test_a_long_text_leaves_the_event_loop_free(self, server: Emulator) -> None:
         """While it makes the plain text of a long report, the other triggers continue."""
         report = "<p>x</p>" * 100_000

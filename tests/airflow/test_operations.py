@@ -15,6 +15,7 @@ from tests.airflow.standalone import Standalone, wait
 
 pytest.importorskip("airflow.sdk", reason="`airflow standalone` as the tests know it is 3's")
 
+pytestmark = pytest.mark.slow
 DAY = datetime(2025, 6, 1, tzinfo=UTC)
 # What users write who look for a mistake. The forms are those of URLs and headers.
 TELLING = """

@@ -22,6 +22,7 @@ from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
 from tests.airflow.support import DAY, JUNE, extract
 
+pytestmark = pytest.mark.slow
 VIEW = Path(__file__).parents[2] / "docs/sql/latest_messages.sql"
 SNAPSHOTS = {
     "WasRead": "was_read",

@@ -18,6 +18,7 @@ from tests.airflow.standalone import DAG, SOURCE, Standalone, listings, order, w
 
 pytest.importorskip("airflow.triggers.shared_stream", reason="watchers keep state from Airflow 3.3")
 
+pytestmark = pytest.mark.slow
 CROWDED = 31
 TWENTY = f"""
 from airflow.sdk import DAG, Asset, AssetWatcher

@@ -353,6 +353,7 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
     assert "\\u0000" not in json.dumps(found)
 
 
+@pytest.mark.slow
 def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both operators write to S3, with the connection as a parameter or in the URL."""
     moto = S3Server()

@@ -267,6 +267,7 @@ async def test_events_are_bounded(server: Emulator, triggerer: Triggerer) -> Non
     ]
 
 
+@pytest.mark.slow
 async def test_a_restart_in_a_flood(server: Emulator) -> None:
     """After a restart in the middle of a flood, the watcher continues where it was."""
     ids = [server.mailbox.deliver(date=ago(hours=30 - number)) for number in range(25)]
@@ -284,6 +285,7 @@ async def test_a_restart_in_a_flood(server: Emulator) -> None:
     assert told == ids
 
 
+@pytest.mark.slow
 async def test_the_position_is_small(server: Emulator, triggerer: Triggerer) -> None:
     """However much mail arrives, the stored position stays below Airflow's limit of 64 KB."""
     state = State()
@@ -304,6 +306,7 @@ async def test_the_position_is_small(server: Emulator, triggerer: Triggerer) -> 
     assert len(json.dumps(state.position)) < 65_536
 
 
+@pytest.mark.slow
 async def test_a_flood_from_the_future(server: Emulator, triggerer: Triggerer) -> None:
     """Thousands of messages dated in the future don't hide today's mail."""
     triggerer.watch(State(), start=ago(hours=1), max_messages_per_event=5000)
@@ -428,6 +431,7 @@ async def test_without_a_state_of_assets(
     assert logged().count("storing it takes Airflow 3.3") == 1
 
 
+@pytest.mark.slow
 async def test_before_airflow_3_3(server: Emulator, logged: Callable[[], str]) -> None:
     """Without shared streams, a trigger polls on its own."""
     server.mailbox.deliver(subject="Old")
@@ -524,6 +528,7 @@ async def test_other_mailboxes_have_polls_of_their_own(triggerer: Triggerer) -> 
 # -- failures ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_watching_survives_failures(
     server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
 ) -> None:

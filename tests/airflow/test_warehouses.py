@@ -24,6 +24,7 @@ from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.support import DAY, JUNE, Runner, extract
 
+pytestmark = pytest.mark.slow
 SQL = Path(__file__).parents[2] / "docs/sql"
 HOUR = timedelta(hours=1)
 TABLES = ("messages", "recipients", "attachments")

@@ -18,6 +18,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Attachment, Emulator
 
+pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
 
 

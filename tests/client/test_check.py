@@ -943,6 +943,7 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 class TestCommand:
     """The command, as used in a terminal."""
 
@@ -1008,6 +1009,7 @@ class TestCommand:
         assert "outside" in done.stdout
 
 
+@pytest.mark.slow
 class TestOperator:
     """The scheduled self-test."""
 

@@ -300,6 +300,7 @@ class Rows:
         return read
 
 
+@pytest.mark.slow
 def test_ten_thousand_small_folders() -> None:
     """R1, R3, R5, R6: pages of any length, ties in any order, mail that leaves: none is lost."""
     for seed in range(10_000):

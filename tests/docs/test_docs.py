@@ -237,6 +237,7 @@ def _emulator(command: str, folder: Path) -> Iterator[str]:
             process.terminate()
 
 
+@pytest.mark.slow
 def test_the_tutorial_works(tmp_path: Path) -> None:
     """The tutorial's commands, typed in as they stand, do what it says."""
     with socket.create_server(("127.0.0.1", 0)) as free:

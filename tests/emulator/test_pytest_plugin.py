@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import AIRFLOW_2
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 # Without the other plugins that are installed here: they warn, and import more.
 STRICT = """

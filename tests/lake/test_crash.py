@@ -31,6 +31,8 @@ from tests.lake.support import (
     table,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def extract(url: str, root: Path) -> dict[str, Any]:
     """Extract a day with its attachments."""
