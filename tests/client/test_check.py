@@ -599,13 +599,6 @@ class TestOutside:
             assert report[key].reading == [field]
             assert f"{field} (in some)" in report[key].says
 
-    def test_messages_of_other_folders(self, server: Emulator) -> None:
-        """Messages of other folders in a listing are a warning (R32)."""
-        answer = {"FolderId": 24, "Items": [{"Id": 1, "FolderId": 7}]}
-        server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
-
-        assert run(server)["other_folders"].reading is True
-
     def test_files_named_in_some_listings_only(self, server: Emulator) -> None:
         """One message whose attachments are not named is enough for a warning (R17)."""
         fill(server.mailbox, 6)
