@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_r7mail.compat import (
-    AIRFLOW,
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
@@ -29,6 +28,7 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.filters import FILTER_FIELDS
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
 from airflow_provider_r7mail.triggers import R7MailMessageTrigger, error_event, error_of
+from tests.conftest import AIRFLOW_2, AIRFLOW_3_0
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import DagResult
 
-AIRFLOW_2 = AIRFLOW < (3, 0)
-AIRFLOW_3_0 = AIRFLOW == (3, 0)
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 MODES = ["poke", "deferrable"] if AIRFLOW_3_0 else ["poke", "reschedule", "deferrable"]
 
