@@ -284,7 +284,7 @@ class IcebergTable:
             self._committed(None)
             return
         kept = self._files(None)
-        transaction = table.transaction()
+        transaction = _without_retries(table).transaction()
         change = transaction.update_snapshot(snapshot_properties=self._properties()).overwrite()
         try:
             for task in old:
@@ -338,6 +338,17 @@ class IcebergTable:
         scan = ArrowScan(table.metadata, table.io, table.schema(), row_filter=others)
         for batch in scan.to_record_batches([task]):
             kept.write(batch)
+
+
+def _without_retries(table: Table) -> Table:
+    """Make the table's next commit fail if another one comes first.
+
+    By itself pyiceberg moves a commit on top of the other one. Rows that another run of the window
+    has added meanwhile would stay, unless the table's isolation level is "serializable".
+    """
+    properties = {**table.metadata.properties, "commit.retry.num-retries": "0"}
+    table.metadata = table.metadata.model_copy(update={"properties": properties})
+    return table
 
 
 def _conflicts() -> tuple[type[Exception], ...]:

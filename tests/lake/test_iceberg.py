@@ -493,6 +493,32 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
         assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
 
 
+@pytest.mark.parametrize("level", ["serializable", "snapshot"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_window_extracted_twice_at_once(
+    server: Emulator, tmp_path: Path, level: str, earlier: bool
+) -> None:
+    """The last of two runs of a window replaces the other's rows at any isolation level."""
+    target = shared(tmp_path)
+    deliver(server, 3)
+    extract(server.url, tmp_path / "a", START if earlier else START - DAY, iceberg=target)
+    with closing(target.load(UPath(tmp_path))) as catalog:
+        for name in TABLES:
+            with catalog.load_table(f"r7mail.{name}").transaction() as change:
+                change.set_properties({"write.delete.isolation-level": level})
+        # Just before the first commit.
+        stop = interrupted("UPDATE", 1, lambda: extract(server.url, tmp_path / "b", iceberg=target))
+        try:
+            written = extract(server.url, tmp_path / "a", iceberg=target)
+        finally:
+            stop()
+
+        assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
+        assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
+        # What the run needs itself is not written into the tables' properties.
+        assert "commit.retry.num-retries" not in catalog.load_table("r7mail.messages").properties
+
+
 # If another process creates the catalog's tables first, pyiceberg leaves the connection to the
 # garbage collector, and Python 3.13 warns about that.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
