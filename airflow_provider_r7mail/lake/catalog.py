@@ -89,7 +89,7 @@ class IcebergTarget:
             home.mkdir(parents=True, exist_ok=True)
             properties = {
                 "type": "sql",
-                "uri": f"sqlite:///{quote(str(home / CATALOG_FILE))}?timeout={WAIT_FOR_LOCK}",
+                "uri": _sqlite_uri(home / CATALOG_FILE),
                 "warehouse": str(home / WAREHOUSE),
             }
         try:
@@ -138,6 +138,19 @@ class IcebergTarget:
             raise
         except Exception as error:
             raise OSError(self.tell(error)) from error
+
+
+def _sqlite_uri(file: Path) -> str:
+    """Return SQLAlchemy's URI of a SQLite file, whatever characters its path has.
+
+    SQLAlchemy 2.0 takes the path as it is, up to a question mark, and 2.1 decodes it. Both render
+    what they read themselves; SQLite decodes the `file:` URI in it.
+    """
+    from sqlalchemy import URL
+
+    options = {"uri": "true", "timeout": str(WAIT_FOR_LOCK)}
+    uri = URL.create("sqlite", database=f"file:{quote(str(file))}", query=options)
+    return uri.render_as_string()
 
 
 def connection_properties(

@@ -730,6 +730,20 @@ def test_a_catalog_by_connection(
     assert on_disk(tmp_path / "elsewhere") == on_disk(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["a b", "Почта №1", "100%", "50%20x", "a?b", "a#b&c=+d"])
+def test_any_output_path(server: Emulator, tmp_path: Path, folder: str) -> None:
+    """The default catalog lies below the output path, whatever characters its name has."""
+    deliver(server, 3)
+    home = tmp_path / folder
+    for _ in range(2):
+        written = extract(server.url, home)
+
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+    assert {path.name for path in home.iterdir()} == {"catalog.db", "warehouse", "windows"}
+    with closing(IcebergTarget().load(UPath(home))) as catalog:
+        assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -843,11 +857,12 @@ def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
     """The documented functions read the tables, check a window, and shorten the history."""
     read = example("read_iceberg")
     deliver(server, 3)
-    extract(server.url, tmp_path)
-    extract(server.url, tmp_path)
-    note = tmp_path / NOTE
+    home = tmp_path / "Почта 50%20"
+    extract(server.url, home)
+    extract(server.url, home)
+    note = home / NOTE
 
-    with closing(read.open_catalog(str(tmp_path))) as catalog:
+    with closing(read.open_catalog(str(home))) as catalog:
         day = [(START.date(), "b.ru", 3), (START.date(), "d.ru", 3)]
         assert read.mail_by_domain(catalog, START) == day
         assert read.mail_by_domain(catalog, START + DAY) == []
