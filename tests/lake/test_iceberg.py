@@ -56,6 +56,7 @@ from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.lake.rest_catalog import RestCatalog, served
 from tests.lake.support import (
     CHILDREN,
     DAY,
@@ -744,6 +745,15 @@ def test_any_output_path(server: Emulator, tmp_path: Path, folder: str) -> None:
         assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
 
 
+def test_a_nested_namespace(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """A namespace within another one works as any other."""
+    deliver(server, 3)
+    for _ in range(2):
+        extract(server.url, tmp_path, iceberg=IcebergTarget(namespace="mail.raw"))
+
+    assert len(catalog.load_table("mail.raw.messages").scan().to_arrow()) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -751,7 +761,10 @@ def test_any_output_path(server: Emulator, tmp_path: Path, folder: str) -> None:
         ({"table_format": "parquet", "catalog_conn_id": "lake"}, "catalog_conn_id: only for"),
         ({"catalog_conn_id": "absent"}, "absent"),
         ({"namespace": "a."}, "namespace: 'a.'"),
-        ({"namespace": "a.b"}, r"a\.b\.messages: can't be created"),
+        (
+            {"catalog_properties": {"type": "sql", "uri": "sqlite://"}},
+            r"r7mail\.messages: can't be created \(ValueError: No default path is set",
+        ),
         ({"catalog_properties": {"type": "none"}}, "can't be opened"),
         ({"catalog_properties": {"uri": "x://u:hush@h/"}}, "can't be opened"),
     ],
@@ -772,6 +785,65 @@ def test_an_unavailable_catalog(server: Emulator, tmp_path: Path) -> None:
 
     with pytest.raises(R7MailPublishError, match="unable to open database file"):
         operate(tmp_path, catalog_properties=properties)
+
+
+@pytest.fixture
+def rest(tmp_path: Path) -> Iterator[RestCatalog]:
+    """A REST catalog whose administrator has created the namespace."""
+    with closing(shared(tmp_path).load(UPath(tmp_path))) as tables:
+        tables.create_namespace("r7mail")
+        with served(RestCatalog(tables)) as catalog:
+            yield catalog
+
+
+@pytest.mark.parametrize("stages", ["ignored", "refused"])
+def test_a_catalog_that_stages_no_table(
+    server: Emulator, tmp_path: Path, rest: RestCatalog, stages: str
+) -> None:
+    """New tables have their partitions in a catalog that refuses or ignores stage-create."""
+    rest.stages = stages
+    deliver(server, 3)
+    extract(server.url, tmp_path, iceberg=IcebergTarget({"uri": rest.uri}))
+
+    for name in TABLES:
+        table = rest.tables.load_table(f"r7mail.{name}")
+        assert [(f.name, f.transform) for f in table.spec().fields] == [
+            ("date_day", DayTransform())
+        ]
+        assert table.schema().as_arrow().names == iceberg_schema(name).names
+    assert [row[2:] for row in joined(rest.tables)] == [(3, 6, 3)]
+
+
+@pytest.mark.parametrize(
+    "forbidden", [{"POST namespaces"}, {"POST namespaces", "GET namespaces"}, set()]
+)
+def test_a_namespace_that_may_not_be_created(
+    server: Emulator, tmp_path: Path, rest: RestCatalog, forbidden: set[str]
+) -> None:
+    """A namespace that exists is used, even if this login may neither create nor look at it."""
+    rest.forbidden = forbidden
+    deliver(server, 3)
+    extract(server.url, tmp_path, iceberg=IcebergTarget({"uri": rest.uri}))
+
+    assert [row[2:] for row in joined(rest.tables)] == [(3, 6, 3)]
+
+
+def test_a_missing_namespace(server: Emulator, tmp_path: Path, rest: RestCatalog) -> None:
+    """A missing namespace is created; if that is forbidden, the error says so at once."""
+    rest.forbidden = {"POST namespaces"}
+    target = IcebergTarget({"uri": rest.uri}, "raw")
+    deliver(server, 3)
+    with pytest.raises(R7MailConfigError, match=r"raw\.messages: can't be created"):
+        extract(server.url, tmp_path, iceberg=target)
+    assert rest.requests.count("POST namespaces") == 1
+
+    rest.forbidden = {"POST namespaces/tables"}
+    with pytest.raises(R7MailConfigError, match=r"raw\.messages: can't be created"):
+        extract(server.url, tmp_path, iceberg=target)
+
+    rest.forbidden = set()
+    extract(server.url, tmp_path, iceberg=target)
+    assert len(rest.tables.load_table("raw.messages").scan().to_arrow()) == 3
 
 
 def test_without_the_extra(
