@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ from airflow_provider_r7mail.lake.catalog import (
     connection_properties,
     iceberg_schema,
 )
-from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.job import ExtractJob, Progress
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
@@ -70,6 +71,7 @@ from tests.lake.support import (
     example,
     run_children,
     s3_server,
+    s3_server_with_expiring_keys,
 )
 
 NOTE = f"windows/{WINDOW}/_manifest.json"
@@ -82,6 +84,7 @@ def extract(
     root: Path,
     start: datetime = START,
     length: timedelta = DAY,
+    on_progress: Callable[[Progress], None] = lambda _: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Extract a day of the inbox."""
@@ -98,7 +101,7 @@ def extract(
 
     async def run() -> dict[str, Any]:
         async with AsyncClient(config(url, max_retries=0)) as client:
-            return await extract_window(client, job)
+            return await extract_window(client, job, on_progress)
 
     return asyncio.run(run())
 
@@ -329,6 +332,53 @@ def test_a_window_that_cannot_be_read_leaves_nothing(
         extract(server.url, tmp_path, page_size=4)
     assert sum(request["path"].endswith("Messages") for request in server.requests) > 2
     assert (rows(catalog), on_disk(tmp_path)) == before
+
+
+def extract_on_a_full_disk(url: str, root: Path, limit: int) -> None:
+    """Extract where no file can get longer than a limit, as if the disk were full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(R7MailPublishError, match=r"File too large|disk is full|disk I/O"):
+        extract(url, root)
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [(5_000, 1), (15_000, 1), (100_000, 100_000), (5_000_000, 6_000_000)],  # > a row group
+)
+def test_a_full_disk(
+    server: Emulator, catalog: Catalog, tmp_path: Path, limit: int, size: int
+) -> None:
+    """A disk that fills up is a clear error, and no data file stays to keep it full."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    before = rows(catalog), on_disk(tmp_path)
+    noise = random.Random(1)
+    for _ in range(3):
+        deliver(server, 1, body=noise.randbytes(size).hex())
+    assert run_children(extract_on_a_full_disk, (server.url, tmp_path, limit)) == [3]
+
+    assert (rows(catalog), on_disk(tmp_path)) == before
+    extract(server.url, tmp_path)
+    assert len(rows(catalog)) == 6
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_disk_that_is_full_at_a_commit(
+    server: Emulator, catalog: Catalog, tmp_path: Path, name: str
+) -> None:
+    """If a commit fails for a full disk, the data files that it would have published don't stay."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    before = on_disk(tmp_path)
+    with catalog.load_table(f"r7mail.{name}").transaction() as change:
+        change.set_properties({"comment": "long " * 20_000})
+    assert run_children(extract_on_a_full_disk, (server.url, tmp_path, 60_000)) == [3]
+
+    published = {path for table in TABLES for path in paths(catalog.load_table(f"r7mail.{table}"))}
+    assert on_disk(tmp_path) == before | published
+    assert len(published - before) == len(TABLES) - 1 - TABLES.index(name)
 
 
 # -- crashes --------------------------------------------------------------------------------
@@ -844,6 +894,46 @@ def test_a_missing_namespace(server: Emulator, tmp_path: Path, rest: RestCatalog
     rest.forbidden = set()
     extract(server.url, tmp_path, iceberg=target)
     assert len(rest.tables.load_table("raw.messages").scan().to_arrow()) == 3
+
+
+@pytest.mark.parametrize("days", [1, 12])
+@pytest.mark.parametrize("page", [1, 2, 4])
+def test_vended_credentials_that_expire(
+    server: Emulator, tmp_path: Path, days: int, page: int
+) -> None:
+    """A run succeeds if the storage's credentials from the catalog expire before it ends."""
+    with s3_server_with_expiring_keys() as keys:
+        Bucket(keys.url, "lake")
+        lake = {
+            **keys.new(),
+            "s3.access-key-id": "testing",
+            "uri": f"sqlite:///{tmp_path}/rest.db?timeout=60",
+            "warehouse": "s3://lake/warehouse",
+        }
+        with closing(SqlCatalog("default", **lake)) as tables:
+            catalog = RestCatalog(tables, vend=keys.new)
+            deliver(server, 12)
+            for day in range(1, days):
+                deliver(server, 1, START + day * DAY)
+            total = 11 + days
+
+            def expire(progress: Progress) -> None:
+                nonlocal page
+                page -= 1
+                if page == 0:
+                    keys.expire()
+
+            with served(catalog):
+                extract(
+                    server.url,
+                    tmp_path,
+                    length=days * DAY,
+                    iceberg=IcebergTarget({"uri": catalog.uri}),
+                    page_size=total // 3,
+                    on_progress=expire,
+                )
+            assert keys.refused
+            assert [row[2:] for row in joined(tables)] == [(total, 2 * total, total)]
 
 
 def test_without_the_extra(
