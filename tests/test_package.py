@@ -48,7 +48,7 @@ LAYERS = (
     {"client.check.questions"},
     {"client.check.survey"},
     {"client.check"},
-    {"lake", "lake.schema", "lake.arrays", "lake.items", "lake.s3", "lake.threads"},
+    {"lake", "lake.schema", "lake.arrays", "lake.items", "lake.owners", "lake.s3", "lake.threads"},
     {"lake.storage", "lake.filenames", "lake.decode", "lake.derived"},
     {"lake.layout", "lake.locks", "lake.staging", "lake.privacy"},
     {"lake.parquet", "lake.attachments", "lake.catalog"},

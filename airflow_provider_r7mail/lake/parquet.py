@@ -17,7 +17,7 @@ from airflow_provider_r7mail.lake.schema import (
     schema,
 )
 from airflow_provider_r7mail.lake.staging import StagedObject
-from airflow_provider_r7mail.lake.storage import ObjectPath, is_local, read
+from airflow_provider_r7mail.lake.storage import ObjectPath, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,11 +199,6 @@ class ParquetWindow:
             return []
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
-
-    @property
-    def locks_suffice(self) -> bool:
-        """Whether a lock reliably keeps other runs of the window out."""
-        return is_local(self.output)
 
     def stale_folders(self) -> Iterator[Any]:
         """Yield the folders of other tables whose manifests list files that this run replaces."""

@@ -15,6 +15,27 @@ T = TypeVar("T")
 PART_BYTES = 8 << 20
 
 
+def checksums(fs: Any, digest: bytes) -> dict[str, str]:
+    """Return the options of a request with which S3 refuses any bytes but those hashed.
+
+    None if its library is configured to send no checksums, since some stores like S3 don't support
+    them. Older versions send none.
+
+    :param digest: the SHA-256 of the bytes
+    """
+    return asyncio.run_coroutine_threadsafe(_checksums(fs, digest), fs.loop).result()
+
+
+async def _checksums(fs: Any, digest: bytes) -> dict[str, str]:
+    config = (await fs.set_session()).meta.config
+    if getattr(config, "request_checksum_calculation", None) != "when_supported":
+        return {}
+    return {
+        "ChecksumAlgorithm": "SHA256",
+        "ChecksumSHA256": base64.b64encode(digest).decode(),
+    }
+
+
 class S3Upload:
     """An upload to S3: in one request, or in parts, one at a time.
 
@@ -82,20 +103,18 @@ class S3Upload:
         await self._call("complete_multipart_upload", UploadId=self._id, MultipartUpload=parts)
         self._fs.invalidate_cache(self._path)
 
-    def put(self, digest: bytes) -> Future[None]:
-        """Send the whole object in one request, if no part was sent.
+    def put(self, digest: bytes) -> Future[Any]:
+        """Send the whole object in one request, if no part was sent; the result is S3's answer.
 
         :param digest: its SHA-256
         """
-        return self._run(self._put(base64.b64encode(digest).decode()))
+        return self._run(self._put(digest))
 
-    async def _put(self, digest: str) -> None:
-        config, extra = (await self._fs.set_session()).meta.config, {}
-        # S3 then refuses any bytes but those hashed here. Not if its library is configured to send
-        # no checksums, since some stores like S3 don't support them. Older versions send none.
-        if getattr(config, "request_checksum_calculation", None) == "when_supported":
-            extra = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": digest}
-        await self._fs._pipe_file(self._path, b"".join(self._gathered), **extra)  # noqa: SLF001
+    async def _put(self, digest: bytes) -> Any:
+        extra = await _checksums(self._fs, digest)
+        made = await self._call("put_object", Body=b"".join(self._gathered), **extra)
+        self._fs.invalidate_cache(self._path)
+        return made
 
     def discard(self) -> None:
         """Abort the upload and drop the parts sent."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import hashlib
 import os
 import resource
@@ -30,7 +31,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import ClientError
 from upath import UPath
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
 from airflow_provider_r7mail.lake import locks
 from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.s3 import PART_BYTES
@@ -395,7 +396,20 @@ def test_a_folder_that_vanishes(tmp_path: Path) -> None:
         removing.join()
 
 
-def _hold(folder: str, options: dict[str, Any], log: str) -> None:
+def be_another_host(number: int) -> None:
+    """Make this process one of another host, which has no file locks in common with others."""
+    readlink = os.readlink
+
+    def elsewhere(path: Any, **options: Any) -> Any:
+        return f"pid:[{number}]" if path == "/proc/self/ns/pid" else readlink(path, **options)
+
+    os.readlink = elsewhere
+    fcntl.flock = lambda *_: None
+
+
+def _hold(folder: str, options: dict[str, Any], log: str, host: int = 0) -> None:
+    if host:
+        be_another_host(host)
     for _ in range(20):
         with locked(UPath(folder, **options), "it"), Path(log).open("a") as file:
             file.write("in\n")
@@ -416,6 +430,103 @@ def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, s3_url: str, st
 
     assert log.read_text() == "in\nout\n" * 80
     assert bucket.names() == []
+
+
+def test_one_publishes_at_a_time_on_a_disk_that_hosts_share(tmp_path: Path) -> None:
+    """On a network disk, where `flock` is known to one host only, hosts wait for each other too."""
+    log = tmp_path / "log"
+    hosts = [(str(tmp_path / "new"), {}, str(log), host) for host in (1, 2, 3, 4)]
+    assert run_children(_hold, *hosts) == [0] * 4
+
+    assert log.read_text() == "in\nout\n" * 80
+    assert not (tmp_path / "new").exists()
+
+
+def _be_killed(folder: str, host: int = 0) -> None:
+    if host:
+        be_another_host(host)
+    with locked(UPath(folder), "it"):
+        StagedObject(UPath(folder) / "a.bin").write(b"half of")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_killed_processes_of_other_hosts_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process's lock is taken over at once on its host, and after a time on others.
+
+    Nobody can know whether another host still writes a file: it is removed after a day.
+    """
+    folder = UPath(tmp_path)
+    assert run_children(_be_killed, (str(tmp_path),)) == [-signal.SIGKILL]
+    started = time.monotonic()
+    with locked(folder, "it"):
+        assert time.monotonic() - started < locks.LOCK_SECONDS / 2
+    assert clean(folder) == 1
+
+    assert run_children(_be_killed, (str(tmp_path), 1)) == [-signal.SIGKILL]
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.5)
+    started = time.monotonic()
+    with locked(folder, "it"):
+        assert time.monotonic() - started > 0.5
+    assert clean(folder) == 0
+    [left] = tmp_path.glob(f"{STAGED_PREFIX}*")
+    day_ago = time.time() - 90_000
+    os.utime(left, (day_ago, day_ago))
+    assert clean(folder) == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("answers", "there"),
+    [
+        ({"put_object": "PreconditionFailed"}, False),
+        ({"put_object": "409"}, True),
+        ({"put_object": "304"}, True),
+    ],
+)
+def test_a_lock_that_cannot_be_had(
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[str, str],
+    there: bool,
+) -> None:
+    """If S3 keeps refusing the lock, the wait ends, and the error names the lock object."""
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)
+    folder = ObjectStoragePath("s3://s3@mail/lake")
+    if there:
+        (folder / "_locks" / "it").write_text("of another run")
+    call = folder.fs.call_s3
+
+    def refuse(method: str, **values: Any) -> Any:
+        if method not in answers:
+            return call(method, **values)
+        code = answers[method]
+        raise OSError(code) from ClientError({"Error": {"Code": code}}, method)
+
+    monkeypatch.setattr(folder.fs, "call_s3", refuse)
+    with (
+        pytest.raises(R7MailPublishError, match=r"mail/lake/_locks/it: this lock could not be .*"),
+        locked(folder, "it"),
+    ):
+        pytest.fail("not locked")
+
+
+@pytest.mark.parametrize("store", ["disk", "s3"])
+async def test_a_stopped_task_does_not_wait_for_a_lock(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """A task that is killed, or out of time, stops waiting for a lock at once, and says so."""
+    _ = ObjectStoragePath("s3://s3@mail").fs if store == "s3" else None
+    folder = UPath(tmp_path) if store == "disk" else ObjectStoragePath("s3://s3@mail/lake")
+    with locked(folder, "it"):
+        waiting = asyncio.ensure_future(run_to_end(lambda: locked(folder, "it").__enter__()))
+        await asyncio.sleep(0.5)
+        started = time.monotonic()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert time.monotonic() - started < 5
 
 
 def test_a_lock_on_s3_that_a_killed_process_left(
