@@ -27,7 +27,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
-from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault, Readings
+from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -512,7 +512,32 @@ async def test_bad_messages(
     assert [row["message_id"] for row in table(tmp_path)] == good
 
 
-# -- attachments ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("renamed", "reason"),
+    [
+        ({"Id": "id", "Date": "date"}, "unknown fields: date, id"),
+        ({"Id": "MessageId"}, "Id is missing"),
+        ({"Date": "Received"}, "Date is missing"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 40])
+async def test_a_server_that_renames_the_fields_of_messages(
+    server: Emulator, client: AsyncClient, tmp_path: Path, renamed: Any, reason: str, size: int
+) -> None:
+    """If no message can be read, nothing is published, and the earlier window stays."""
+    deliver(server, size)
+    await extract(client, tmp_path)
+    before = files(tmp_path)
+    upgraded = Mailbox()
+    for message in server.mailbox.messages(INBOX):
+        fields = {new: message[old] for old, new in renamed.items()}
+        upgraded.deliver(date=START, fields=fields | dict.fromkeys(renamed, MISSING))
+
+    with Emulator(upgraded, Readings(undated="always")) as other:
+        async with AsyncClient(quick_config(other.url)) as reader:
+            with pytest.raises(R7MailExtractError, match=reason):
+                await extract(reader, tmp_path, on_bad_message="quarantine")
+    assert files(tmp_path) == before
 
 
 async def test_a_message_without_an_id_that_changes_meanwhile(
@@ -520,6 +545,7 @@ async def test_a_message_without_an_id_that_changes_meanwhile(
 ) -> None:
     """R20: a message with a bad Id is set aside once, even if its state changes meanwhile."""
     box = server.mailbox
+    box.deliver(date=START)
     numbers = [
         box.deliver(date=START + timedelta(seconds=n), subject=f"{n}", fields={"Id": 2**70 + n})
         for n in range(4)
