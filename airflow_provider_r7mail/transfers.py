@@ -39,6 +39,7 @@ from airflow_provider_r7mail.lake.catalog import (
 )
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
+from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.lineage import (
@@ -91,9 +92,7 @@ class _CopyOperator(FolderReader):
         self._stop: Callable[[], object] | None = None
 
     def _path(self, value: str, name: str) -> ObjectStoragePath:
-        if not value:
-            raise R7MailConfigError(f"{name}: empty. Give a path or URL, like s3://bucket/mail.")
-        url = value if "://" in value else f"file://{value}"
+        url = parse_location(value, name)
         try:
             # No None: in Airflow 2 it would override a connection in the URL.
             given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
@@ -106,11 +105,7 @@ class _CopyOperator(FolderReader):
         except AirflowNotFoundException as error:
             raise R7MailConfigError(f"{name}: {error}") from error
         except (ImportError, ValueError) as error:
-            raise R7MailConfigError(
-                f"{name}: no file system for {url.split(':')[0]}:// is installed ({error}). S3 "
-                "comes with airflow-provider-r7mail[amazon], Google with [google], Azure with "
-                "[microsoft]."
-            ) from error
+            raise no_store(name, url, error) from error
         return path
 
     def get_openlineage_facets_on_complete(

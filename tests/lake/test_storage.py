@@ -435,7 +435,9 @@ def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, s3_url: str, st
 def test_one_publishes_at_a_time_on_a_disk_that_hosts_share(tmp_path: Path) -> None:
     """On a network disk, where `flock` is known to one host only, hosts wait for each other too."""
     log = tmp_path / "log"
-    hosts = [(str(tmp_path / "new"), {}, str(log), host) for host in (1, 2, 3, 4)]
+    hosts: list[tuple[Any, ...]] = [
+        (str(tmp_path / "new"), {}, str(log), host) for host in (1, 2, 3, 4)
+    ]
     assert run_children(_hold, *hosts) == [0] * 4
 
     assert log.read_text() == "in\nout\n" * 80
