@@ -41,6 +41,7 @@ from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.lineage import (
     Copy,
@@ -48,7 +49,6 @@ from airflow_provider_r7mail.lineage import (
     count_extract,
     extract_copy,
     extract_extra,
-    storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.refreshing import earlier_windows
@@ -457,7 +457,7 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             "folder_id": folder,
             "files_downloaded": len(copied),
             "files_unchanged": sum(row.status == "unchanged" for row in rows),
-            "path": storage_url(root),
+            "path": url_of(root),
         }
         self._copy.tell_outlets(self.outlets, context, extra)
         found = [{name: asdict(row)[name] for name in names} for row in rows]

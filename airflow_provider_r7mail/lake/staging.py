@@ -219,9 +219,11 @@ def clean(folder: ObjectPath) -> int:
         return 0
     removed = 0
     for file in Path(folder.path).glob(f"{STAGED_PREFIX}*.tmp"):
-        mark = file.name.removeprefix(STAGED_PREFIX).partition(".")[0]
+        mark = file.name.removeprefix(STAGED_PREFIX).rpartition(".tmp")[0].rpartition(".")[0]
         with contextlib.suppress(OSError):
-            if has_ended(mark) or time.time() - file.stat().st_mtime > LEFT_SECONDS:
+            # Without a mark it is not of this version, and nobody knows its process.
+            ended = not mark or has_ended(mark)
+            if ended or time.time() - file.stat().st_mtime > LEFT_SECONDS:
                 file.unlink()
                 removed += 1
     return removed

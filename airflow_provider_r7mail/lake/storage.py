@@ -45,6 +45,21 @@ def is_s3(path: ObjectPath) -> bool:
     return hasattr(path.fs, "_call_s3")  # s3fs
 
 
+def url_of(path: ObjectPath) -> str:
+    """Return a path as a URL, without the Airflow connection that `str(path)` may contain."""
+    url: str = path.fs.unstrip_protocol(path.path)
+    return url
+
+
+def is_url_of(url: str, path: ObjectPath) -> bool:
+    """Return whether a URL is that of a path, with any Airflow connection or none."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url == path.path and is_local(path)
+    host, slash, key = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{key}" == url_of(path)
+
+
 @contextlib.contextmanager
 def store_errors(path: ObjectPath) -> Iterator[None]:
     """Turn any error of a store into an OSError that names the object.

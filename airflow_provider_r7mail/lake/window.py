@@ -34,7 +34,7 @@ from airflow_provider_r7mail.lake.parquet import ParquetWindow
 from airflow_provider_r7mail.lake.publication import publish
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION
 from airflow_provider_r7mail.lake.staging import clean
-from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder
+from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, url_of
 from airflow_provider_r7mail.lake.threads import run_to_end
 from airflow_provider_r7mail.lake.writer import Destination, WindowWriter
 
@@ -218,7 +218,7 @@ class _Extraction:
                 "end": bounds.end.isoformat() if bounds.end else None,
             },
             "extracted_at": self._extracted_at.isoformat(),
-            "path": str(destination.home),
+            "path": url_of(destination.home),
             "privacy": self._job.privacy.record(),
             **writer.written(),
             "messages": writer.messages,

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -855,7 +856,7 @@ class Place:
 
     def check(self) -> dict[str, Any] | None:
         """Check that the window's objects match its manifest; None if it has none."""
-        return published(self.objects(), self.root)
+        return published(self.objects(), f"s3://{self.bucket.name}/lake")
 
 
 @pytest.fixture
@@ -888,6 +889,52 @@ async def test_s3(server: Emulator, client: AsyncClient, place: Place) -> None:
     assert manifest["attachments"] == {"unchanged": 3, "downloaded": 1}
     assert place.objects()[f"files/mailbox=user_test/folder=24/message_id={number}/b.bin"] == data
     assert len(place.objects()) == 6 + 4
+
+
+async def test_addresses_on_s3(
+    server: Emulator,
+    client: AsyncClient,
+    place: Place,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tables and manifests have addresses that every tool can open, without Airflow's connection.
+
+    If the connection is renamed, or the table is one of an earlier version, whose addresses have
+    the connection in them, no file is fetched again.
+    """
+    deliver(server, 3, attachments=[("a.csv", b"abc", "text/csv")])
+    bucket = place.bucket.name
+    renamed = f"s3://s3_renamed@{bucket}/lake"
+    connect_s3(monkeypatch, "s3_renamed", s3_url)
+    await asyncio.to_thread(lambda: ObjectStoragePath(renamed).fs)
+
+    async def run(root: str) -> tuple[dict[str, Any], list[str]]:
+        manifest = await extract(client, root, attachments=ObjectStoragePath(f"{root}/files"))
+        part = manifest["files"][2]["path"].removeprefix("s3://")
+        rows = pq.read_table(pa.BufferReader(ObjectStoragePath(root).fs.cat_file(part)))
+        return manifest, rows["uri"].to_pylist()
+
+    first, uris = await run(place.root)
+    again, same = await run(renamed)
+
+    assert first["attachments"] == {"downloaded": 3}
+    assert again["attachments"] == {"unchanged": 3}
+    assert same == uris
+    assert all(uri.startswith(f"s3://{bucket}/lake/files/mailbox=") for uri in uris)
+    assert first["path"] == f"s3://{bucket}/lake/messages/{WINDOW}"
+
+    part = ObjectStoragePath(renamed) / "attachments" / WINDOW / "part-00000.parquet"
+    old = pq.read_table(pa.BufferReader(part.fs.cat_file(part.path)))
+    column = old.schema.get_field_index("uri")
+    with_id = pa.array([uri.replace("s3://", "s3://s3_old@") for uri in uris])
+    sink = pa.BufferOutputStream()
+    pq.write_table(old.set_column(column, old.field(column), with_id), sink)
+    part.fs.pipe_file(part.path, sink.getvalue().to_pybytes())
+    later, mended = await run(place.root)
+
+    assert later["attachments"] == {"unchanged": 3}
+    assert mended == uris
 
 
 async def test_s3_after_an_error(server: Emulator, client: AsyncClient, place: Place) -> None:
