@@ -50,6 +50,8 @@ class S3Upload:
         self._size = 0
         self._id: str | None = None
         self._parts: list[dict[str, Any]] = []
+        # What S3 wants to be told of each part at the end: with checksums, these too.
+        self._told: list[str] = []
         self._sending: Future[None] | None = None
 
     @property
@@ -81,10 +83,16 @@ class S3Upload:
 
     async def _send_part(self, data: bytes) -> None:
         if self._id is None:
-            self._id = (await self._call("create_multipart_upload"))["UploadId"]
+            begun = await self._call("create_multipart_upload")
+            self._id = begun["UploadId"]
+            algorithm = begun.get("ChecksumAlgorithm") or self._fs.s3_additional_kwargs.get(
+                "ChecksumAlgorithm"
+            )
+            self._told = ["ETag", f"Checksum{algorithm}"]
         number = len(self._parts) + 1
         sent = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=data)
-        self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+        told = {name: sent[name] for name in self._told if name in sent}
+        self._parts.append({"PartNumber": number, **told})
 
     def commit(self, digest: bytes) -> None:
         """Finish the upload, so that the object appears.
