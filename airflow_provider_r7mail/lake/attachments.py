@@ -335,7 +335,11 @@ def _reason(error: R7MailError | OSError) -> str:
     """Return why a file was not copied, without its name: names reveal as much as subjects do."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
-        return f"storage failed: {cause.strerror or type(cause.__cause__ or cause).__name__}"
+        refusal = cause.__cause__
+        if action := getattr(refusal, "operation_name", None):  # S3 said no
+            code = getattr(refusal, "response", {}).get("Error", {}).get("Code")
+            return f"storage failed: {action}: {code}"
+        return f"storage failed: {cause.strerror or type(refusal or cause).__name__}"
     return error.text if isinstance(error, R7MailError) else str(error)
 
 

@@ -227,6 +227,10 @@ class S3Lock(_Lock):
             tag: str = self._fs.call_s3("head_object", **self._where)["ETag"]
         except FileNotFoundError:
             return None
+        except PermissionError:  # S3's "not found" for those who can't list the bucket
+            if self._mine is not None:
+                raise
+            return None
         return tag
 
     def _release(self) -> None:

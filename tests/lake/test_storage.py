@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 from upath import UPath
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
@@ -228,6 +229,108 @@ def test_s3_checks_what_was_hashed(
 
     digest = base64.b64encode(hashlib.sha256(SMALL).digest()).decode()
     assert bucket.sha256("a.bin") == (digest if checksums == "when_supported" else None)
+
+
+@pytest.mark.parametrize("algorithm", ["SHA256", "SHA1", "CRC32"])
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+def test_a_checksum_algorithm_that_is_set(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, data: bytes, algorithm: str
+) -> None:
+    """With a ChecksumAlgorithm, S3 wants the checksums of all parts at the end of an upload."""
+    path = ObjectStoragePath("s3://s3@mail/a.bin")
+    monkeypatch.setattr(path.fs, "s3_additional_kwargs", {"ChecksumAlgorithm": algorithm})
+    call, ended = path.fs._call_s3, []
+
+    async def watch(method: str, *more: Any, **values: Any) -> Any:
+        if method == "complete_multipart_upload":
+            ended.extend(values["MultipartUpload"]["Parts"])
+        return await call(method, *more, **values)
+
+    monkeypatch.setattr(path.fs, "_call_s3", watch)
+    with staged(path) as item:
+        item.write(data)
+
+    assert read(path) == data
+    assert len(ended) == (0 if data == SMALL else 3)
+    for number, part in enumerate(ended, 1):
+        assert set(part) == {"PartNumber", "ETag", f"Checksum{algorithm}"}
+        assert part["PartNumber"] == number
+
+
+def forbid(
+    monkeypatch: pytest.MonkeyPatch, fs: Any, code: str, when: Callable[[str, dict[str, Any]], bool]
+) -> None:
+    """Make S3 refuse some requests, by the method's name and its arguments."""
+    arguments = fs._get_s3_method_kwargs
+
+    def refuse(method: Any, *more: Any, **values: Any) -> Any:
+        if when(method.__name__, values):
+            name = "".join(word.title() for word in method.__name__.split("_"))
+            error = ClientError({"Error": {"Code": code, "Message": "Forbidden"}}, name)
+            raise translate_boto_error(error)
+        return arguments(method, *more, **values)
+
+    monkeypatch.setattr(fs, "_get_s3_method_kwargs", refuse)
+
+
+@pytest.mark.parametrize("code", ["InvalidRequest", "NotImplemented"])
+def test_a_store_that_refuses_checksums(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """A store like S3 that refuses checksums refuses the lock, before anything is removed."""
+    folder = ObjectStoragePath("s3://s3@mail/lake")
+    forbid(monkeypatch, folder.fs, code, lambda _, values: "ChecksumSHA256" in values)
+
+    with pytest.raises(OSError, match=r"PutObject s3://mail/lake/_locks/it"), locked(folder, "it"):
+        pytest.fail("not locked")
+    assert bucket.names() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "action"),
+    [
+        ("put_object", "PutObject"),
+        ("create_multipart_upload", "CreateMultipartUpload"),
+        ("upload_part", "UploadPart"),
+    ],
+)
+def test_a_right_that_is_missing(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, method: str, action: str
+) -> None:
+    """If S3 forbids something, the error names the object and the action."""
+    path = ObjectStoragePath("s3://s3@mail/lake/a.bin")
+    forbid(monkeypatch, path.fs, "AccessDenied", lambda name, _: name == method)
+
+    with (
+        pytest.raises(PermissionError, match=rf"{action} s3://mail/lake/a\.bin: Forbidden"),
+        staged(path) as item,
+    ):
+        item.write(SMALL if method == "put_object" else LARGE)
+
+
+def test_without_the_right_to_list_the_bucket(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without s3:ListBucket, where S3 says "Forbidden" of what doesn't exist, all works."""
+    folder = ObjectStoragePath("s3://s3@mail/lake")
+
+    def missing(name: str, values: dict[str, Any]) -> bool:
+        return name.startswith("list_") or (
+            name in {"head_object", "get_object"} and values["Key"] not in bucket.names()
+        )
+
+    forbid(monkeypatch, folder.fs, "403", missing)
+    path = folder / "a.bin"
+    with locked(folder, "it"):
+        assert read(path) is None
+        assert size_of(path) is None
+        with staged(path) as item:
+            item.write(SMALL)
+        assert read(path) == SMALL
+        assert size_of(path) == len(SMALL)
+        assert "lake/_locks/it" in bucket.names()
+    remove(path)
+    assert bucket.names() == []
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
