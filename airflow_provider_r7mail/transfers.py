@@ -150,8 +150,8 @@ class R7MailToParquetOperator(_CopyOperator):
     to `{output_path}/windows/mailbox={login}/folder={id}/window={start}_{end}/`.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param output_path: where to write the tables: a path, or any URL that ObjectStoragePath accepts
-        (templated)
+    :param output_path: where to write the tables: an absolute path, or any URL that
+        ObjectStoragePath accepts (templated)
     :param attachments_path: where to write the attachments, likewise; if None, they are listed but
         not downloaded (templated)
     :param start: start of the window: a datetime or ISO 8601 text, UTC if it has no time zone;
@@ -379,8 +379,8 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
     :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
         `start`, `end`, each a keyword parameter:
         :class:`~airflow_provider_r7mail.filters.Filters` (templated)
-    :param attachments_path: where to write the files: a path, or any URL that ObjectStoragePath
-        accepts (templated)
+    :param attachments_path: where to write the files: an absolute path, or any URL that
+        ObjectStoragePath accepts (templated)
     :param attachment_pattern: which files to download: a glob such as `*.xlsx`, or a regular
         expression if it starts with `^` or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded

@@ -211,7 +211,8 @@ def staged(path: ObjectPath) -> Iterator[StagedObject]:
 def clean(folder: ObjectPath) -> int:
     """Remove the staged files that killed processes left in a folder on disk.
 
-    On an object store they are invisible, and its life-cycle rules remove unfinished uploads.
+    On an object store they are invisible, and its life-cycle rules remove unfinished uploads. A
+    file of another host is left alone for LEFT_SECONDS: its process may still be running.
 
     :return: the number of files removed
     """

@@ -37,6 +37,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailMessageNotFoundError,
     R7MailPublishError,
 )
+from airflow_provider_r7mail.lake import locks
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
@@ -830,6 +831,30 @@ def test_runs_at_once(server: Emulator, tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 6
 
 
+async def test_a_lock_that_does_not_suffice(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk, too, runs that publish at the same time find that out, and leave no mixture."""
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)  # every lock is taken over at once
+    monkeypatch.setattr(locks, "MAX_WAITS", 1e12)
+    deliver(server, 10)
+    for _ in range(10):
+        async with (
+            AsyncClient(quick_config(server.url)) as one,
+            AsyncClient(quick_config(server.url)) as two,
+            AsyncClient(quick_config(server.url)) as three,
+        ):
+            results = await asyncio.gather(
+                *(extract(client, tmp_path) for client in (one, two, three)),
+                return_exceptions=True,
+            )
+        left = published(files(tmp_path), f"file://{tmp_path}")
+        if left is None:
+            assert any(isinstance(result, R7MailPublishError) for result in results)
+        else:
+            assert left in results
+
+
 async def test_an_unwritable_output(server: Emulator, client: AsyncClient, tmp_path: Path) -> None:
     """An unwritable output is an error before any page is read."""
     (tmp_path / "file").write_text("in the way")
@@ -946,6 +971,27 @@ async def test_s3_after_an_error(server: Emulator, client: AsyncClient, place: P
 
     with pytest.raises(R7MailExtractError):
         await extract(client, place.root, page_size=20)
+    assert place.objects() == before
+
+
+async def test_s3_that_refuses_checksums(
+    server: Emulator, client: AsyncClient, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that stops to take checksums is an error that leaves the earlier result."""
+    deliver(server, 3)
+    await extract(client, place.root)
+    before = place.objects()
+    fs = ObjectStoragePath(place.root).fs
+    arguments = fs._get_s3_method_kwargs
+
+    def refuse(method: Any, *more: Any, **values: Any) -> Any:
+        if "ChecksumSHA256" in values:
+            raise OSError("not implemented")
+        return arguments(method, *more, **values)
+
+    monkeypatch.setattr(fs, "_get_s3_method_kwargs", refuse)
+    with pytest.raises(R7MailPublishError, match="An earlier result is unchanged"):
+        await extract(client, place.root)
     assert place.objects() == before
 
 
