@@ -304,6 +304,7 @@ def test_filters_reach_the_server(server: Emulator, tmp_path: Path) -> None:
 
 def test_bad_messages(server: Emulator, tmp_path: Path) -> None:
     """A message that the tables can't hold fails the task for good, or is only quarantined."""
+    server.mailbox.deliver(date=START)
     server.mailbox.deliver(fields={"Date": "soon"})
     server.readings = Readings(undated="always")
 
