@@ -419,19 +419,21 @@ class R7MailHook(BaseHook):
         :param folder: the folder's id, or its name in the connection's `folders`
         :param message_id: the message's id
         :param file_name: the file's name, exactly as it is listed
-        :param destination: path of the file to write: a local path, a URL that fsspec knows, or an
-            `ObjectStoragePath`. The file only appears there once it is complete (R22)
+        :param destination: path of the file to write: an absolute path, a URL that fsspec knows,
+            or an `ObjectStoragePath`. The file only appears there once it is complete (R22)
         :return: the stored file
-        :raises R7MailConfigError: the folder is wrong
+        :raises R7MailConfigError: the folder or the destination is wrong
         :raises R7MailRequestError: the server failed, has no such file, or broke off
         """
         # Few hooks download: don't load the storage layers for every DAG file.
         from airflow_provider_r7mail.lake.attachments import download  # noqa: PLC0415
+        from airflow_provider_r7mail.lake.location import parse_location  # noqa: PLC0415
         from airflow_provider_r7mail.lineage import storage_uri  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
-        # A string or a plain Path may be a local file, or anything that fsspec knows.
-        target: Any = destination if hasattr(destination, "fs") else open_storage(str(destination))
+        target: Any = destination
+        if not hasattr(destination, "fs"):  # a string or a plain Path
+            target = open_storage(parse_location(destination, "destination"))
         with self.get_conn() as client:
             stored = download(client, number, message_id, file_name, target)
         self._report_input(number)

@@ -38,7 +38,9 @@ from airflow_provider_r7mail.lake.catalog import (
 )
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
+from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.lineage import (
     Copy,
@@ -46,7 +48,6 @@ from airflow_provider_r7mail.lineage import (
     count_extract,
     extract_copy,
     extract_extra,
-    storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.refreshing import earlier_windows
@@ -90,9 +91,7 @@ class _CopyOperator(FolderReader):
         self._stop: Callable[[], object] | None = None
 
     def _path(self, value: str, name: str) -> ObjectStoragePath:
-        if not value:
-            raise R7MailConfigError(f"{name}: empty. Give a path or URL, like s3://bucket/mail.")
-        url = value if "://" in value else f"file://{value}"
+        url = parse_location(value, name)
         try:
             # No None: in Airflow 2 it would override a connection in the URL.
             given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
@@ -105,11 +104,7 @@ class _CopyOperator(FolderReader):
         except AirflowNotFoundException as error:
             raise R7MailConfigError(f"{name}: {error}") from error
         except (ImportError, ValueError) as error:
-            raise R7MailConfigError(
-                f"{name}: no file system for {url.split(':')[0]}:// is installed ({error}). S3 "
-                "comes with airflow-provider-r7mail[amazon], Google with [google], Azure with "
-                "[microsoft]."
-            ) from error
+            raise no_store(name, url, error) from error
         return path
 
     def get_openlineage_facets_on_complete(
@@ -154,8 +149,8 @@ class R7MailToParquetOperator(_CopyOperator):
     to `{output_path}/windows/mailbox={login}/folder={id}/window={start}_{end}/`.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param output_path: where to write the tables: a path, or any URL that ObjectStoragePath accepts
-        (templated)
+    :param output_path: where to write the tables: an absolute path, or any URL that
+        ObjectStoragePath accepts (templated)
     :param attachments_path: where to write the attachments, likewise; if None, they are listed but
         not downloaded (templated)
     :param start: start of the window: a datetime or ISO 8601 text, UTC if it has no time zone;
@@ -383,8 +378,8 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
     :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
         `start`, `end`, each a keyword parameter:
         :class:`~airflow_provider_r7mail.filters.Filters` (templated)
-    :param attachments_path: where to write the files: a path, or any URL that ObjectStoragePath
-        accepts (templated)
+    :param attachments_path: where to write the files: an absolute path, or any URL that
+        ObjectStoragePath accepts (templated)
     :param attachment_pattern: which files to download: a glob such as `*.xlsx`, or a regular
         expression if it starts with `^` or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded
@@ -461,7 +456,7 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             "folder_id": folder,
             "files_downloaded": len(copied),
             "files_unchanged": sum(row.status == "unchanged" for row in rows),
-            "path": storage_url(root),
+            "path": url_of(root),
         }
         self._copy.tell_outlets(self.outlets, context, extra)
         found = [{name: asdict(row)[name] for name in names} for row in rows]

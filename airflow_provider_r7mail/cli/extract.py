@@ -76,14 +76,14 @@ def extract(
 def _object_path(value: str, option: str) -> ObjectPath:
     from upath import UPath  # noqa: PLC0415
 
+    from airflow_provider_r7mail.lake.location import no_store, parse_location  # noqa: PLC0415
+
+    url = parse_location(value, option, Path.cwd())
     try:
-        path = UPath(value if "://" in value else f"file://{Path(value).absolute()}")
+        path = UPath(url)
         _ = path.fs
     except (ImportError, ValueError) as error:
-        fail(
-            f"{option}: no file system for {value!r} is installed ({error}). S3 comes with "
-            "airflow-provider-r7mail[amazon], Google with [google], Azure with [microsoft]"
-        )
+        raise no_store(option, url, error) from error
     return path
 
 

@@ -20,6 +20,7 @@ from airflow_provider_r7mail.lake.layout import folder_path
 from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.staging import staged
 from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, read
+from airflow_provider_r7mail.lake.threads import run_to_end
 
 # The range of message ids per record of copied files: small enough to rewrite a record each time.
 MESSAGES_PER_RECORD = 1_000
@@ -81,7 +82,7 @@ async def copy_attachments(
             try:
                 await copier.copy(rows)
             finally:
-                await asyncio.to_thread(_record_copies, home, rows)
+                await run_to_end(_record_copies, home, rows)
     except OSError as error:
         raise R7MailPublishError(
             f"{home}: can't record there what was copied ({error}). The copied files are complete; "

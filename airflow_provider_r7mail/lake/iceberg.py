@@ -52,7 +52,6 @@ class IcebergWindow:
     """
 
     listed_as = "tables"
-    locks_suffice = False  # the catalog may be shared by runs that have other output paths
 
     def __init__(
         self,

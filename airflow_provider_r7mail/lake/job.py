@@ -14,7 +14,7 @@ from airflow_provider_r7mail.lake.filenames import name_filter
 from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
-from airflow_provider_r7mail.lake.storage import ObjectPath
+from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,8 @@ def stored_windows(job: ExtractJob, login: str) -> list[Window]:
     """
     home = folder_path(job.notes, job.privacy.mailbox(login), job.folder)
     try:
-        names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
+        with store_errors(home):
+            names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
     except FileNotFoundError:
         return []
     windows = []
