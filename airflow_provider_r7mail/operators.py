@@ -19,6 +19,7 @@ from airflow_provider_r7mail.client.compose import (
 from airflow_provider_r7mail.client.forwarding import find_messages, forward
 from airflow_provider_r7mail.client.marker import recipients_of
 from airflow_provider_r7mail.client.models import parse_ids
+from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, send_once
 from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnclearError
@@ -206,7 +207,9 @@ class R7MailSendOperator(_SendingOperator):
             attachments=self.attachments,
             draft_id=self.draft_id,
             links=resolve_links(
-                self.links, self.link_seconds, partial(open_storage, conn_id=self.storage_conn_id)
+                self.links,
+                self.link_seconds,
+                partial(open_storage, conn_id=read_text(self.storage_conn_id, "storage_conn_id")),
             ),
         )
         body = call.body or {}
@@ -331,7 +334,7 @@ class R7MailForwardOperator(_SendingOperator):
             # All calls are made before the first is sent, so that mistakes show up early.
             sendings = {
                 message.id: Sending.of(
-                    forward(message, recipients, self.comment_html or ""),
+                    forward(message, recipients, self.comment_html),
                     markers[message.id],
                     *where,
                 )

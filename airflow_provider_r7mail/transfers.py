@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
+from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
@@ -89,6 +90,11 @@ class _CopyOperator(FolderReader):
         self.storage_conn_id = storage_conn_id
         self.r7mail_conn_id = r7mail_conn_id
         self._stop: Callable[[], object] | None = None
+
+    def _root(self, name: str) -> ObjectStoragePath:
+        """Return the storage path that a parameter holds."""
+        self.storage_conn_id = read_text(self.storage_conn_id, "storage_conn_id")
+        return self._path(read_text(getattr(self, name), name) or "", name)
 
     def _path(self, value: str, name: str) -> ObjectStoragePath:
         if not value:
@@ -247,10 +253,8 @@ class R7MailToParquetOperator(_CopyOperator):
         job = ExtractJob(
             folder=hook.resolve_folder(self.folder),
             criteria=MessageFilter.build(**filters),
-            output=self._path(self.output_path, "output_path"),
-            attachments=self._path(self.attachments_path, "attachments_path")
-            if self.attachments_path
-            else None,
+            output=self._root("output_path"),
+            attachments=self._root("attachments_path") if self.attachments_path else None,
             tables=tuple(self.tables),
             columns=None if self.columns is None else tuple(self.columns),
             page_size=self.page_size,
@@ -283,19 +287,26 @@ class R7MailToParquetOperator(_CopyOperator):
                     raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
             return None
         properties: dict[str, str] = {}
-        if self.catalog_conn_id:
+        if catalog_conn_id := read_text(self.catalog_conn_id, "catalog_conn_id"):
             try:
-                conn = BaseHook.get_connection(self.catalog_conn_id)
+                conn = BaseHook.get_connection(catalog_conn_id)
             except AirflowNotFoundException as error:
                 raise R7MailConfigError(f"catalog_conn_id: {error}") from error
             extra = conn.extra_dejson
             properties = connection_properties(conn.host, conn.login, conn.password, extra)
             if not properties:
                 raise R7MailConfigError(
-                    f"catalog_conn_id: {self.catalog_conn_id} has neither a host nor an extra."
+                    f"catalog_conn_id: {catalog_conn_id} has neither a host nor an extra."
                 )
-        given = {name: str(value) for name, value in (self.catalog_properties or {}).items()}
-        return IcebergTarget({**properties, **given}, self.namespace)
+        if not isinstance(self.catalog_properties or {}, Mapping):
+            kind = type(self.catalog_properties).__name__
+            raise R7MailConfigError(f"catalog_properties: expected a dict, got {kind}.")
+        for name, value in (self.catalog_properties or {}).items():
+            plain = str(value) if isinstance(value, bool) else value
+            text = read_text(plain, f"catalog_properties {name}")
+            if text is not None:
+                properties[name] = text
+        return IcebergTarget(properties, need_text(self.namespace, "namespace"))
 
     async def _extract(
         self, client: AsyncClient, job: ExtractJob, earlier: Sequence[Window]
@@ -428,7 +439,7 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         criteria = MessageFilter.build(**self.filters)
-        root = self._path(self.attachments_path or "", "attachments_path")
+        root = self._root("attachments_path")
         output = Output(root)
         self._copy = Copy(hook.settings.folder_uri(folder), attachments=output)
         R7MailFolderLink.push(context, hook.settings.folder_url(folder))

@@ -142,6 +142,30 @@ def test_in_a_dag(
         assert server.mailbox.password not in text
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_rendered_filters(
+    server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path, native: bool
+) -> None:
+    """Digits are text and dates, also with native rendering; a filter's None can't go unseen."""
+    server.mailbox.deliver(date=START, subject="Заказ 42")
+    result = run_dag(f"""
+        from airflow.sdk import DAG
+        from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+
+        params = {{"order": 42, "sender": None, "start": "20250601", "end": "20250602"}}
+        with DAG("rendered", params=params, render_template_as_native_obj={native}) as dag:
+            given = dict(folder=24, output_path="{tmp_path}", start="{{{{ params.start }}}}",
+                end="{{{{ params.end }}}}", subject="{{{{ params.order }}}}")
+            R7MailToParquetOperator(task_id="order", **given)
+            R7MailToParquetOperator(
+                task_id="sender", sender="{{{{ params.sender }}}}", **given
+            )
+    """)
+
+    assert result.states == {"order": "success", "sender": "success" if native else "failed"}
+    assert result.xcom("order")["messages"] == 1
+
+
 def test_logs_have_no_mail(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
     """Whatever fails, no mail, address or token ends up in the log."""
     secret: dict[str, Any] = {
@@ -209,6 +233,16 @@ def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, A
         ({"output_path": ""}, "output_path: empty"),
         ({"output_path": "gs://bucket/mail"}, r"no file system for gs://.*\[google\]"),
         ({"attachments_path": "foo://bucket"}, "attachments_path: no file system for foo://"),
+        ({"output_path": None}, "output_path: empty"),
+        ({"output_path": "None"}, 'output_path: got the text "None"'),
+        ({"output_path": Path("a")}, "output_path: expected text, got PosixPath"),
+        ({"attachments_path": "None"}, 'attachments_path: got the text "None"'),
+        ({"sender": "None"}, 'sender: got the text "None"'),
+        ({"table_format": "iceberg", "namespace": "None"}, 'namespace: got the text "None"'),
+        (
+            {"table_format": "iceberg", "catalog_properties": {"warehouse": "None"}},
+            'catalog_properties warehouse: got the text "None"',
+        ),
         ({"storage_conn_id": "nowhere", "output_path": "s3://b/m"}, "nowhere"),
         ({"output_path": "s3://nowhere@b/m"}, "nowhere"),
         ({"output_path": "{tmp}/file/mail"}, "can't be written"),
@@ -230,15 +264,10 @@ def test_what_cannot_work(
         for name, value in options.items()
     }
     with pytest.raises(AirflowFailException, match=error):
-        to_parquet(**{"root": tmp_path / "out", **rename(options)})
+        to_parquet(tmp_path, **{"output_path": str(tmp_path / "out"), **options})
 
     assert calls(server, "Messages") == 0
     assert not (tmp_path / "out").exists()
-
-
-def rename(options: dict[str, Any]) -> dict[str, Any]:
-    """Rename the output path to `root`."""
-    return {("root" if name == "output_path" else name): v for name, v in options.items()}
 
 
 def test_a_wrong_password(
