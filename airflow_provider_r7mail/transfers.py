@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
     ObjectStoragePath,
 )
 
-from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
 from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
@@ -51,7 +51,7 @@ from airflow_provider_r7mail.lineage import (
     storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
-from airflow_provider_r7mail.refreshing import earlier_windows
+from airflow_provider_r7mail.refreshing import earlier_windows, misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -266,7 +266,7 @@ class R7MailToParquetOperator(_CopyOperator):
             iceberg=self._iceberg(),
         )
         job.check()
-        earlier = self._earlier_windows(job, hook.settings.client.login, context)
+        earlier = self._earlier_windows(job, self._stored(job, hook, context), context)
         self._copy = extract_copy(job, hook.settings.folder_uri(job.folder))
         R7MailFolderLink.push(context, hook.settings.folder_url(job.folder))
         manifest, *refreshed = self._run(hook, lambda client: self._extract(client, job, earlier))
@@ -350,7 +350,28 @@ class R7MailToParquetOperator(_CopyOperator):
             raise AirflowFailException(str(failures[0])) from failures[0]
         return manifests
 
-    def _earlier_windows(self, job: ExtractJob, login: str, context: Context) -> list[Window]:
+    def _stored(self, job: ExtractJob, hook: R7MailHook, context: Context) -> list[Window]:
+        """Return the windows in the tables, and warn if the job's own doesn't fit them."""
+        try:
+            stored = stored_windows(job, hook.settings.client.login)
+        except OSError:  # such as no right to list
+            if self.refresh_windows:
+                raise
+            return []
+        timetable = getattr(context.get("dag"), "timetable", None)
+        if says := misfit(job.criteria.window, stored, timetable):
+            self.log.warning(
+                "Window %s %s. If that is not intended, the schedule may give its intervals a "
+                "fixed length: CronDataIntervalTimetable leaves no gaps. [docs: %s]",
+                job.criteria.window.label(),
+                says,
+                "extract#the-schedule",
+            )
+        return stored
+
+    def _earlier_windows(
+        self, job: ExtractJob, stored: Sequence[Window], context: Context
+    ) -> list[Window]:
         """Return the windows to refresh, newest first."""
         count: object = self.refresh_windows
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -361,23 +382,28 @@ class R7MailToParquetOperator(_CopyOperator):
         return earlier_windows(
             job.criteria.window,
             count,
-            stored_windows(job, login),
+            stored,
             timetable=dag and dag.timetable,
             first=self.start_date or (dag and dag.start_date),
         )
 
     def _window(self, context: Context) -> Filters:
         """Return `start` and `end`, taken from the run's data interval where they aren't given."""
-        start = self.start or context.get("data_interval_start")
-        end = self.end or context.get("data_interval_end")
-        if not (self.start and self.end) and (start is None or end is None or start == end):
+        start = parse_moment(self.start or context.get("data_interval_start"), "start")
+        end = parse_moment(self.end or context.get("data_interval_end"), "end")
+        if start is None or end is None or start == end:
+            what = (
+                f"start and end are the same moment, {start.isoformat()}, as if from an empty data "
+                "interval"
+                if self.start and self.end and start
+                else "start and end are not given, and this run has no data interval to take them "
+                "from"
+            )
             raise R7MailConfigError(
-                "start and end are not given, and this run has no data interval to take them "
-                "from (Airflow 3 gives plain cron schedules an empty one, and manual or "
+                f"{what} (Airflow 3 gives plain cron schedules an empty interval, and manual or "
                 "asset-triggered runs may have none). Schedule the DAG with "
-                'CronDataIntervalTimetable("0 * * * *", timezone="UTC") or '
-                'CronTriggerTimetable("0 * * * *", timezone="UTC", '
-                "interval=timedelta(hours=1)), or give start and end."
+                'CronDataIntervalTimetable("0 * * * *", timezone="UTC"), or give start and end, '
+                "half-open: [start, end)."
             )
         return {"start": start, "end": end}
 
