@@ -75,7 +75,7 @@ class _CopyOperator(FolderReader):
         self,
         *,
         attachments_path: str | None = None,
-        attachment_pattern: str | None = None,
+        attachment_pattern: str | Sequence[str] | None = None,
         max_attachment_bytes: int | None = None,
         on_attachment_error: Literal["fail", "record"] = "fail",
         storage_conn_id: str | None = None,
@@ -174,8 +174,9 @@ class R7MailToParquetOperator(_CopyOperator):
     :param columns: the columns of the messages table to write; None for all
     :param page_size: how many messages to request at once; the server may return fewer (R3). If
         None, it starts with 200 and goes up to 1,000 as long as pages arrive complete and fast
-    :param attachment_pattern: which files to download: a glob such as `*.xlsx`, or a regular
-        expression if it starts with `^` or ends with `$` (templated)
+    :param attachment_pattern: which files to download: a glob such as `*.xlsx` or `*.{xls,xlsx}`,
+        several with `;` between them or in a list, or a regular expression if it starts with `^`
+        or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded
     :param storage_conn_id: the connection of the object storage (templated)
     :param on_bad_message: what to do about messages that the tables can't hold (R20): `fail` the
@@ -423,8 +424,9 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         :class:`~airflow_provider_r7mail.filters.Filters` (templated)
     :param attachments_path: where to write the files: a path, or any URL that ObjectStoragePath
         accepts (templated)
-    :param attachment_pattern: which files to download: a glob such as `*.xlsx`, or a regular
-        expression if it starts with `^` or ends with `$` (templated)
+    :param attachment_pattern: which files to download: a glob such as `*.xlsx` or `*.{xls,xlsx}`,
+        several with `;` between them or in a list, or a regular expression if it starts with `^`
+        or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded
     :param storage_conn_id: the connection of the object storage (templated)
     :param on_attachment_error: what to do about attachments that can't be downloaded: `fail` the

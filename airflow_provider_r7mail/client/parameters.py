@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import operator
 import re
+from collections.abc import Iterable, Mapping
 from numbers import Number
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -38,6 +40,29 @@ def need_text(value: object, name: str) -> str:
     if text is None:
         raise R7MailConfigError(f"{name}: expected text, got None.")
     return text
+
+
+def read_texts(value: object, name: str) -> tuple[str, ...]:
+    """Read texts: one, a list, or the text that a template makes of a list of texts.
+
+    :param value: the texts; None and empty text mean none
+    :param name: the parameter's name, for the error
+    :raises R7MailConfigError: one of them is not a text, as in `read_text`
+    """
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            listed = ast.literal_eval(value.strip())  # which reads JSON's lists of texts, too
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            listed = None
+        if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
+            value = listed
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Iterable)
+        or isinstance(value, Mapping | bytes)
+    ):
+        value = [value]
+    return tuple(text for item in value if (text := read_text(item, name)))
 
 
 def read_id(value: object) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,7 +44,7 @@ class ExtractJob:
     tables: tuple[str, ...] = TABLES
     columns: tuple[str, ...] | None = None
     page_size: int | None = None
-    attachment_pattern: str | None = None
+    attachment_pattern: str | Sequence[str] | None = None
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
     on_attachment_error: Literal["fail", "record"] = "fail"

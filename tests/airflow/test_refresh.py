@@ -66,7 +66,7 @@ def dag(timetable: Any, start: datetime | None = None) -> dict[str, Any]:
 
 
 BERLIN = pendulum.timezone("Europe/Berlin")
-FIXED = {"timezone": BERLIN, "interval": timedelta(days=1)}
+FIXED: dict[str, Any] = {"timezone": BERLIN, "interval": timedelta(days=1)}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_windows_that_do_not_fit_together(
     """A schedule that leaves out mail, or has it twice, is told in the log of the run that does."""
     for day in runs:
         hour = 6 if "6 " in str(timetable.summary) else 0
-        moment = pendulum.parse(day, tz=BERLIN).add(hours=hour)  # type: ignore[union-attr]
-        found = timetable.infer_manual_data_interval(run_after=moment)
+        moment = datetime.fromisoformat(day).replace(hour=hour, tzinfo=BERLIN)
+        found = timetable.infer_manual_data_interval(run_after=pendulum.instance(moment))
         assert "[docs: extract#the-schedule]" not in logged()
         extract(tmp_path, found.start, found.end, context=dag(timetable))
 
