@@ -56,11 +56,7 @@ def read_texts(value: object, name: str) -> tuple[str, ...]:
             listed = None
         if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
             value = listed
-    if (
-        isinstance(value, str)
-        or not isinstance(value, Iterable)
-        or isinstance(value, Mapping | bytes)
-    ):
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         value = [value]
     return tuple(text for item in value if (text := read_text(item, name)))
 

@@ -98,6 +98,19 @@ def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
     assert "\x1b" not in said
 
 
+def test_extract_copies_the_attachments_that_match(server: Emulator, tmp_path: Path) -> None:
+    """Attachments can be chosen by several patterns."""
+    names = ("a.txt", "b.csv", "c.pdf", "d.exe")
+    files = [Attachment(name, b"hello", "text/plain") for name in names]
+    server.mailbox.deliver(date=JUNE, attachments=files)
+    patterns = ("--attachment-pattern=*.{txt,csv}", "--attachment-pattern=^c")
+
+    extract(server, tmp_path / "out", f"--attachments={tmp_path}/files", *patterns)
+
+    copied = [path.name for path in (tmp_path / "files").rglob("*.*") if path.is_file()]
+    assert sorted(copied) == ["a.txt", "b.csv", "c.pdf"]
+
+
 def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
     """A second run of a window replaces the first."""
     server.mailbox.deliver(date=JUNE)
