@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -39,6 +40,7 @@ from airflow_provider_r7mail.lake.catalog import (
     connection_properties,
 )
 from airflow_provider_r7mail.lake.copying import copy_attachments
+from airflow_provider_r7mail.lake.derived import UNAVAILABLE, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.window import extract_window
@@ -77,7 +79,7 @@ class _CopyOperator(FolderReader):
         attachments_path: str | None = None,
         attachment_pattern: str | Sequence[str] | None = None,
         max_attachment_bytes: int | None = None,
-        on_attachment_error: Literal["fail", "record"] = "fail",
+        on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail",
         storage_conn_id: str | None = None,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
@@ -181,8 +183,10 @@ class R7MailToParquetOperator(_CopyOperator):
     :param storage_conn_id: the connection of the object storage (templated)
     :param on_bad_message: what to do about messages that the tables can't hold (R20): `fail` the
         task after everything else is written, or only `quarantine` them
-    :param on_attachment_error: what to do about attachments that can't be downloaded: `fail` the
-        task after everything else is written, or only `record` them in the table
+    :param on_attachment_error: what to do about attachments that were not downloaded: `fail` the
+        task after everything else is written, if a download failed; `fail_on_missing` also if the
+        server doesn't name a file or several have the same name (R17, R18); or only `record` them
+        in the table
     :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`; the
         possible values are in `privacy.ACTIONS`. Hashing needs the connection's `privacy_secret`
     :param refresh_windows: how many windows before this one to extract again, replacing each, so
@@ -429,8 +433,10 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded
     :param storage_conn_id: the connection of the object storage (templated)
-    :param on_attachment_error: what to do about attachments that can't be downloaded: `fail` the
-        task after all others are, or only `record` it in the result
+    :param on_attachment_error: what to do about attachments that were not downloaded: `fail` the
+        task after all others are, if a download failed; `fail_on_missing` also if the server
+        doesn't name a file or several have the same name (R17, R18); or only `record` them in the
+        result
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the login was refused, or an id is not in
         the folder
@@ -464,6 +470,7 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         if ids == ():
             self.log.info("No message ids: nothing to do.")
             return []
+        fatal = fatal_statuses(self.on_attachment_error)
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         criteria = MessageFilter.build(**self.filters)
@@ -487,20 +494,25 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         for row in rows:
             if row.status not in {"downloaded", "unchanged"}:
                 self.log.warning("Message %s: %s (%s).", row.message_id, row.status, row.error)
-        self.log.info("Handled %s files of folder %s.", len(rows), folder)
+        statuses = Counter(row.status for row in rows)
+        said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
+        self.log.info("Files of folder %s: %s.", folder, said)
         copied = [row.size or 0 for row in rows if row.status == "downloaded"]
         output.files, output.size = len(copied), sum(copied)
-        failed = [row for row in rows if row.status == "failed"]
-        if failed and self.on_attachment_error == "fail":
+        failed = [row for row in rows if row.status in fatal]
+        if failed:
             raise R7MailAttachmentError(
                 f"{len(failed)} of {len(rows)} attachments were not copied, of messages "
-                f"{sorted({row.message_id for row in failed})[:20]}; the first: "
-                f"{failed[0].error} The others are in place; run it again to get the missing ones."
+                f"{sorted({row.message_id for row in failed})[:20]}; the first: {failed[0].error}; "
+                "the others are in place. Run it again to get the missing ones. Open messages "
+                "whose files are unlisted or ambiguous in the web client."
             )
         extra = {
             "folder_id": folder,
             "files_downloaded": len(copied),
-            "files_unchanged": sum(row.status == "unchanged" for row in rows),
+            "files_unchanged": statuses["unchanged"],
+            "files_failed": statuses["failed"],
+            "files_unavailable": sum(statuses[status] for status in UNAVAILABLE),
             "path": storage_url(root),
         }
         self._copy.tell_outlets(self.outlets, context, extra)

@@ -187,6 +187,9 @@ class AttachmentCopier:
 
     async def copy(self, rows: Sequence[AttachmentRow]) -> None:
         """Copy the files of these rows, and fill in their status, uri, sha256 and error."""
+        for row in rows:
+            if row.status == "ambiguous":  # which nobody misses if it isn't wanted
+                self._skip_unwanted(row)
         by_message: dict[int, list[AttachmentRow]] = {}
         for row in rows:
             by_message.setdefault(row.message_id, []).append(row)
@@ -223,12 +226,15 @@ class AttachmentCopier:
             if str(old) == plain.uri:
                 self.outdated.append(old)
 
-    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
-        if not self.wanted(name):
+    def _skip_unwanted(self, row: AttachmentRow) -> bool:
+        if not self.wanted(row.file_name or ""):
             row.status, row.error = "skipped", "the name does not match attachment_pattern"
-            return
-        if self.max_bytes is not None and (row.size or 0) > self.max_bytes:
+        elif self.max_bytes is not None and (row.size or 0) > self.max_bytes:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
+        return row.status == "skipped"
+
+    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
+        if self._skip_unwanted(row):
             return
         try:
             known = self.known.get((row.message_id, self.stored_name(name)))

@@ -382,6 +382,38 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
     assert "\\u0000" not in json.dumps(found)
 
 
+def test_attachments_that_the_server_cannot_give(
+    server: Emulator, tmp_path: Path, logged: Callable[[], str]
+) -> None:
+    """Files that the API can't tell apart or doesn't name fail the task if I ask for that.
+
+    Otherwise the result and the log say so. Files that nobody wants don't count.
+    """
+    twins = [("a.csv", b"1", "x/y"), ("a.csv", b"2", "x/y"), ("b.csv", b"3", "x/y")]
+    one = server.mailbox.deliver(date=START, attachments=twins)
+    two = server.mailbox.deliver(
+        date=START, fields={"HasAttachments": True, "Attachments": []}, attachments=[]
+    )
+    files_path: dict[str, Any] = {"attachments_path": str(tmp_path / "files"), "attachment_pattern": "*.csv"}
+    strict: dict[str, Any] = {"on_attachment_error": "fail_on_missing"}
+
+    found = attachments(tmp_path)
+    assert sorted((item["message_id"], item["status"]) for item in found) == sorted(
+        [(one, "ambiguous"), (one, "ambiguous"), (one, "downloaded"), (two, "unlisted")]
+    )
+    assert "2 ambiguous" in logged()
+    with pytest.raises(R7MailAttachmentError, match=rf"3 of 4 .*\[{one}, {two}\]"):
+        attachments(tmp_path, **strict)
+    with pytest.raises(R7MailAttachmentError, match="3 of 4"):
+        to_parquet(tmp_path / "lake", **files_path, **strict)
+    assert to_parquet(tmp_path / "lake", **files_path)["attachments"]["ambiguous"] == 2
+    assert to_parquet(tmp_path / "lake", **strict)["messages"] == 2, "not asked to copy any"
+    kept = attachments(tmp_path, message_ids=[one], attachment_pattern="b*", **strict)
+    assert [item["status"] for item in kept] == ["skipped", "skipped", "unchanged"]
+    with pytest.raises(AirflowFailException, match="on_attachment_error: 'recrod'"):
+        attachments(tmp_path, on_attachment_error="recrod")
+
+
 def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both operators write to S3, with the connection as a parameter or in the URL."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
