@@ -394,7 +394,8 @@ def test_attachments_that_the_server_cannot_give(
     two = server.mailbox.deliver(
         date=START, fields={"HasAttachments": True, "Attachments": []}, attachments=[]
     )
-    files_path: dict[str, Any] = {"attachments_path": str(tmp_path / "files"), "attachment_pattern": "*.csv"}
+    files_path: dict[str, Any] = {"attachments_path": f"{tmp_path}/files"}
+    files_path["attachment_pattern"] = "*.csv"
     strict: dict[str, Any] = {"on_attachment_error": "fail_on_missing"}
 
     found = attachments(tmp_path)
