@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import (
@@ -43,6 +42,7 @@ from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import UNAVAILABLE, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.lineage import (
     Copy,
@@ -91,7 +91,7 @@ class _CopyOperator(FolderReader):
         self.on_attachment_error = on_attachment_error
         self.storage_conn_id = storage_conn_id
         self.r7mail_conn_id = r7mail_conn_id
-        self._stop: Callable[[], object] | None = None
+        self._loop: LoopThread | None = None
 
     def _root(self, name: str) -> ObjectStoragePath:
         """Return the storage path that a parameter holds."""
@@ -129,24 +129,28 @@ class _CopyOperator(FolderReader):
 
     def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
-            cancel = asyncio.current_task().cancel  # type: ignore[union-attr]
-            self._stop = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
             async with await hook.aget_conn() as client:
                 return await work(client)
 
+        self._loop = LoopThread()
         try:
-            return asyncio.run(connected())
+            return self._loop.run(connected)
         except asyncio.CancelledError:
             raise AirflowException(
                 "Stopped. Partial output was removed; the next try starts over."
             ) from None
+        except LoopHangsError:
+            raise AirflowException(
+                f"Stopped, but the storage did not respond within {STOP_SECONDS:g} seconds. "
+                "Partial output may be left; the next try removes it and starts over."
+            ) from None
         finally:
-            self._stop = None
+            self._loop = None
 
     def on_kill(self) -> None:
         """Stop the task: partial output is removed, and an earlier result stays in place."""
-        if self._stop is not None:
-            self._stop()
+        if self._loop is not None:
+            self._loop.stop()
 
 
 class R7MailToParquetOperator(_CopyOperator):

@@ -7,8 +7,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +21,16 @@ import boto3
 import pendulum
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    ObjectStoragePath,
+)
 from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
+from airflow_provider_r7mail.lake.threads import STOP_SECONDS
 from airflow_provider_r7mail.transfers import (
     R7MailAttachmentsToObjectStorageOperator,
     R7MailToParquetOperator,
@@ -450,6 +460,114 @@ def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert copied[0]["status"] == "downloaded"
     assert stored == [data, data]
     assert len([key for key in keys_found if key.startswith("lake/")]) == 6
+
+
+class AlarmError(BaseException):
+    """What the alarm of `execution_timeout` raises, in place of Airflow's own."""
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise an exception after a time, as Airflow does for `execution_timeout`."""
+
+    def ring(*_: Any) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_time_out_is_never_lost(server: Emulator, tmp_path: Path) -> None:
+    """Whatever a busy extract does when its time is up, it stops and leaves nothing behind."""
+    for number in range(3_000):
+        server.mailbox.deliver(
+            date=START + timedelta(seconds=number), attachments=[("a", b"x", "")]
+        )
+    for place in range(20):
+        output = tmp_path / str(place)
+        with pytest.raises(AlarmError), alarm(0.2 + place * 0.05):
+            to_parquet(output, attachments_path=f"{output}/files", page_size=20)
+        assert not list(output.rglob("_manifest.json"))
+        assert not [path for path in output.rglob("*") if path.name.startswith("_staged")]
+
+
+class HangingS3(BaseHTTPRequestHandler):
+    """An empty S3 that takes no objects: it never answers."""
+
+    protocol_version = "HTTP/1.1"
+    put = threading.Event()
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        """List nothing."""
+        empty = (
+            b"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated></ListBucketResult>"
+        )
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(empty)))
+        self.end_headers()
+        self.wfile.write(empty)
+
+    def do_HEAD(self) -> None:
+        """Have nothing."""
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        """Hang."""
+        self.put.set()
+        self.over.wait(60)
+
+    do_POST = do_DELETE = do_PUT  # noqa: N815 - the names that the base class looks for
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_storage_that_hangs(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, kill: bool
+) -> None:
+    """A time-out or a kill ends a task in seconds, even if its storage never answers."""
+    server.mailbox.deliver(date=START)
+    HangingS3.put, HangingS3.over = threading.Event(), threading.Event()
+    s3 = ThreadingHTTPServer(("127.0.0.1", 0), HangingS3)
+    threading.Thread(target=s3.serve_forever, daemon=True).start()
+    extra = {"endpoint_url": f"http://127.0.0.1:{s3.server_port}", "region_name": "us-east-1"}
+    keys = {"login": "testing", "password": "testing"}
+    connection = json.dumps({"conn_type": "aws", **keys, "extra": extra})
+    monkeypatch.setenv(f"AIRFLOW_CONN_S3_HANGS_{kill}".upper(), connection)
+    given: dict[str, Any] = {"output_path": f"s3://s3_hangs_{kill}@b/lake".lower(), **DAY}
+    operator = R7MailToParquetOperator(task_id="extract", folder=24, **given)
+
+    def kill_it() -> None:
+        HangingS3.put.wait()
+        operator.on_kill()
+
+    began = time.monotonic()
+    try:
+        if kill:
+            threading.Thread(target=kill_it, daemon=True).start()
+            with pytest.raises(AirflowException, match="did not respond within"):
+                operator.execute({})
+        else:
+            with pytest.raises(AlarmError), alarm(3):
+                operator.execute({})
+        assert HangingS3.put.is_set()
+        assert time.monotonic() - began < 3 + STOP_SECONDS + 5
+    finally:
+        HangingS3.over.set()
+        s3.shutdown()
+        s3.server_close()
+        for thread in threading.enumerate():
+            if thread.name == "r7mail-loop":
+                thread.join(60)
 
 
 def test_relative_and_odd_paths(
