@@ -28,6 +28,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailSendUnclearError,
 )
 from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.template_files import TemplateFiles
 
 if TYPE_CHECKING:
     import jinja2
@@ -112,7 +113,7 @@ class _Letter(TypedDict):
     bcc: tuple[str, ...]
 
 
-class R7MailNotifier(BaseNotifier):
+class R7MailNotifier(TemplateFiles, BaseNotifier):
     """Send a mail from a callback of a task, a DAG or a deadline.
 
     A failing notifier doesn't fail its caller: it logs the reason. An alert is not sent again if it

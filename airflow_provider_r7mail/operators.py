@@ -26,6 +26,7 @@ from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnc
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import Accepted, R7MailHook, open_storage
 from airflow_provider_r7mail.links import R7MailFolderLink
+from airflow_provider_r7mail.template_files import TemplateFiles
 from airflow_provider_r7mail.tries import Tries, is_retry
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Forwarded(TypedDict):
     accepted: bool
 
 
-class _SendingOperator(BaseOperator):
+class _SendingOperator(TemplateFiles, BaseOperator):
     """Base of the operators that send: escapes what templates put into HTML fields."""
 
     html_fields: ClassVar[frozenset[str]] = frozenset()
@@ -172,26 +173,6 @@ class R7MailSendOperator(_SendingOperator):
         self.settle_seconds = settle_seconds
         self._dry_run = dry_run  # `dry_run` is a method of every operator
         self.r7mail_conn_id = r7mail_conn_id
-
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: jinja2.Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """Render a value; names and URLs that end in `.txt` or `.html` are not template files."""
-        if isinstance(content, Mapping):
-            env = jinja_env or self.get_template_env()
-            names = [
-                name for name in ("FileName", "url", "name") if isinstance(content.get(name), str)
-            ]
-            rest = {name: value for name, value in content.items() if name not in names}
-            rendered = super().render_template(rest, context, env, seen_oids)
-            for name in names:
-                rendered[name] = env.from_string(content[name]).render(**context)
-            return rendered
-        return super().render_template(content, context, jinja_env, seen_oids)
 
     @fail_at_once()
     def execute(self, context: Context) -> Accepted:

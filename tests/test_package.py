@@ -58,7 +58,7 @@ LAYERS = (
     {"lake.copying", "lake.intake", "lake.publication"},
     {"lake.window"},
     {"assets"},
-    {"connection", "connection_form", "failures", "tries", "lineage", "links"},
+    {"connection", "connection_form", "failures", "tries", "lineage", "links", "template_files"},
     {"filters", "refreshing"},
     {"hooks"},
     {"watching"},
