@@ -112,7 +112,12 @@ class _CopyOperator(FolderReader):
                 BaseHook.get_connection(conn_id)  # S3's file system would work without it
             _ = path.fs
         except AirflowNotFoundException as error:
-            raise R7MailConfigError(f"{name}: {error}") from error
+            hint = (
+                " What stands before @ in a URL is the id of an Airflow connection, as in "
+                "s3://connection@bucket/path. Azure's account belongs into the connection, too: "
+                "abfs://connection@container/path."
+            )
+            raise R7MailConfigError(f"{name}: {error}.{hint if '@' in url else ''}") from error
         except (ImportError, ValueError) as error:
             raise R7MailConfigError(
                 f"{name}: no file system for {url.split(':')[0]}:// is installed ({error}). S3 "

@@ -62,9 +62,10 @@ def extract(
     """
     from airflow_provider_r7mail.client.models import MessageFilter  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
-    from airflow_provider_r7mail.lake.job import ExtractJob  # noqa: PLC0415
 
     try:
+        from airflow_provider_r7mail.lake.job import ExtractJob  # noqa: PLC0415
+
         job = ExtractJob(
             folder=folder,
             criteria=MessageFilter.build(start=start, end=end),

@@ -253,7 +253,7 @@ class AttachmentCopier:
         except _TooLargeError:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
         except (R7MailError, OSError) as error:
-            row.status, row.error = "failed", _reason(error)
+            row.status, row.error = "failed", _reason(error, name)
             log.warning("Attachment of message %s not copied: %s", row.message_id, row.error)
         else:
             row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
@@ -330,12 +330,18 @@ class _Target:
             self._object.discard()
 
 
-def _reason(error: R7MailError | OSError) -> str:
+def _reason(error: R7MailError | OSError, name: str) -> str:
     """Return why a file was not copied, without its name: names reveal as much as subjects do."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
         return f"storage failed: {cause.strerror or type(cause.__cause__ or cause).__name__}"
-    return error.text if isinstance(error, R7MailError) else str(error)
+    text = error.text if isinstance(error, R7MailError) else str(error)
+    if "\ufffd" in name:  # what tables hold in place of half a surrogate pair
+        text += (
+            " The file's name contains a character that is no text, so the server may not know it "
+            "by the name in its listing. Open the message in the web client."
+        )
+    return text
 
 
 class _TooLargeError(Exception):

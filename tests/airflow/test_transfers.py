@@ -255,6 +255,7 @@ def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, A
         ),
         ({"storage_conn_id": "nowhere", "output_path": "s3://b/m"}, "nowhere"),
         ({"output_path": "s3://nowhere@b/m"}, "nowhere"),
+        ({"output_path": "s3://bucket@account/m"}, "bucket.*before @.*abfs://connection@"),
         ({"output_path": "{tmp}/file/mail"}, "can't be written"),
         ({"tables": ["mail"]}, "tables: mail"),
         ({"columns": ["sender"]}, "columns: messages has no sender"),
@@ -278,6 +279,30 @@ def test_what_cannot_work(
 
     assert calls(server, "Messages") == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_login_that_is_too_long(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login too long for a folder's name is an error before anything is read, with ways out."""
+    fields = {**json.loads(server.connection()), "login": "я" * 50 + "@пример.рф"}
+    monkeypatch.setenv(CONNECTION, json.dumps(fields))
+
+    with pytest.raises(AirflowFailException, match=r"folder name of 3.. bytes.*shorter login"):
+        to_parquet(tmp_path / "out")
+    assert server.requests == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_name_that_is_no_text(server: Emulator, tmp_path: Path) -> None:
+    """A file whose name holds half a surrogate pair is listed as failed, with the way out."""
+    file = {"FileName": "a\ud83d.txt", "Size": 1}
+    server.mailbox.deliver(
+        date=START, attachments=[("b.txt", b"x", "x/y")], fields={"Attachments": [file]}
+    )
+    for run in (attachments, to_parquet):
+        with pytest.raises(R7MailAttachmentError, match="Open the message in the web client"):
+            run(tmp_path / "lake", attachments_path=str(tmp_path / "files"))
 
 
 def test_a_wrong_password(

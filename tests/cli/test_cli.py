@@ -152,6 +152,20 @@ def test_a_wrong_password_is_tried_once(server: Emulator, tmp_path: Path) -> Non
     assert server.logins == 1
 
 
+def test_extract_on_windows() -> None:
+    """On Windows the error says what is missing there, and what to use instead."""
+    code = (
+        "import sys; from airflow_provider_r7mail import cli; import typer, rich; "
+        "sys.platform = 'win32'; "
+        "from airflow_provider_r7mail.cli.extract import extract; "
+        "extract('http://127.0.0.1:1', 'a', 1, '2025-06-01', '2025-06-02', 'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stderr.startswith("Error: Extracts and attachments need Linux or macOS")
+    assert "ModuleNotFoundError" not in done.stderr
+
+
 def test_extract_needs_a_password() -> None:
     """Without a password or a terminal to ask for it, the error says where to set it."""
     done = run(
