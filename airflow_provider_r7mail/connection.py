@@ -9,9 +9,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.parameters import read_id, read_seconds
@@ -94,6 +96,17 @@ class _Fields:
 
     def wrong(self, name: str, what: str) -> R7MailConfigError:
         return R7MailConfigError(f"Connection {self.conn_id!r}: {name}: {what}")
+
+    def check_names(self) -> None:
+        [form] = get_provider_info()["connection-types"]
+        known = list(form["conn-fields"])
+        for name in self.extra:
+            if name not in known:
+                nearest = get_close_matches(name.lower(), known, 1, cutoff=0.5)
+                hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+                raise self.wrong(
+                    "extra", f"there is no field {name!r}. {hint}Known: {', '.join(known)}."
+                )
 
     def number(self, name: str, minimum: float, default: float, *, whole: bool = False) -> float:
         value = self.extra.get(name, default)
@@ -217,6 +230,7 @@ def config_from_connection(connection: Connection) -> Settings:
             f'Connection {conn_id!r}: extra: not a JSON object. Give one, like {{"timeout": 30}}.'
         )
     source = _Fields(conn_id, extra)
+    source.check_names()
     if not connection.login:
         raise source.wrong("login", "missing. Give the mail account's login.")
     if not connection.password:

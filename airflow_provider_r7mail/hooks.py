@@ -17,7 +17,7 @@ from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
 from airflow_provider_r7mail.client.frames import messages_frame
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
-from airflow_provider_r7mail.client.parameters import read_id
+from airflow_provider_r7mail.client.parameters import need_text, read_id
 from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, asend_once, send_once
@@ -100,7 +100,7 @@ class R7MailHook(BaseHook):
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
         try:
-            connection = self.get_connection(self.r7mail_conn_id)
+            connection = self.get_connection(need_text(self.r7mail_conn_id, "r7mail_conn_id"))
         except AirflowNotFoundException as error:
             raise self._no_connection() from error
         settings = config_from_connection(connection)
@@ -110,7 +110,8 @@ class R7MailHook(BaseHook):
     async def _asettings(self) -> Settings:
         if "settings" not in self.__dict__:
             try:
-                connection = await get_async_connection(self, self.r7mail_conn_id)
+                conn_id = need_text(self.r7mail_conn_id, "r7mail_conn_id")
+                connection = await get_async_connection(self, conn_id)
             except AirflowNotFoundException as error:
                 raise self._no_connection() from error
             settings = config_from_connection(connection)

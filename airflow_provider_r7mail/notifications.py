@@ -26,6 +26,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailSendUnclearError,
 )
 from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.template_files import TemplateFiles
 
 if TYPE_CHECKING:
     import jinja2
@@ -111,7 +112,7 @@ class _Letter(TypedDict):
     bcc: tuple[str, ...]
 
 
-class R7MailNotifier(BaseNotifier):
+class R7MailNotifier(TemplateFiles, BaseNotifier):
     """Send a mail from a callback of a task, a DAG or a deadline.
 
     A failing notifier doesn't fail its caller: it logs the reason. An alert is not sent again if it
@@ -257,8 +258,9 @@ class R7MailNotifier(BaseNotifier):
             seconds = seconds.total_seconds()
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0:
             raise R7MailConfigError("throttle: expected seconds, a timedelta or None.")
-        about = self.throttle_key or " ".join([*filter(None, _whose(context)), _event(context)])
-        kept = [about] if self.throttle_key else [about, letter["to"], letter["cc"], letter["bcc"]]
+        key = _given(self.throttle_key)
+        about = key or " ".join([*filter(None, _whose(context)), _event(context)])
+        kept = [about] if key else [about, letter["to"], letter["cc"], letter["bcc"]]
         return _Throttle(
             seconds=seconds if possible else 0,
             key=f"r7mail_throttle_{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:24]}",
@@ -266,18 +268,24 @@ class R7MailNotifier(BaseNotifier):
         )
 
     def _letter(self, context: Context) -> _Letter:
-        subject = _subject(context) if self.subject is None else str(self.subject)
+        subject = _given(self.subject) or _subject(context)
         return {
             "to": parse_addresses(self.to, "to"),
             # An exception with two lines must not make the alert fail.
             "subject": re.sub(r"[\s\x00]+", " ", subject).strip(),
-            "html_content": _html(context) if self.html_content is None else self.html_content,
+            "html_content": _given(self.html_content) or _html(context),
             "cc": parse_addresses(self.cc, "cc"),
             "bcc": parse_addresses(self.bcc, "bcc"),
         }
 
 
 send_r7mail_notification = R7MailNotifier
+
+
+def _given(value: object) -> str:
+    """Return a rendered value as text; empty for None, of which a template makes "None"."""
+    text = str(value)
+    return "" if text.strip() == "None" else text
 
 
 def _with_unsent(letter: _Letter, unsent: int) -> _Letter:

@@ -68,7 +68,7 @@ LAYERS = (
     {"lake.window"},
     {"compat"},
     {"assets"},
-    {"connection", "connection_form", "failures", "tries", "lineage", "links"},
+    {"connection", "connection_form", "failures", "tries", "lineage", "links", "template_files"},
     {"filters", "refreshing"},
     {"hooks"},
     {"watching"},

@@ -225,7 +225,7 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
     except UnicodeEncodeError as error:
         raise R7MailConfigError(
             "The file name contains half of a surrogate pair, which can't be in a URL: this file "
-            "can't be downloaded through the API."
+            "can't be downloaded through the API. Open the message in the web client."
         ) from error
     if len(name) > MAX_NAME_LENGTH:
         raise R7MailRequestError(

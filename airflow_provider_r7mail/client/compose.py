@@ -17,7 +17,7 @@ from markupsafe import Markup
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.frames import import_pandas
 from airflow_provider_r7mail.client.models import Attachment, Message
-from airflow_provider_r7mail.client.parameters import read_id
+from airflow_provider_r7mail.client.parameters import need_text, read_id, read_text
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def compose_message(
     :param to: addresses: a list, or text with commas; `Name <name@example.org>` is accepted
     :param subject: the subject, one line
     :param html_content: the body in HTML
-    :param text_content: the plain-text body; made from the HTML if None
+    :param text_content: the plain-text body; made from the HTML if None or empty
     :param cc: addresses, like `to`
     :param bcc: addresses, like `to`
     :param attachments: files in the server's Storage
@@ -77,16 +77,16 @@ def compose_message(
     recipients = parse_addresses(to, "to")
     if not recipients:
         raise R7MailConfigError("to: no address. Give one, several with commas, or a list.")
-    if not isinstance(subject, str) or _LINE_BREAK.search(subject):
+    subject = need_text(subject, "subject")
+    if _LINE_BREAK.search(subject):
         raise R7MailConfigError("subject: expected one line of text, without line breaks.")
-    if not isinstance(html_content, str):
-        raise R7MailConfigError(f"html_content: expected text, got {type(html_content).__name__}.")
+    html_content = need_text(html_content, "html_content")
     draft = read_id(draft_id)
     if draft is None or draft < 0:
         raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
     if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
         attachments = [attachments]
-    text = _text_of(html_content) if text_content is None else text_content
+    text = read_text(text_content, "text_content") or _text_of(html_content)
     html_content, text = add_links(html_content, text, links)
     return calls.send_message(
         subject=subject,
@@ -162,7 +162,7 @@ def resolve_links(
 def _resolve_link(item: Any, position: int, seconds: int, open_path: Callable[[str], Any]) -> Link:
     name = ""
     if isinstance(item, Mapping):
-        item, name = item.get("url"), str(item.get("name") or "")
+        item, name = item.get("url"), read_text(item.get("name"), f"links[{position}] name") or ""
     text = str(item)
     if not _URL.fullmatch(text):
         raise R7MailConfigError(

@@ -194,6 +194,9 @@ class AttachmentCopier:
 
     async def copy(self, rows: Sequence[AttachmentRow]) -> None:
         """Copy the files of these rows, and fill in their status, uri, sha256 and error."""
+        for row in rows:
+            if row.status == "ambiguous":  # which nobody misses if it isn't wanted
+                self._skip_unwanted(row)
         by_message: dict[int, list[AttachmentRow]] = {}
         for row in rows:
             by_message.setdefault(row.message_id, []).append(row)
@@ -230,12 +233,15 @@ class AttachmentCopier:
             if is_url_of(plain.uri, old):
                 self.outdated.append(old)
 
-    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
-        if not self.wanted(name):
+    def _skip_unwanted(self, row: AttachmentRow) -> bool:
+        if not self.wanted(row.file_name or ""):
             row.status, row.error = "skipped", "the name does not match attachment_pattern"
-            return
-        if self.max_bytes is not None and (row.size or 0) > self.max_bytes:
+        elif self.max_bytes is not None and (row.size or 0) > self.max_bytes:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
+        return row.status == "skipped"
+
+    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
+        if self._skip_unwanted(row):
             return
         try:
             known = self.known.get((row.message_id, self.stored_name(name)))
@@ -254,7 +260,7 @@ class AttachmentCopier:
         except _TooLargeError:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
         except (R7MailError, OSError) as error:
-            row.status, row.error = "failed", _reason(error)
+            row.status, row.error = "failed", _reason(error, name)
             log.warning("Attachment of message %s not copied: %s", row.message_id, row.error)
         else:
             row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
@@ -331,7 +337,7 @@ class _Target:
             self._object.discard()
 
 
-def _reason(error: R7MailError | OSError) -> str:
+def _reason(error: R7MailError | OSError, name: str) -> str:
     """Return why a file was not copied, without its name: names reveal as much as subjects do."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
@@ -340,7 +346,13 @@ def _reason(error: R7MailError | OSError) -> str:
             code = getattr(refusal, "response", {}).get("Error", {}).get("Code")
             return f"storage failed: {action}: {code}"
         return f"storage failed: {cause.strerror or type(refusal or cause).__name__}"
-    return error.text if isinstance(error, R7MailError) else str(error)
+    text = error.text if isinstance(error, R7MailError) else str(error)
+    if "\ufffd" in name:  # what tables hold in place of half a surrogate pair
+        text += (
+            " The file's name contains a character that is no text, so the server may not know it "
+            "by the name in its listing. Open the message in the web client."
+        )
+    return text
 
 
 class _TooLargeError(Exception):

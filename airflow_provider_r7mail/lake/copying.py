@@ -34,7 +34,7 @@ async def copy_attachments(
     root: ObjectPath,
     *,
     message_ids: Sequence[int] | None = None,
-    pattern: str | None = None,
+    pattern: str | Sequence[str] | None = None,
     max_bytes: int | None = None,
 ) -> list[AttachmentRow]:
     """Copy the attachments of some messages of a folder, without writing tables.
@@ -44,7 +44,7 @@ async def copy_attachments(
     :param criteria: which messages; with `message_ids`, where to look for them
     :param root: the root of the attachments
     :param message_ids: the messages; None for all that match
-    :param pattern: which files; see `filenames.name_filter`
+    :param pattern: which files, as one pattern or several; see `filenames.name_filter`
     :param max_bytes: larger files are not copied
     :return: a row for each file, with its status; one that fails doesn't stop the others
     :raises R7MailMessageNotFoundError: an id is not in the folder; nothing was copied

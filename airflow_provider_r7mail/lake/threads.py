@@ -1,4 +1,4 @@
-"""Run blocking work in a thread and wait for it to end, even when cancelled."""
+"""Run blocking work in threads of an event loop, and an event loop in a thread of its own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
 from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from airflow_provider_r7mail.exceptions import R7MailError
@@ -16,6 +17,9 @@ from airflow_provider_r7mail.exceptions import R7MailError
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+"""How long to wait for a loop that was told to stop: its threads may hang in a call to a store."""
 
 
 # Set in the threads of `run_to_end` once the task that waits for them is cancelled.
@@ -61,3 +65,67 @@ async def wait_to_end(working: asyncio.Future[T], stopped: threading.Event | Non
             text = str(error) if isinstance(error, R7MailError) else type(error).__name__
             log.warning("Cancelled; the work in progress failed: %s", text)
         raise
+
+
+class LoopHangsError(Exception):
+    """A loop was told to stop, but didn't end in time."""
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for which the calling thread waits.
+
+    Signals are handled in the main thread. What a handler raises, such as Airflow's time-out of a
+    task, ends the wait there; inside a callback of a loop it would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._cancel: Callable[[], object] | None = None
+        self._stopped = 0.0  # when
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine and return its result.
+
+        :raises asyncio.CancelledError: it was stopped, and has ended
+        :raises LoopHangsError: it was stopped, but didn't end in time; its thread is abandoned
+        """
+        result: Future[T] = Future()
+        ended = threading.Event()
+
+        async def cancellable() -> T:
+            cancel = asyncio.current_task().cancel  # type: ignore[union-attr]
+            self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
+            if self._stopped:
+                raise asyncio.CancelledError
+            return await work()
+
+        def target() -> None:
+            try:
+                result.set_result(asyncio.run(cancellable()))
+            except BaseException as error:
+                result.set_exception(error)
+            finally:
+                ended.set()
+
+        threading.Thread(
+            target=copy_context().run, args=(target,), name="r7mail-loop", daemon=True
+        ).start()
+        try:
+            while not ended.wait(1.0):
+                if self._stopped and time.monotonic() > self._stopped + STOP_SECONDS:
+                    raise LoopHangsError
+        except BaseException:  # also an alarm's or a signal's
+            self.stop()
+            ended.wait(max(0, self._stopped + STOP_SECONDS - time.monotonic()))
+            raise
+        return result.result()
+
+    def stop(self) -> None:
+        """Cancel the coroutine, from any thread or signal handler."""
+        if self._stopped:
+            return  # to be cancelled again would interrupt its cleaning up
+        self._stopped = time.monotonic()
+        if self._cancel is not None:
+            try:
+                self._cancel()
+            except RuntimeError:
+                log.debug("The loop has ended already.")

@@ -242,8 +242,7 @@ class _Extraction:
                 f"{writer.bad_reasons}. They are in {destination.home / QUARANTINE}; all others "
                 'were written. With on_bad_message="quarantine" the task continues without them.'
             )
-        failed = writer.statuses["failed"]
-        if failed and self._job.on_attachment_error == "fail":
+        if failed := len(writer.failures):
             raise R7MailAttachmentError(
                 f"{failed} of {sum(writer.statuses.values())} attachments were not copied: "
                 f"{writer.failures}. Everything else was written to {destination.home}; run it "

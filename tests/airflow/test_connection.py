@@ -141,3 +141,23 @@ def test_wrong_fields_are_named(field: str, values: dict[str, Any], extra: Any) 
         config_from_connection(connection(extra, **values))
 
     assert "hidden-pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("time_out", "Did you mean 'timeout'?"),
+        ("verfy", "Did you mean 'verify'?"),
+        ("Folder", "Did you mean 'folders'?"),
+        ("max_retrys", "Did you mean 'max_retries'?"),
+        ("imap", "Known: folders, verify"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, nearest: str) -> None:
+    """A misspelt field of Extra is an error that names the nearest one, not ignored."""
+    with pytest.raises(R7MailConfigError, match=f"'mail': extra: .*{name!r}") as caught:
+        config_from_connection(connection({name: "hidden-pw"}))
+
+    assert nearest in str(caught.value)
+    assert "hidden-pw" not in str(caught.value)
+    assert config_from_connection(connection({name: None})).client.timeout == 60

@@ -304,6 +304,8 @@ def test_asset_events(server: Emulator, run_dag: Callable[[str], Any], tmp_path:
         "folder_id": 24,
         "files_downloaded": 1,
         "files_unchanged": 0,
+        "files_failed": 0,
+        "files_unavailable": 0,
         "path": f"file://{tmp_path}/files",
     }
     assert sorted(uris) == [f"file://{tmp_path}/lake/{name}" for name in ("messages", "recipients")]

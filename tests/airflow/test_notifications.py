@@ -156,7 +156,7 @@ class TestTask:
         assert [sent["HtmlBody"] for sent in server.mailbox.sent] == ["<p>one</p>", "<p>two</p>"]
 
     def test_a_template_in_a_file(self, server: Emulator, run_dag: RunDag) -> None:
-        """The body may be a template file next to the DAG."""
+        """The body may be a template file next to the DAG; the subject is never one."""
         run_dag("""
             from pathlib import Path
             from airflow.sdk import DAG, task
@@ -165,12 +165,13 @@ class TestTask:
             Path(__file__).with_name("alert.html").write_text("<p>{{ exception | e }}</p>")
             with DAG("in_a_file") as dag:
                 @task(on_failure_callback=R7MailNotifier(
-                    "ops@example.org", html_content="alert.html", throttle=None))
+                    "ops@example.org", "see log.txt", html_content="alert.html", throttle=None))
                 def t():
                     raise ValueError("<b>")
                 t()
         """)
 
+        assert subjects(server) == ["see log.txt"]
         assert [sent["HtmlBody"] for sent in server.mailbox.sent] == ["<p>&lt;b&gt;</p>"]
 
 

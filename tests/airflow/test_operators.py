@@ -393,7 +393,7 @@ def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult]) -> None
 
 
 def test_templates_in_files(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """The body may be a template file next to the DAG."""
+    """The body may be a template file next to the DAG; nothing else is taken for one."""
     result = run_dag("""
         from pathlib import Path
         from airflow.sdk import DAG
@@ -401,11 +401,22 @@ def test_templates_in_files(server: Emulator, run_dag: Callable[[str], DagResult
 
         Path(__file__).with_name("report.html").write_text("<p>{{ dag.dag_id }}</p>")
         with DAG("report") as dag:
-            R7MailSendOperator(task_id="send", to="a@b.ru", subject="s", html_content="report.html")
+            R7MailSendOperator(
+                task_id="send",
+                to=["{{ dag.dag_id }}@b.txt", "c@d.html"],
+                subject="{{ dag.dag_id }} is in prices.txt",
+                html_content="report.html",
+                links=["https://example.org/{{ dag.dag_id }}.html", {"url": "https://a.ru/b.txt"}],
+            )
     """)
 
     assert result.states == {"send": "success"}
-    assert server.mailbox.sent[0]["HtmlBody"].startswith('<p>report</p><div aria-hidden="true"')
+    [sent] = server.mailbox.sent
+    assert sent["Subject"] == "report is in prices.txt"
+    assert sent["To"] == ["report@b.txt", "c@d.html"]
+    assert "https://example.org/report.html" in sent["HtmlBody"]
+    assert "https://a.ru/b.txt" in sent["HtmlBody"]
+    assert sent["HtmlBody"].startswith("<p>report</p><ul>")
 
 
 # -- never twice, in a real Airflow ------------------------------------------------------------

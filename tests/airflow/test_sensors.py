@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +234,20 @@ def test_timeout(server: Emulator, mode: str) -> None:
     """If the messages don't arrive in time, the sensor times out."""
     with pytest.raises(AirflowSensorTimeout):
         wait(mode, timeout=0.2)
+
+
+def test_polls_further_and_further_apart(server: Emulator) -> None:
+    """A deferred sensor takes `exponential_backoff` and `max_wait` as poke mode does."""
+
+    def polls(**values: Any) -> int:
+        server.requests.clear()
+        with pytest.raises(AirflowSensorTimeout):
+            wait("deferrable", timeout=2, poke_interval=0.05, **values)
+        return paths(server).count("Messages")
+
+    assert polls() > 15
+    assert polls(exponential_backoff=True) <= 8
+    assert 8 < polls(exponential_backoff=True, max_wait=timedelta(seconds=0.15)) <= 20
 
 
 def test_a_failing_server(server: Emulator, mode: str) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from airflow_provider_r7mail.client.compose import parse_addresses
+from typing import Any
+
+import pytest
+
+from airflow_provider_r7mail.client.compose import compose_message, parse_addresses
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 
 def test_addresses_as_templates_render_them() -> None:
@@ -11,3 +16,36 @@ def test_addresses_as_templates_render_them() -> None:
     assert parse_addresses('["a@b.ru"]', "to") == ("a@b.ru",)
     assert parse_addresses(" a@b.ru, ", "to") == ("a@b.ru",)
     assert parse_addresses(None, "to") == ()
+
+
+LETTER: dict[str, Any] = {"to": "a@b.ru", "subject": "Prices", "html_content": "<p>Hi</p>"}
+FILE = {"Id": 1, "FileId": 2, "FileName": 2025, "Size": "3", "MimeType": "text/csv"}
+
+
+def test_numbers_that_native_rendering_makes() -> None:
+    """A subject, body or file name of digits only is sent as text, not as a number."""
+    numbers = {"subject": 2025, "html_content": 42, "text_content": 4.5, "attachments": [FILE]}
+    body = compose_message(**{**LETTER, **numbers}).body or {}
+
+    assert [body[name] for name in ("Subject", "HtmlBody", "Body")] == ["2025", "42", "4.5"]
+    assert body["Attachments"][0]["FileName"] == "2025"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"subject": "None"}, 'subject: got the text "None"'),
+        ({"subject": None}, "subject: expected text, got None"),
+        ({"html_content": ["a"]}, "html_content: expected text, got list"),
+        ({"text_content": "None"}, 'text_content: got the text "None"'),
+        ({"text_content": {}}, "text_content: expected text, got dict"),
+        (
+            {"attachments": {**FILE, "MimeType": False}},
+            r"attachments\[0\] MimeType: expected text, got bool",
+        ),
+    ],
+)
+def test_what_is_not_text_is_refused_by_name(wrong: dict[str, Any], message: str) -> None:
+    """Anything else in place of a text is an error before anything is sent."""
+    with pytest.raises(R7MailConfigError, match=f"^{message}"):
+        compose_message(**{**LETTER, **wrong})
