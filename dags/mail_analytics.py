@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 TIMEZONE = "Europe/Moscow"
 FOLDER = ["mailbox", "folder"]
-# Identifies a message; see docs/sql/latest_messages.sql.
-IDENTITY = ["message_id", "mime_message_id", "was_sent", "extracted_at"]
+# Rows of different folders that agree in these are the same message; in a folder, those with the
+# same `message_id` are. See docs/sql/latest_messages.sql.
+IDENTITY = ["mime_message_id", "from_address", "date", "subject", "was_sent"]
 
 
 def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
@@ -121,15 +122,19 @@ def read(lake: str, table: str, columns: list[str]) -> pd.DataFrame:
     # `mailbox`, `folder` and `window` come from the file paths, as categories.
     places = dict.fromkeys([*FOLDER, "window"], "str")
     files = [path.removesuffix("_manifest.json") + "part-00000.parquet" for path in finished]
-    wanted = IDENTITY if table == "messages" else ["message_id"]
-    stored = pq.read_table(files, filesystem=root.fs, columns=[*places, *wanted, *columns])
+    identity = [*IDENTITY, "extracted_at"] if table == "messages" else []
+    wanted = list(dict.fromkeys([*places, "message_id", *identity, *columns]))
+    stored = pq.read_table(files, filesystem=root.fs, columns=wanted)
     rows: pd.DataFrame = stored.to_pandas().astype(places)
     if table != "messages":
         return rows.merge(read(lake, "messages", [])[[*places, "message_id"]])
     rows["was_sent"] = rows["was_sent"].eq(other=True)
-    mail = rows["mime_message_id"].replace("", None).fillna(rows["message_id"].astype("str"))
-    last = rows.groupby(["mailbox", mail, "was_sent"])["extracted_at"].transform("max")
-    return rows.loc[rows["extracted_at"] == last]
+    mime_id = rows["mime_message_id"].replace("", None)
+    rows["mime_message_id"] = mime_id.fillna(rows["message_id"].astype("str"))
+    rows = rows.sort_values("extracted_at").drop_duplicates([*FOLDER, "message_id"], keep="last")
+    by_id = rows.sort_values("message_id").groupby([*FOLDER, *IDENTITY], dropna=False)
+    rows["copy"] = by_id.cumcount()
+    return rows.drop_duplicates(["mailbox", *IDENTITY, "copy"], keep="last")
 
 
 def write(lake: str, name: str, data: bytes) -> str:

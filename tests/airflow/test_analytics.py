@@ -118,6 +118,24 @@ def test_a_message_counts_once_wherever_it_was_moved(
     ]
 
 
+def test_different_mail_with_one_mime_id_all_counts(
+    server: Emulator, lake: Path, analyse: Analyse
+) -> None:
+    """A scanner that gives all its mail one Message-ID loses none, and files stay with theirs."""
+    for subject, hour in (("Scan", 1), ("Scan", 1), ("Scan", 2), ("Scan 2", 2), ("Scan", 25)):
+        server.mailbox.deliver(
+            date=MONDAY + hour * HOUR,
+            subject=subject,
+            mime_message_id="scan@example.org",
+            attachments=[("a.pdf", b"12", "application/pdf")],
+        )
+
+    assert analyse(MONDAY, MONDAY + DAY).state == "success"
+
+    assert mart(lake, "daily_volume", "sum(messages)") == [(5,)]
+    assert mart(lake, "attachment_types", "files") == [(5,)]
+
+
 def test_unfinished_windows_are_left_out(server: Emulator, lake: Path, analyse: Analyse) -> None:
     """A window without a manifest is ignored."""
     for day in range(2):
