@@ -22,7 +22,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
-from tests.airflow.support import DAY, JUNE, Runner, extract
+from tests.airflow.support import DAY, JUNE, Runner, extract, rename_logins
 
 SQL = Path(__file__).parents[2] / "docs/sql"
 HOUR = timedelta(hours=1)
@@ -377,6 +377,60 @@ def test_postgres_without_tables(lake: Path, warehouse: Ask, run_example: Runner
 
 
 # -- all of them ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digits(mail: Path) -> list[str]:
+    """Logins of the tables, most of which look like numbers."""
+    return sorted(rename_logins(mail))
+
+
+def logins(ask: Ask, schema: str) -> list[str]:
+    """Return the logins that an engine sees; each must be in all tables."""
+    messages, recipients, attachments = (
+        [login for (login,) in ask(f"SELECT DISTINCT mailbox FROM {schema}{table} ORDER BY 1")]
+        for table in TABLES
+    )
+    assert messages == recipients == attachments
+    return messages
+
+
+def test_logins_of_digits_are_text_in_duckdb(mail: Path, digits: list[str], duck: Ask) -> None:
+    """007, 7 and 1e5 are mailboxes of their own, as is one that isn't a number."""
+    assert logins(duck, "") == digits
+    shutil.rmtree(mail / "messages/mailbox=ann")
+    assert duck("SELECT DISTINCT mailbox FROM messages WHERE mailbox LIKE '0%'") == [("007",)]
+
+
+def test_logins_of_digits_are_text_in_clickhouse(
+    mail: Path, digits: list[str], clickhouse: Ask
+) -> None:
+    """007, 7 and 1e5 are mailboxes of their own; a filter on one opens no files of others."""
+    load_month(clickhouse, mail, "202506")
+
+    assert logins(clickhouse, "mail.lake_") == logins(clickhouse, "mail.") == digits
+    for part in mail.glob("*/mailbox=ann/*/*/part-*.parquet"):
+        part.write_text("not Parquet")
+    assert clickhouse("SELECT count() FROM mail.lake_messages WHERE mailbox = '007'") == [(4,)]
+
+
+def test_logins_of_digits_are_text_in_postgres(
+    digits: list[str], load: Callable[[], Any], warehouse: Ask
+) -> None:
+    """007, 7 and 1e5 are mailboxes of their own."""
+    load()
+
+    assert logins(warehouse, "mail.") == digits
+
+
+def test_logins_of_digits_are_text_in_pandas(mail: Path, digits: list[str]) -> None:
+    """What the page says about pandas is right."""
+    page = (SQL.parent / "en/warehouses.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(import pandas.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("/data/mail", str(mail)), names)
+
+    assert sorted(set(names["messages"]["mailbox"].astype(str))) == digits
 
 
 def latest(request: pytest.FixtureRequest, root: Path, engine: str) -> Ask:
