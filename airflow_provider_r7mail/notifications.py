@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from airflow.providers.common.compat.sdk import Variable, conf, redact
 from jinja2 import StrictUndefined
 
 from airflow_provider_r7mail.client.compose import parse_addresses
+from airflow_provider_r7mail.client.limit import run_within
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailError,
@@ -274,7 +274,7 @@ class R7MailNotifier(BaseNotifier):
                 self._log_held_back(throttle)
                 return
             try:
-                hook = R7MailHook(str(self.r7mail_conn_id))
+                hook = R7MailHook(self.r7mail_conn_id)
                 try:
                     async with asyncio.timeout(SEND_SECONDS):
                         accepted = await hook.asend_message(**_with_unsent(letter, unsent))
@@ -288,20 +288,10 @@ class R7MailNotifier(BaseNotifier):
             self._log_accepted(accepted["id"])
 
     def _send(self, letter: _Letter) -> Accepted:
-        hook = R7MailHook(str(self.r7mail_conn_id))
+        hook = R7MailHook(self.r7mail_conn_id)
         hook.settings  # noqa: B018 - read here: Airflow's API is not for other threads
-        result: Future[Accepted] = Future()
-
-        def work() -> None:
-            try:
-                result.set_result(hook.send_message(**letter))
-            except BaseException as error:
-                result.set_exception(error)
-
-        # No timeout of the HTTP library limits all of a request: the thread is abandoned.
-        threading.Thread(target=work, daemon=True).start()
         try:
-            return result.result(SEND_SECONDS)
+            return run_within(SEND_SECONDS, lambda: hook.send_message(**letter))
         except TimeoutError as error:
             raise _too_slow() from error
 
