@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -16,6 +14,7 @@ from airflow_provider_r7mail.client.acting import Action
 from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
 from airflow_provider_r7mail.client.frames import messages_frame
+from airflow_provider_r7mail.client.limit import run_within
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
 from airflow_provider_r7mail.client.parameters import need_text, read_id
 from airflow_provider_r7mail.client.progress import Progress
@@ -173,19 +172,8 @@ class R7MailHook(BaseHook):
             next(iter(settings.folders.items()), None),
             on_token=lambda token: mask(secret_forms(token)),
         )
-        result: Future[tuple[bool, str]] = Future()
-
-        def work() -> None:
-            try:
-                result.set_result(trial.run())
-            except BaseException as error:
-                result.set_exception(error)
-
-        # No timeout of the HTTP library ends a name lookup, or a response that trickles in: the
-        # thread is abandoned.
-        threading.Thread(target=work, daemon=True).start()
         try:
-            return result.result(TEST_SECONDS)
+            return run_within(TEST_SECONDS, trial.run)
         except TimeoutError:
             return False, trial.failed(
                 f"no complete answer within {TEST_SECONDS:g} seconds",

@@ -20,11 +20,13 @@ To adapt: TIMEZONE, a function like the five below for a table of your own, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
+from urllib.parse import unquote
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from airflow.sdk import DAG, Asset, ObjectStoragePath, Param, task
 
@@ -37,8 +39,11 @@ if TYPE_CHECKING:
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 TIMEZONE = "Europe/Moscow"
 FOLDER = ["mailbox", "folder"]
-# Identifies a message; see docs/sql/latest_messages.sql.
-IDENTITY = ["message_id", "mime_message_id", "was_sent", "extracted_at"]
+# Rows of different folders that agree in these are the same message; in a folder, those with the
+# same `message_id` are. See docs/sql/latest_messages.sql.
+IDENTITY = ["mime_message_id", "from_address", "date", "subject", "was_sent"]
+READERS = 8  # files that are read at once
+READ_WHOLE = 2**20  # files below this are read in one request
 
 
 def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
@@ -110,26 +115,57 @@ MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] 
 }
 
 
-def read(lake: str, table: str, columns: list[str]) -> pd.DataFrame:
-    """Read columns of a table: complete windows only, each message as last seen."""
+def read(lake: str, table: str, columns: Iterable[str]) -> pd.DataFrame:
+    """Read columns of a table's complete windows, in one listing and one or two reads per file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     root = ObjectStoragePath(f"{lake}/tables/{table}")
-    finished = root.fs.glob(f"{root.path}/*/*/*/_manifest.json")
-    if not finished:
+    listed = root.fs.find(root.path, detail=True)
+    homes = [path.rpartition("/")[0] for path in listed if path.endswith("/_manifest.json")]
+    if not homes:
         raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
-    # `mailbox`, `folder` and `window` come from the file paths, as categories.
-    places = dict.fromkeys([*FOLDER, "window"], "str")
-    files = [path.removesuffix("_manifest.json") + "part-00000.parquet" for path in finished]
-    wanted = IDENTITY if table == "messages" else ["message_id"]
-    stored = pq.read_table(files, filesystem=root.fs, columns=[*places, *wanted, *columns])
-    rows: pd.DataFrame = stored.to_pandas().astype(places)
-    if table != "messages":
-        return rows.merge(read(lake, "messages", [])[[*places, "message_id"]])
-    rows["was_sent"] = rows["was_sent"].eq(other=True)
-    mail = rows["mime_message_id"].replace("", None).fillna(rows["message_id"].astype("str"))
-    last = rows.groupby(["mailbox", mail, "was_sent"])["extracted_at"].transform("max")
-    return rows.loc[rows["extracted_at"] == last]
+
+    def read_window(home: str) -> pa.Table:
+        path = f"{home}/part-00000.parquet"
+        size = listed[path]["size"]
+        cache = "all" if size < READ_WHOLE else "readahead"
+        with root.fs.open(path, "rb", size=size, cache_type=cache) as file:
+            rows = pq.read_table(file, columns=list(columns))
+        # From the path, always as text: a login may be 007.
+        for part in home.split("/")[-3:]:
+            name, _, text = part.partition("=")
+            rows = rows.append_column(name, pa.repeat(unquote(text), len(rows)))
+        return rows
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found: pd.DataFrame = pa.concat_tables(pool.map(read_window, homes)).to_pandas()
+    return found
+
+
+def read_tables(lake: str) -> dict[str, pd.DataFrame]:
+    """Read what the marts need: each message as last seen, and its attachments."""
+    columns: dict[str, set[str]] = {"messages": {"extracted_at", *IDENTITY}, "attachments": set()}
+    for table, names in MARTS.values():
+        columns[table].update(names)
+    messages, attachments = (
+        read(lake, table, {"message_id", *names}) for table, names in columns.items()
+    )
+    messages["was_sent"] = messages["was_sent"].eq(other=True)
+    messages = messages.loc[last_seen(messages)]
+    places = messages[[*FOLDER, "window", "message_id"]]
+    return {"messages": messages, "attachments": attachments.merge(places)}
+
+
+def last_seen(messages: pd.DataFrame) -> pd.Index[int]:
+    """Return the index of each message's last row; see docs/sql/latest_messages.sql."""
+    rows = messages[[*FOLDER, "message_id", "extracted_at", *IDENTITY]].copy()
+    mime_id = rows["mime_message_id"].replace("", None)
+    rows["mime_message_id"] = mime_id.fillna(rows["message_id"].astype("str"))
+    rows = rows.sort_values("extracted_at").drop_duplicates([*FOLDER, "message_id"], keep="last")
+    by_id = rows.sort_values("message_id").groupby([*FOLDER, *IDENTITY], dropna=False)
+    rows["copy"] = by_id.cumcount()
+    return rows.drop_duplicates(["mailbox", *IDENTITY, "copy"], keep="last").index
 
 
 def write(lake: str, name: str, data: bytes) -> str:
@@ -141,19 +177,21 @@ def write(lake: str, name: str, data: bytes) -> str:
 
 
 @task
-def write_mart(name: str, lake: str, zone: str) -> str:
-    """Build a mart from its table; return its path."""
-    make, (table, columns) = next(item for item in MARTS.items() if item[0].__name__ == name)
-    rows = read(lake, table, columns)
-    try:
-        mart = make(rows, zone)
-    except KeyError as error:  # ZoneInfoNotFoundError
-        raise AirflowFailException(
-            f"params.timezone: {error}. Give a name like {TIMEZONE}."
-        ) from error
-    made = BytesIO()
-    mart.to_parquet(made, index=False)
-    return write(lake, f"{name}.parquet", made.getvalue())
+def write_marts(lake: str, zone: str) -> list[str]:
+    """Build the marts, all from one reading of the tables; return their paths."""
+    tables = read_tables(lake)
+    paths = []
+    for make, (table, _) in MARTS.items():
+        try:
+            mart = make(tables[table], zone)
+        except ZoneInfoNotFoundError as error:
+            raise AirflowFailException(
+                f"params.timezone: {error}. Give a name like {TIMEZONE}."
+            ) from error
+        made = BytesIO()
+        mart.to_parquet(made, index=False)
+        paths.append(write(lake, f"{make.__name__}.parquet", made.getvalue()))
+    return paths
 
 
 @task
@@ -183,8 +221,4 @@ with DAG(
     doc_md=__doc__,
 ) as dag:
     ZONE = "{{ params.timezone }}"
-    marts = [
-        write_mart.override(task_id=function.__name__)(function.__name__, LAKE, ZONE)
-        for function in MARTS
-    ]
-    write_report(marts, LAKE, ZONE)
+    write_report(write_marts(LAKE, ZONE), LAKE, ZONE)

@@ -31,7 +31,7 @@ QUESTIONS = PACKAGE / "client" / "check" / "questions"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields", "client.dates", "client.parameters", "client.progress"},
+    {"client.fields", "client.dates", "client.limit", "client.parameters", "client.progress"},
     {"client.models"},
     {"client.calls"},
     {"client.http", "client.download", "client.transport", "client.frames"},
