@@ -46,6 +46,11 @@ log = logging.getLogger(__name__)
 
 BAD_URL = "The server's URL is invalid. Check Host, Schema and Port of the connection."
 MAX_BACKOFF_SECONDS = 30.0
+
+NOT_SENT = frozenset({400, 401, 403, 405, 406, 413, 415, 429})
+"""Statuses that say that a request was refused before the server acted on it (R23). All others may
+come from something in front of a server that acted: 404, 408, 409 and redirects, too."""
+
 SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
 
@@ -339,7 +344,7 @@ def _unclear(call: Call[Any], error: R7MailRequestError) -> bool:
     """Whether the server may have acted on a call that must not be repeated (R23)."""
     if call.repeatable or error.path != call.path or error.never_sent:
         return False
-    return error.status is None or error.status < 300 or error.status >= 500
+    return error.status not in NOT_SENT
 
 
 @contextmanager

@@ -377,6 +377,10 @@ PAGE = "<html>Sign in</html>"
         Fault("Send", status=502, body=PAGE, after_acting=True),
         Fault("Send", status=503, headers={"Retry-After": "1"}, after_acting=True),
         Fault("Send", status=504, after_acting=True),
+        *(
+            Fault("Send", status=status, after_acting=True)
+            for status in (302, 304, 402, 404, 407, 408, 409, 410, 412, 421, 422, 425, 451, 499)
+        ),
         Fault("Send", status=520, after_acting=True),
         Fault("Send", kind="answer", answer=None, after_acting=True),
     ],
@@ -397,7 +401,7 @@ async def test_a_send_that_may_have_worked_is_not_repeated(
     assert caught.value.path == "/api/v1/email/Send"
 
 
-@pytest.mark.parametrize("status", [302, 400, 403, 404, 405, 406])
+@pytest.mark.parametrize("status", [400, 403, 405, 406, 413, 415])
 async def test_a_refused_send_is_told_as_refused(kind: Kind, server: Emulator, status: int) -> None:
     """A message that the server certainly didn't accept is not called unclear."""
     server.faults.append(Fault("Send", status=status))
