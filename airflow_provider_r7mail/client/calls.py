@@ -308,8 +308,14 @@ def parse_items(body: bytes) -> tuple[list[Any], int | None]:
         items = []
     if not isinstance(items, list):
         raise AnswerError("the listing's Items is not an array")
-    count = answer.get("Count")
-    return items, count if isinstance(count, int) and not isinstance(count, bool) else None
+    return items, _read_count(answer.get("Count"))
+
+
+def _read_count(value: Any) -> int | None:
+    """Return a Count, which may come as text; None for what is no count (R2)."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def parse_page(body: bytes) -> Page:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calls import Call, list_messages, parse_page
-from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.dates import Window, to_microseconds
 from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
 from airflow_provider_r7mail.client.seek import Key, Listing, PageRequest, Seek
 from airflow_provider_r7mail.client.session import AsyncClient, Client
@@ -43,6 +45,9 @@ PAGE_BYTES = 2 << 20
 PAGE_SECONDS = 2.0
 # Pages with long messages shrink above this size.
 MAX_PAGE_BYTES = 8 << 20
+
+NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
+"""A time that no mail is dated in: a Count above zero is not of what is searched for (R2)."""
 
 
 P = TypeVar("P")
@@ -170,7 +175,8 @@ class Reconciliation:
 
     :param counted_before: the window's Count at the start, None if it can't be trusted
     :param counted_after: the same at the end
-    :param read: number of messages read, including those in the margins of the bounds (R4)
+    :param read: number of messages read, including those in the margins of the bounds (R4), and
+        each as often as a page listed it (R34)
     :param repeated: number of rows that had been read before
     """
 
@@ -273,8 +279,11 @@ class WindowReader(Generic[L]):
         self._waiting: list[Seek] = [whole]
         self._undated: set[Key] = set()
         self._counted_before: int | None = None
+        # How often a page listed a message again (R34).
+        self._repeats: dict[Key, int] = {}
         self._longest_page = 1
         self._count_is_total = False
+        self._count_is_short = False
         self._pages = 0
         self._read = 0
         self._received = 0
@@ -342,6 +351,7 @@ class WindowReader(Generic[L]):
             raise R7MailExtractError(f"{self._where()}: {error}") from error
         if listing.count is not None and listing.count > len(listing.keys):
             self._count_is_total = True
+        self._note_repeats(listing)
         undated = [index for index in fresh if listing.dates[index] is None]
         if undated:  # they don't belong to a span, so each reader may meet them
             known = {index for index in undated if listing.keys[index] in self._undated}
@@ -358,6 +368,15 @@ class WindowReader(Generic[L]):
             if fresh:
                 await self._deliver(page, fresh)
         return None if following is None else following.result()
+
+    def _note_repeats(self, listing: Listing) -> None:
+        distinct = len(set(listing.keys))
+        if listing.count is not None and listing.count < distinct:
+            self._count_is_short = True
+        if distinct < len(listing.keys):
+            for key, rows in Counter(listing.keys).items():
+                if rows > 1:
+                    self._repeats[key] = max(self._repeats.get(key, 0), rows - 1)
 
     def _where(self) -> str:
         return f"Folder {self._folder}, window {self._criteria.window.label()}"
@@ -393,13 +412,40 @@ class WindowReader(Generic[L]):
 
     async def _reconcile(self) -> Reconciliation:
         in_margins = set().union(*(span.in_margins for span in self._spans))
-        read = self._read + len(in_margins)
+        distinct = self._read + len(in_margins)
+        read = distinct + sum(self._repeats.values())
         before, after = self._counted_before, None
-        if before is not None and not self._count_is_total and before < read:
-            before = None  # it is the page's
         if self._count_is_total:
-            request = Seek(self._criteria.window, 1).request()
-            assert request is not None  # noqa: S101 - a new Seek always has a request
-            page = await self._fetch(request)
-            after = page.listing.count
-        return Reconciliation(before, after, read, self._received - read)
+            after = (await self._ask(self._criteria.window)).count
+        doubt = await self._doubt(before, after, read)
+        if doubt:
+            log.warning(
+                "%s: the messages read can't be compared with the server's Count: %s. `r7mail "
+                "check` shows what it counts.",
+                self._where(),
+                doubt,
+            )
+            before = after = None
+        elif before is not None and not self._count_is_total and before < read:
+            before = None  # it is the page's
+        return Reconciliation(before, after, read, self._received - distinct)
+
+    async def _doubt(self, before: int | None, after: int | None, read: int) -> str:
+        """Return why Count is of no use; empty if it is of the matches, or of the page (R2)."""
+        if before is None:
+            return "it is missing or not a number"
+        if self._count_is_short:
+            return "it is less than the messages of its own page"
+        if after is None or min(before, after) <= read <= max(before, after):
+            return ""
+        nowhere = await self._ask(Window(*NOWHERE))
+        # Undated messages may be listed, and counted, whatever the bounds.
+        none_dated = all(date is None for date in nowhere.dates)
+        if none_dated and (nowhere.count or 0) > len(self._undated):
+            return "it is the same whatever dates are searched for"
+        return ""
+
+    async def _ask(self, window: Window) -> Listing:
+        request = Seek(window, 1).request()
+        assert request is not None  # noqa: S101 - a new Seek always has a request
+        return (await self._fetch(request)).listing

@@ -196,9 +196,10 @@ class Api:
         )
         items = b",".join([self._listed(record) for record in page.records])
         more = b',"TotalPages":1' if readings.unknown_fields else b""
+        forms = {"number": page.count, "text": str(page.count), "null": None}
         return _json_response(
-            b'{"FolderId":0,"Items":[%b],"Count":%d,"UnreadCount":%d%b}'
-            % (items, page.count, page.unread_count, more)
+            b'{"FolderId":0,"Items":[%b],"Count":%b,"UnreadCount":%d%b}'
+            % (items, to_json(forms[readings.count_form]), page.unread_count, more)
         )
 
     def _listed(self, record: Stored) -> bytes:

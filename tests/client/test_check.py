@@ -59,7 +59,7 @@ def fill(mailbox: Mailbox, count: int = 120) -> None:
             to=[f"{SECRET}@example.org"],
             date=date,
             was_read=number % 2 == 0,
-            labels=[3] if number % 10 == 0 else None,
+            labels=[3, 5][: 1 + number % 4 // 2] if number % 10 == 0 else None,
             attachments=[Attachment(f"{SECRET}.txt", b"12345", "text/plain")]
             if number % 5 == 0
             else (),
@@ -114,6 +114,10 @@ class TestReadings:
         [
             *[({"sort_one": value}, "sort_one", value) for value in ("ascending", "descending")],
             *[({"count": value}, "count", value) for value in ("all", "page")],
+            *[({"count": value}, "count", "other") for value in ("folder", "unread")],
+            *[({"count_form": v}, "count_form", v) for v in ("number", "text", "null")],
+            ({"row_per_label": False}, "ids", "unique"),
+            ({"row_per_label": True}, "ids", "twice"),
             ({"page_cap": None}, "page_cap", "none seen"),
             *[({"page_cap": value}, "page_cap", value) for value in (1, 2, 3, 20, 50, 100)],
             *[({"start_inclusive": v}, "start_inclusive", v) for v in (True, False)],

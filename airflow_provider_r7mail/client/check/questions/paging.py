@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
-from airflow_provider_r7mail.client.check.evidence import Page
-from airflow_provider_r7mail.client.check.inquiry import MAX_PAGE_BYTES, Inquiry
+from airflow_provider_r7mail.client.check.evidence import Listing, Page
+from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, MAX_PAGE_BYTES, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.reader import NOWHERE
 from airflow_provider_r7mail.exceptions import R7MailConnectionError
 
 LARGER_PAGES = (200, 1000)
@@ -55,6 +57,7 @@ class Paging(Question):
             "What Count counts",
             "Compares it at the end if it counts all messages.",
         ),
+        Subject("count_form", "R2", "Form of Count", "Reads numbers, also as text."),
         Subject(
             "page_cap",
             "R3",
@@ -71,6 +74,12 @@ class Paging(Question):
 
     def __init__(self) -> None:
         self._end: End | None = None
+        self._nowhere: Page | None = None
+        self._forms: set[str] = set()
+
+    def see(self, listing: Listing) -> None:
+        """Note whether Count is a number."""
+        self._forms.add(_form_of(listing.envelope.get("Count")))
 
     def ask(self, inquiry: Inquiry) -> Findings:
         """Request pages of several sizes, what follows the largest one, and that one again."""
@@ -83,6 +92,8 @@ class Paging(Question):
             if end.calm:
                 break
             longest = end.again
+        first, last = map(to_microseconds, NOWHERE)
+        self._nowhere = inquiry.fetch(FIRST_PAGE, start=first, end=last)
         return {"page_cap": cap_of(end), "offset": offset_of(end)}
 
     def conclude(self, inquiry: Inquiry) -> Findings:
@@ -90,7 +101,8 @@ class Paging(Question):
         first_pages = [page for page in inquiry.unfiltered if page.offset == 0]
         found = {
             "sort_one": order_of(inquiry.pages, self._end),
-            "count": count_of(first_pages, self._end),
+            "count": count_of(first_pages, self._end, self._nowhere),
+            "count_form": form_of(self._forms, inquiry.is_empty),
         }
         longer = [page for page in inquiry.pages if len(page.rows) > page.asked]
         if longer:
@@ -173,15 +185,39 @@ def offset_of(end: End) -> Verdict:
     return unknown("the folder changed during the check")
 
 
-def count_of(pages: Sequence[Page], end: End | None) -> Verdict:
+def _form_of(count: object) -> str:
+    if count is None:
+        return "null"
+    return "text" if isinstance(count, str) else "number"
+
+
+def form_of(forms: Set[str], is_empty: bool) -> Verdict:
+    """Return whether Count is a number (R2).
+
+    :param forms: the forms seen
+    :param is_empty: whether the folder is empty
+    """
+    if is_empty:
+        return unknown("the folder is empty")
+    if "null" in forms:
+        return "warning", "null", "null or missing: extracts can't be compared with it"
+    [form, *others] = sorted(forms)
+    return "ok", form, "varies" if others else form
+
+
+def count_of(pages: Sequence[Page], end: End | None, nowhere: Page | None) -> Verdict:
     """Return what Count counts (R2).
 
     :param pages: pages at offset 0 without any filter, in the order of requests
     :param end: the largest page and the one after it
+    :param nowhere: a page of dates that no mail has
     """
     counted = [(page.count, len(page.rows)) for page in pages if page.count is not None]
     if not counted:
         return "note", "absent", "responses have no Count"
+    if nowhere is not None and nowhere.count and not nowhere.rows:
+        says = "something else, whatever dates are searched for: extracts can't be compared with it"
+        return "warning", "other", says
     if any(count < rows for count, rows in counted):
         return "outside", "less", "less than the number of messages in the same response"
     exact = [page for page in pages if page.count == len(page.rows)]
