@@ -43,6 +43,7 @@ class Readings:
     :param ignore_dates: ignore ``StartDate`` and ``EndDate``.
     :param ignore_offset: return the first page for every ``offset``.
     :param row_per_label: list a message once for each of its labels (R34).
+    :param names: the case of names in responses: the manual's, or camelCase (R42).
     :param latency_seconds: minimum duration of every call, in seconds.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
     :param strip_hidden: remove hidden HTML elements from sent messages.
@@ -73,6 +74,7 @@ class Readings:
     ignore_dates: bool = False
     ignore_offset: bool = False
     row_per_label: bool = False
+    names: Literal["documented", "camel"] = "documented"
     latency_seconds: float = 0.0
     sent_delay_seconds: float = 0.0
     strip_hidden: bool = False

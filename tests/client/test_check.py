@@ -116,6 +116,8 @@ class TestReadings:
             *[({"count": value}, "count", value) for value in ("all", "page")],
             *[({"count": value}, "count", "other") for value in ("folder", "unread")],
             *[({"count_form": v}, "count_form", v) for v in ("number", "text", "null")],
+            ({"names": "documented"}, "names", "documented"),
+            ({"names": "camel"}, "names", "other"),
             ({"row_per_label": False}, "ids", "unique"),
             ({"row_per_label": True}, "ids", "twice"),
             ({"page_cap": None}, "page_cap", "none seen"),

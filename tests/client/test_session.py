@@ -148,6 +148,23 @@ def _patience(fault: Fault) -> float:
 # What goes well.
 
 
+async def test_answers_may_be_in_camel_case(kind: Kind, server: Emulator) -> None:
+    """After an upgrade to camelCase answers, everything is read as before (R42)."""
+    server.mailbox.deliver(sender="a@example.org", attachments=[Attachment("a.txt", b"data")])
+    call = calls.list_messages(
+        INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=calls.parse_page
+    )
+    async with _opened(kind, server) as session:
+        before = await session.send(call)
+    server.readings = Readings(names="camel")
+    async with _opened(kind, server) as session:
+        assert await session.send(call) == before
+        assert (await session.send(SEND)).subject == "Quarterly secret"
+        assert await session.send(MARK) is True
+
+    assert len(before.rows) == before.count == 2
+
+
 async def test_each_call_does_what_it_says(kind: Kind, server: Emulator) -> None:
     """A session lists, marks, moves, deletes, sends and downloads with a single login."""
     mailbox = server.mailbox
@@ -618,6 +635,28 @@ async def test_a_proven_password_outlives_a_500(kind: Kind, server: Emulator) ->
         assert await session.send(MARK) is True
 
     assert _count(server, "Login") == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "came"),
+    [
+        ({"Response": {"Data": {"State": "Login", "Keys": {"Token": "s3cret"}}}}, "State, Keys"),
+        ({"error": "s3cret", "anna@example.org": 1}, "error"),
+        ({"Response": {"Data": {"Tokens": {"Bearer": "s3cret"}}}}, "Bearer"),
+    ],
+)
+async def test_a_login_of_another_shape_names_its_keys(
+    kind: Kind, server: Emulator, data: Any, came: str
+) -> None:
+    """If a login's response lacks a key, the error names those that came, and nothing else."""
+    server.faults.append(Fault("Login", kind="answer", answer=data, times=None))
+    async with _opened(kind, server) as session:
+        with pytest.raises(R7MailAuthError, match=f"the keys that came: {came} ") as caught:
+            await session.send(MARK)
+
+    assert "Check Login and Password" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert _count(server, "Login") == 1
 
 
 # Answers (R15, R16).

@@ -398,6 +398,19 @@ def test_a_count_of_something_else_stops_nothing(
     assert reason in caplog.text
 
 
+def test_answers_in_camel_case_are_extracted(tmp_path: Path) -> None:
+    """R42: names in camelCase fill the same columns, files and senders included."""
+    mailbox = Mailbox.office(messages=200, end=END)
+    tables = []
+    for names in ("documented", "camel"):
+        with Emulator(mailbox, Readings(names=names)) as server:
+            manifest = extract(server, tmp_path / names, start=END - timedelta(days=900))
+        tables.append(pq.read_table(manifest["files"][0]["path"]).drop_columns("extracted_at"))
+
+    assert tables[0].num_rows > 10
+    assert tables[0].equals(tables[1])
+
+
 def test_a_count_of_few_unread_messages_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
