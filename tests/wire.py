@@ -128,7 +128,8 @@ class Wire:
             count += 1
             self.requests.append(request)
             login = request.target.endswith("/Login")
-            answer = reply(LOGIN) if login else self._answer(request)
+            cookie = "Set-Cookie: node=login; Path=/"
+            answer = reply(LOGIN, cookie) if login else self._answer(request)
             if answer is not None:
                 connection.sendall(answer)
             if answer is None or (self._close and not login):

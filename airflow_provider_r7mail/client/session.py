@@ -21,6 +21,7 @@ from contextlib import (
 )
 from copy import copy
 from functools import partial
+from http.cookiejar import CookieJar
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -86,6 +87,8 @@ class _Base:
         self._served: str | None = None
         self._refusal: R7MailAuthError | None = None
         self._base = ""
+        # All requests carry the same ones: a balancer's say which node has the login (F8).
+        self._cookies = CookieJar()
         logging.getLogger("httpx").addFilter(_without_query)  # added once, however many clients
 
     def _log_in(self) -> Call[str]:
@@ -130,6 +133,7 @@ class Client(_Base):
         self._base = str(options["base_url"]).rstrip("/")
         context = self.config.ssl_context()
         proxy = self.config.effective_proxy()
+        options["cookies"] = self._cookies
         self._http = httpx.Client(verify=context, proxy=proxy, **options)
         # A request on a kept-alive connection that was closed meanwhile may or may not have been
         # processed. Calls that must not be repeated use a new connection each time (R23).
@@ -281,6 +285,7 @@ def _transport(**options: Any) -> httpx.AsyncBaseTransport:
             return aiohttp.ClientSession(
                 connector=connector,
                 response_class=Response,
+                cookie_jar=aiohttp.DummyCookieJar(),  # httpx has its own
                 # aiohttp pauses reading at twice this size; each pause costs two system calls.
                 read_bufsize=2 * PIECE_BYTES,
             )
@@ -318,6 +323,7 @@ class AsyncClient(_Base):
                 # One for each slot, so that requests wait for a slot and not for a connection.
                 limits=httpx.Limits(max_connections=config.max_concurrency),
             ),
+            cookies=self._cookies,
             **options,
         )
         # As in Client, but created on demand: an extract doesn't need it, and httpx's own
@@ -328,6 +334,7 @@ class AsyncClient(_Base):
             verify=context,
             proxy=proxy,
             limits=httpx.Limits(max_keepalive_connections=0),
+            cookies=self._cookies,
             **config.http_options(),
         )
         self._lock = asyncio.Lock()

@@ -264,6 +264,22 @@ async def test_a_token_is_told_before_it_is_used(kind: Kind, server: Emulator) -
     assert [(bool(token), count) for token, count in told] == [(True, 1)]
 
 
+async def test_all_calls_carry_the_same_cookies(kind: Kind) -> None:
+    """Behind a balancer, Send reaches the node that has my login, and its cookies hold, too."""
+
+    def answer(request: Request) -> bytes:
+        return _reply("true", f"Set-Cookie: node=n{len(wire.calls)}; Path=/")
+
+    with Wire(answer) as wire:
+        async with _opened(kind, wire, max_retries=0) as session:
+            for call in (MARK, SEND, MARK, SEND):
+                with suppress(R7MailSendUnclearError):
+                    await session.send(call)
+
+    cookies = [request.headers.get("cookie") for request in wire.calls]
+    assert cookies == ["node=login", "node=n1", "node=n2", "node=n3"]
+
+
 # Retries (R16, R23).
 
 
