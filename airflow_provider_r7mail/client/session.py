@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
@@ -74,22 +74,29 @@ class _WithoutQuery(logging.Filter):
 _without_query = _WithoutQuery()
 
 
+def _is_quiet(record: logging.LogRecord) -> bool:
+    """Drop httpcore's DEBUG line about response headers: the login's cookie is as good as a token.
+
+    Nothing else logs a token, so that Airflow need not mask it: its masker never forgets a secret.
+    """
+    return "receive_response_headers.complete" not in record.getMessage()
+
+
 class _Base:
     """State and decisions that the two clients share: configuration, token, statistics."""
 
-    def __init__(
-        self, config: ClientConfig, *, on_token: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         self.config = config
         self.stats = Stats()
-        self._on_token = on_token
         self._token: str | None = None
         self._served: str | None = None
         self._refusal: R7MailAuthError | None = None
         self._base = ""
         # All requests carry the same ones: a balancer's say which node has the login (F8).
         self._cookies = CookieJar()
-        logging.getLogger("httpx").addFilter(_without_query)  # added once, however many clients
+        # Added once, however many clients.
+        logging.getLogger("httpx").addFilter(_without_query)
+        logging.getLogger("httpcore.http11").addFilter(_is_quiet)
 
     def _log_in(self) -> Call[str]:
         if self._refusal is not None:
@@ -115,8 +122,6 @@ class _Base:
 
     def _accept_token(self, token: str) -> str:
         self.stats.logins += 1
-        if self._on_token is not None:
-            self._on_token(token)
         self._token = token
         return token
 
@@ -125,7 +130,6 @@ class Client(_Base):
     """The sync client; a context manager.
 
     :param config: how to reach the server
-    :param on_token: called with each token before it is used, to mask it in logs
     """
 
     def __enter__(self) -> Self:
