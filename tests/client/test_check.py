@@ -540,6 +540,19 @@ class TestOutside:
         assert report[key].level == "outside", report[key]
         assert report.result == "outside the contract"
 
+    @pytest.mark.parametrize("cap", [None, 10])
+    @pytest.mark.parametrize("count", [5, 120])
+    def test_an_ignored_offset(self, server: Emulator, cap: int | None, count: int) -> None:
+        """If offset has no effect, that is what is said; a calm folder isn't blamed."""
+        fill(server.mailbox, count)
+        server.readings = Readings(ignore_offset=True, page_cap=cap)
+
+        report = run(server)
+
+        assert report["offset"].reading == "ignored"
+        assert "offset has no effect" in report["page_cap"].says
+        assert [finding for finding in report.findings if "changed" in finding.says] == []
+
     def test_bounds_of_another_zone(self, server: Emulator) -> None:
         """A server that takes the bounds for another time zone violates the contract (R4)."""
         fill(server.mailbox, 2)

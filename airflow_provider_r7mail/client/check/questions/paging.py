@@ -16,6 +16,8 @@ from airflow_provider_r7mail.exceptions import R7MailConnectionError
 
 LARGER_PAGES = (200, 1000)
 
+_CHANGED = "the folder changed during the check"
+
 ENOUGH = 50
 """A page of this many messages, all of the folder, shows no limit (R3)."""
 
@@ -37,6 +39,11 @@ class End:
     def follows(self) -> bool:
         """Whether the page after it has messages that neither page had."""
         return not {*self.page.keys, *self.again.keys}.issuperset(self.tail.keys)
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether offset has no effect: the page after it had only what was on the page."""
+        return self.calm and bool(self.tail.rows) and not self.follows
 
     @property
     def total(self) -> int | None:
@@ -170,19 +177,19 @@ def cap_of(end: End) -> Verdict:
         return "ok", "none seen", f"no limit up to {got}, all messages of the folder"
     if got > 0 and end.follows and len(end.again.rows) == got:
         return "note", got, f"{got}, whatever is requested"
-    return unknown("the folder changed during the check")
+    return unknown("offset has no effect" if end.is_ignored else _CHANGED)
 
 
 def offset_of(end: End) -> Verdict:
     """Return whether `offset` has an effect (R3)."""
     if not end.page.rows or len({row.date for row in end.page.rows}) < 2:
         return unknown("the pages had no messages with different dates")
+    if end.is_ignored:
+        return "outside", "ignored", "offset has no effect: every page is the first one"
     first = end.page.rows[0].key
     if not end.tail.rows or first is None or end.tail.rows[0].key != first:
         return "ok", "works", "works"
-    if end.again.rows and end.again.rows[0].key == first:
-        return "outside", "ignored", "offset has no effect: every page is the first one"
-    return unknown("the folder changed during the check")
+    return unknown(_CHANGED)
 
 
 def _form_of(count: object) -> str:
@@ -237,6 +244,8 @@ def count_of(pages: Sequence[Page], end: End | None, nowhere: Page | None) -> Ve
     if of_all != of_page:
         reading = "all" if of_all else "page"
         return "ok", reading, "all matching messages" if of_all else "only those on the page"
+    if end is not None and end.is_ignored:
+        return unknown("offset has no effect")
     return unknown("every page held the whole folder, or the folder changed")
 
 
