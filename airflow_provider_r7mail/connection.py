@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from airflow.providers.common.compat.sdk import mask_secret
@@ -145,7 +145,9 @@ class _Fields:
             '"cert,key" or ["cert", "key"].',
         )
 
-    def proxy(self) -> str | None:
+    def proxy(self) -> str | Literal[False] | None:
+        if str(self.extra.get("proxy")).strip().lower() == "false":
+            return False
         value = self.text("proxy", "http://proxy.example.org:3128")
         if value is None:
             return None

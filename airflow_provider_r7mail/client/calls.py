@@ -306,7 +306,7 @@ _LOGIN = Names("Response", "Data", "Tokens", "AuthToken", "ExpiredAt", "State")
 
 
 def _object(raw: Any) -> Mapping[str, Any]:
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, Mapping) or not raw:
         raise AnswerError(
             "the login was refused: no token in the response", R7MailAuthError, LOGIN_HINT
         )

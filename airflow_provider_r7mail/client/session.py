@@ -136,7 +136,7 @@ class Client(_Base):
         options = self.config.http_options()
         self._base = str(options["base_url"]).rstrip("/")
         context = self.config.ssl_context()
-        proxy = self.config.effective_proxy()
+        proxy = self._proxy = self.config.effective_proxy()
         options["cookies"] = self._cookies
         self._http = httpx.Client(verify=context, proxy=proxy, **options)
         # A request on a kept-alive connection that was closed meanwhile may or may not have been
@@ -211,7 +211,7 @@ class Client(_Base):
         for refusals in range(MAX_REFUSALS + 1):
             token = self._get_token(call)
             self.stats.requests += 1
-            with network(call, attempt):
+            with network(call, attempt, proxy=self._proxy):
                 request = http.build_request(**request_options(call, token, self._base))
                 response = http.send(request, stream=True)
             try:
@@ -242,11 +242,13 @@ class Client(_Base):
                 self._token = None
 
 
-def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None]:
+def _async_network(
+    call: Call[Any], attempt: int, proxy: httpx.Proxy | None = None
+) -> AbstractContextManager[None]:
     import aiohttp
 
     # httpx-aiohttp passes on those of aiohttp's errors that have no counterpart in httpx.
-    return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
+    return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError), proxy=proxy)
 
 
 class _InTime(httpx.AsyncByteStream):
@@ -317,7 +319,7 @@ class AsyncClient(_Base):
         config = self.config
         # Loading CA certificates takes tens of milliseconds: too long for the event loop.
         context = await asyncio.to_thread(config.ssl_context)
-        proxy = config.effective_proxy()
+        proxy = self._proxy = config.effective_proxy()
         options = config.http_options(whole_connect=config.connect_timeout + config.timeout)
         self._base = str(options["base_url"]).rstrip("/")
         self._http = httpx.AsyncClient(
@@ -416,7 +418,7 @@ class AsyncClient(_Base):
             token = await self._get_token(call)
             async with self._slots:
                 self.stats.requests += 1
-                with _async_network(call, attempt):
+                with _async_network(call, attempt, self._proxy):
                     request = http.build_request(**request_options(call, token, self._base))
                     response = await http.send(request, stream=True)
                 try:

@@ -501,8 +501,8 @@ class TestTestConnection:
         for text, what in zip(
             told,
             [
-                "certificate could not be verified. Set verify",
-                "verify or cert of the connection: no certificate could be read",
+                "certificate could not be verified: unable to get",
+                "verify of the connection: no certificate could be read from '/nowhere/ca.pem'",
                 "does not speak TLS. Set Schema of the connection to http",
                 "check Port and Schema",
             ],

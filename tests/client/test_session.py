@@ -48,7 +48,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
-from tests.wire import TOKEN, Certificates, Proxy, Request, Wire
+from tests.wire import TOKEN, Certificates, Proxy, Request, Wire, free_port
 from tests.wire import reply as _reply
 
 T = TypeVar("T")
@@ -1214,8 +1214,71 @@ def test_a_certificate_that_cannot_be_read_is_told(
     }
     config = ClientConfig(url="https://x", login="l", password="p", **options)
 
-    with pytest.raises(R7MailConfigError, match="verify or cert of the connection"):
+    with pytest.raises(R7MailConfigError) as caught:
         config.ssl_context()
+
+    [(field, value)] = options.items()
+    assert str(caught.value).startswith(f"{field} of the connection: no certificate could be read")
+    assert (value if isinstance(value, str) else ",".join(value)) in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_file_of_two_is_named(certificates: Certificates, missing: int) -> None:
+    """If the certificate or the key is missing, the error names that file and its field."""
+    cert = [certificates.path("client-cert"), certificates.path("client-key")]
+    cert[missing] = "/nowhere/file.pem"
+    config = ClientConfig(url="https://x", login="l", password="p", cert=(cert[0], cert[1]))
+
+    with pytest.raises(R7MailConfigError, match=r"^cert of .* from '/nowhere/file\.pem'.*No such"):
+        config.ssl_context()
+
+
+def test_a_client_certificate_in_der_says_how_to_convert_it(certificates: Certificates) -> None:
+    """A client certificate that isn't PEM is an error that says how to make it PEM."""
+    path = str(certificates.folder / "client.der")
+    config = ClientConfig(url="https://x", login="l", password="p", cert=path)
+
+    with pytest.raises(R7MailConfigError, match=r"client\.der.*openssl x509 -inform der"):
+        config.ssl_context()
+
+
+async def test_an_authority_may_be_given_in_der(kind: Kind, certificates: Certificates) -> None:
+    """`verify` takes the DER file that an administrator exports as .cer."""
+    with Wire(tls=certificates.server()) as wire:
+        async with _opened(kind, wire, verify=str(certificates.folder / "ca.der")) as session:
+            assert await session.send(MARK) is True
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"expired": True}, r"verified: certificate has expired .*Renew it on the server"),
+        ({"host": "10.1.2.3"}, r"verified: IP address mismatch.*127\.0\.0\.1.*Set Host"),
+    ],
+    ids=["expired", "another host"],
+)
+async def test_a_refused_certificate_comes_with_its_reason(
+    kind: Kind, certificates: Certificates, made: dict[str, Any], reason: str
+) -> None:
+    """With `verify` right, the error says what else is wrong with the server's certificate."""
+    certificates.make("odd", **made)
+    with Wire(tls=certificates.server("odd")) as wire:
+        verify = certificates.path("ca-cert")
+        async with _opened(kind, wire, verify=verify, max_retries=0) as session:
+            with pytest.raises(R7MailConnectionError, match=reason) as caught:
+                await session.send(MARK)
+
+    assert "Set verify" not in str(caught.value)
+
+
+async def test_an_authority_without_key_usage_works(kind: Kind, tmp_path: Path) -> None:
+    """My company's CA without key usage works with `verify`, on Python 3.13, too."""
+    company = Certificates(tmp_path)
+    for name in ("ca", "server"):
+        company.make(name, key_usage=False)
+    with Wire(tls=company.server()) as wire:
+        async with _opened(kind, wire, verify=company.path("ca-cert")) as session:
+            assert await session.send(MARK) is True
 
 
 def test_a_folder_of_authorities_is_a_bundle_too(certificates: Certificates) -> None:
@@ -1268,7 +1331,18 @@ async def test_a_proxy_is_used(
         assert all(request.target.startswith(target) for request in proxy.requests)
 
 
-@pytest.mark.parametrize("hosts", ["127.0.0.1", "*", "example.org,127.0.0.1", "127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "127.0.0.1",
+        "*",
+        "example.org,127.0.0.1",
+        "127.0.0.1:{port}",
+        "127.*",
+        "10.0.0.0/8, 127.0.0.0/8",
+        "127.0.0.0/8:{port}",
+    ],
+)
 async def test_no_proxy_goes_past_the_proxy(
     kind: Kind, environment: pytest.MonkeyPatch, hosts: str
 ) -> None:
@@ -1281,6 +1355,60 @@ async def test_no_proxy_goes_past_the_proxy(
             assert await session.send(MARK) is True
 
         assert proxy.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "no_proxy", "exempt"),
+    [
+        ("https://mail.corp", "*.corp", True),
+        ("https://mail.corp.", ".CORP", True),
+        ("https://mailcorp", "*.corp,.corp,corp", False),
+        ("https://mail.corp", "corp:443", True),
+        ("https://mail.corp", "corp:8443", False),
+        ("https://mail.corp:8443", "*.corp:8443", True),
+        ("https://10.1.2.3", "10.0.0.0/8", True),
+        ("https://11.1.2.3", "10.0.0.0/8 ,, 127.*", False),
+        ("https://[::1]:8443", "::1", True),
+        ("https://[::1]:8443", "[::1]:8443", True),
+        ("https://[::1]:8443", "[::1]:443", False),
+        ("https://[fd00::7]", "fd00::/8", True),
+        ("https://[fd00::7]", "10.0.0.0/8,::1", False),
+        ("https://mail.corp", "10.0.0.0/8", False),
+    ],
+)
+def test_no_proxy_takes_what_people_write(
+    environment: pytest.MonkeyPatch, url: str, no_proxy: str, exempt: bool
+) -> None:
+    """NO_PROXY has networks, patterns, IPv6 addresses, and ports."""
+    environment.setenv("https_proxy", "http://proxy:3128")
+    environment.setenv("no_proxy", no_proxy)
+    config = ClientConfig(url=url, login="l", password="p")
+
+    assert (config.effective_proxy() is None) == exempt
+
+
+async def test_the_connection_may_say_no_proxy(kind: Kind, environment: pytest.MonkeyPatch) -> None:
+    """With `proxy` false in the connection, the environment's proxy is not used."""
+    with Wire() as wire, Proxy(wire.port) as proxy:
+        environment.setenv("http_proxy", proxy.url)
+        async with _opened(kind, wire, proxy=False) as session:
+            assert await session.send(MARK) is True
+
+        assert proxy.requests == []
+
+
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The 'proxy_auth' parameter:DeprecationWarning")
+@pytest.mark.parametrize("tls", [False, True])
+async def test_an_error_names_the_proxy(kind: Kind, tls: bool) -> None:
+    """If the proxy can't be reached, the error names it, without its password."""
+    proxy = f"127.0.0.1:{free_port()}"
+    url = f"{'https' if tls else 'http'}://mail.example.org"
+    async with _opened(kind, url, proxy=f"http://u:s3cret@{proxy}", max_retries=0) as session:
+        with pytest.raises(R7MailConnectionError, match=f"The proxy is http://{proxy}") as caught:
+            await session.send(MARK)
+
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_the_connection_s_proxy_goes_first(

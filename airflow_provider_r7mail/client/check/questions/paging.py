@@ -244,9 +244,9 @@ def count_of(pages: Sequence[Page], end: End | None, nowhere: Page | None) -> Ve
     if of_all != of_page:
         reading = "all" if of_all else "page"
         return "ok", reading, "all matching messages" if of_all else "only those on the page"
-    if end is not None and end.is_ignored:
-        return unknown("offset has no effect")
-    return unknown("every page held the whole folder, or the folder changed")
+    ignored = end is not None and end.is_ignored
+    why = "every page held the whole folder, or the folder changed"
+    return unknown("offset has no effect" if ignored else why)
 
 
 QUESTIONS = (Paging,)
