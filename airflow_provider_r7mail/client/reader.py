@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
@@ -45,6 +45,10 @@ PAGE_BYTES = 2 << 20
 PAGE_SECONDS = 2.0
 # Pages with long messages shrink above this size.
 MAX_PAGE_BYTES = 8 << 20
+# On an event loop that others share, pages are smaller: even in a thread, parsing JSON holds the
+# interpreter.
+FIRST_SHARED_PAGE = 10
+MAX_SHARED_PAGE = 100
 
 NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
 """A time that no mail is dated in: a Count above zero is not of what is searched for (R2)."""
@@ -84,15 +88,21 @@ class _Messages:
             window.start is not None or window.end is not None
         )
 
-    def next_page(self) -> Call[Page] | None:
-        """Return the call for the next page, None at the end."""
+    def next_page(
+        self, parse: Callable[[bytes], Page] = parse_page
+    ) -> tuple[PageRequest, Call[Page]] | None:
+        """Return the request and the call for the next page, None at the end."""
         request = self._seek.request()
         if request is None:
             return None
-        return _call(self._folder, self._criteria, request, parse_page)
+        return request, _call(self._folder, self._criteria, request, parse)
 
-    def take(self, page: Page) -> Iterator[Message]:
-        """Return the new messages of a page."""
+    def take(self, page: Page, next_size: int) -> Iterator[Message]:
+        """Return the new messages of a page.
+
+        :param next_size: number of messages to request after it
+        """
+        self._seek.resize(next_size)
         listing = Listing(
             [row.id if isinstance(row, Message) else row.key for row in page.rows],
             [None if row.date is None else to_microseconds(row.date) for row in page.rows],
@@ -136,8 +146,8 @@ def iter_messages(
     :raises R7MailExtractError: the server's responses contradict the requests
     """
     messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
-    while (call := messages.next_page()) is not None:
-        yield from messages.take(client.send(call))
+    while (following := messages.next_page()) is not None:
+        yield from messages.take(client.send(following[1]), page_size)
 
 
 async def aiter_messages(
@@ -145,14 +155,32 @@ async def aiter_messages(
     folder: int,
     criteria: MessageFilter,
     *,
-    page_size: int = 100,
     keep_undated: bool = False,
 ) -> AsyncGenerator[Message, None]:
-    """Yield the matching messages of a folder; see `iter_messages`."""
-    messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
-    while (call := messages.next_page()) is not None:
-        for message in messages.take(await client.send(call)):
-            yield message
+    """Yield the matching messages of a folder; see `iter_messages`.
+
+    Doesn't hold up the event loop: pages are parsed in a thread, and stay short.
+    """
+    size = PageSize(None, first=FIRST_SHARED_PAGE, most=MAX_SHARED_PAGE, max_bytes=PAGE_BYTES)
+    messages = _Messages(folder, criteria, size.rows, keep_undated=keep_undated)
+    length = 0
+
+    def parse(body: bytes) -> Page:
+        nonlocal length
+        length = len(body)
+        return parse_page(body)
+
+    executor = ThreadPoolExecutor(1, "r7mail-parse")
+    try:
+        while (following := messages.next_page(parse)) is not None:
+            request, call = following
+            started = time.monotonic()
+            page = await client.send(call, executor=executor)
+            size.learn(request, len(page.rows), length, time.monotonic() - started)
+            for message in messages.take(page, size.rows):
+                yield message
+    finally:
+        executor.shutdown(wait=False)
 
 
 # -- a window, with several requests at once ----------------------------------------------------
@@ -200,12 +228,23 @@ class Reconciliation:
 class PageSize:
     """How many messages to request at once.
 
-    :param told: the caller's choice; None starts with FIRST_PAGE and adapts to the responses
+    :param told: the caller's choice; None starts with `first` and adapts to the responses
+    :param first: messages on the first page
+    :param most: most messages on a page
+    :param max_bytes: size above which pages shrink
     """
 
-    def __init__(self, told: int | None) -> None:
-        self.rows = self.first = FIRST_PAGE if told is None else told
-        self._most = MAX_PAGE if told is None else told
+    def __init__(
+        self,
+        told: int | None,
+        *,
+        first: int = FIRST_PAGE,
+        most: int = MAX_PAGE,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> None:
+        self.rows = self.first = first if told is None else told
+        self._most = most if told is None else told
+        self._max_bytes = max_bytes
         self._told = told is not None
 
     def learn(self, request: PageRequest, rows: int, length: int, seconds: float) -> None:
@@ -218,8 +257,8 @@ class PageSize:
         """
         if self._told or rows == 0:
             return
-        if length > MAX_PAGE_BYTES:
-            self.rows = max(min(self.rows, rows * MAX_PAGE_BYTES // length), 1)
+        if length > self._max_bytes:
+            self.rows = max(min(self.rows, rows * self._max_bytes // length), 1)
         elif rows >= request.size and seconds < PAGE_SECONDS:  # neither capped (R3) nor too slow
             fitting = min(rows * PAGE_BYTES // length, 2 * rows, self._most)
             self.rows = max(self.rows, fitting)
