@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from airflow_provider_r7mail import get_provider_info
@@ -156,7 +156,9 @@ class _Fields:
             '"cert,key" or ["cert", "key"].',
         )
 
-    def proxy(self) -> str | None:
+    def proxy(self) -> str | Literal[False] | None:
+        if str(self.extra.get("proxy")).strip().lower() == "false":
+            return False
         value = self.text("proxy", "http://proxy.example.org:3128")
         if value is None:
             return None

@@ -32,7 +32,6 @@ from airflow_provider_r7mail.connection import (
     amask,
     config_from_connection,
     mask,
-    secret_forms,
     secrets_of,
 )
 from airflow_provider_r7mail.connection_form import form_behaviour, form_widgets
@@ -80,7 +79,6 @@ class R7MailHook(BaseHook):
     def __init__(self, r7mail_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.r7mail_conn_id = r7mail_conn_id
-        self._masking: set[asyncio.Task[None]] = set()
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -129,7 +127,7 @@ class R7MailHook(BaseHook):
 
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
-        return Client(self.settings.client, on_token=lambda token: mask(secret_forms(token)))
+        return Client(self.settings.client)
 
     async def aget_conn(self) -> AsyncClient:
         """Make an async client: `async with await hook.aget_conn() as client:`.
@@ -137,13 +135,7 @@ class R7MailHook(BaseHook):
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
         settings = await self._asettings()
-        return AsyncClient(settings.client, on_token=self._mask_later)
-
-    def _mask_later(self, token: str) -> None:
-        # On an event loop masking has to be awaited, which the client's callback can't do.
-        task = asyncio.get_running_loop().create_task(amask(secret_forms(token)))
-        self._masking.add(task)
-        task.add_done_callback(self._masking.discard)
+        return AsyncClient(settings.client)
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
         """Return a folder's id.
@@ -167,11 +159,7 @@ class R7MailHook(BaseHook):
             settings = self.settings
         except R7MailConfigError as error:
             return False, str(error)
-        trial = Trial(
-            settings.client,
-            next(iter(settings.folders.items()), None),
-            on_token=lambda token: mask(secret_forms(token)),
-        )
+        trial = Trial(settings.client, next(iter(settings.folders.items()), None))
         try:
             return run_within(TEST_SECONDS, trial.run)
         except TimeoutError:

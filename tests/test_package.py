@@ -32,6 +32,7 @@ LAYERS = (
     {"__init__"},
     {"exceptions"},
     {"client.fields", "client.dates", "client.limit", "client.parameters", "client.progress"},
+    {"client.tls", "client.proxies"},
     {"client.models"},
     {"client.calls"},
     {"client.http", "client.download", "client.transport", "client.frames"},

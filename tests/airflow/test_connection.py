@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.compat import Connection
-from airflow_provider_r7mail.connection import config_from_connection
+from airflow_provider_r7mail.connection import config_from_connection, secrets_of
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 
@@ -96,6 +96,15 @@ def test_tls_forms(extra: dict[str, Any], verify: object, cert: object) -> None:
     config = config_from_connection(connection(extra)).client
 
     assert (config.verify, config.cert) == (verify, cert)
+
+
+@pytest.mark.parametrize("value", [False, "false", " False "])
+def test_a_connection_may_say_no_proxy(value: object) -> None:
+    """`proxy` false, also as the form's text, means no proxy, and has no secret to mask."""
+    settings = config_from_connection(connection({"proxy": value}))
+
+    assert settings.client.proxy is False
+    assert secrets_of(settings) == secrets_of(config_from_connection(connection()))
 
 
 @pytest.mark.parametrize(
