@@ -838,7 +838,8 @@ async def test_a_lock_that_does_not_suffice(
     monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)  # every lock is taken over at once
     monkeypatch.setattr(locks, "MAX_WAITS", 1e12)
     deliver(server, 10)
-    replace, begun = Path.replace, []
+    replace = Path.replace
+    begun: list[Path] = []
 
     async def run_another() -> None:
         async with AsyncClient(quick_config(server.url)) as another:
