@@ -67,7 +67,8 @@ class RestCatalog:
                 self.tables.create_namespace(tuple(body["namespace"]))
                 return body
             case ["namespaces", name]:
-                return {"namespace": [name], **self.tables.load_namespace_properties(name)}
+                properties = self.tables.load_namespace_properties(name)
+                return {"namespace": [name], "properties": properties}
             case ["namespaces", name, "tables"]:
                 if body["stage-create"] and self.stages == "refused":
                     raise NotImplementedError("stage-create")
