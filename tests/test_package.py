@@ -31,7 +31,8 @@ QUESTIONS = PACKAGE / "client" / "check" / "questions"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields", "client.dates", "client.parameters", "client.progress"},
+    {"client.fields", "client.parameters", "client.progress"},
+    {"client.dates"},
     {"client.models"},
     {"client.calls"},
     {"client.http", "client.download"},
