@@ -31,8 +31,8 @@ QUESTIONS = PACKAGE / "client" / "check" / "questions"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields", "client.dates", "client.limit", "client.parameters", "client.progress"},
-    {"client.tls", "client.proxies"},
+    {"client.fields", "client.limit", "client.parameters", "client.progress"},
+    {"client.dates", "client.tls", "client.proxies"},
     {"client.models"},
     {"client.calls"},
     {"client.http", "client.download", "client.transport", "client.frames"},
