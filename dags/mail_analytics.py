@@ -20,17 +20,15 @@ To adapt: TIMEZONE, a function like the five below for a table of your own, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from airflow.sdk import DAG, Asset, ObjectStoragePath, Param, task
 
-from airflow_provider_r7mail.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:
@@ -39,11 +37,6 @@ if TYPE_CHECKING:
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 TIMEZONE = "Europe/Moscow"
 FOLDER = ["mailbox", "folder"]
-# Rows of different folders that agree in these are the same message; in a folder, those with the
-# same `message_id` are. See docs/sql/latest_messages.sql.
-IDENTITY = ["mime_message_id", "from_address", "date", "subject", "was_sent"]
-READERS = 8  # files that are read at once
-READ_WHOLE = 2**20  # files below this are read in one request
 
 
 def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
@@ -115,59 +108,6 @@ MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] 
 }
 
 
-def read(lake: str, table: str, columns: Iterable[str]) -> pd.DataFrame:
-    """Read columns of a table's complete windows, in one listing and one or two reads per file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    root = ObjectStoragePath(f"{lake}/tables/{table}")
-    listed = root.fs.find(root.path, detail=True)
-    homes = [path.rpartition("/")[0] for path in listed if path.endswith("/_manifest.json")]
-    if not homes:
-        raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
-
-    def read_window(home: str) -> pa.Table:
-        path = f"{home}/part-00000.parquet"
-        size = listed[path]["size"]
-        cache = "all" if size < READ_WHOLE else "readahead"
-        with root.fs.open(path, "rb", size=size, cache_type=cache) as file:
-            rows = pq.read_table(file, columns=list(columns))
-        # From the path, always as text: a login may be 007.
-        for part in home.split("/")[-3:]:
-            name, _, text = part.partition("=")
-            rows = rows.append_column(name, pa.repeat(unquote(text), len(rows)))
-        return rows
-
-    with ThreadPoolExecutor(READERS) as pool:
-        found: pd.DataFrame = pa.concat_tables(pool.map(read_window, homes)).to_pandas()
-    return found
-
-
-def read_tables(lake: str) -> dict[str, pd.DataFrame]:
-    """Read what the marts need: each message as last seen, and its attachments."""
-    columns: dict[str, set[str]] = {"messages": {"extracted_at", *IDENTITY}, "attachments": set()}
-    for table, names in MARTS.values():
-        columns[table].update(names)
-    messages, attachments = (
-        read(lake, table, {"message_id", *names}) for table, names in columns.items()
-    )
-    messages["was_sent"] = messages["was_sent"].eq(other=True)
-    messages = messages.loc[last_seen(messages)]
-    places = messages[[*FOLDER, "window", "message_id"]]
-    return {"messages": messages, "attachments": attachments.merge(places)}
-
-
-def last_seen(messages: pd.DataFrame) -> pd.Index[int]:
-    """Return the index of each message's last row; see docs/sql/latest_messages.sql."""
-    rows = messages[[*FOLDER, "message_id", "extracted_at", *IDENTITY]].copy()
-    mime_id = rows["mime_message_id"].replace("", None)
-    rows["mime_message_id"] = mime_id.fillna(rows["message_id"].astype("str"))
-    rows = rows.sort_values("extracted_at").drop_duplicates([*FOLDER, "message_id"], keep="last")
-    by_id = rows.sort_values("message_id").groupby([*FOLDER, *IDENTITY], dropna=False)
-    rows["copy"] = by_id.cumcount()
-    return rows.drop_duplicates(["mailbox", *IDENTITY, "copy"], keep="last").index
-
-
 def write(lake: str, name: str, data: bytes) -> str:
     """Write a file next to the marts; return its path."""
     path = ObjectStoragePath(f"{lake}/marts/{name}")
@@ -179,7 +119,9 @@ def write(lake: str, name: str, data: bytes) -> str:
 @task
 def write_marts(lake: str, zone: str) -> list[str]:
     """Build the marts, all from one reading of the tables; return their paths."""
-    tables = read_tables(lake)
+    from mail_analytics_tables import read_tables  # noqa: PLC0415 - heavy
+
+    tables = read_tables(lake, MARTS.values())
     paths = []
     for make, (table, _) in MARTS.items():
         try:

@@ -163,14 +163,14 @@ def test_tables_on_s3_are_read_once(
     monkeypatch.setenv("AIRFLOW_CONN_S3_ANALYTICS", json.dumps(connection))
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     boto3.client("s3", **keys, **extra).create_bucket(Bucket="mail")
-    read_tables = load("mail_analytics", SOURCE / "mail_analytics.py").read_tables
+    module = load("mail_analytics_tables", SOURCE / "mail_analytics_tables.py")
     try:
         for day in range(4):
             server.mailbox.deliver(date=MONDAY + day * DAY, attachments=[("a.txt", b"1", "x/y")])
             extract("s3://s3_analytics@mail/tables", MONDAY + day * DAY)
         with caplog.at_level("INFO", logger="werkzeug"):
             caplog.clear()
-            tables = read_tables("s3://s3_analytics@mail")
+            tables = module.read_tables("s3://s3_analytics@mail", [("attachments", ["size"])])
         asked = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
     finally:
         moto.stop()
