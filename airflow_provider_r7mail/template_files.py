@@ -23,6 +23,11 @@ class TemplateFiles(Templated):
 
     template_ext: Sequence[str]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Without one, Airflow gives the operator that of BaseOperator, and maps it with its defaults
+        # (`_get_operator_defaults`).
+        super().__init__(*args, **kwargs)
+
     def resolve_template_files(self) -> None:
         """Read the template files, when a DAG is parsed."""
         fields = self.template_fields

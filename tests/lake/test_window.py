@@ -517,7 +517,7 @@ async def test_bad_messages(
 @pytest.mark.parametrize(
     ("renamed", "reason"),
     [
-        ({"Id": "id", "Date": "date"}, "unknown fields: date, id"),
+        ({"Id": "Key", "Date": "SentAt"}, "unknown fields: Key, SentAt"),
         ({"Id": "MessageId"}, "Id is missing"),
         ({"Date": "Received"}, "Date is missing"),
     ],
