@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mailbox as mail_formats
 import os
+import time
 from base64 import b64encode
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_r7mail.emulator import Mailbox
+from airflow_provider_r7mail.emulator import Attachment, Mailbox
 from airflow_provider_r7mail.emulator.loading import parse, read
 
 if TYPE_CHECKING:
@@ -220,6 +221,110 @@ def test_threads_are_found(tmp_path: Path) -> None:
     assert [item["ThreadCount"] for item in (one, two, four, alone)] == [3, 3, 3, 0]
     assert (two["ReplyToId"], two["MimeReplyToId"], one["HasChildren"]) == (one["Id"], "1@x", True)
     assert alone["ThreadId"] is None
+
+
+HOSTILE = {
+    "parentheses": b"(" * 243 + b")" * 243,
+    "open parentheses": b"(" * 200_000,
+    "commas": b"," * 100_000,
+    "semicolons": b";" * 100_000,
+    "open quotes": b'x; x="' + b";" * 100_000,
+    "groups": b"a:" * 50_000,
+    "angles": b"<" * 100_000,
+    "brackets": b"[" * 100_000,
+    "backslashes": b'\\"' * 50_000,
+    "open encoded words": b"=?utf-8?q?x" * 10_000,
+    "encoded words": b"=?utf-8?q?x?= " * 20_000,
+}
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "name", ["To", "Subject", "Date", "References", "Content-Type", "Content-Disposition"]
+)
+def test_no_header_holds_up_loading(name: str, value: bytes) -> None:
+    """A header made to recurse or to take minutes costs less than a second and its own text."""
+    started = time.thread_time()
+    message = parse(b"From: a@b\n" + name.encode() + b": " + value + b"\n\ntext")
+
+    assert time.thread_time() - started < 1
+    assert (message.sender, message.body) == ("a@b", "text")
+
+
+def test_parts_nested_without_end_are_not_opened() -> None:
+    """3,000 nested parts are loaded within a second; the innermost stay as they came."""
+    head = b"Content-Type: multipart/mixed; boundary=B%d\n\n--B%d\n"
+    nested = b"".join(head % (level, level) for level in range(3_000))
+    started = time.thread_time()
+    message = parse(b"Subject: deep\n" + nested + b"\ninnermost")
+
+    assert time.thread_time() - started < 1
+    assert message.subject == "deep"
+    assert message.body is not None
+    assert message.body.endswith("innermost")
+
+
+@pytest.mark.parametrize("piece", ["<", "<br ", "<script ", "</style", "<!--", "&#9", "&amp"])
+def test_no_page_holds_up_loading(piece: str) -> None:
+    """2 MB of broken HTML are loaded within a second."""
+    page = "&#" + "9" * 5_000 + piece * (2_000_000 // len(piece))
+    started = time.thread_time()
+    message = parse(f"Content-Type: text/html\n\n{page}".encode())
+
+    assert time.thread_time() - started < 1
+    assert message.html_body == page
+
+
+def test_addresses_are_read_as_people_write_them() -> None:
+    """Names and addresses are found in quotes, comments, groups, and raw UTF-8 (RFC 6532)."""
+    message = parse(
+        'From: Иван "Ваня" Воронов <иван@пример.рф>\n'
+        'To: "Петров, П. \\"П\\"" <p@x>, (comment, too) q@x (Имя (и ещё)),\n'
+        " team: r@x, =?utf-8?q?=D0=90,_?=\n =?utf-8?q?=D0=91?= <s@x>; t@[IPv6:::1], nobody at x\n"
+        "Cc: Пётр <почта@дом.рф>\n\nx".encode()
+    )
+
+    assert (message.sender_name, message.sender) == ("Иван Ваня Воронов", "иван@пример.рф")
+    assert message.to == ["p@x", "q@x", "r@x", "s@x", "t@[IPv6:::1]", "nobody at x"]
+    assert message.cc == ["почта@дом.рф"]
+    assert parse(b"From: =?utf-8?q?=D0=90,_?=\n =?utf-8?q?=D0=91?= <s@x>\n\n").sender_name == "А, Б"
+
+
+def test_raw_text_of_any_kind_is_read_in_headers() -> None:
+    """Raw UTF-8 is read in all headers, file names too; other bytes as Latin-1."""
+    head = "Subject: Счёт\nContent-Type: application/pdf; name=счёт.pdf\n\nx".encode()
+
+    assert (parse(head).subject, parse(head).attachments[0]) == (
+        "Счёт",
+        Attachment("счёт.pdf", b"x", "application/pdf"),
+    )
+    assert parse(b"Subject: caf\xe9\n\n").subject == "café"
+
+
+@pytest.mark.parametrize(
+    "group", ["Undisclosed recipients:;", "undisclosed-recipients: ;", "a:;, b: ;", '"a: b":;']
+)
+def test_an_empty_group_is_no_recipient(group: str) -> None:
+    """`Undisclosed recipients:;` names no recipients."""
+    message = parse(f"To: {group}\nCc: {group}\n\n".encode())
+
+    assert (message.to, message.cc) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("Thu, 01 Jan 1925 03:00:00 +0300", "1925-01-01T00:00:00Z"),
+        ("Wed, 31 Dec 1969 23:59:59 +0000", "1969-12-31T23:59:59Z"),
+        ("Fri, 31 Dec 9999 23:59:59 +0000", "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_any_date_is_kept(date: str, expected: str) -> None:
+    """Dates before 1970 and in the far future are kept."""
+    box = Mailbox()
+    box.deliver_message(parse(f"Date: {date}\n\n".encode()))
+
+    assert box.messages(24)[0]["Date"] == expected
 
 
 def test_what_is_no_mail_is_refused(tmp_path: Path) -> None:
