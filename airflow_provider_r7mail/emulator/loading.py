@@ -9,17 +9,17 @@ one, or is not text. An attached message becomes an ``.eml`` file.
 
 from __future__ import annotations
 
-import mailbox as mail_formats
 import mimetypes
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,28 @@ from airflow_provider_r7mail.emulator.headers import (
 )
 from airflow_provider_r7mail.emulator.messages import Attachment, MailMessage
 
+_BOM = b"\xef\xbb\xbf"
 _MIME_ID = re.compile(r"<([^<>]+)>")
 _TAG = re.compile(r"(<[^<>]*>)")
 _TAG_NAME = re.compile(r"</?\w*")
 _THREADS = uuid.UUID("7f0dd3a4-6c3f-4b0e-9a40-0f2f3c1d7a11")
 _POLICY = RawHeaders(message_factory=Mail)
+
+_DAY = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_MONTH = rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_TIME = rb"\d?\d:\d\d(?::\d\d)?"
+_ZONE = rb"(?: +(?:[A-Z]{1,5}|[+-]\d{4}))?"
+# "Thu Jan  1 00:00:00 1970", with a zone before or after the year, or as in a Date header.
+_ENVELOPE_DATE = (
+    rb"(?:" + _DAY + rb" +" + _MONTH + rb" +\d?\d +" + _TIME + _ZONE + rb" +\d{4}" + _ZONE + rb"|"
+    rb"(?:" + _DAY + rb", +)?\d?\d +" + _MONTH + rb" +\d{4} +" + _TIME + _ZONE + rb")"
+)
+# "From someone@somewhere Thu Jan  1 00:00:00 1970", then a header.
+_ENVELOPE = re.compile(
+    rb"^From [^\n]{0,200}?" + _ENVELOPE_DATE + rb"[ \t]*\r?\n(?=[!-9;-~]+:|>From )", re.MULTILINE
+)
+_QUOTED_FROM = re.compile(rb"^>(?=>*From )", re.MULTILINE)
+_LAST_BLANK_LINE = re.compile(rb"(?<=\n)\r?\n\Z")
 
 
 @dataclass(frozen=True)
@@ -78,30 +95,40 @@ def _parsed(path: Path) -> Iterator[_Parsed]:
         if (path / "cur").is_dir() or (path / "new").is_dir():
             yield from _maildir(path)
         else:
-            for file in sorted(path.rglob("*.eml")):
-                yield _parse(file.read_bytes(), _changed(file))
+            for file in _files(path.rglob("*")):
+                if file.suffix.lower() == ".eml":
+                    yield _parse(file.read_bytes(), _changed(file))
     elif path.suffix.lower() == ".eml":
         yield _parse(path.read_bytes(), _changed(path))
     else:
         yield from _mbox(path)
 
 
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return those paths that are files, sorted; no hidden ones, like ``._1.eml`` of macOS."""
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+
+
 def _mbox(path: Path) -> Iterator[_Parsed]:
-    box = mail_formats.mbox(path, create=False)
-    try:
-        for key in box.iterkeys():
-            content = box.get_bytes(key, from_=True)
-            envelope, _, rest = content.partition(b"\n")
-            # "From someone@somewhere Thu Jan  1 00:00:00 1970"
-            words = envelope.decode("latin-1").split(maxsplit=2)
-            arrived = _date_of_text(words[2]) if len(words) > 2 else None
-            yield _parse(rest, arrived or _changed(path))
-    finally:
-        box.close()
+    """Read an mbox.
+
+    Python's `mailbox` splits messages at every line that begins with "From ", leaves ``>From``
+    quoted, and ignores what precedes the first such line: with a byte order mark, a message.
+    """
+    content = path.read_bytes().removeprefix(_BOM).lstrip(b"\r\n")
+    if not content.startswith(b"From "):
+        return
+    starts = [0, *(found.start() for found in _ENVELOPE.finditer(content, 1))]
+    for start, stop in pairwise([*starts, len(content)]):
+        envelope, _, quoted = content[start:stop].partition(b"\n")
+        date = re.search(_ENVELOPE_DATE, envelope)
+        arrived = _date_of_text(date[0].decode()) if date else None
+        message = _QUOTED_FROM.sub(b"", _LAST_BLANK_LINE.sub(b"", quoted))
+        yield _parse(message, arrived or _changed(path))
 
 
 def _maildir(path: Path) -> Iterator[_Parsed]:
-    files = [file for part in ("new", "cur") for file in sorted((path / part).glob("*"))]
+    files = [file for part in ("new", "cur") for file in _files((path / part).glob("*"))]
     for file in files:
         parsed = _parse(file.read_bytes(), _changed(file))
         flags = file.name.rpartition(":2,")[2] if ":2," in file.name else ""
@@ -118,7 +145,7 @@ def _changed(file: Path) -> datetime:
 
 
 def _parse(content: bytes, fallback: datetime) -> _Parsed:
-    mail = message_from_bytes(content, policy=_POLICY)
+    mail = message_from_bytes(content.removeprefix(_BOM), policy=_POLICY)
     parts = _Parts()
     parts.collect(mail)
     senders = addresses(mail, "From") or addresses(mail, "Sender")

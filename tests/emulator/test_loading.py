@@ -223,6 +223,107 @@ def test_threads_are_found(tmp_path: Path) -> None:
     assert alone["ThreadId"] is None
 
 
+ENVELOPE = "From a@b Sun Jun  1 10:00:00 2025\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "From here on all is new.",
+        "From ",
+        "From Ivan on Sun Jun 1 10:00:00 2025: yes",
+        "From 10:00 to 11:00 on 1 Jun 2025",
+        "From the manual:\nSubject: a heading",
+        "From a@b Sun Jun  1 10:00:00 2025\nwas the envelope",
+        "From a@b Sun Jun  1 10:00:00 2025",
+    ],
+)
+@pytest.mark.parametrize("before", ["text\n", "text\n\n", "\n\n"])
+def test_a_line_that_begins_with_from_is_text(line: str, before: str, tmp_path: Path) -> None:
+    """A line of a body that begins with "From " stays in it, and the files after it are whole."""
+    body = f"{before}{line}\n\nend"
+    mbox = tmp_path / "mbox"
+    mbox.write_text(
+        f"{ENVELOPE}{DATE}Content-Type: multipart/mixed; boundary=B\n\n--B\n\n{body}\n--B\n"
+        f"Content-Type: text/csv; name=a.csv\n\n{body}\n--B--\n\n{ENVELOPE}{DATE}\nsecond\n"
+    )
+    box = Mailbox()
+
+    assert box.load(mbox) == 2
+    first, second = box.messages(24)
+    assert (first["Body"], second["Body"]) == (body, "second\n")
+    assert box.attachment(24, first["Id"], "a.csv") == body.encode()
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        "From - Sun Jun  1 10:00:00 2025",
+        "From MAILER-DAEMON Sun Jun 01 10:00:00 2025",
+        "From 18@xxx Sun Jun 01 10:00:00 +0000 2025",
+        "From a@b Sun Jun  1 10:00 2025",
+        "From a@b Sun Jun  1 10:00:00 MSK 2025 +0300",
+        "From a@b Sun, 1 Jun 2025 10:00:00 +0300",
+        'From "a b"@c Sun Jun  1 10:00:00 2025 ',
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_messages_of_any_mbox_are_told_apart(envelope: str, newline: str, tmp_path: Path) -> None:
+    """Each program's From lines start a message, with line ends of Windows, too."""
+    mbox = tmp_path / "mbox"
+    text = "".join(f"{envelope}\nSubject: {number}\n{DATE}\ntext\n\n" for number in range(3))
+    mbox.write_text(text, newline=newline)
+
+    assert [item["Subject"] for item in loaded(mbox)] == ["0", "1", "2"]
+    assert [item["Body"] for item in loaded(mbox)] == [f"text{newline}"] * 3
+
+
+def test_quoted_from_lines_are_unquoted(tmp_path: Path) -> None:
+    """The ">" that an mbox puts before "From " is removed, and only that."""
+    mbox = tmp_path / "mbox"
+    mbox.write_text(f"{ENVELOPE}{DATE}\n>From me\n>>From you\n> From him\n>Fromage\n")
+
+    assert loaded(mbox)[0]["Body"] == "From me\n>From you\n> From him\n>Fromage\n"
+
+
+def test_a_byte_order_mark_hides_no_mail(tmp_path: Path) -> None:
+    """A byte order mark or blank lines before the first message lose neither it nor its header."""
+    mbox = tmp_path / "mbox"
+    mbox.write_text(f"\ufeff\n\n{ENVELOPE}Subject: 1\n{DATE}\n\n{ENVELOPE}Subject: 2\n{DATE}\n")
+    written(tmp_path, f"\ufeffSubject: 3\n{DATE}\ntext")
+
+    assert [item["Subject"] for item in loaded(mbox)] == ["1", "2"]
+    assert [item["Subject"] for item in loaded(tmp_path)] == ["3"]
+
+
+def test_a_file_that_begins_with_other_text_is_no_mbox(tmp_path: Path) -> None:
+    """Text before the first message is an error: it could be a message that would be lost."""
+    mbox = tmp_path / "mbox"
+    mbox.write_text(f"Subject: 1\n{DATE}\ntext\n\n{ENVELOPE}Subject: 2\n{DATE}\n")
+
+    with pytest.raises(ValueError, match="not an mbox"):
+        read(mbox)
+
+
+def test_a_folder_is_read_as_people_have_it(tmp_path: Path) -> None:
+    """Files with .EML are mail; folders, dangling links and hidden files of macOS are not."""
+    folder = tmp_path / "a.eml"
+    folder.mkdir()
+    for number, name in enumerate(["1.EML", "2.Eml", "a.eml/3.eml"], 1):
+        (tmp_path / name).write_text(f"Subject: {number}\n{DATE}\n")
+    (tmp_path / "._1.eml").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "dangling.eml").symlink_to(tmp_path / "nowhere.eml")
+    (tmp_path / "notes.txt").write_text("Subject: not mail")
+    maildir = tmp_path / "maildir"
+    (maildir / "cur" / "inner").mkdir(parents=True)
+    (maildir / "cur" / "1:2,S").write_text(f"Subject: 4\n{DATE}\n")
+    (maildir / "cur" / ".DS_Store").write_bytes(b"\x00")
+    (maildir / "cur" / "dangling").symlink_to(tmp_path / "nowhere.eml")
+
+    assert sorted(item["Subject"] for item in loaded(tmp_path)) == ["1", "2", "3"]
+    assert [item["Subject"] for item in loaded(maildir)] == ["4"]
+
+
 HOSTILE = {
     "parentheses": b"(" * 243 + b")" * 243,
     "open parentheses": b"(" * 200_000,
