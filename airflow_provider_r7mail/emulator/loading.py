@@ -51,9 +51,13 @@ _ENVELOPE_DATE = (
     rb"(?:" + _DAY + rb" +" + _MONTH + rb" +\d?\d +" + _TIME + _ZONE + rb" +\d{4}" + _ZONE + rb"|"
     rb"(?:" + _DAY + rb", +)?\d?\d +" + _MONTH + rb" +\d{4} +" + _TIME + _ZONE + rb")"
 )
-# "From someone@somewhere Thu Jan  1 00:00:00 1970", then a header.
+# "From someone@somewhere Thu Jan  1 00:00:00 1970", or without a date (Thunderbird writes just
+# "From ") after a blank line; then a header.
 _ENVELOPE = re.compile(
-    rb"^From [^\n]{0,200}?" + _ENVELOPE_DATE + rb"[ \t]*\r?\n(?=[!-9;-~]+:|>From )", re.MULTILINE
+    rb"^From (?:[^\n]{0,200}?" + _ENVELOPE_DATE + rb"|"
+    rb"(?:(?<=\n\nFrom )|(?<=\n\r\nFrom ))(?:-|[^\s@]{0,100}@\S{0,100})?)"
+    rb"[ \t]*\r?\n(?=[!-9;-~]+:|>From )",
+    re.MULTILINE,
 )
 _QUOTED_FROM = re.compile(rb"^>(?=>*From )", re.MULTILINE)
 _LAST_BLANK_LINE = re.compile(rb"(?<=\n)\r?\n\Z")

@@ -230,6 +230,7 @@ ENVELOPE = "From a@b Sun Jun  1 10:00:00 2025\n"
     "line",
     [
         "From here on all is new.",
+        "From here\nNote: all is new",
         "From ",
         "From Ivan on Sun Jun 1 10:00:00 2025: yes",
         "From 10:00 to 11:00 on 1 Jun 2025",
@@ -258,6 +259,9 @@ def test_a_line_that_begins_with_from_is_text(line: str, before: str, tmp_path: 
 @pytest.mark.parametrize(
     "envelope",
     [
+        "From ",
+        "From -",
+        "From a@b",
         "From - Sun Jun  1 10:00:00 2025",
         "From MAILER-DAEMON Sun Jun 01 10:00:00 2025",
         "From 18@xxx Sun Jun 01 10:00:00 +0000 2025",
@@ -269,7 +273,7 @@ def test_a_line_that_begins_with_from_is_text(line: str, before: str, tmp_path: 
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_messages_of_any_mbox_are_told_apart(envelope: str, newline: str, tmp_path: Path) -> None:
-    """Each program's From lines start a message, with line ends of Windows, too."""
+    """A From line of any program starts a message, with or without a date, and with any line ends."""
     mbox = tmp_path / "mbox"
     text = "".join(f"{envelope}\nSubject: {number}\n{DATE}\ntext\n\n" for number in range(3))
     mbox.write_text(text, newline=newline)
