@@ -273,7 +273,7 @@ def test_a_line_that_begins_with_from_is_text(line: str, before: str, tmp_path: 
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_messages_of_any_mbox_are_told_apart(envelope: str, newline: str, tmp_path: Path) -> None:
-    """A From line of any program starts a message, with or without a date, and with any line ends."""
+    """A From line of any program starts a message, with or without a date."""
     mbox = tmp_path / "mbox"
     text = "".join(f"{envelope}\nSubject: {number}\n{DATE}\ntext\n\n" for number in range(3))
     mbox.write_text(text, newline=newline)
