@@ -24,8 +24,8 @@ class TemplateFiles(Templated):
     template_ext: Sequence[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Without one, Airflow gives the operator that of BaseOperator, and maps it with its defaults
-        # (`_get_operator_defaults`).
+        # Without it, Airflow 3.3 maps the operators with the defaults of BaseOperator's parameters
+        # (`_get_operator_defaults`), such as None for `inlets`.
         super().__init__(*args, **kwargs)
 
     def resolve_template_files(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_r7mail.compat import AirflowFailException
+from airflow_provider_r7mail.compat import AIRFLOW, AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
@@ -35,7 +35,7 @@ from airflow_provider_r7mail.operators import (
     R7MailMoveOperator,
     R7MailSendOperator,
 )
-from tests.conftest import AIRFLOW_2, CONNECTION, DAGS, DagResult
+from tests.conftest import CONNECTION, DAGS, DagResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -421,7 +421,7 @@ def test_templates_in_files(server: Emulator, run_dag: Callable[[str], DagResult
 
 # -- never twice, in a real Airflow ------------------------------------------------------------
 
-KEEPS_RECORDS = pytest.mark.skipif(AIRFLOW_2, reason="Airflow 3.3 has the task state store")
+KEEPS_RECORDS = pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow 3.3 has the task state store")
 HEAD = """
     from datetime import timedelta
     from airflow.sdk import DAG, task
