@@ -8,6 +8,7 @@ in `licenses.txt`. pip does the work: it reads `pip.conf`, and builds what there
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,9 @@ def licence(about: Message) -> str:
 def metadata(wheel: Path) -> Message:
     """Return what a wheel says of itself."""
     with zipfile.ZipFile(wheel) as archive:
-        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        # In other folders is that of packages that a wheel contains.
+        own = re.compile(r"[^/]+\.dist-info/METADATA")
+        [name] = filter(own.fullmatch, archive.namelist())
         return HeaderParser().parsestr(archive.read(name).decode())
 
 

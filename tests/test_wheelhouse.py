@@ -28,11 +28,12 @@ def wheelhouse() -> Any:
 
 
 def make_wheel(folder: Path, name: str, metadata: str) -> Path:
-    """Make a wheel with one module that does nothing."""
+    """Make a wheel with one module that does nothing, and a package within, as setuptools has."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     about = f"{name}-1.0.dist-info"
     files = {
         f"{name}.py": "",
+        f"{name}_vendor/other-2.0.dist-info/METADATA": "Name: other",
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
