@@ -776,6 +776,7 @@ class TestWriting:
     @pytest.mark.parametrize("times", [1, 3])
     @pytest.mark.parametrize("after_acting", [True, False])
     @pytest.mark.parametrize("skip", [0, 1, 3])
+    @pytest.mark.slow
     def test_put_back_whatever_fails(
         self, server: Emulator, path: str, times: int, after_acting: bool, skip: int
     ) -> None:
