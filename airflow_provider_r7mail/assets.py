@@ -50,7 +50,7 @@ def create_asset(
     :param extra: the asset's extra
     :raises ValueError: a part is missing or can't be in a URI
     """
-    from airflow.providers.common.compat.sdk import Asset  # noqa: PLC0415 - as the docstring says
+    from airflow_provider_r7mail.compat import Asset  # noqa: PLC0415 - as the docstring says
 
     return Asset(uri=mailbox_uri(host, login, folder), extra=extra)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import base64
 import json
 import math
@@ -13,15 +12,14 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from airflow.providers.common.compat.sdk import mask_secret
-
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.parameters import read_id, read_seconds
+from airflow_provider_r7mail.compat import amask_secret, mask_secret
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Connection
+    from airflow_provider_r7mail.compat import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,10 +321,5 @@ def mask(secrets: Iterable[str]) -> None:
 
 async def amask(secrets: Iterable[str]) -> None:
     """Mask secrets in Airflow's logs, from the event loop."""
-    try:
-        from airflow.sdk.log import amask_secret  # noqa: PLC0415 - Airflow 3.3 only
-    except ImportError:
-        await asyncio.to_thread(mask, secrets)
-    else:
-        for secret in secrets:
-            await amask_secret(secret)
+    for secret in secrets:
+        await amask_secret(secret)

@@ -9,23 +9,25 @@ from airflow_provider_r7mail import get_provider_info
 
 def form_widgets() -> dict[str, Any]:
     """Make the form's fields from those of the provider info (`conn-fields`)."""
-    # Only Airflow 2's web server has these packages.
+    # Only the web server has these packages. Airflow 3.0 and 3.1 replace them by their own classes.
     from flask_appbuilder import fieldwidgets  # noqa: PLC0415
-    from wtforms import StringField  # noqa: PLC0415
+    from wtforms import PasswordField, StringField  # noqa: PLC0415
 
-    widgets = {
-        # Hides the value on the screen only: saving the form would lose a value it doesn't contain.
-        "password": fieldwidgets.BS3PasswordFieldWidget(hide_value=False),
-        None: fieldwidgets.BS3TextFieldWidget(),
+    hidden = fieldwidgets.BS3PasswordFieldWidget()
+    # Hides the value on the screen only: saving the form would lose a value it doesn't contain. Not
+    # an argument of the constructor, which takes none in Airflow 3.0 and 3.1.
+    hidden.hide_value = False
+    kinds = {
+        "password": (PasswordField, hidden),
+        None: (StringField, fieldwidgets.BS3TextFieldWidget()),
     }
-    return {
-        name: StringField(
-            described["label"],
-            description=described["description"],
-            widget=widgets[described["schema"].get("format")],
+    widgets = {}
+    for name, described in _form()["conn-fields"].items():
+        kind, widget = kinds[described["schema"].get("format")]
+        widgets[name] = kind(
+            described["label"], description=described["description"], widget=widget
         )
-        for name, described in _form()["conn-fields"].items()
-    }
+    return widgets
 
 
 def form_behaviour() -> dict[str, Any]:

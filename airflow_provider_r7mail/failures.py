@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airflow.providers.common.compat.sdk import AirflowFailException
-
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
     R7MailConfigError,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow_provider_r7mail.compat import BaseOperator
 
 
 class Filters(TypedDict, total=False):

@@ -9,10 +9,7 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.acting import Action
@@ -25,6 +22,12 @@ from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, asend_once, send_once
 from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.compat import (
+    AIRFLOW,
+    AirflowNotFoundException,
+    BaseHook,
+    get_async_connection,
+)
 from airflow_provider_r7mail.connection import (
     Settings,
     amask,
@@ -41,9 +44,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
     from upath import UPath
 
+    from airflow_provider_r7mail.compat import ObjectStoragePath
     from airflow_provider_r7mail.lake.attachments import StoredFile
 
 TEST_SECONDS = 4.5
@@ -107,7 +110,7 @@ class R7MailHook(BaseHook):
     async def _asettings(self) -> Settings:
         if "settings" not in self.__dict__:
             try:
-                connection = await get_async_connection(self.r7mail_conn_id, hook=self)
+                connection = await get_async_connection(self, self.r7mail_conn_id)
             except AirflowNotFoundException as error:
                 raise self._no_connection() from error
             settings = config_from_connection(connection)
@@ -299,7 +302,7 @@ class R7MailHook(BaseHook):
         :param folder: the folder's id, or its name in the connection's `folders`
         :param filters: as in `iter_messages`
         :return: one row per message, with the columns of the `messages` table
-        :raises R7MailConfigError: the folder or a filter is wrong
+        :raises R7MailConfigError: the folder or a filter is wrong, or pandas is not installed
         :raises R7MailRequestError: the server failed or could not be reached
         """
         return messages_frame(self.iter_messages(folder, **filters))
@@ -437,7 +440,7 @@ class R7MailHook(BaseHook):
 
     def _report_input(self, folder: int) -> None:
         """Report to Airflow's hook lineage that a folder was read."""
-        if AIRFLOW_V_3_0_PLUS:  # Airflow 2 removes the login from the URI, and warns
+        if AIRFLOW >= (3, 0):  # Airflow 2 removes the login from the URI, and warns
             uri = self.settings.folder_uri(folder)
             get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
 
@@ -449,6 +452,6 @@ def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath:
     :raises ValueError: no storage backend handles the URL
     """
     # Few hooks need it: don't load the storage layers for every DAG file.
-    from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415
+    from airflow_provider_r7mail.compat import ObjectStoragePath  # noqa: PLC0415
 
     return ObjectStoragePath(url, conn_id=conn_id)

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
         InputDataset,
         OutputDataset,
     )
-    from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.facet_v2 import OutputDatasetFacet
+
+    from airflow_provider_r7mail.compat import Context
 
 
 def storage_url(path: ObjectPath) -> str:
@@ -146,7 +147,7 @@ class Copy:
         :param extra: numbers, ids and paths. No mail, since everyone can read it, and nothing
             nested, which aliases in Airflow 2 can't hold
         """
-        from airflow.providers.common.compat.sdk import Asset, AssetAlias  # noqa: PLC0415
+        from airflow_provider_r7mail.compat import Asset, AssetAlias  # noqa: PLC0415
 
         for outlet in outlets:
             if isinstance(outlet, Asset):

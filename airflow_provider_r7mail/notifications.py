@@ -18,10 +18,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote
 
-from airflow.providers.common.compat.notifier import BaseNotifier
-from airflow.providers.common.compat.sdk import Variable, conf, redact
-
 from airflow_provider_r7mail.client.compose import parse_addresses
+from airflow_provider_r7mail.compat import BaseNotifier, Variable, conf, redact
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailError,
@@ -31,7 +29,8 @@ from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import DAG, Context
+
+    from airflow_provider_r7mail.compat import DAG, Context
 
 log = logging.getLogger(__name__)
 

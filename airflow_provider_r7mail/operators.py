@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
-
 from airflow_provider_r7mail.client.compose import (
     LINK_SECONDS,
     compose_message,
@@ -21,6 +19,7 @@ from airflow_provider_r7mail.client.marker import recipients_of
 from airflow_provider_r7mail.client.models import parse_ids
 from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, send_once
+from airflow_provider_r7mail.compat import AirflowFailException, BaseOperator
 from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnclearError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import Accepted, R7MailHook, open_storage
@@ -29,7 +28,8 @@ from airflow_provider_r7mail.tries import Tries, is_retry
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_r7mail.compat import Context
 
 
 class Forwarded(TypedDict):

@@ -8,7 +8,10 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import (
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.compat import (
+    AIRFLOW,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
@@ -16,9 +19,6 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
     conf,
 )
-
-from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.filters import FILTER_FIELDS, FolderReader
@@ -26,9 +26,8 @@ from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.triggers import MAX_IDS, R7MailMessageTrigger, error_of
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_r7mail.client.session import Client
+    from airflow_provider_r7mail.compat import Context
 
 AIRFLOW_2_TIMEOUT = "Trigger/execution timeout"
 
@@ -81,6 +80,8 @@ class R7MailMessageSensor(FolderReader, BaseSensorOperator):
 
     def execute(self, context: Context) -> list[int]:
         """Wait in the chosen mode and return the ids."""
+        with fail_at_once():
+            self._check_mode()
         if self.deferrable:
             return self._check_then_defer(context)
         try:
@@ -107,6 +108,21 @@ class R7MailMessageSensor(FolderReader, BaseSensorOperator):
         self.log.info("Found %d messages, at least %d are needed.", len(ids), self.min_messages)
         done = len(ids) >= self.min_messages
         return PokeReturnValue(is_done=done, xcom_value=ids if done else None)
+
+    def _check_mode(self) -> None:
+        """Refuse what Airflow 3.0 can't do with any sensor."""
+        if AIRFLOW != (3, 0):
+            return
+        if self.deferrable and self.soft_fail:
+            raise R7MailConfigError(
+                "soft_fail: Airflow 3.0 fails a deferred sensor that has timed out, instead of "
+                "skipping it. Set deferrable=False, or upgrade to Airflow 3.1."
+            )
+        if self.mode == "reschedule" and not self.deferrable:
+            raise R7MailConfigError(
+                'mode: Airflow 3.0 fails a sensor with mode="reschedule" at its second poke. Set '
+                "deferrable=True, or upgrade to Airflow 3.1."
+            )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> list[int]:
         """Return the ids from the trigger's event, or raise the error it reports."""

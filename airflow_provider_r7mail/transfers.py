@@ -10,17 +10,16 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from airflow.providers.common.compat.sdk import (
+from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
+from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
+from airflow_provider_r7mail.compat import (
     AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
     BaseHook,
     ObjectStoragePath,
 )
-
-from airflow_provider_r7mail.client.dates import Window
-from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
-from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -55,10 +54,10 @@ from airflow_provider_r7mail.refreshing import earlier_windows
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.compat import Context
     from airflow_provider_r7mail.lake.job import Progress
 
 T = TypeVar("T")

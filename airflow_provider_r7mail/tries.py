@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
-
 from airflow_provider_r7mail.client.dates import parse_moment
 from airflow_provider_r7mail.client.marker import Marker
 from airflow_provider_r7mail.client.sending import Attempt
+from airflow_provider_r7mail.compat import conf
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow_provider_r7mail.compat import Context
 
 log = logging.getLogger(__name__)
 

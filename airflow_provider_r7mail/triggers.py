@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Unpack
 
-from airflow.providers.common.compat.triggers import BaseEventTrigger
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_r7mail import exceptions
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.compat import BaseEventTrigger
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R7MailRequestError
 from airflow_provider_r7mail.failures import UNMENDABLE
 from airflow_provider_r7mail.filters import Filters, known_filters, plain_filters

@@ -15,12 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from airflow.providers.common.compat.sdk import AirflowException
-
 from airflow_provider_r7mail.client.dates import EPOCH, MICROSECOND, Window, to_microseconds
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.compat import AirflowException
 from airflow_provider_r7mail.exceptions import (
     R7MailError,
     R7MailExtractError,

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from airflow.sdk import DAG, Asset, ObjectStoragePath, Param, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_provider_r7mail.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:

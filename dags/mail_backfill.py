@@ -23,8 +23,8 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 from airflow.sdk import DAG, Param, task
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"

@@ -23,8 +23,8 @@ from io import BytesIO
 from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetWatcher, ObjectStoragePath, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_provider_r7mail.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.operators import R7MailMarkReadOperator, R7MailMoveOperator
 from airflow_provider_r7mail.transfers import R7MailAttachmentsToObjectStorageOperator

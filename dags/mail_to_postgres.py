@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, ObjectStoragePath, task
-from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_provider_r7mail.compat import AirflowSkipException
 
 if TYPE_CHECKING:
     from psycopg import Cursor

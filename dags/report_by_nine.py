@@ -19,7 +19,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, task
+from airflow.timetables.trigger import CronTriggerTimetable
 
 from airflow_provider_r7mail.notifications import R7MailNotifier
 from airflow_provider_r7mail.sensors import R7MailMessageSensor

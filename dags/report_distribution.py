@@ -17,9 +17,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, ObjectStoragePath, Variable, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import DAG, ObjectStoragePath, Variable, task
+from airflow.timetables.trigger import CronTriggerTimetable
 
+from airflow_provider_r7mail.compat import AirflowSkipException
 from airflow_provider_r7mail.operators import R7MailSendOperator
 
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"

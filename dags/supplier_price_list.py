@@ -21,8 +21,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 from airflow.sdk import DAG, ObjectStoragePath, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_provider_r7mail.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_r7mail.operators import R7MailMarkReadOperator, R7MailMoveOperator
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
 from airflow_provider_r7mail.transfers import R7MailAttachmentsToObjectStorageOperator

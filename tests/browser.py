@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -27,14 +29,14 @@ def chromium(*switches: str) -> Iterator[Browser]:
     """The installed Chromium, running.
 
     :param switches: more of its command line.
-    :raises FileNotFoundError: there is none.
+    :raises pytest.skip.Exception: there is none; a test is skipped then.
     """
     # The processes that fork from a test's must not pay for it.
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        raise FileNotFoundError("No Chromium is installed: `make browser` does that, as root.")
+        pytest.skip("No Chromium is installed: `make browser` does that, as root.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=found, args=[*_SWITCHES, *switches], chromium_sandbox=False

@@ -193,7 +193,7 @@ def run_dag(
         name = f"dag_{next(NUMBERS)}_{request.node.name.split('[')[0]}"
         path = DAGS / f"{name}.py"
         if AIRFLOW_2:
-            code = code.replace("airflow.sdk", "airflow.providers.common.compat.sdk")
+            code = code.replace("airflow.sdk", "tests.airflow_2")
         path.write_text(textwrap.dedent(code))
         written.append(path)
         spec = importlib.util.spec_from_file_location(name, path)

@@ -18,12 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from airflow_provider_r7mail.cli.console import (
-    EMULATOR_PORT,
-    fail,
-    import_emulator,
-    make_table,
-)
+from airflow_provider_r7mail.cli.console import EMULATOR_PORT, fail, import_emulator, make_table
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,6 +15,7 @@ from html2text import HTML2Text
 from markupsafe import Markup
 
 from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client.frames import import_pandas
 from airflow_provider_r7mail.client.models import Attachment, Message
 from airflow_provider_r7mail.client.parameters import read_id
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -226,9 +227,9 @@ def html_table(
     :param rows: a pandas DataFrame, or a list of dicts, such as a task's return value
     :param max_rows: most rows to show; if there are more, a note below the table says so
     :return: the table, marked as safe for templates
+    :raises R7MailConfigError: pandas is not installed
     """
-    import pandas as pd
-
+    pd = import_pandas("html_table")
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     # By default pandas truncates text after 50 characters.
     with pd.option_context("display.max_colwidth", None):

@@ -222,18 +222,8 @@ def network(
         raise R7MailConfigError(BAD_URL) from error
     except errors as error:
         # Some quote what was received, or contain the whole request with its token.
-        quoting = isinstance(_original(error), httpx.ProtocolError) or hasattr(
-            error, "request_info"
-        )
+        quoting = isinstance(error, httpx.ProtocolError) or hasattr(error, "request_info")
         raise transport_failure(call, error, attempt) from (None if quoting else error)
-
-
-def _original(error: Exception) -> Exception:
-    """Return aiohttp's error if there is one: httpx-aiohttp reports a hang-up as ConnectTimeout."""
-    cause = error.__cause__
-    if isinstance(cause, Exception) and type(cause).__module__.startswith("aiohttp"):
-        return cause
-    return error
 
 
 def _before_sending(error: Exception) -> bool:
@@ -271,7 +261,6 @@ def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7Mail
     :param error: what the HTTP library raised
     :param attempt: the number of the attempt, from 1
     """
-    error = _original(error)
     never_sent = _before_sending(error)
     text = str(error)
     kind: type[R7MailRequestError] = R7MailConnectionError

@@ -49,9 +49,6 @@ from airflow_provider_r7mail.exceptions import R7MailAuthError, R7MailRequestErr
 
 T = TypeVar("T")
 
-SLACK_SECONDS = 1.0
-"""How much longer our own timeouts are than those of aiohttp."""
-
 MAX_REFUSALS = 5
 """Responses of 401 to one request after which it fails, although each token had worked before."""
 
@@ -237,74 +234,15 @@ class Client(_Base):
 def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None]:
     import aiohttp
 
-    # httpx-aiohttp passes on those of aiohttp's errors that have no counterpart in httpx.
     return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
-
-
-class _InTime(httpx.AsyncByteStream):
-    """A body that raises TimeoutError when its next piece takes too long."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, seconds: float) -> None:
-        self._stream = stream
-        self._seconds = seconds
-
-    def __aiter__(self) -> Self:
-        self._pieces = aiter(self._stream)
-        return self
-
-    async def __anext__(self) -> bytes:
-        async with asyncio.timeout(self._seconds):
-            return await anext(self._pieces)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-def _transport(**options: Any) -> httpx.AsyncBaseTransport:
-    import aiohttp
-    from httpx_aiohttp import AiohttpTransport
-
-    class Response(aiohttp.ClientResponse):
-        async def start(self, connection: Any) -> Self:
-            await super().start(connection)
-            # httpx-aiohttp fails on a reason phrase that is not UTF-8. Nothing reads it.
-            self.reason = ""
-            return self
-
-    class Transport(AiohttpTransport):
-        def get_client(self) -> aiohttp.ClientSession:
-            connector = aiohttp.TCPConnector(
-                limit=self.limits.max_connections or 0,
-                keepalive_timeout=self.limits.keepalive_expiry,
-                ssl=self.ssl_context,
-            )
-            return aiohttp.ClientSession(
-                connector=connector,
-                response_class=Response,
-                # aiohttp pauses reading at twice this size; each pause costs two system calls.
-                read_bufsize=2 * PIECE_BYTES,
-            )
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            # aiohttp loses its read timer when a server sends more than its Content-Length. Ours
-            # is longer, so that aiohttp's own fires first where it works.
-            limits = request.extensions["timeout"]
-            seconds = limits["read"] + SLACK_SECONDS
-            async with asyncio.timeout(limits["pool"] + seconds):
-                response = await super().handle_async_request(request)
-            stream: Any = response.stream
-            # The default, 16 KiB, makes iteration cost more than reading. There is no option.
-            stream.CHUNK_SIZE = PIECE_BYTES
-            response.stream = _InTime(stream, seconds)
-            return response
-
-    return Transport(**options)
 
 
 class AsyncClient(_Base):
     """The async client; an async context manager. Same parameters and errors as `Client`."""
 
     async def __aenter__(self) -> Self:
+        from airflow_provider_r7mail.client.transport import AiohttpTransport  # noqa: PLC0415 - slow
+
         config = self.config
         # Loading CA certificates takes tens of milliseconds: too long for the event loop.
         context = await asyncio.to_thread(config.ssl_context)
@@ -312,11 +250,12 @@ class AsyncClient(_Base):
         options = config.http_options(whole_connect=config.connect_timeout + config.timeout)
         self._base = str(options["base_url"]).rstrip("/")
         self._http = httpx.AsyncClient(
-            transport=_transport(
+            transport=AiohttpTransport(
                 verify=context,
                 proxy=proxy,
                 # One for each slot, so that requests wait for a slot and not for a connection.
-                limits=httpx.Limits(max_connections=config.max_concurrency),
+                max_connections=config.max_concurrency,
+                piece_bytes=PIECE_BYTES,
             ),
             **options,
         )

@@ -7,7 +7,7 @@ import pandas to inspect it, which takes half a second and 40 MB.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -48,3 +48,11 @@ def zeros(kind: pa.DataType, count: int) -> pa.Array:
     import pyarrow as pa
 
     return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(bytes(8 * count))])
+
+
+def one_batch(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Concatenate batches with one schema, at least one of them, as pyarrow 19's concat_batches."""
+    import pyarrow as pa
+
+    rows = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return rows[0] if rows else batches[0]

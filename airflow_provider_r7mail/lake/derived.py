@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.lake.arrays import int64_array, text_array, zeros
+from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, text_array, zeros
 from airflow_provider_r7mail.lake.schema import schema
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
                 schema=schema("recipients"),
             )
         )
-    return pa.concat_batches(parts)
+    return one_batch(parts)
 
 
 @dataclass(slots=True)

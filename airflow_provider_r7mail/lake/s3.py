@@ -90,6 +90,11 @@ class S3Upload:
         return self._run(self._put(base64.b64encode(digest).decode()))
 
     async def _put(self, digest: str) -> None:
+        if self._fs._s3 is None:  # noqa: SLF001
+            # Use the client that a request has made: s3fs 2026.2 to 2026.4 take a client that has
+            # sent nothing yet for closed, and make another without Airflow's credentials.
+            with contextlib.suppress(OSError):
+                await self._call("head_object")
         config, extra = (await self._fs.set_session()).meta.config, {}
         # S3 then refuses any bytes but those hashed here. Not if its library is configured to send
         # no checksums, since some stores like S3 don't support them. Older versions send none.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.lake.arrays import int64_array, repeated_moment
+from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, repeated_moment
 from airflow_provider_r7mail.lake.decode import DecodedPage
 from airflow_provider_r7mail.lake.derived import (
     AttachmentRow,
@@ -27,10 +27,11 @@ from airflow_provider_r7mail.lake.storage import remove, remove_empty
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Where a window's rows go; both have the same methods.
+Destination = ParquetWindow | IcebergWindow
 # The number of messages whose recipients are split off at once: a page has too few to be worth it.
 RECIPIENT_ROWS = 2_000
 RECIPIENT_SOURCES = ["message_id", "date", "to_addresses", "cc_addresses", "bcc_addresses"]
-Destination = ParquetWindow | IcebergWindow
 NAMED_ITEMS = 10  # the number of messages that an error names
 
 log = logging.getLogger(__name__)
@@ -146,10 +147,9 @@ class WindowWriter:
                 self.unavailable.add(f"message {row.message_id}: {row.error}")
 
     def _write_recipients(self) -> None:
-        import pyarrow as pa
 
         if self._addressed:
-            batch = pa.concat_batches(self._addressed)
+            batch = one_batch(self._addressed)
             self._put("recipients", recipients_of(batch), batch)
         self._addressed = []
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.layout import PART
 from airflow_provider_r7mail.lake.privacy import Privacy, normal_address

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import Connection
 
 from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.compat import Connection
 from airflow_provider_r7mail.connection import config_from_connection
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 

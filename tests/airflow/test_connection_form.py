@@ -1,4 +1,4 @@
-"""The connection form in Airflow 2, whose web server gets it from the hook."""
+"""The connection form, as Airflow's web server makes it: up to 3.1 from the hook."""
 
 from __future__ import annotations
 
@@ -15,9 +15,28 @@ from airflow_provider_r7mail.connection import config_from_connection
 from airflow_provider_r7mail.hooks import R7MailHook
 from tests.conftest import AIRFLOW_2
 
-pytestmark = pytest.mark.skipif(not AIRFLOW_2, reason="Airflow 3 takes it from the provider info")
+
+@pytest.mark.skipif(AIRFLOW_2, reason="Airflow 2 makes the form as below")
+def test_the_form_of_airflow_3() -> None:
+    """Adding a connection, I find its type, and every field of it, whatever other providers do."""
+    name = "airflow.api_fastapi.core_api.services.ui.connections"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other providers' hooks
+        forms = import_module(name).HookMetaService.hook_meta_data()
+
+    [form] = [form for form in forms if form.connection_type == "r7mail"]
+    [described] = get_provider_info()["connection-types"]
+    assert form.hook_name == "R7-Office Mail"
+    assert set(form.extra_fields) == set(described["conn-fields"])
+    assert {
+        name
+        for name, field in form.extra_fields.items()
+        if field["schema"].get("format") == "password"
+    } == {"proxy", "privacy_secret"}
+    assert form.standard_fields.host.title == "Host or URL"
 
 
+@pytest.mark.skipif(not AIRFLOW_2, reason="Airflow 3 makes the form as above")
 def test_saving_changes_nothing(airflow_database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form has every field, and saving it unchanged keeps the connection's settings."""
     monkeypatch.setenv("AIRFLOW__WEBSERVER__SECRET_KEY", "of-the-test")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.utils import email as airflows
 
 from airflow_provider_r7mail import get_provider_info
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emailer import send_email
 from airflow_provider_r7mail.emulator import Emulator, Fault
 from airflow_provider_r7mail.exceptions import R7MailProxyError

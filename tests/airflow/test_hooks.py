@@ -14,10 +14,10 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import redact
 
 from airflow_provider_r7mail.client.calls import list_messages, mark_as_read, parse_page
 from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.compat import redact
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
-from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
-from moto.server import ThreadedMotoServer
 
+from airflow_provider_r7mail.compat import Asset, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.schema import schema
 from airflow_provider_r7mail.lineage import storage_uri, storage_url
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 from tests.conftest import AIRFLOW_2, DAGS
+from tests.s3 import S3Server
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 DAY: dict[str, Any] = {"start": "2025-06-01T00:00:00Z", "end": "2025-06-02T00:00:00Z"}
@@ -96,7 +96,7 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("lineage")
     path = DAGS / "openlineage_dag.py"
     code = textwrap.dedent(DAG).replace("{root}", str(root))
-    sdk = "airflow.providers.common.compat.sdk" if AIRFLOW_2 else "airflow.sdk"
+    sdk = "tests.airflow_2" if AIRFLOW_2 else "airflow.sdk"
     path.write_text(code.replace("airflow.sdk", sdk))
     mailbox = Mailbox()
     mailbox.deliver(
@@ -104,10 +104,8 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
     )
     mailbox.deliver(date=START, to=["a@x.ru", "b@x.ru"])
     mailbox.deliver(folder=25, date=START, fields={"Attachments": [{"FileName": "missing"}]})
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    address = "{}:{}".format(*moto.get_host_and_port())
-    extra = {"endpoint_url": f"http://{address}", "region_name": "us-east-1"}
+    moto = S3Server()
+    extra = {"endpoint_url": moto.url, "region_name": "us-east-1"}
     keys = {"login": "testing", "password": "testing"}
     s3 = boto3.client("s3", aws_access_key_id="testing", aws_secret_access_key="testing", **extra)
     s3.create_bucket(Bucket="mail")

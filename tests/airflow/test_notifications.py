@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 from airflow.models import Variable
-from airflow.providers.common.compat.sdk import DAG
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.client.compose import compose_message
+from airflow_provider_r7mail.compat import DAG
 from airflow_provider_r7mail.emulator import Emulator, Fault
 from airflow_provider_r7mail.notifications import R7MailNotifier, send_r7mail_notification
 

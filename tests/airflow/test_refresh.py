@@ -14,9 +14,9 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable, DeltaDataIntervalTimetable
 
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator, Fault
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError

@@ -16,15 +16,15 @@ import boto3
 import pendulum
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, ObjectStoragePath
-from moto.server import ThreadedMotoServer
 
+from airflow_provider_r7mail.compat import AirflowFailException, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
 from airflow_provider_r7mail.transfers import (
     R7MailAttachmentsToObjectStorageOperator,
     R7MailToParquetOperator,
 )
+from tests.s3 import S3Server
 
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -356,9 +356,8 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both operators write to S3, with the connection as a parameter or in the URL."""
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    url = "http://{}:{}".format(*moto.get_host_and_port())
+    moto = S3Server()
+    url = moto.url
     extra = {"endpoint_url": url, "region_name": "us-east-1"}
     keys = {"login": "testing", "password": "testing"}
     connection = {"conn_type": "aws", **keys, "extra": extra}

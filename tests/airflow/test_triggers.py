@@ -16,10 +16,10 @@ from itertools import chain
 from typing import Any, cast
 
 import pytest
-from airflow.providers.common.compat.triggers import BaseEventTrigger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_r7mail.compat import BaseEventTrigger
 from airflow_provider_r7mail.emulator import Emulator, Fault, Readings
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.filters import Filters

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_r7mail.client.check import Report, check_server, inquiry
 from airflow_provider_r7mail.client.check.inquiry import MAX_REQUESTS, MAX_WRITE_REQUESTS
@@ -30,6 +29,7 @@ from airflow_provider_r7mail.client.check.questions.ties import ties_of
 from airflow_provider_r7mail.client.check.questions.tokens import expiry_of
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.session import Client
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import MISSING, Attachment, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
@@ -598,13 +598,6 @@ class TestOutside:
         if level != "ok" and key != "ids":
             assert report[key].reading == [field]
             assert f"{field} (in some)" in report[key].says
-
-    def test_messages_of_other_folders(self, server: Emulator) -> None:
-        """Messages of other folders in a listing are a warning (R32)."""
-        answer = {"FolderId": 24, "Items": [{"Id": 1, "FolderId": 7}]}
-        server.faults.append(Fault(path="Messages", kind="answer", answer=answer, times=None))
-
-        assert run(server)["other_folders"].reading is True
 
     def test_files_named_in_some_listings_only(self, server: Emulator) -> None:
         """One message whose attachments are not named is enough for a warning (R17)."""

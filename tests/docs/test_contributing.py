@@ -54,11 +54,13 @@ def test_every_path_exists() -> None:
 
 
 def test_every_make_target_exists() -> None:
-    """Each `make` command of the page is one that `make help` lists."""
+    """Each `make` command of the page is one that `make help` lists, or tests within constraints."""
+    files = (ROOT / "tests" / "constraints").glob("airflow-*.txt")
+    within = {path.stem.replace("airflow-", "test-") for path in files}
     named = {text.removeprefix("make ") for text in commands() if text.startswith("make ")}
 
     assert {"install", "test-quick", "test", "docs"} <= named
-    assert named - TARGETS == set()
+    assert named - TARGETS - within == set()
 
 
 def test_every_name_exists() -> None:
@@ -107,7 +109,7 @@ def test_the_workflow_does_what_ci_does() -> None:
     workflow = read_yaml(".github/workflows/ci.yml")
     [job] = workflow["jobs"].values()
     actions = [step["uses"] for step in job["steps"] if "uses" in step]
-    [python] = [step["with"]["python-version"] for step in job["steps"] if "with" in step]
+    [pythons] = [step["with"]["python-version"] for step in job["steps"] if "with" in step]
 
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
     assert [name.partition("@")[0] for name in actions] == [
@@ -115,8 +117,10 @@ def test_the_workflow_does_what_ci_does() -> None:
         "actions/setup-python",
     ]
     assert all(re.fullmatch(r".*@v\d+", name) for name in actions)
-    [pairs] = re.findall(r"^MATRIX := (.*)$", MAKEFILE, re.MULTILINE)
-    assert f"2.11-{python}" in pairs.split()
+    [pairs] = re.findall(r"^NEWEST := (.*)$", MAKEFILE, re.MULTILINE)
+    assert {f"3.3-{python}" for python in pythons.split()} <= set(pairs.split())
+    [official] = re.findall(r"call NEW_VENV,(3\.\d+)\)\n\t@grep", MAKEFILE)
+    assert official in pythons.split()
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def test_the_drawing_has_every_module(site: Path) -> None:
     [drawing] = re.findall(r'<div class="rooms">.*?</div>', text, re.DOTALL)
     package = ROOT / "airflow_provider_r7mail"
     paths = [path.relative_to(package) for path in package.rglob("*.py")]
-    folders = {path.parent.name for path in paths if path.parent.name}
+    # A folder within a folder of a room is not drawn: check/questions/.
+    folders = {path.parent.name for path in paths if path.parent.name and len(path.parts) < 4}
 
     shown = re.findall(r'<text class="(?:name|modules)"[^>]*>([^<]*)', drawing)
     names = {name.rstrip(",").removesuffix("/") for line in shown for name in line.split(", ")}

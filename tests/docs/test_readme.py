@@ -49,7 +49,7 @@ def test_badges_are_true() -> None:
     """The badges show the licence, and the versions of Python and Airflow that the tests run on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    [pairs] = re.findall(r"^MATRIX := (.*)$", makefile, re.MULTILINE)
+    [pairs] = re.findall(r"^NEWEST := (.*)$", makefile, re.MULTILINE)
     airflow, python = (sorted({pair.split("-")[i] for pair in pairs.split()}) for i in (0, 1))
     badges = re.findall(r"!\[(\w+): ([^]]+)\]\((docs/images/badge-[^)]+)\)", README)
 

@@ -18,9 +18,9 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.client.http import ClientConfig
+from tests.s3 import S3Server
 
 INBOX = 24
 DAY = timedelta(days=1)
@@ -34,7 +34,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
     [
-        "airflow.providers.common.compat.sdk",
+        "airflow_provider_r7mail.compat",
         "airflow.sdk.io.path",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.lake.window",
@@ -42,7 +42,7 @@ CHILDREN.set_forkserver_preload(
         "boto3",
         "duckdb",
         "hypothesis",
-        "httpx_aiohttp",
+        "airflow_provider_r7mail.client.transport",
         "moto.server",
         "pyarrow.parquet",
         "pyiceberg.catalog.sql",
@@ -123,10 +123,9 @@ def table(root: Path, name: str = "messages") -> list[dict[str, Any]]:
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Run an S3 server on a real socket; its URL."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    server = S3Server()
     try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
+        yield server.url
     finally:
         server.stop()
 

@@ -24,21 +24,16 @@ from typing import Any, ClassVar
 
 import fsspec
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
 from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
-from airflow_provider_r7mail.lake.attachments import (
-    STAGING,
-    AttachmentCopier,
-    StoredFile,
-    download,
-)
+from airflow_provider_r7mail.lake.attachments import STAGING, AttachmentCopier, StoredFile, download
 from airflow_provider_r7mail.lake.derived import AttachmentRow
 from airflow_provider_r7mail.lake.filenames import name_filter, object_names
 from airflow_provider_r7mail.lake.staging import STAGED_PREFIX

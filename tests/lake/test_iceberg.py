@@ -22,8 +22,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_r7mail.compat import AirflowFailException
 from tests.conftest import AIRFLOW_2
 
 if AIRFLOW_2:

@@ -17,8 +17,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator, Fault
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
 from airflow_provider_r7mail.lake import privacy

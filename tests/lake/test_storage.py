@@ -26,10 +26,10 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import ClientError
 from upath import UPath
 
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake import locks
 from airflow_provider_r7mail.lake.locks import locked

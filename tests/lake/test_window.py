@@ -22,11 +22,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
