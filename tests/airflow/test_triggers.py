@@ -418,7 +418,7 @@ async def test_a_state_that_can_not_be_kept(
 
 
 async def test_without_a_state_of_assets(
-    server: Emulator, triggerer: Triggerer, logged: Callable[[], str]
+    server: Emulator, triggerer: Triggerer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without asset state in Airflow, it works, and logs once what is not guaranteed."""
     triggerer.watch(None)
@@ -428,11 +428,11 @@ async def test_without_a_state_of_assets(
     await polls(server)
 
     assert triggerer.ids() == [new]
-    assert logged().count("storing it takes Airflow 3.3") == 1
+    assert caplog.text.count("storing it takes Airflow 3.3") == 1
 
 
 @pytest.mark.slow
-async def test_before_airflow_3_3(server: Emulator, logged: Callable[[], str]) -> None:
+async def test_before_airflow_3_3(server: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     """Without shared streams, a trigger polls on its own."""
     server.mailbox.deliver(subject="Old")
     found = []
@@ -453,7 +453,7 @@ async def test_before_airflow_3_3(server: Emulator, logged: Callable[[], str]) -
 
     assert found == [[new]]
     assert server.logins == 1
-    assert logged().count("in memory only") == 1
+    assert caplog.text.count("in memory only") == 1
 
 
 async def test_several_assets_of_one_trigger(server: Emulator, triggerer: Triggerer) -> None:
