@@ -253,6 +253,7 @@ class TestReadings:
     @pytest.mark.parametrize("end", [True, False])
     @pytest.mark.parametrize("precision", ["second", "millisecond", "microsecond"])
     @pytest.mark.parametrize("fraction", [0, 500_000, 382_021])
+    @pytest.mark.slow
     def test_bounds(
         self, server: Emulator, start: bool, end: bool, precision: Any, fraction: int
     ) -> None:
@@ -274,6 +275,7 @@ class TestReadings:
             assert report["precision"].reading == precision
 
 
+@pytest.mark.slow
 class TestCareful:
     """Nothing is claimed that has not been seen."""
 
