@@ -364,6 +364,7 @@ def test_errors_survive_an_event() -> None:
     assert error_of({"status": "error", "message": "m", "error": "NoSuchError"}).text == "m"
 
 
+@pytest.mark.slow
 def test_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than 10,000 ids are returned."""
     with Emulator(Mailbox.synthetic(10_010)) as server:

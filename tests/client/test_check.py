@@ -259,6 +259,7 @@ class TestReadings:
     @pytest.mark.parametrize("end", [True, False])
     @pytest.mark.parametrize("precision", ["second", "millisecond", "microsecond"])
     @pytest.mark.parametrize("fraction", [0, 500_000, 382_021])
+    @pytest.mark.slow
     def test_bounds(
         self, server: Emulator, start: bool, end: bool, precision: Any, fraction: int
     ) -> None:
@@ -280,6 +281,7 @@ class TestReadings:
             assert report["precision"].reading == precision
 
 
+@pytest.mark.slow
 class TestCareful:
     """Nothing is claimed that has not been seen."""
 
@@ -788,6 +790,7 @@ class TestWriting:
     @pytest.mark.parametrize("times", [1, 3])
     @pytest.mark.parametrize("after_acting", [True, False])
     @pytest.mark.parametrize("skip", [0, 1, 3])
+    @pytest.mark.slow
     def test_put_back_whatever_fails(
         self, server: Emulator, path: str, times: int, after_acting: bool, skip: int
     ) -> None:

@@ -54,7 +54,7 @@ def test_every_path_exists() -> None:
 
 
 def test_every_make_target_exists() -> None:
-    """Each `make` command of the page is one that `make help` lists, or tests constraints."""
+    """Each `make` command of the page is one of `make help`, or tests within constraints."""
     files = (ROOT / "tests" / "constraints").glob("airflow-*.txt")
     within = {path.stem.replace("airflow-", "test-") for path in files}
     named = {text.removeprefix("make ") for text in commands() if text.startswith("make ")}

@@ -38,6 +38,7 @@ def files(mailbox: Mailbox, ending: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_the_office_is_the_same_each_time() -> None:
     """The same seed and end give the same mail and files, byte for byte."""
     one, other = (Mailbox.office(seed=1, messages=300, days=20, end=END) for _ in range(2))
@@ -48,6 +49,7 @@ def test_the_office_is_the_same_each_time() -> None:
     assert everything(one) != everything(Mailbox.office(seed=2, messages=300, days=20, end=END))
 
 
+@pytest.mark.slow
 def test_the_office_has_the_mail_that_was_asked_for(office: Mailbox) -> None:
     """5,000 messages over 90 days, in office hours, in several folders, none after the end."""
     messages = everything(office)
@@ -111,6 +113,7 @@ def test_a_price_list_has_just_arrived() -> None:
     assert len(older) == 29
 
 
+@pytest.mark.slow
 def test_the_offices_files_are_real(office: Mailbox) -> None:
     """Spreadsheets open, CSV files parse in their charset, PDFs and invitations are valid."""
     for data in list(files(office, ".xlsx").values())[:5]:

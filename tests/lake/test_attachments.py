@@ -533,6 +533,7 @@ def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
     """Copying a file of 200 MB takes no more memory than a small one."""
     code = """

@@ -74,6 +74,7 @@ from tests.lake.support import (
     s3_server_with_expiring_keys,
 )
 
+pytestmark = pytest.mark.slow
 NOTE = f"windows/{WINDOW}/_manifest.json"
 # The order of the commits.
 ORDER = ("attachments", "recipients", "messages")
@@ -437,7 +438,6 @@ def check_rerun(server: Emulator, catalog: Catalog, root: Path) -> None:
     assert json.loads((root / NOTE).read_text()) == written
 
 
-@pytest.mark.slow
 def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Killed before and after each commit, each table has one run's rows, and no manifest lies."""
     for number in range(1, 7):
@@ -458,7 +458,6 @@ def test_killed_around_commits(full: Emulator, catalog: Catalog, tmp_path: Path)
     check_rerun(full, catalog, tmp_path)
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Killed at any moment, each table has one run's rows, and a rerun completes."""
     moments = random.Random(5)
@@ -575,7 +574,6 @@ def test_a_window_extracted_twice_at_once(
 # If another process creates the catalog's tables first, pyiceberg leaves the connection to the
 # garbage collector, and Python 3.13 warns about that.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.slow
 def test_many_windows_at_once(server: Emulator, tmp_path: Path) -> None:
     """Mapped tasks that create the tables and commit at the same time all succeed."""
     target = shared(tmp_path)
@@ -667,7 +665,6 @@ def extract_and_tell(url: str, root: Path, days: int) -> None:
     (root / "peak").write_text(str(peak))
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_window(server: Emulator, tmp_path: Path) -> None:
     """A window of 70 MB over many days takes hardly more memory than one of 20 MB."""
     source = random.Random(1)
@@ -952,7 +949,6 @@ def test_without_the_extra(
         operate(tmp_path)
 
 
-@pytest.mark.slow
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warehouse and the manifests may be on S3; this needs a catalog to be set."""
     with s3_server() as endpoint:
@@ -983,7 +979,6 @@ def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # -- the documentation's page ---------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_documented_dag(
     server: Emulator,
     run_dag: Callable[[str], Any],

@@ -55,7 +55,7 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 Place = Callable[[str], Any]
 
 
-@pytest.fixture(params=["file", "s3", "memory"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.slow), "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Paths in a store: a disk, S3, and one whose file system can't hold an object back."""
     if request.param == "file":

@@ -460,6 +460,7 @@ async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: P
 
 @pytest.mark.parametrize("concurrency", [1, 4, 8])
 @pytest.mark.parametrize("spread", ["even", "one of ten years", "office hours"])
+@pytest.mark.slow
 async def test_few_requests(
     server: Emulator, tmp_path: Path, concurrency: int, spread: str
 ) -> None:

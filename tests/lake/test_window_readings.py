@@ -26,6 +26,7 @@ from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
 from tests.lake.support import INBOX, START, config, files
 
+pytestmark = pytest.mark.slow
 END = START + timedelta(hours=1)
 
 
@@ -252,7 +253,6 @@ def test_the_manifest_has_the_servers_count(tmp_path: Path) -> None:
     assert page == {"before": None, "after": None}
 
 
-@pytest.mark.slow
 def test_a_calm_mailbox_costs_few_requests(tmp_path: Path) -> None:
     """On a calm mailbox: at most 1.1 requests per page plus a dozen; no offset beyond a page."""
     count, size = 20_000, 100
@@ -313,7 +313,6 @@ def test_a_server_that_refuses_large_pages(tmp_path: Path) -> None:
     assert manifest["retries"] <= 3
 
 
-@pytest.mark.slow
 def test_pages_of_very_long_messages_shrink(tmp_path: Path) -> None:
     """Very large messages are not requested by the hundred, so that memory stays bounded."""
     mailbox = Mailbox()
