@@ -234,10 +234,13 @@ def test_s3_checks_what_was_hashed(
 @pytest.mark.parametrize("algorithm", ["SHA256", "SHA1", "CRC32"])
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 def test_a_checksum_algorithm_that_is_set(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, data: bytes, algorithm: str
+    bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch, data: bytes, algorithm: str
 ) -> None:
     """With a ChecksumAlgorithm, S3 wants the checksums of all parts at the end of an upload."""
-    path = ObjectStoragePath("s3://s3@mail/a.bin")
+    # The moto of Airflow 3.0's constraints gives a wrong checksum for an object made of parts.
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    connect_s3(monkeypatch, f"s3_{algorithm}", s3_url)
+    path = ObjectStoragePath(f"s3://s3_{algorithm}@mail/a.bin")
     monkeypatch.setattr(path.fs, "s3_additional_kwargs", {"ChecksumAlgorithm": algorithm})
     call, ended = path.fs._call_s3, []
 
