@@ -466,7 +466,13 @@ def failure(
         error, reason, hint = R7MailProxyError, PROXY_LOGIN, PROXY_LOGIN_HINT
     elif 300 <= status < 400 or (html and status < 500):
         error, reason = R7MailProxyError, "something in front of the mail server responded"
-        hint = "Check Host, Schema, Port and proxy of the connection."
+        hint = (
+            "A web server or firewall may refuse names like this file's, such as .config or .asp "
+            "(in IIS: request filtering). Have them allowed for the mail server, or open the "
+            "message in the web client."
+            if html and status >= 400 and call.not_found
+            else "Check Host, Schema, Port and proxy of the connection."
+        )
     elif status < 300:
         error, reason = R7MailResponseError, "a status that the API does not define"
         hint = "Check that Host points to an R7 mail server."

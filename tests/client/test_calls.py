@@ -412,6 +412,19 @@ def test_statuses_have_meanings(
     assert failure.hint
 
 
+def test_a_file_that_a_web_server_refuses_by_its_name() -> None:
+    """If a web server in front refuses a file name, as IIS does, the error says what to do."""
+    page = httpx.Headers(HTML)
+    file = calls.failure(calls.download_attachment(24, 884, "web.config"), 404, page, 1)
+    other = calls.failure(calls.delete_messages(24, [1]), 404, page, 1)
+
+    assert file is not None
+    assert "request filtering" in file.hint
+    assert "web.config" not in str(file)
+    assert other is not None
+    assert "Check Host" in other.hint
+
+
 def test_200_is_no_failure() -> None:
     """Only 200 means success."""
     assert calls.failure(calls.delete_messages(24, [1]), 200, httpx.Headers(), 1) is None
