@@ -11,8 +11,7 @@ from email.utils import getaddresses
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup
-from bs4.element import NavigableString
+from html2text import HTML2Text
 from markupsafe import Markup
 
 from airflow_provider_r7mail.client import calls
@@ -24,11 +23,6 @@ from airflow_provider_r7mail.exceptions import R7MailConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# Where the text of HTML begins a new line, or a new paragraph.
-_LINES = ["dd", "div", "dt", "li", "tr"]
-_PARAGRAPHS = ["p", "ul", "ol", "dl", "table", "pre", "blockquote", "hr"]
-_PARAGRAPHS += [f"h{level}" for level in range(1, 7)]
 
 LINK_SECONDS = 7 * 24 * 3600
 """How long links to object storage work if the store can sign them: the longest S3 allows."""
@@ -220,30 +214,9 @@ def before_body_end(text: str, element: str) -> str:
 
 
 def _text_of(html_content: str) -> str:
-    """Return the text of HTML: paragraphs, a line per item and table row, URLs after links."""
-    # Within an element: it warns of text without any, such as a URL.
-    page = BeautifulSoup(f"<div>{html_content}</div>", "html.parser")
-    for tag in page(["head", "script", "style", "template", "title"]):
-        tag.decompose()
-    for text in page(string=True):
-        if type(text) is NavigableString and text.find_parent("pre") is None:  # not a comment
-            text.replace_with(re.sub(r"\s+", " ", text))
-    for link in page("a", href=re.compile("^https?://")):
-        if str(link["href"]) not in link.text:
-            link.append(f" ({link['href']})")
-    for item in page("li"):
-        item.insert(0, "- ")
-    for cell in page(["td", "th"]):
-        cell.append(" ")
-    for tag in page("br"):
-        tag.replace_with("\n")
-    # Marks, of which several in a row are one break.
-    for names, mark in ((_LINES, "\v"), (_PARAGRAPHS, "\f")):
-        for tag in page(names):
-            tag.insert_before(mark)
-            tag.insert_after(mark)
-    found = re.sub(r"[ \v]*\f[ \v\f]*", "\n\n", page.text)
-    return re.sub(r" *\v[ \v]*| *\n", "\n", found).strip()
+    converter = HTML2Text()
+    converter.body_width = 0  # the reader's program wraps lines
+    return converter.handle(html_content).strip()
 
 
 def html_table(

@@ -49,38 +49,3 @@ def test_what_is_not_text_is_refused_by_name(wrong: dict[str, Any], message: str
     """Anything else in place of a text is an error before anything is sent."""
     with pytest.raises(R7MailConfigError, match=f"^{message}"):
         compose_message(**{**LETTER, **wrong})
-
-
-PAGE = """<!DOCTYPE html><html><head><title>Hidden</title><style>p {color: red}</style></head>
-<body><h1>Prices</h1><p>Dear
-  Ann,<br>see <b>below</b> and in <a href="https://a.ru/?x=1&amp;y=2">the list</a>:</p>
-<ul><li>one</li><li>two</li></ul><!-- hidden -->
-<table><tr><th>name</th><th>price</th></tr><tr><td>tea</td><td>1 &lt; 2</td></tr></table>
-<pre>  a
-    b</pre><p>More: <a href="https://b.ru">https://b.ru</a></body></html>"""
-TEXT = """Prices
-
-Dear Ann,
-see below and in the list (https://a.ru/?x=1&y=2):
-
-- one
-- two
-
-name price
-tea 1 < 2
-
-a
-    b
-
-More: https://b.ru"""
-
-
-@pytest.mark.parametrize(
-    ("page", "text"),
-    [(PAGE, TEXT), ("https://a.ru/x", "https://a.ru/x"), ("plain &amp; simple", "plain & simple")],
-)
-def test_the_plain_text_of_html(page: str, text: str) -> None:
-    """Who reads plain text sees what the HTML shows, line by line, with the links' addresses."""
-    body = compose_message(**{**LETTER, "html_content": page}).body or {}
-
-    assert body["Body"] == text
