@@ -1,7 +1,12 @@
 # `make demo` and `make test` each set up everything from nothing; `make help` lists the rest.
-# The first Python of at least 3.11 that runs; `make PYTHON=/path/to/python` takes another.
+# The first Python of at least 3.11 that runs; `make PYTHON=3.12` or PYTHON=/path/to/python takes another.
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+# pyenv's commands of a version need the variable; others take no notice of it.
+OF_VERSION = PYENV_VERSION=$(1) python$(1)
+ifneq ($(filter 3.%,$(PYTHON)),)
+override PYTHON := $(call OF_VERSION,$(PYTHON))
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
@@ -18,7 +23,7 @@ LOWEST := lowest-2.11.0 lowest-3.3.1
 AIRFLOW_TESTS := tests/test_package.py tests/lake/test_storage.py \
 	$(addprefix tests/airflow/test_,connection_form.py connection.py hooks.py operators.py sensors.py transfers.py)
 
-.PHONY: help install demo test test-quick test-matrix $(NEWEST:%=test-%) $(OFFICIAL:%=test-%) $(LOWEST:%=test-%) lint browser postgres docs pictures bench scale constraints clean
+.PHONY: help install demo test test-quick test-matrix $(NEWEST:%=test-%) $(OFFICIAL:%=test-%) $(LOWEST:%=test-%) lint browser postgres docs wheelhouse pictures bench scale constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -79,18 +84,17 @@ $(NEWEST:%=test-%): test-%: .venv-%/installed browser postgres
 $(OFFICIAL:%=test-%) $(LOWEST:%=test-%): test-%: .venv-%/installed  ## such as test-3.0.6
 	.venv-$*/bin/python -m pytest $(AT_ONCE) $(AIRFLOW_TESTS)
 
-# pyenv's commands of a version need the variable; others take no notice of it.
-NEW_VENV = @echo "Installing into .venv-$* ..." && PYENV_VERSION=$(1) python$(1) -m venv .venv-$*
+NEW_VENV = @echo "Installing into .venv-$* ..." && $(call OF_VERSION,$(1)) -m venv .venv-$*
 
 $(NEWEST:%=.venv-%/installed): .venv-%/installed: pyproject.toml constraints.txt constraints-2.11.txt | $(INSTALLED)
 	$(call NEW_VENV,$(lastword $(subst -, ,$*)))
 	@.ci/install .venv-$* -c $(if $(filter 2.11-%,$*),constraints-2.11.txt,constraints.txt) -e '.[dev]'
 	@touch $@
 
-# The tools of the tests are no part of what is tested.
+# The tools of the tests are no part of what is tested, and some pins are too old for them.
 $(OFFICIAL:%=.venv-%/installed): .venv-%/installed: pyproject.toml tests/constraints/airflow-%.txt | $(INSTALLED)
 	$(call NEW_VENV,3.12)
-	@grep -v '^pytest' tests/constraints/airflow-$*.txt > .venv-$*/constraints.txt
+	@grep -vE '^(moto|py-partiql-parser|pytest)' tests/constraints/airflow-$*.txt > .venv-$*/constraints.txt
 	@.ci/install .venv-$* -c .venv-$*/constraints.txt apache-airflow==$* -e '.[tests]'
 	@touch $@
 
@@ -98,6 +102,13 @@ $(LOWEST:%=.venv-%/installed): .venv-%/installed: pyproject.toml | $(INSTALLED)
 	$(call NEW_VENV,3.12)
 	@.ci/install .venv-$* --resolution lowest-direct apache-airflow==$(lastword $(subst -, ,$*)) -e '.[tests]'
 	@touch $@
+
+# What `make wheelhouse` collects: `make wheelhouse AIRFLOW=3.3.1 PYTHON=3.12 EXTRAS=google,iceberg`.
+AIRFLOW := 3.3.1
+EXTRAS := amazon
+
+wheelhouse:  ## collect the wheels for an Airflow and a Python without a network, into dist/
+	@$(PYTHON) .ci/wheelhouse.py $(AIRFLOW) $(EXTRAS)
 
 pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/images
 	@for script in docs/pictures/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done

@@ -101,7 +101,7 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
         "proxy": {
             "label": "Proxy",
             "description": "URL of an HTTP proxy, such as http://proxy.example.org:3128. If empty, "
-            "the worker's HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply.",
+            "the worker's HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply; false means no proxy.",
             # A proxy's URL may contain a password. Airflow also masks it by the field's name.
             "schema": {"type": ["string", "null"], "format": "password"},
         },

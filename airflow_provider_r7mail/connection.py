@@ -9,9 +9,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.parameters import read_id, read_seconds
@@ -95,6 +97,17 @@ class _Fields:
     def wrong(self, name: str, what: str) -> R7MailConfigError:
         return R7MailConfigError(f"Connection {self.conn_id!r}: {name}: {what}")
 
+    def check_names(self) -> None:
+        [form] = get_provider_info()["connection-types"]
+        known = list(form["conn-fields"])
+        for name in self.extra:
+            if name not in known:
+                nearest = get_close_matches(name.lower(), known, 1, cutoff=0.5)
+                hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+                raise self.wrong(
+                    "extra", f"there is no field {name!r}. {hint}Known: {', '.join(known)}."
+                )
+
     def number(self, name: str, minimum: float, default: float, *, whole: bool = False) -> float:
         value = self.extra.get(name, default)
         kind = "a whole number" if whole else "a number"
@@ -143,7 +156,9 @@ class _Fields:
             '"cert,key" or ["cert", "key"].',
         )
 
-    def proxy(self) -> str | None:
+    def proxy(self) -> str | Literal[False] | None:
+        if str(self.extra.get("proxy")).strip().lower() == "false":
+            return False
         value = self.text("proxy", "http://proxy.example.org:3128")
         if value is None:
             return None
@@ -217,6 +232,7 @@ def config_from_connection(connection: Connection) -> Settings:
             f'Connection {conn_id!r}: extra: not a JSON object. Give one, like {{"timeout": 30}}.'
         )
     source = _Fields(conn_id, extra)
+    source.check_names()
     if not connection.login:
         raise source.wrong("login", "missing. Give the mail account's login.")
     if not connection.password:

@@ -1,6 +1,7 @@
 """The email backend: send the mail that Airflow itself sends through the R7-Office mail server.
 
-Set `[email] email_backend = airflow_provider_r7mail.emailer.send_email`.
+Set `[email] email_backend = airflow_provider_r7mail.emailer.send_email`. Airflow 3.2.0 to 3.3.0
+ignore it in `email_on_failure` and `email_on_retry`, and use SMTP: use `R7MailNotifier` there.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ more people read logs than the mailbox.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
@@ -33,13 +34,16 @@ PAGE = "when-it-goes-wrong"
 """The page of the documentation that has a section for each class, in every language."""
 
 
+_REFERENCE = re.compile(r" \[docs: [^\]]*\]")
+
+
 class R7MailError(Exception):
     """Base class of all errors of this package."""
 
     @property
     def text(self) -> str:
-        """The message without its reference to the documentation, for use in another message."""
-        return super().__str__()
+        """The message without references to the documentation, for use in another message."""
+        return _REFERENCE.sub("", super().__str__())
 
     @property
     def anchor(self) -> str:

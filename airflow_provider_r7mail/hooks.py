@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -16,8 +14,9 @@ from airflow_provider_r7mail.client.acting import Action
 from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
 from airflow_provider_r7mail.client.frames import messages_frame
+from airflow_provider_r7mail.client.limit import run_within
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
-from airflow_provider_r7mail.client.parameters import read_id
+from airflow_provider_r7mail.client.parameters import need_text, read_id
 from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, asend_once, send_once
@@ -33,7 +32,6 @@ from airflow_provider_r7mail.connection import (
     amask,
     config_from_connection,
     mask,
-    secret_forms,
     secrets_of,
 )
 from airflow_provider_r7mail.connection_form import form_behaviour, form_widgets
@@ -81,7 +79,6 @@ class R7MailHook(BaseHook):
     def __init__(self, r7mail_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.r7mail_conn_id = r7mail_conn_id
-        self._masking: set[asyncio.Task[None]] = set()
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -100,7 +97,7 @@ class R7MailHook(BaseHook):
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
         try:
-            connection = self.get_connection(self.r7mail_conn_id)
+            connection = self.get_connection(need_text(self.r7mail_conn_id, "r7mail_conn_id"))
         except AirflowNotFoundException as error:
             raise self._no_connection() from error
         settings = config_from_connection(connection)
@@ -110,7 +107,8 @@ class R7MailHook(BaseHook):
     async def _asettings(self) -> Settings:
         if "settings" not in self.__dict__:
             try:
-                connection = await get_async_connection(self, self.r7mail_conn_id)
+                conn_id = need_text(self.r7mail_conn_id, "r7mail_conn_id")
+                connection = await get_async_connection(self, conn_id)
             except AirflowNotFoundException as error:
                 raise self._no_connection() from error
             settings = config_from_connection(connection)
@@ -129,7 +127,7 @@ class R7MailHook(BaseHook):
 
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
-        return Client(self.settings.client, on_token=lambda token: mask(secret_forms(token)))
+        return Client(self.settings.client)
 
     async def aget_conn(self) -> AsyncClient:
         """Make an async client: `async with await hook.aget_conn() as client:`.
@@ -137,13 +135,7 @@ class R7MailHook(BaseHook):
         :raises R7MailConfigError: there is no such connection, or a field is missing or wrong
         """
         settings = await self._asettings()
-        return AsyncClient(settings.client, on_token=self._mask_later)
-
-    def _mask_later(self, token: str) -> None:
-        # On an event loop masking has to be awaited, which the client's callback can't do.
-        task = asyncio.get_running_loop().create_task(amask(secret_forms(token)))
-        self._masking.add(task)
-        task.add_done_callback(self._masking.discard)
+        return AsyncClient(settings.client)
 
     def resolve_folder(self, folder: int | str, name: str = "folder") -> int:
         """Return a folder's id.
@@ -167,24 +159,9 @@ class R7MailHook(BaseHook):
             settings = self.settings
         except R7MailConfigError as error:
             return False, str(error)
-        trial = Trial(
-            settings.client,
-            next(iter(settings.folders.items()), None),
-            on_token=lambda token: mask(secret_forms(token)),
-        )
-        result: Future[tuple[bool, str]] = Future()
-
-        def work() -> None:
-            try:
-                result.set_result(trial.run())
-            except BaseException as error:
-                result.set_exception(error)
-
-        # No timeout of the HTTP library ends a name lookup, or a response that trickles in: the
-        # thread is abandoned.
-        threading.Thread(target=work, daemon=True).start()
+        trial = Trial(settings.client, next(iter(settings.folders.items()), None))
         try:
-            return result.result(TEST_SECONDS)
+            return run_within(TEST_SECONDS, trial.run)
         except TimeoutError:
             return False, trial.failed(
                 f"no complete answer within {TEST_SECONDS:g} seconds",
@@ -419,19 +396,21 @@ class R7MailHook(BaseHook):
         :param folder: the folder's id, or its name in the connection's `folders`
         :param message_id: the message's id
         :param file_name: the file's name, exactly as it is listed
-        :param destination: path of the file to write: a local path, a URL that fsspec knows, or an
-            `ObjectStoragePath`. The file only appears there once it is complete (R22)
+        :param destination: path of the file to write: an absolute path, a URL that fsspec knows,
+            or an `ObjectStoragePath`. The file only appears there once it is complete (R22)
         :return: the stored file
-        :raises R7MailConfigError: the folder is wrong
+        :raises R7MailConfigError: the folder or the destination is wrong
         :raises R7MailRequestError: the server failed, has no such file, or broke off
         """
         # Few hooks download: don't load the storage layers for every DAG file.
         from airflow_provider_r7mail.lake.attachments import download  # noqa: PLC0415
+        from airflow_provider_r7mail.lake.location import parse_location  # noqa: PLC0415
         from airflow_provider_r7mail.lineage import storage_uri  # noqa: PLC0415
 
         number = self.resolve_folder(folder)
-        # A string or a plain Path may be a local file, or anything that fsspec knows.
-        target: Any = destination if hasattr(destination, "fs") else open_storage(str(destination))
+        target: Any = destination
+        if not hasattr(destination, "fs"):  # a string or a plain Path
+            target = open_storage(parse_location(destination, "destination"))
         with self.get_conn() as client:
             stored = download(client, number, message_id, file_name, target)
         self._report_input(number)

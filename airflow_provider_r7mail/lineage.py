@@ -15,7 +15,7 @@ from airflow_provider_r7mail.assets import openlineage_dataset
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.layout import MANIFEST, window_path
 from airflow_provider_r7mail.lake.schema import schema
-from airflow_provider_r7mail.lake.storage import ObjectPath
+from airflow_provider_r7mail.lake.storage import ObjectPath, url_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,15 +30,9 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.compat import Context
 
 
-def storage_url(path: ObjectPath) -> str:
-    """Return a path as a URL, without the Airflow connection that `str(path)` may contain."""
-    url: str = path.fs.unstrip_protocol(path.path)
-    return url
-
-
 def storage_uri(path: ObjectPath) -> str:
     """Return a path as an asset URI: the same URL, quoted where a URI needs it."""
-    return _quoted(storage_url(path))
+    return _quoted(url_of(path))
 
 
 def _quoted(url: str) -> str:
@@ -70,7 +64,7 @@ class Output:
     def url(self) -> str | None:
         """Its URL; None if unknown."""
         if self.path is not None:
-            return storage_url(self.path)
+            return url_of(self.path)
         if self.location is not None and "://" not in self.location:
             return f"file://{self.location}"
         return self.location
@@ -196,7 +190,7 @@ def extract_extra(job: ExtractJob, manifest: Mapping[str, Any]) -> dict[str, Any
         "window_start": manifest["window"]["start"],
         "window_end": manifest["window"]["end"],
         **{f"{table['table']}_rows": table["rows"] for table in _written(manifest)},
-        "manifest": storage_url(home / MANIFEST),
+        "manifest": url_of(home / MANIFEST),
     }
 
 

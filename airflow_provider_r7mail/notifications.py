@@ -18,7 +18,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote
 
+from jinja2 import StrictUndefined
+
 from airflow_provider_r7mail.client.compose import parse_addresses
+from airflow_provider_r7mail.client.limit import run_within
 from airflow_provider_r7mail.compat import BaseNotifier, Variable, conf, redact
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
@@ -26,15 +29,26 @@ from airflow_provider_r7mail.exceptions import (
     R7MailSendUnclearError,
 )
 from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.template_files import TemplateFiles
 
 if TYPE_CHECKING:
     import jinja2
 
     from airflow_provider_r7mail.compat import DAG, Context
+    from airflow_provider_r7mail.hooks import Accepted
 
 log = logging.getLogger(__name__)
 
 MAX_EXCEPTION_CHARS = 2000
+
+REQUIRED = frozenset({"to", "r7mail_conn_id"})
+"""Parameters without a default that is safe."""
+
+SEND_SECONDS = 10.0
+"""How long a callback waits for the mail server.
+
+The DAG processor runs all callbacks of a DAG file in one process, and ends it after 50 seconds.
+"""
 
 _CLAIMING = threading.Lock()
 
@@ -111,11 +125,12 @@ class _Letter(TypedDict):
     bcc: tuple[str, ...]
 
 
-class R7MailNotifier(BaseNotifier):
+class R7MailNotifier(TemplateFiles, BaseNotifier):
     """Send a mail from a callback of a task, a DAG or a deadline.
 
     A failing notifier doesn't fail its caller: it logs the reason. An alert is not sent again if it
-    is unclear whether it was sent (R23).
+    is unclear whether it was sent (R23). A template that can't be rendered doesn't stop an alert:
+    the default text is sent, with the error.
 
     With `throttle`, at most one mail with the same key is sent in that time; the next mail says how
     many were not sent. The time of the last mail is kept in an Airflow Variable
@@ -125,7 +140,8 @@ class R7MailNotifier(BaseNotifier):
     :param subject: the subject; line breaks become spaces; made from the context if None
         (templated)
     :param html_content: the body in HTML, or the path of an `.html` or `.txt` template; made from
-        the context if None. Values are not escaped: write `{{ exception | e }}` (templated)
+        the context if None. Values are not escaped: write `{{ exception | e }}`, which only
+        callbacks of failed and retried tasks have (templated)
     :param cc: addresses, like `to` (templated)
     :param bcc: addresses, like `to` (templated)
     :param throttle: minimum time between two mails with the same key, a timedelta or seconds; None
@@ -168,6 +184,7 @@ class R7MailNotifier(BaseNotifier):
         self.throttle = throttle
         self.throttle_key = throttle_key
         self.r7mail_conn_id = r7mail_conn_id
+        self._unrendered: dict[str, str] = {}
 
     def __call__(self, *args: Any) -> None:
         """Render the templates and send, as a callback that Airflow calls."""
@@ -185,10 +202,47 @@ class R7MailNotifier(BaseNotifier):
             self.render_template_fields(self.context)
             await self.async_notify(self.context)
 
+    def render_template_fields(
+        self, context: Context, jinja_env: jinja2.Environment | None = None
+    ) -> None:
+        """Render the templates. Where one can't be rendered, its default is used.
+
+        Names that a template uses may be missing in some callbacks and some runs.
+        """
+        env = jinja_env or self.get_template_env(context.get("dag"))
+        self._unrendered = {}
+        for name in self.template_fields:
+            template = getattr(self, name)
+            if template is None:
+                continue
+            try:
+                # Only the body may be in a file: a subject may end in `.txt`.
+                if name == "html_content" or not isinstance(template, str):
+                    value = self.render_template(template, context, env)
+                else:
+                    value = self._render(env.from_string(template), context)
+            except Exception as error:
+                if name in REQUIRED:
+                    raise
+                # The message may contain text of the mail.
+                self.log.warning(
+                    "R7MailNotifier: %s can't be rendered: %s. Its default is used.",
+                    name,
+                    type(error).__name__,
+                )
+                self._unrendered[name] = f"{type(error).__name__}: {error}\n{template}"
+                value = None
+            setattr(self, name, value)
+
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
         """Return the environment that templates are rendered in."""
         # The DAG that `airflow dags test` passes to DAG callbacks has no such method.
-        return super().get_template_env(dag if hasattr(dag, "get_template_env") else None)
+        if hasattr(dag, "get_template_env"):
+            return super().get_template_env(dag)
+        env = super().get_template_env()
+        # As with a DAG: otherwise a missing name leaves a gap in the text.
+        env.undefined = StrictUndefined
+        return env
 
     def notify(self, context: Context) -> None:
         """Send the mail, unless it is throttled. A failure is logged, not raised."""
@@ -202,8 +256,7 @@ class R7MailNotifier(BaseNotifier):
                 self._log_held_back(throttle)
                 return
             try:
-                hook = R7MailHook(self.r7mail_conn_id)
-                accepted = hook.send_message(**_with_unsent(letter, unsent))
+                accepted = self._send(_with_unsent(letter, unsent))
             except R7MailSendUnclearError:
                 raise
             except Exception:
@@ -222,13 +275,25 @@ class R7MailNotifier(BaseNotifier):
                 return
             try:
                 hook = R7MailHook(self.r7mail_conn_id)
-                accepted = await hook.asend_message(**_with_unsent(letter, unsent))
+                try:
+                    async with asyncio.timeout(SEND_SECONDS):
+                        accepted = await hook.asend_message(**_with_unsent(letter, unsent))
+                except TimeoutError as error:
+                    raise _too_slow() from error
             except R7MailSendUnclearError:
                 raise
             except Exception:
                 await asyncio.to_thread(throttle.release)
                 raise
             self._log_accepted(accepted["id"])
+
+    def _send(self, letter: _Letter) -> Accepted:
+        hook = R7MailHook(self.r7mail_conn_id)
+        hook.settings  # noqa: B018 - read here: Airflow's API is not for other threads
+        try:
+            return run_within(SEND_SECONDS, lambda: hook.send_message(**letter))
+        except TimeoutError as error:
+            raise _too_slow() from error
 
     @contextmanager
     def _logging_failure(self) -> Iterator[None]:
@@ -257,8 +322,9 @@ class R7MailNotifier(BaseNotifier):
             seconds = seconds.total_seconds()
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0:
             raise R7MailConfigError("throttle: expected seconds, a timedelta or None.")
-        about = self.throttle_key or " ".join([*filter(None, _whose(context)), _event(context)])
-        kept = [about] if self.throttle_key else [about, letter["to"], letter["cc"], letter["bcc"]]
+        key = _given(self.throttle_key)
+        about = key or " ".join([*filter(None, _whose(context)), _event(context)])
+        kept = [about] if key else [about, letter["to"], letter["cc"], letter["bcc"]]
         return _Throttle(
             seconds=seconds if possible else 0,
             key=f"r7mail_throttle_{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:24]}",
@@ -266,18 +332,44 @@ class R7MailNotifier(BaseNotifier):
         )
 
     def _letter(self, context: Context) -> _Letter:
-        subject = _subject(context) if self.subject is None else str(self.subject)
+        subject = _given(self.subject) or _subject(context)
+        html = _given(self.html_content) or _html(context)
         return {
             "to": parse_addresses(self.to, "to"),
             # An exception with two lines must not make the alert fail.
             "subject": re.sub(r"[\s\x00]+", " ", subject).strip(),
-            "html_content": _html(context) if self.html_content is None else self.html_content,
+            "html_content": html + _unrendered_note(self._unrendered),
             "cc": parse_addresses(self.cc, "cc"),
             "bcc": parse_addresses(self.bcc, "bcc"),
         }
 
 
 send_r7mail_notification = R7MailNotifier
+
+
+def _too_slow() -> R7MailSendUnclearError:
+    return R7MailSendUnclearError(
+        f"it is unclear whether the alert was sent: no answer within {SEND_SECONDS:g} seconds",
+        method="POST",
+        path="/api/v1/email/Send",
+        hint="It was not sent again, so that other callbacks need not wait.",
+    )
+
+
+def _given(value: object) -> str:
+    """Return a rendered value as text; empty for None, of which a template makes "None"."""
+    text = str(value)
+    return "" if text.strip() == "None" else text
+
+
+def _unrendered_note(errors: Mapping[str, str]) -> str:
+    lines = [
+        f"<li>{name}: <pre>{escape(str(redact(error))[:MAX_EXCEPTION_CHARS])}</pre></li>"
+        for name, error in errors.items()
+    ]
+    return (
+        f"<p>These templates could not be rendered:</p><ul>{''.join(lines)}</ul>" if lines else ""
+    )
 
 
 def _with_unsent(letter: _Letter, unsent: int) -> _Letter:
@@ -316,7 +408,20 @@ def _event(context: Context) -> str:
     """What happened: a task's state, a DAG run's reason, or a missed deadline."""
     if "deadline" in context:
         return "deadline missed"
-    return _value(context, "reason") or _value(context.get("ti"), "state") or "notification"
+    ti = context.get("ti")
+    return _value(context, "reason") or _value(ti, "state") or _state_after_kill(context)
+
+
+def _state_after_kill(context: Context) -> str:
+    """The state of a task whose worker died: the DAG processor doesn't pass it to callbacks."""
+    ti = context.get("ti")
+    tries = _value(ti, "try_number")
+    if not tries:
+        return "notification"
+    retries = max(
+        int(_value(ti, "max_tries") or 0), int(_value(context.get("task"), "retries") or 0)
+    )
+    return "up_for_retry" if int(tries) <= retries else "failed"
 
 
 def _subject(context: Context) -> str:

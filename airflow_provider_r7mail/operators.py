@@ -17,6 +17,7 @@ from airflow_provider_r7mail.client.compose import (
 from airflow_provider_r7mail.client.forwarding import find_messages, forward
 from airflow_provider_r7mail.client.marker import recipients_of
 from airflow_provider_r7mail.client.models import parse_ids
+from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, send_once
 from airflow_provider_r7mail.compat import AirflowFailException, BaseOperator
@@ -24,6 +25,7 @@ from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnc
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import Accepted, R7MailHook, open_storage
 from airflow_provider_r7mail.links import R7MailFolderLink
+from airflow_provider_r7mail.template_files import TemplateFiles
 from airflow_provider_r7mail.tries import Tries, is_retry
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Forwarded(TypedDict):
     accepted: bool
 
 
-class _SendingOperator(BaseOperator):
+class _SendingOperator(TemplateFiles, BaseOperator):
     """Base of the operators that send: escapes what templates put into HTML fields."""
 
     html_fields: ClassVar[frozenset[str]] = frozenset()
@@ -172,26 +174,6 @@ class R7MailSendOperator(_SendingOperator):
         self._dry_run = dry_run  # `dry_run` is a method of every operator
         self.r7mail_conn_id = r7mail_conn_id
 
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: jinja2.Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """Render a value; names and URLs that end in `.txt` or `.html` are not template files."""
-        if isinstance(content, Mapping):
-            env = jinja_env or self.get_template_env()
-            names = [
-                name for name in ("FileName", "url", "name") if isinstance(content.get(name), str)
-            ]
-            rest = {name: value for name, value in content.items() if name not in names}
-            rendered = super().render_template(rest, context, env, seen_oids)
-            for name in names:
-                rendered[name] = env.from_string(content[name]).render(**context)
-            return rendered
-        return super().render_template(content, context, jinja_env, seen_oids)
-
     @fail_at_once()
     def execute(self, context: Context) -> Accepted:
         """Send the message, unless an earlier try has sent it."""
@@ -206,7 +188,9 @@ class R7MailSendOperator(_SendingOperator):
             attachments=self.attachments,
             draft_id=self.draft_id,
             links=resolve_links(
-                self.links, self.link_seconds, partial(open_storage, conn_id=self.storage_conn_id)
+                self.links,
+                self.link_seconds,
+                partial(open_storage, conn_id=read_text(self.storage_conn_id, "storage_conn_id")),
             ),
         )
         body = call.body or {}
@@ -331,7 +315,7 @@ class R7MailForwardOperator(_SendingOperator):
             # All calls are made before the first is sent, so that mistakes show up early.
             sendings = {
                 message.id: Sending.of(
-                    forward(message, recipients, self.comment_html or ""),
+                    forward(message, recipients, self.comment_html),
                     markers[message.id],
                     *where,
                 )

@@ -1,4 +1,4 @@
-"""Which earlier windows an extract refreshes: those in the tables, else those of the schedule."""
+"""The windows around an extract's own: which ones to refresh, and whether they fit together."""
 
 from __future__ import annotations
 
@@ -56,6 +56,38 @@ def earlier_windows(
     return windows
 
 
+def misfit(own: Window, stored: Iterable[Window], timetable: Any) -> str | None:
+    """Say how a window fails to fit the stored ones; None if it fits.
+
+    It must not overlap one, and it must begin where the one before it ended. A gap that other
+    windows may still fill is not a misfit, since windows may be extracted in any order.
+
+    :param own: the window, with both its bounds
+    :param stored: the windows that the tables have
+    :param timetable: the DAG's timetable, if there is one
+    """
+    assert own.start is not None  # noqa: S101 - the caller has checked it, and the next one
+    assert own.end is not None  # noqa: S101
+    before: list[tuple[datetime, datetime]] = []
+    for window in stored:
+        if window == own or window.start is None or window.end is None:
+            continue
+        if window.start < own.end and own.start < window.end:
+            return f"overlaps window {window.label()} in the tables: mail of both is there twice"
+        if window.end <= own.start:
+            before.append((window.end, window.start))
+    if not before:
+        return None
+    end, start = max(before)
+    schedule = _Schedule(timetable, own.start, own.end)
+    if end < own.start and (
+        own.start - end < own.end - own.start or schedule.goes_on_from(start, end)
+    ):
+        gap = Window(end, own.start).label()
+        return f"does not begin where the one before it ended: mail of {gap} is left out"
+    return None
+
+
 class _Schedule:
     """The windows before a run's own, as the schedule has them.
 
@@ -65,6 +97,7 @@ class _Schedule:
     """
 
     def __init__(self, timetable: Any, start: datetime, end: datetime) -> None:
+        self._own = start, end
         self._length = end - start
         try:
             # Airflow 3 gives tasks timetables that only describe themselves.
@@ -84,6 +117,23 @@ class _Schedule:
         if interval is not None and interval[1] == end:
             return interval[0]
         return end - self._length
+
+    def goes_on_from(self, start: datetime, end: datetime) -> bool:
+        """Whether the run's own window is the schedule's next one after the given one."""
+        from airflow.timetables.base import DataInterval, TimeRestriction  # noqa: PLC0415
+
+        try:
+            found = self._timetable.next_dagrun_info(
+                last_automated_data_interval=DataInterval(
+                    pendulum.instance(start), pendulum.instance(end)
+                ),
+                restriction=TimeRestriction(None, None, catchup=True),
+            )
+        except (AttributeError, NotImplementedError):
+            return False  # no timetable, or one that can't tell
+        return (
+            found is not None and (found.data_interval.start, found.data_interval.end) == self._own
+        )
 
     def _interval(self, end: datetime) -> tuple[datetime, datetime] | None:
         try:

@@ -155,6 +155,8 @@ class R7MailMessageSensor(FolderReader, BaseSensorOperator):
                 **self.filters,
                 min_messages=self.min_messages,
                 poll_interval=self.poke_interval,
+                exponential_backoff=bool(self.exponential_backoff),
+                max_wait=self.max_wait.total_seconds() if self.max_wait else None,
                 max_consecutive_failures=self.max_consecutive_failures,
                 r7mail_conn_id=self.r7mail_conn_id,
             ),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
+from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.compat import (
     AirflowException,
@@ -37,8 +38,12 @@ from airflow_provider_r7mail.lake.catalog import (
     connection_properties,
 )
 from airflow_provider_r7mail.lake.copying import copy_attachments
+from airflow_provider_r7mail.lake.derived import UNAVAILABLE, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
+from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.storage import url_of
+from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.lineage import (
     Copy,
@@ -46,10 +51,9 @@ from airflow_provider_r7mail.lineage import (
     count_extract,
     extract_copy,
     extract_extra,
-    storage_url,
 )
 from airflow_provider_r7mail.links import R7MailFolderLink
-from airflow_provider_r7mail.refreshing import earlier_windows
+from airflow_provider_r7mail.refreshing import earlier_windows, misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -73,9 +77,9 @@ class _CopyOperator(FolderReader):
         self,
         *,
         attachments_path: str | None = None,
-        attachment_pattern: str | None = None,
+        attachment_pattern: str | Sequence[str] | None = None,
         max_attachment_bytes: int | None = None,
-        on_attachment_error: Literal["fail", "record"] = "fail",
+        on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail",
         storage_conn_id: str | None = None,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
@@ -87,12 +91,15 @@ class _CopyOperator(FolderReader):
         self.on_attachment_error = on_attachment_error
         self.storage_conn_id = storage_conn_id
         self.r7mail_conn_id = r7mail_conn_id
-        self._stop: Callable[[], object] | None = None
+        self._loop: LoopThread | None = None
+
+    def _root(self, name: str) -> ObjectStoragePath:
+        """Return the storage path that a parameter holds."""
+        self.storage_conn_id = read_text(self.storage_conn_id, "storage_conn_id")
+        return self._path(read_text(getattr(self, name), name) or "", name)
 
     def _path(self, value: str, name: str) -> ObjectStoragePath:
-        if not value:
-            raise R7MailConfigError(f"{name}: empty. Give a path or URL, like s3://bucket/mail.")
-        url = value if "://" in value else f"file://{value}"
+        url = parse_location(value, name)
         try:
             # No None: in Airflow 2 it would override a connection in the URL.
             given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
@@ -103,13 +110,14 @@ class _CopyOperator(FolderReader):
                 BaseHook.get_connection(conn_id)  # S3's file system would work without it
             _ = path.fs
         except AirflowNotFoundException as error:
-            raise R7MailConfigError(f"{name}: {error}") from error
+            hint = (
+                " What stands before @ in a URL is the id of an Airflow connection, as in "
+                "s3://connection@bucket/path. Azure's account belongs into the connection, too: "
+                "abfs://connection@container/path."
+            )
+            raise R7MailConfigError(f"{name}: {error}.{hint if '@' in url else ''}") from error
         except (ImportError, ValueError) as error:
-            raise R7MailConfigError(
-                f"{name}: no file system for {url.split(':')[0]}:// is installed ({error}). S3 "
-                "comes with airflow-provider-r7mail[amazon], Google with [google], Azure with "
-                "[microsoft]."
-            ) from error
+            raise no_store(name, url, error) from error
         return path
 
     def get_openlineage_facets_on_complete(
@@ -120,24 +128,28 @@ class _CopyOperator(FolderReader):
 
     def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
-            cancel = asyncio.current_task().cancel  # type: ignore[union-attr]
-            self._stop = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
             async with await hook.aget_conn() as client:
                 return await work(client)
 
+        self._loop = LoopThread()
         try:
-            return asyncio.run(connected())
+            return self._loop.run(connected)
         except asyncio.CancelledError:
             raise AirflowException(
                 "Stopped. Partial output was removed; the next try starts over."
             ) from None
+        except LoopHangsError:
+            raise AirflowException(
+                f"Stopped, but the storage did not respond within {STOP_SECONDS:g} seconds. "
+                "Partial output may be left; the next try removes it and starts over."
+            ) from None
         finally:
-            self._stop = None
+            self._loop = None
 
     def on_kill(self) -> None:
         """Stop the task: partial output is removed, and an earlier result stays in place."""
-        if self._stop is not None:
-            self._stop()
+        if self._loop is not None:
+            self._loop.stop()
 
 
 class R7MailToParquetOperator(_CopyOperator):
@@ -154,8 +166,8 @@ class R7MailToParquetOperator(_CopyOperator):
     to `{output_path}/windows/mailbox={login}/folder={id}/window={start}_{end}/`.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
-    :param output_path: where to write the tables: a path, or any URL that ObjectStoragePath accepts
-        (templated)
+    :param output_path: where to write the tables: an absolute path, or any URL that
+        ObjectStoragePath accepts (templated)
     :param attachments_path: where to write the attachments, likewise; if None, they are listed but
         not downloaded (templated)
     :param start: start of the window: a datetime or ISO 8601 text, UTC if it has no time zone;
@@ -167,14 +179,17 @@ class R7MailToParquetOperator(_CopyOperator):
     :param columns: the columns of the messages table to write; None for all
     :param page_size: how many messages to request at once; the server may return fewer (R3). If
         None, it starts with 200 and goes up to 1,000 as long as pages arrive complete and fast
-    :param attachment_pattern: which files to download: a glob such as `*.xlsx`, or a regular
-        expression if it starts with `^` or ends with `$` (templated)
+    :param attachment_pattern: which files to download: a glob such as `*.xlsx` or `*.{xls,xlsx}`,
+        several with `;` between them or in a list, or a regular expression if it starts with `^`
+        or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded
     :param storage_conn_id: the connection of the object storage (templated)
     :param on_bad_message: what to do about messages that the tables can't hold (R20): `fail` the
         task after everything else is written, or only `quarantine` them
-    :param on_attachment_error: what to do about attachments that can't be downloaded: `fail` the
-        task after everything else is written, or only `record` them in the table
+    :param on_attachment_error: what to do about attachments that were not downloaded: `fail` the
+        task after everything else is written, if a download failed; `fail_on_missing` also if the
+        server doesn't name a file or several have the same name (R17, R18); or only `record` them
+        in the table
     :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`; the
         possible values are in `privacy.ACTIONS`. Hashing needs the connection's `privacy_secret`
     :param refresh_windows: how many windows before this one to extract again, replacing each, so
@@ -246,10 +261,8 @@ class R7MailToParquetOperator(_CopyOperator):
         job = ExtractJob(
             folder=hook.resolve_folder(self.folder),
             criteria=MessageFilter.build(**filters),
-            output=self._path(self.output_path, "output_path"),
-            attachments=self._path(self.attachments_path, "attachments_path")
-            if self.attachments_path
-            else None,
+            output=self._root("output_path"),
+            attachments=self._root("attachments_path") if self.attachments_path else None,
             tables=tuple(self.tables),
             columns=None if self.columns is None else tuple(self.columns),
             page_size=self.page_size,
@@ -261,7 +274,7 @@ class R7MailToParquetOperator(_CopyOperator):
             iceberg=self._iceberg(),
         )
         job.check()
-        earlier = self._earlier_windows(job, hook.settings.client.login, context)
+        earlier = self._earlier_windows(job, self._stored(job, hook, context), context)
         self._copy = extract_copy(job, hook.settings.folder_uri(job.folder))
         R7MailFolderLink.push(context, hook.settings.folder_url(job.folder))
         manifest, *refreshed = self._run(hook, lambda client: self._extract(client, job, earlier))
@@ -282,19 +295,26 @@ class R7MailToParquetOperator(_CopyOperator):
                     raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
             return None
         properties: dict[str, str] = {}
-        if self.catalog_conn_id:
+        if catalog_conn_id := read_text(self.catalog_conn_id, "catalog_conn_id"):
             try:
-                conn = BaseHook.get_connection(self.catalog_conn_id)
+                conn = BaseHook.get_connection(catalog_conn_id)
             except AirflowNotFoundException as error:
                 raise R7MailConfigError(f"catalog_conn_id: {error}") from error
             extra = conn.extra_dejson
             properties = connection_properties(conn.host, conn.login, conn.password, extra)
             if not properties:
                 raise R7MailConfigError(
-                    f"catalog_conn_id: {self.catalog_conn_id} has neither a host nor an extra."
+                    f"catalog_conn_id: {catalog_conn_id} has neither a host nor an extra."
                 )
-        given = {name: str(value) for name, value in (self.catalog_properties or {}).items()}
-        return IcebergTarget({**properties, **given}, self.namespace)
+        if not isinstance(self.catalog_properties or {}, Mapping):
+            kind = type(self.catalog_properties).__name__
+            raise R7MailConfigError(f"catalog_properties: expected a dict, got {kind}.")
+        for name, value in (self.catalog_properties or {}).items():
+            plain = str(value) if isinstance(value, bool) else value
+            text = read_text(plain, f"catalog_properties {name}")
+            if text is not None:
+                properties[name] = text
+        return IcebergTarget(properties, need_text(self.namespace, "namespace"))
 
     async def _extract(
         self, client: AsyncClient, job: ExtractJob, earlier: Sequence[Window]
@@ -338,7 +358,28 @@ class R7MailToParquetOperator(_CopyOperator):
             raise AirflowFailException(str(failures[0])) from failures[0]
         return manifests
 
-    def _earlier_windows(self, job: ExtractJob, login: str, context: Context) -> list[Window]:
+    def _stored(self, job: ExtractJob, hook: R7MailHook, context: Context) -> list[Window]:
+        """Return the windows in the tables, and warn if the job's own doesn't fit them."""
+        try:
+            stored = stored_windows(job, hook.settings.client.login)
+        except OSError:  # such as no right to list
+            if self.refresh_windows:
+                raise
+            return []
+        timetable = getattr(context.get("dag"), "timetable", None)
+        if says := misfit(job.criteria.window, stored, timetable):
+            self.log.warning(
+                "Window %s %s. If that is not intended, the schedule may give its intervals a "
+                "fixed length: CronDataIntervalTimetable leaves no gaps. [docs: %s]",
+                job.criteria.window.label(),
+                says,
+                "extract#the-schedule",
+            )
+        return stored
+
+    def _earlier_windows(
+        self, job: ExtractJob, stored: Sequence[Window], context: Context
+    ) -> list[Window]:
         """Return the windows to refresh, newest first."""
         count: object = self.refresh_windows
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -349,23 +390,28 @@ class R7MailToParquetOperator(_CopyOperator):
         return earlier_windows(
             job.criteria.window,
             count,
-            stored_windows(job, login),
+            stored,
             timetable=dag and dag.timetable,
             first=self.start_date or (dag and dag.start_date),
         )
 
     def _window(self, context: Context) -> Filters:
         """Return `start` and `end`, taken from the run's data interval where they aren't given."""
-        start = self.start or context.get("data_interval_start")
-        end = self.end or context.get("data_interval_end")
-        if not (self.start and self.end) and (start is None or end is None or start == end):
+        start = parse_moment(self.start or context.get("data_interval_start"), "start")
+        end = parse_moment(self.end or context.get("data_interval_end"), "end")
+        if start is None or end is None or start == end:
+            what = (
+                f"start and end are the same moment, {start.isoformat()}, as if from an empty data "
+                "interval"
+                if self.start and self.end and start
+                else "start and end are not given, and this run has no data interval to take them "
+                "from"
+            )
             raise R7MailConfigError(
-                "start and end are not given, and this run has no data interval to take them "
-                "from (Airflow 3 gives plain cron schedules an empty one, and manual or "
+                f"{what} (Airflow 3 gives plain cron schedules an empty interval, and manual or "
                 "asset-triggered runs may have none). Schedule the DAG with "
-                'CronDataIntervalTimetable("0 * * * *", timezone="UTC") or '
-                'CronTriggerTimetable("0 * * * *", timezone="UTC", '
-                "interval=timedelta(hours=1)), or give start and end."
+                'CronDataIntervalTimetable("0 * * * *", timezone="UTC"), or give start and end, '
+                "half-open: [start, end)."
             )
         return {"start": start, "end": end}
 
@@ -383,14 +429,17 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
     :param filters: `query`, `body`, `sender`, `recipient`, `subject`, `labels`, `was_read`,
         `start`, `end`, each a keyword parameter:
         :class:`~airflow_provider_r7mail.filters.Filters` (templated)
-    :param attachments_path: where to write the files: a path, or any URL that ObjectStoragePath
-        accepts (templated)
-    :param attachment_pattern: which files to download: a glob such as `*.xlsx`, or a regular
-        expression if it starts with `^` or ends with `$` (templated)
+    :param attachments_path: where to write the files: an absolute path, or any URL that
+        ObjectStoragePath accepts (templated)
+    :param attachment_pattern: which files to download: a glob such as `*.xlsx` or `*.{xls,xlsx}`,
+        several with `;` between them or in a list, or a regular expression if it starts with `^`
+        or ends with `$` (templated)
     :param max_attachment_bytes: files larger than this are not downloaded
     :param storage_conn_id: the connection of the object storage (templated)
-    :param on_attachment_error: what to do about attachments that can't be downloaded: `fail` the
-        task after all others are, or only `record` it in the result
+    :param on_attachment_error: what to do about attachments that were not downloaded: `fail` the
+        task after all others are, if a download failed; `fail_on_missing` also if the server
+        doesn't name a file or several have the same name (R17, R18); or only `record` them in the
+        result
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the login was refused, or an id is not in
         the folder
@@ -424,10 +473,11 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         if ids == ():
             self.log.info("No message ids: nothing to do.")
             return []
+        fatal = fatal_statuses(self.on_attachment_error)
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         criteria = MessageFilter.build(**self.filters)
-        root = self._path(self.attachments_path or "", "attachments_path")
+        root = self._root("attachments_path")
         output = Output(root)
         self._copy = Copy(hook.settings.folder_uri(folder), attachments=output)
         R7MailFolderLink.push(context, hook.settings.folder_url(folder))
@@ -447,21 +497,26 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         for row in rows:
             if row.status not in {"downloaded", "unchanged"}:
                 self.log.warning("Message %s: %s (%s).", row.message_id, row.status, row.error)
-        self.log.info("Handled %s files of folder %s.", len(rows), folder)
+        statuses = Counter(row.status for row in rows)
+        said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
+        self.log.info("Files of folder %s: %s.", folder, said)
         copied = [row.size or 0 for row in rows if row.status == "downloaded"]
         output.files, output.size = len(copied), sum(copied)
-        failed = [row for row in rows if row.status == "failed"]
-        if failed and self.on_attachment_error == "fail":
+        failed = [row for row in rows if row.status in fatal]
+        if failed:
             raise R7MailAttachmentError(
                 f"{len(failed)} of {len(rows)} attachments were not copied, of messages "
-                f"{sorted({row.message_id for row in failed})[:20]}; the first: "
-                f"{failed[0].error} The others are in place; run it again to get the missing ones."
+                f"{sorted({row.message_id for row in failed})[:20]}; the first: {failed[0].error}; "
+                "the others are in place. Run it again to get the missing ones. Open messages "
+                "whose files are unlisted or ambiguous in the web client."
             )
         extra = {
             "folder_id": folder,
             "files_downloaded": len(copied),
-            "files_unchanged": sum(row.status == "unchanged" for row in rows),
-            "path": storage_url(root),
+            "files_unchanged": statuses["unchanged"],
+            "files_failed": statuses["failed"],
+            "files_unavailable": sum(statuses[status] for status in UNAVAILABLE),
+            "path": url_of(root),
         }
         self._copy.tell_outlets(self.outlets, context, extra)
         found = [{name: asdict(row)[name] for name in names} for row in rows]

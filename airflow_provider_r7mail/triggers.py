@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
 
+LONGEST_PAUSE = 30 * DAY_SECONDS
+"""The longest wait between polls, in seconds; no timer takes what doubling leads to."""
+
 MAX_IDS = 10_000
 """The most ids that are returned; a log line says if more were found."""
 
@@ -81,11 +84,13 @@ class R7MailMessageTrigger(_FolderTrigger):
         `start`, `end`, each a keyword parameter: :class:`~airflow_provider_r7mail.filters.Filters`
     :param min_messages: how many messages must match
     :param poll_interval: seconds between two polls
+    :param exponential_backoff: double the interval after each poll
+    :param max_wait: the longest interval in seconds; None for no limit
     :param max_consecutive_failures: how many polls in a row may fail before it gives up
     :param r7mail_conn_id: the Airflow connection
     """
 
-    own = ("min_messages", "max_consecutive_failures")
+    own = ("min_messages", "exponential_backoff", "max_wait", "max_consecutive_failures")
 
     def __init__(
         self,
@@ -93,6 +98,8 @@ class R7MailMessageTrigger(_FolderTrigger):
         folder: int | str,
         min_messages: int = 1,
         poll_interval: float = 60.0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
         max_consecutive_failures: int = 3,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **filters: Unpack[Filters],
@@ -101,6 +108,8 @@ class R7MailMessageTrigger(_FolderTrigger):
             folder=folder, poll_interval=poll_interval, r7mail_conn_id=r7mail_conn_id, **filters
         )
         self.min_messages = min_messages
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
         self.max_consecutive_failures = max_consecutive_failures
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -115,7 +124,7 @@ class R7MailMessageTrigger(_FolderTrigger):
     async def _wait(self) -> list[int]:
         hook = R7MailHook(self.r7mail_conn_id)
         criteria = MessageFilter.build(**self.filters)
-        failures = 0
+        failures, pause = 0, self.poll_interval
         async with await hook.aget_conn() as client:
             folder = hook.resolve_folder(self.folder)
             while True:
@@ -137,7 +146,9 @@ class R7MailMessageTrigger(_FolderTrigger):
                     failures = 0
                     if len(ids) >= self.min_messages:
                         return ids
-                await asyncio.sleep(self.poll_interval)
+                await asyncio.sleep(min(pause, LONGEST_PAUSE))
+                if self.exponential_backoff:
+                    pause = min(2 * pause, self.max_wait or LONGEST_PAUSE)
 
     async def _poll(self, client: AsyncClient, folder: int, criteria: MessageFilter) -> list[int]:
         limit = max(MAX_IDS, self.min_messages)

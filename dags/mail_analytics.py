@@ -24,11 +24,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from airflow.sdk import DAG, Asset, ObjectStoragePath, Param, task
 
-from airflow_provider_r7mail.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.hooks import R7MailHook
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
 TIMEZONE = "Europe/Moscow"
 FOLDER = ["mailbox", "folder"]
-# Identifies a message; see docs/sql/latest_messages.sql.
-IDENTITY = ["message_id", "mime_message_id", "was_sent", "extracted_at"]
 
 
 def daily_volume(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
@@ -110,28 +108,6 @@ MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] 
 }
 
 
-def read(lake: str, table: str, columns: list[str]) -> pd.DataFrame:
-    """Read columns of a table: complete windows only, each message as last seen."""
-    import pyarrow.parquet as pq
-
-    root = ObjectStoragePath(f"{lake}/tables/{table}")
-    finished = root.fs.glob(f"{root.path}/*/*/*/_manifest.json")
-    if not finished:
-        raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
-    # `mailbox`, `folder` and `window` come from the file paths, as categories.
-    places = dict.fromkeys([*FOLDER, "window"], "str")
-    files = [path.removesuffix("_manifest.json") + "part-00000.parquet" for path in finished]
-    wanted = IDENTITY if table == "messages" else ["message_id"]
-    stored = pq.read_table(files, filesystem=root.fs, columns=[*places, *wanted, *columns])
-    rows: pd.DataFrame = stored.to_pandas().astype(places)
-    if table != "messages":
-        return rows.merge(read(lake, "messages", [])[[*places, "message_id"]])
-    rows["was_sent"] = rows["was_sent"].eq(other=True)
-    mail = rows["mime_message_id"].replace("", None).fillna(rows["message_id"].astype("str"))
-    last = rows.groupby(["mailbox", mail, "was_sent"])["extracted_at"].transform("max")
-    return rows.loc[rows["extracted_at"] == last]
-
-
 def write(lake: str, name: str, data: bytes) -> str:
     """Write a file next to the marts; return its path."""
     path = ObjectStoragePath(f"{lake}/marts/{name}")
@@ -141,19 +117,23 @@ def write(lake: str, name: str, data: bytes) -> str:
 
 
 @task
-def write_mart(name: str, lake: str, zone: str) -> str:
-    """Build a mart from its table; return its path."""
-    make, (table, columns) = next(item for item in MARTS.items() if item[0].__name__ == name)
-    rows = read(lake, table, columns)
-    try:
-        mart = make(rows, zone)
-    except KeyError as error:  # ZoneInfoNotFoundError
-        raise AirflowFailException(
-            f"params.timezone: {error}. Give a name like {TIMEZONE}."
-        ) from error
-    made = BytesIO()
-    mart.to_parquet(made, index=False)
-    return write(lake, f"{name}.parquet", made.getvalue())
+def write_marts(lake: str, zone: str) -> list[str]:
+    """Build the marts, all from one reading of the tables; return their paths."""
+    from mail_analytics_tables import read_tables  # noqa: PLC0415 - heavy
+
+    tables = read_tables(lake, MARTS.values())
+    paths = []
+    for make, (table, _) in MARTS.items():
+        try:
+            mart = make(tables[table], zone)
+        except ZoneInfoNotFoundError as error:
+            raise AirflowFailException(
+                f"params.timezone: {error}. Give a name like {TIMEZONE}."
+            ) from error
+        made = BytesIO()
+        mart.to_parquet(made, index=False)
+        paths.append(write(lake, f"{make.__name__}.parquet", made.getvalue()))
+    return paths
 
 
 @task
@@ -183,8 +163,4 @@ with DAG(
     doc_md=__doc__,
 ) as dag:
     ZONE = "{{ params.timezone }}"
-    marts = [
-        write_mart.override(task_id=function.__name__)(function.__name__, LAKE, ZONE)
-        for function in MARTS
-    ]
-    write_report(marts, LAKE, ZONE)
+    write_report(write_marts(LAKE, ZONE), LAKE, ZONE)

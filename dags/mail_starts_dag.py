@@ -75,7 +75,7 @@ def load(files: Any, lake: str) -> int:
     orders = [file for file in files if file["uri"]]
     for number, file in enumerate(orders):
         try:
-            data = ObjectStoragePath(file["uri"]).read_bytes()
+            data = ObjectStoragePath(lake).fs.cat_file(file["uri"])
             rows = pd.read_csv(BytesIO(data), dtype={"sku": str})
             rows = rows[["sku", "quantity"]].astype({"quantity": "int64"})
         except (KeyError, ValueError) as error:

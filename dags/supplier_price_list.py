@@ -42,7 +42,7 @@ def load(files: Any, lake: str) -> list[int]:
     for number, file in enumerate(file for file in files if file["uri"]):
         message_id = file["message_id"]
         try:
-            data = ObjectStoragePath(file["uri"]).read_bytes()
+            data = ObjectStoragePath(lake).fs.cat_file(file["uri"])
             sheet = pd.read_excel(BytesIO(data), dtype={"Артикул": str})
             missing = [name for name in COLUMNS if name not in sheet]
             if missing:

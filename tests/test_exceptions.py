@@ -19,6 +19,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailConnectionError,
     R7MailError,
+    R7MailExtractError,
     R7MailRequestError,
     R7MailResponseError,
     R7MailServerError,
@@ -243,3 +244,15 @@ def test_errors_fit_the_builtin_ones() -> None:
     assert issubclass(R7MailConfigError, ValueError)
     assert issubclass(exceptions.R7MailMessageNotFoundError, LookupError)
     assert issubclass(R7MailTimeoutError, R7MailRequestError)
+
+
+def test_a_wrapped_error_refers_to_the_docs_once() -> None:
+    """An error with another one's text in it ends with one reference to the documentation."""
+    inner = R7MailConfigError("folder: unknown.")
+    outer = R7MailExtractError(f"Nothing was written: {inner} Try again.")
+
+    assert str(outer) == (
+        "Nothing was written: folder: unknown. Try again. "
+        "[docs: when-it-goes-wrong#r7mailextracterror]"
+    )
+    assert "[docs: " not in outer.text

@@ -128,7 +128,8 @@ class Wire:
             count += 1
             self.requests.append(request)
             login = request.target.endswith("/Login")
-            answer = reply(LOGIN) if login else self._answer(request)
+            cookie = "Set-Cookie: node=login; Path=/"
+            answer = reply(LOGIN, cookie) if login else self._answer(request)
             if answer is not None:
                 connection.sendall(answer)
             if answer is None or (self._close and not login):
@@ -208,22 +209,30 @@ class Certificates:
         """The path of a file."""
         return str(self.folder / f"{name}.pem")
 
-    def make(self, name: str, *, password: bytes | None = None) -> None:
+    def make(
+        self,
+        name: str,
+        *,
+        password: bytes | None = None,
+        host: str = "127.0.0.1",
+        expired: bool = False,
+        key_usage: bool = True,
+    ) -> None:
         """Write `{name}.pem` with a certificate and its key, and the two apart."""
         own = self.authority if name == "ca" else ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")]))
             .public_key(own.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(now - timedelta(days=2))
+            .not_valid_after(now + timedelta(days=-1 if expired else 1))
             .add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName(
-                    [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+                    [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(host))]
                 ),
                 critical=False,
             )
@@ -235,7 +244,9 @@ class Certificates:
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.authority.public_key()),
                 critical=False,
             )
-            .add_extension(
+        )
+        if key_usage:
+            builder = builder.add_extension(
                 x509.KeyUsage(
                     digital_signature=True,
                     content_commitment=False,
@@ -249,8 +260,10 @@ class Certificates:
                 ),
                 critical=True,
             )
-            .sign(self.authority, hashes.SHA256())
-            .public_bytes(serialization.Encoding.PEM)
+        signed = builder.sign(self.authority, hashes.SHA256())
+        certificate = signed.public_bytes(serialization.Encoding.PEM)
+        Path(self.path(name)).with_suffix(".der").write_bytes(
+            signed.public_bytes(serialization.Encoding.DER)
         )
         key = own.private_bytes(
             serialization.Encoding.PEM,
@@ -263,10 +276,12 @@ class Certificates:
         Path(self.path(f"{name}-cert")).write_bytes(certificate)
         Path(self.path(f"{name}-key")).write_bytes(key)
 
-    def server(self, *, ask: bool = False, oldest: bool = False) -> ssl.SSLContext:
+    def server(
+        self, name: str = "server", *, ask: bool = False, oldest: bool = False
+    ) -> ssl.SSLContext:
         """The server's side; `ask` for the client's certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.path("server"))
+        context.load_cert_chain(self.path(name))
         if oldest:
             context.maximum_version = ssl.TLSVersion.TLSv1_2
         if ask:

@@ -41,5 +41,5 @@ def import_emulator() -> type[Emulator]:
     try:
         from airflow_provider_r7mail.emulator import Emulator  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        fail(f"{error}. Install the emulator: pip install 'airflow-provider-r7mail[emulator]'")
+        fail(str(error))
     return Emulator

@@ -37,6 +37,13 @@ def extract(
         str | None,
         typer.Option(help="Where to write the attachments. By default they are only listed."),
     ] = None,
+    attachment_pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which attachments to copy: a glob such as *.xlsx or *.{xls,xlsx}, or a regular "
+            "expression if it starts with ^ or ends with $. May be repeated."
+        ),
+    ] = None,
     page_size: Annotated[
         int | None,
         typer.Option(help="Messages per request. By default it adapts to the server."),
@@ -55,15 +62,17 @@ def extract(
     """
     from airflow_provider_r7mail.client.models import MessageFilter  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
-    from airflow_provider_r7mail.lake.job import ExtractJob  # noqa: PLC0415
 
     try:
+        from airflow_provider_r7mail.lake.job import ExtractJob  # noqa: PLC0415
+
         job = ExtractJob(
             folder=folder,
             criteria=MessageFilter.build(start=start, end=end),
             output=_object_path(output, "--output"),
             attachments=None if attachments is None else _object_path(attachments, "--attachments"),
             page_size=page_size,
+            attachment_pattern=attachment_pattern,
         )
         job.check()
         config = client_config(url, login, verify=verify, ca=ca, max_concurrency=max_concurrency)
@@ -76,14 +85,14 @@ def extract(
 def _object_path(value: str, option: str) -> ObjectPath:
     from upath import UPath  # noqa: PLC0415
 
+    from airflow_provider_r7mail.lake.location import no_store, parse_location  # noqa: PLC0415
+
+    url = parse_location(value, option, Path.cwd())
     try:
-        path = UPath(value if "://" in value else f"file://{Path(value).absolute()}")
+        path = UPath(url)
         _ = path.fs
     except (ImportError, ValueError) as error:
-        fail(
-            f"{option}: no file system for {value!r} is installed ({error}). S3 comes with "
-            "airflow-provider-r7mail[amazon], Google with [google], Azure with [microsoft]"
-        )
+        raise no_store(option, url, error) from error
     return path
 
 

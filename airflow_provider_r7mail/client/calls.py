@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+from airflow_provider_r7mail.client.fields import ENVELOPE, Names, restore_names
 from airflow_provider_r7mail.client.models import (
     Attachment,
     Message,
@@ -225,7 +226,7 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
     except UnicodeEncodeError as error:
         raise R7MailConfigError(
             "The file name contains half of a surrogate pair, which can't be in a URL: this file "
-            "can't be downloaded through the API."
+            "can't be downloaded through the API. Open the message in the web client."
         ) from error
     if len(name) > MAX_NAME_LENGTH:
         raise R7MailRequestError(
@@ -269,23 +270,29 @@ def read_json(body: bytes) -> Any:
         raise AnswerError("the response is not JSON, or is truncated") from error
 
 
+def login_data(body: bytes) -> Mapping[str, Any]:
+    """Return `Data` of the login's response.
+
+    :raises AnswerError: the login was refused, or the response has none
+    """
+    data = dict(_LOGIN.restore(_object(_member(_member(read_json(body), "Response"), "Data"))))
+    if isinstance(data.get("Tokens"), Mapping):
+        data["Tokens"] = _LOGIN.restore(data["Tokens"])
+    return data
+
+
 def parse_token(body: bytes) -> str:
     """Read the token from the login's response.
 
     :raises AnswerError: the login was refused, in any of the ways of R14
     """
-    answer = read_json(body)
-    try:
-        data = answer["Response"]["Data"]
-        state, token = data.get("State"), data["Tokens"]["AuthToken"]
-    except (KeyError, TypeError, AttributeError):
-        raise AnswerError(
-            "the login was refused: no token in the response", R7MailAuthError, LOGIN_HINT
-        ) from None
+    data = login_data(body)
+    state = data.get("State")
     if state not in (None, "Login"):
         raise AnswerError(
             "the login was not completed: State is not Login", R7MailAuthError, LOGIN_HINT
         )
+    token = _member(_member(data, "Tokens"), "AuthToken")
     if not isinstance(token, str) or not token:
         raise AnswerError("the login was refused: the token is empty", R7MailAuthError, LOGIN_HINT)
     if not (token.isascii() and token.isprintable()):
@@ -294,22 +301,79 @@ def parse_token(body: bytes) -> str:
     return token
 
 
+_LISTING = Names(*ENVELOPE)
+_LOGIN = Names("Response", "Data", "Tokens", "AuthToken", "ExpiredAt", "State")
+
+
+def _object(raw: Any) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping) or not raw:
+        raise AnswerError(
+            "the login was refused: no token in the response", R7MailAuthError, LOGIN_HINT
+        )
+    return raw
+
+
+def _member(raw: Any, name: str) -> Any:
+    """Return what the login's response has by a name.
+
+    :raises AnswerError: there is nothing to have it (R14), or no such key
+    """
+    restored = _LOGIN.restore(_object(raw))
+    if name not in restored:
+        # The server may have refused the login in its own way, so it must not be tried again.
+        raise _missing("the login's response", name, raw, R7MailAuthError)
+    return restored[name]
+
+
+def _missing(
+    what: str,
+    name: str,
+    raw: Mapping[str, Any],
+    error: type[R7MailRequestError] = R7MailResponseError,
+) -> AnswerError:
+    """Return the error for an object that lacks a key; it names those that look like a name."""
+    keys = [key for key in raw if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,40}", key)]
+    came = ", ".join(keys[:20]) or "none"
+    return AnswerError(
+        f"{what} has no {name}; the keys that came: {came}",
+        error,
+        hint="This is not the API that the package knows: check that Host is an R7 mail server.",
+    )
+
+
+def read_listing(body: bytes) -> Mapping[str, Any]:
+    """Return a listing as JSON, with the manual's names whatever case they came in (R42).
+
+    :raises AnswerError: not a listing
+    """
+    answer = read_json(body)
+    if not isinstance(answer, dict):
+        raise AnswerError("the listing is not an object")
+    answer = dict(_LISTING.restore(answer))
+    if "Items" not in answer:
+        raise _missing("the listing", "Items", answer)
+    items = [] if answer["Items"] is None else answer["Items"]
+    if not isinstance(items, list):
+        raise AnswerError("the listing's Items is not an array")
+    answer["Items"] = [restore_names(item) for item in items]
+    return answer
+
+
 def parse_items(body: bytes) -> tuple[list[Any], int | None]:
     """Read a listing's raw items and `Count`.
 
     :return: the items as JSON objects, and the Count (R2) or None
     :raises AnswerError: not a listing
     """
-    answer = read_json(body)
-    if not isinstance(answer, dict) or "Items" not in answer:
-        raise AnswerError("the listing has no Items")
-    items = answer["Items"]
-    if items is None:
-        items = []
-    if not isinstance(items, list):
-        raise AnswerError("the listing's Items is not an array")
-    count = answer.get("Count")
-    return items, count if isinstance(count, int) and not isinstance(count, bool) else None
+    answer = read_listing(body)
+    return answer["Items"], read_count(answer.get("Count"))
+
+
+def read_count(value: Any) -> int | None:
+    """Return a Count, which may come as text; None for what is no count (R2)."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def parse_page(body: bytes) -> Page:
@@ -337,7 +401,7 @@ def parse_message(body: bytes) -> Message:
     :raises AnswerError: not a message
     """
     try:
-        return Message.from_json(read_json(body))
+        return Message.from_json(restore_names(read_json(body)))
     except (KeyError, TypeError, ValueError) as error:
         raise AnswerError("the response to Send is not a message") from error
 

@@ -11,18 +11,24 @@ from email.utils import getaddresses
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from html2text import HTML2Text
+from bs4 import BeautifulSoup
+from bs4.element import NavigableString
 from markupsafe import Markup
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.frames import import_pandas
 from airflow_provider_r7mail.client.models import Attachment, Message
-from airflow_provider_r7mail.client.parameters import read_id
+from airflow_provider_r7mail.client.parameters import need_text, read_id, read_text
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+# Where the text of HTML begins a new line, or a new paragraph.
+_LINES = ["dd", "div", "dt", "li", "tr"]
+_PARAGRAPHS = ["p", "ul", "ol", "dl", "table", "pre", "blockquote", "hr"]
+_PARAGRAPHS += [f"h{level}" for level in range(1, 7)]
 
 LINK_SECONDS = 7 * 24 * 3600
 """How long links to object storage work if the store can sign them: the longest S3 allows."""
@@ -66,7 +72,7 @@ def compose_message(
     :param to: addresses: a list, or text with commas; `Name <name@example.org>` is accepted
     :param subject: the subject, one line
     :param html_content: the body in HTML
-    :param text_content: the plain-text body; made from the HTML if None
+    :param text_content: the plain-text body; made from the HTML if None or empty
     :param cc: addresses, like `to`
     :param bcc: addresses, like `to`
     :param attachments: files in the server's Storage
@@ -77,16 +83,16 @@ def compose_message(
     recipients = parse_addresses(to, "to")
     if not recipients:
         raise R7MailConfigError("to: no address. Give one, several with commas, or a list.")
-    if not isinstance(subject, str) or _LINE_BREAK.search(subject):
+    subject = need_text(subject, "subject")
+    if _LINE_BREAK.search(subject):
         raise R7MailConfigError("subject: expected one line of text, without line breaks.")
-    if not isinstance(html_content, str):
-        raise R7MailConfigError(f"html_content: expected text, got {type(html_content).__name__}.")
+    html_content = need_text(html_content, "html_content")
     draft = read_id(draft_id)
     if draft is None or draft < 0:
         raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
     if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
         attachments = [attachments]
-    text = _text_of(html_content) if text_content is None else text_content
+    text = read_text(text_content, "text_content") or _text_of(html_content)
     html_content, text = add_links(html_content, text, links)
     return calls.send_message(
         subject=subject,
@@ -162,7 +168,7 @@ def resolve_links(
 def _resolve_link(item: Any, position: int, seconds: int, open_path: Callable[[str], Any]) -> Link:
     name = ""
     if isinstance(item, Mapping):
-        item, name = item.get("url"), str(item.get("name") or "")
+        item, name = item.get("url"), read_text(item.get("name"), f"links[{position}] name") or ""
     text = str(item)
     if not _URL.fullmatch(text):
         raise R7MailConfigError(
@@ -214,9 +220,30 @@ def before_body_end(text: str, element: str) -> str:
 
 
 def _text_of(html_content: str) -> str:
-    converter = HTML2Text()
-    converter.body_width = 0  # the reader's program wraps lines
-    return converter.handle(html_content).strip()
+    """Return the text of HTML: paragraphs, a line per item and table row, URLs after links."""
+    # Within an element: it warns of text without any, such as a URL.
+    page = BeautifulSoup(f"<div>{html_content}</div>", "html.parser")
+    for tag in page(["head", "script", "style", "template", "title"]):
+        tag.decompose()
+    for text in page(string=True):
+        if type(text) is NavigableString and text.find_parent("pre") is None:  # not a comment
+            text.replace_with(re.sub(r"\s+", " ", text))
+    for link in page("a", href=re.compile("^https?://")):
+        if str(link["href"]) not in link.text:
+            link.append(f" ({link['href']})")
+    for item in page("li"):
+        item.insert(0, "- ")
+    for cell in page(["td", "th"]):
+        cell.append(" ")
+    for tag in page("br"):
+        tag.replace_with("\n")
+    # Marks, of which several in a row are one break.
+    for names, mark in ((_LINES, "\v"), (_PARAGRAPHS, "\f")):
+        for tag in page(names):
+            tag.insert_before(mark)
+            tag.insert_after(mark)
+    found = re.sub(r"[ \v]*\f[ \v\f]*", "\n\n", page.text)
+    return re.sub(r" *\v[ \v]*| *\n", "\n", found).strip()
 
 
 def html_table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,25 +45,25 @@ def _to_utc(value: datetime) -> datetime:
     )
 
 
-def parse_moment(value: datetime | str | None, name: str) -> datetime | None:
+def parse_moment(value: object, name: str) -> datetime | None:
     """Parse a point in time given by the caller: a datetime or ISO 8601 text.
 
-    :param value: the value, in UTC if it has no zone; None and empty text mean "no bound"
+    :param value: the value, in UTC if it has no zone; None and empty text mean "no bound"; a
+        number, which native rendering makes of `{{ ds_nodash }}`, is taken as its text
     :param name: name of the parameter, for the error
     :return: the moment in UTC, or None
     :raises R7MailConfigError: not a point in time
     """
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
+    if not isinstance(value, datetime):
+        text = (read_text(value, name, "a datetime or ISO 8601 text") or "").strip()
+        if not text:
+            return None
         try:
-            value = datetime.fromisoformat(value.strip())
+            value = datetime.fromisoformat(text)
         except ValueError as error:
             raise R7MailConfigError(
-                f"{name}: {value!r} is not a date. Use ISO 8601, such as 2025-06-01T00:00:00Z."
+                f"{name}: {text!r} is not a date. Use ISO 8601, such as 2025-06-01T00:00:00Z."
             ) from error
-    if not isinstance(value, datetime):
-        raise R7MailConfigError(f"{name}: expected a datetime or ISO 8601 text, got {value!r}.")
     try:
         return _to_utc(value)
     except ValueError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 Fields = tuple[tuple[str, str, str], ...]
 # `message_id` is the server's Id, which the calls take; the API's MessageId is the MIME id.
 FIELDS: Fields = (
@@ -56,3 +59,46 @@ FILE_FIELDS: Fields = (
 )
 SENDER_FIELDS: Fields = (("Name", "from_name", "text"), ("Address", "from_address", "text"))
 KINDS = {name: kind for name, _, kind in FIELDS}
+ENVELOPE = ("FolderId", "Items", "Count", "UnreadCount")
+"""The fields of a listing."""
+
+
+class Names:
+    """Names of the API's fields, which may come in another case, such as `folderId` (R42).
+
+    :param names: the names as the manual writes them
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._known = frozenset(names)
+        self._by_lower = {name.lower(): name for name in names}
+
+    def restore(self, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return an object with the manual's names; other names are unchanged."""
+        if raw.keys() <= self._known:
+            return raw
+        restored: dict[str, Any] = {}
+        for name, value in raw.items():
+            known = self._by_lower.get(name.lower(), name)
+            restored[name if known in raw else known] = value
+        return restored
+
+
+_ITEM = Names(*KINDS)
+_SENDER = Names(*(name for name, _, _ in SENDER_FIELDS))
+_FILE = Names(*(name for name, _, _ in FILE_FIELDS))
+
+
+def restore_names(item: Any) -> Any:
+    """Return a message with the manual's names in it, in its sender and in its files (R42)."""
+    if not isinstance(item, dict):
+        return item
+    restored = dict(_ITEM.restore(item))
+    sender, files = restored.get("From"), restored.get("Attachments")
+    if isinstance(sender, dict):
+        restored["From"] = _SENDER.restore(sender)
+    if isinstance(files, list):
+        restored["Attachments"] = [
+            _FILE.restore(file) if isinstance(file, dict) else file for file in files
+        ]
+    return restored

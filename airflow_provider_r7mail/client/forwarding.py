@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_r7mail.client.compose import compose_message
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter
+from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
@@ -58,7 +59,7 @@ def forward(message: Message, to: Iterable[str], comment_html: str = "") -> Call
         to,
         # Line breaks in the original's subject become spaces.
         f"Fwd: {' '.join((message.subject or '').replace(chr(0), ' ').split())}",
-        _quoted(message, comment_html),
+        _quoted(message, read_text(comment_html, "comment_html") or ""),
         attachments=_files_of(message),
     )
 

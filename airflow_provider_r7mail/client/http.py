@@ -12,10 +12,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Literal, TypeVar
 
 import httpx
 import tenacity
@@ -29,6 +26,8 @@ from airflow_provider_r7mail.client.calls import (
     failure,
 )
 from airflow_provider_r7mail.client.models import Stats
+from airflow_provider_r7mail.client.proxies import environment_proxy
+from airflow_provider_r7mail.client.tls import certificate_problem, make_context
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailConnectionError,
@@ -46,6 +45,11 @@ log = logging.getLogger(__name__)
 
 BAD_URL = "The server's URL is invalid. Check Host, Schema and Port of the connection."
 MAX_BACKOFF_SECONDS = 30.0
+
+NOT_SENT = frozenset({400, 401, 403, 405, 406, 413, 415, 429})
+"""Statuses that say that a request was refused before the server acted on it (R23). All others may
+come from something in front of a server that acted: 404, 408, 409 and redirects, too."""
+
 SYNC_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, OSError)
 
 
@@ -57,9 +61,10 @@ class ClientConfig:
     :param login: login of the account
     :param password: its password
     :param verify: True verifies the server's certificate against the system's and certifi's CAs,
-        a path against that CA bundle (a file or a folder); False doesn't verify
+        a path against that CA bundle (a file in PEM or DER, or a folder); False doesn't verify
     :param cert: client certificate: a PEM file that includes the key, or (certificate, key) files
-    :param proxy: URL of an HTTP proxy; None uses HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+    :param proxy: URL of an HTTP proxy; False uses none, None uses HTTPS_PROXY, HTTP_PROXY and
+        NO_PROXY
     :param timeout: seconds without receiving a byte after which a request fails
     :param connect_timeout: seconds for opening a connection
     :param max_concurrency: maximum number of concurrent requests of the async client
@@ -72,7 +77,7 @@ class ClientConfig:
     password: str = field(repr=False)
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
-    proxy: str | None = field(default=None, repr=False)
+    proxy: str | Literal[False] | None = field(default=None, repr=False)
     timeout: float = 60.0
     connect_timeout: float = 10.0
     max_concurrency: int = 4
@@ -84,36 +89,18 @@ class ClientConfig:
 
         :raises R7MailConfigError: the file in `verify` or `cert` is missing or has no certificate
         """
-        try:
-            if isinstance(self.verify, str):
-                path = Path(self.verify)
-                context = ssl.create_default_context(
-                    cafile=None if path.is_dir() else self.verify,
-                    capath=self.verify if path.is_dir() else None,
-                )
-            elif self.verify and self.url.startswith("http://") and not self.effective_proxy():
-                # Without TLS there is no need to load the CAs, which takes 40 ms.
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            else:
-                # httpx only has certifi's CAs, not those that a company adds to its systems.
-                context = httpx.create_ssl_context(verify=self.verify, trust_env=False)
-                context.load_default_certs()
-            if self.cert is not None:
-                cert, key = (self.cert, None) if isinstance(self.cert, str) else self.cert
-                # Without a password, OpenSSL would prompt for that of an encrypted key.
-                context.load_cert_chain(cert, key, password="")
-        except OSError as error:
-            raise R7MailConfigError(
-                f"verify or cert of the connection: no certificate could be read ({error})."
-            ) from error
-        return context
+        # Without TLS there is no need to load the CAs, which takes 40 ms.
+        is_plain = self.url.startswith("http://") and self.effective_proxy() is None
+        return make_context(None if self.verify is True and is_plain else self.verify, self.cert)
 
     def effective_proxy(self) -> httpx.Proxy | None:
         """Return the proxy to use: the connection's, else the environment's, else None.
 
         :raises R7MailConfigError: it is not the URL of an HTTP proxy
         """
-        url = self.proxy or self._environment_proxy()
+        if self.proxy is False:
+            return None
+        url = self.proxy or environment_proxy(self.url)
         if not url:
             return None
         # As in curl, the environment may have just host and port.
@@ -126,12 +113,6 @@ class ClientConfig:
             "The proxy from the connection, HTTPS_PROXY or HTTP_PROXY is not an HTTP URL. Use a "
             "URL such as http://proxy.example.org:3128."
         )
-
-    def _environment_proxy(self) -> str | None:
-        parts = urlsplit(self.url)
-        # Keep the port, which NO_PROXY may contain.
-        host = parts.netloc.rpartition("@")[2]
-        return None if proxy_bypass(host) else getproxies().get(parts.scheme)
 
     def http_options(self, *, whole_connect: float | None = None) -> dict[str, Any]:
         """Return the options that all httpx clients take.
@@ -205,7 +186,11 @@ def interpret(call: Call[T], status: int, headers: httpx.Headers, body: bytes, a
 
 @contextmanager
 def network(
-    call: Call[Any], attempt: int, errors: tuple[type[Exception], ...] = SYNC_ERRORS
+    call: Call[Any],
+    attempt: int,
+    errors: tuple[type[Exception], ...] = SYNC_ERRORS,
+    *,
+    proxy: httpx.Proxy | None = None,
 ) -> Iterator[None]:
     """Convert errors of the HTTP libraries into ours.
 
@@ -213,6 +198,7 @@ def network(
 
     :param attempt: the number of the attempt, from 1, for the error
     :param errors: the errors to convert
+    :param proxy: the proxy that the request goes through, for the error
     :raises R7MailRequestError: in place of one of `errors`
     :raises R7MailConfigError: the server's URL is invalid
     """
@@ -223,7 +209,10 @@ def network(
     except errors as error:
         # Some quote what was received, or contain the whole request with its token.
         quoting = isinstance(error, httpx.ProtocolError) or hasattr(error, "request_info")
-        raise transport_failure(call, error, attempt) from (None if quoting else error)
+        failed = transport_failure(call, error, attempt)
+        if proxy is not None:  # its URL is without login and password
+            failed = failed.but(hint=f"{failed.hint} The proxy is {proxy.url}.")
+        raise failed from (None if quoting else error)
 
 
 def _before_sending(error: Exception) -> bool:
@@ -275,12 +264,8 @@ def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7Mail
         else:
             reason = "the server did not respond in time"
             hint = "Raise timeout in the connection if the server is known to be slow."
-    elif "CERTIFICATE_VERIFY_FAILED" in text:
-        reason = "the server's TLS certificate could not be verified"
-        hint = (
-            "Set verify in the connection to the path of your CA bundle; Host must match a name in "
-            "the certificate."
-        )
+    elif (problem := certificate_problem(error)) is not None:
+        reason, hint = problem
     elif "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         reason, hint = "the server does not speak TLS", "Set Schema of the connection to http."
     elif "certificate required" in text.lower():
@@ -328,7 +313,7 @@ def _unclear(call: Call[Any], error: R7MailRequestError) -> bool:
     """Whether the server may have acted on a call that must not be repeated (R23)."""
     if call.repeatable or error.path != call.path or error.never_sent:
         return False
-    return error.status is None or error.status < 300 or error.status >= 500
+    return error.status not in NOT_SENT
 
 
 @contextmanager

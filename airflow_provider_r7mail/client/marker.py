@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.client.models import Message
 
 MARKER = re.compile(r"r7mail-([0-9a-f]{16})-([0-9a-f]{16})")
-_HIDDEN = "display:none;mso-hide:all;max-height:0;overflow:hidden;font-size:0;line-height:0"
+_HIDDEN = "display:none;mso-hide:all;max-height:0;overflow:hidden;line-height:0"
 
 
 def _digest(*names: object) -> str:

@@ -19,6 +19,7 @@ from airflow_provider_r7mail.client.dates import (
     parse_moment,
 )
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS
+from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 JsonObject = Mapping[str, Any]
@@ -71,16 +72,17 @@ class MessageFilter:
     ) -> Self:
         """Create a filter from the keyword parameters of the hook, operators and sensor.
 
-        Values may be rendered templates: labels as JSON, was_read as "True", dates as ISO 8601.
+        Values may be rendered templates: labels as JSON, was_read as "True", dates as ISO 8601,
+        numbers for texts. None means "no filter"; so does the text "None" for was_read only.
 
         :raises R7MailConfigError: a value is invalid, or the window doesn't end after its start
         """
         return cls(
-            query=query or "",
-            body=body or "",
-            sender=sender or "",
-            recipient=recipient or "",
-            subject=subject or "",
+            query=read_text(query, "query") or "",
+            body=read_text(body, "body") or "",
+            sender=read_text(sender, "sender") or "",
+            recipient=read_text(recipient, "recipient") or "",
+            subject=read_text(subject, "subject") or "",
             labels=parse_ids(labels, "labels"),
             was_read=_parse_flag(was_read, "was_read"),
             window=Window(parse_moment(start, "start"), parse_moment(end, "end")),
@@ -208,7 +210,11 @@ class Attachment:
         if isinstance(raw, cls):
             attachment = raw
         elif isinstance(raw, Mapping):
-            attachment = cls.from_json(raw)
+            texts = {
+                name: read_text(raw.get(name), f"attachments[{position}] {name}")
+                for name in ("FileName", "MimeType")
+            }
+            attachment = cls.from_json({**raw, **texts})
         else:
             raise R7MailConfigError(
                 f"attachments[{position}]: the R7 API can only attach files that are in the "

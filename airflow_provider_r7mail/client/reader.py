@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calls import Call, list_messages, parse_page
-from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.dates import Window, to_microseconds
 from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
 from airflow_provider_r7mail.client.seek import Key, Listing, PageRequest, Seek
 from airflow_provider_r7mail.client.session import AsyncClient, Client
@@ -43,6 +45,13 @@ PAGE_BYTES = 2 << 20
 PAGE_SECONDS = 2.0
 # Pages with long messages shrink above this size.
 MAX_PAGE_BYTES = 8 << 20
+# On an event loop that others share, pages are smaller: even in a thread, parsing JSON holds the
+# interpreter.
+FIRST_SHARED_PAGE = 10
+MAX_SHARED_PAGE = 100
+
+NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
+"""A time that no mail is dated in: a Count above zero is not of what is searched for (R2)."""
 
 
 P = TypeVar("P")
@@ -79,15 +88,21 @@ class _Messages:
             window.start is not None or window.end is not None
         )
 
-    def next_page(self) -> Call[Page] | None:
-        """Return the call for the next page, None at the end."""
+    def next_page(
+        self, parse: Callable[[bytes], Page] = parse_page
+    ) -> tuple[PageRequest, Call[Page]] | None:
+        """Return the request and the call for the next page, None at the end."""
         request = self._seek.request()
         if request is None:
             return None
-        return _call(self._folder, self._criteria, request, parse_page)
+        return request, _call(self._folder, self._criteria, request, parse)
 
-    def take(self, page: Page) -> Iterator[Message]:
-        """Return the new messages of a page."""
+    def take(self, page: Page, next_size: int) -> Iterator[Message]:
+        """Return the new messages of a page.
+
+        :param next_size: number of messages to request after it
+        """
+        self._seek.resize(next_size)
         listing = Listing(
             [row.id if isinstance(row, Message) else row.key for row in page.rows],
             [None if row.date is None else to_microseconds(row.date) for row in page.rows],
@@ -131,8 +146,8 @@ def iter_messages(
     :raises R7MailExtractError: the server's responses contradict the requests
     """
     messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
-    while (call := messages.next_page()) is not None:
-        yield from messages.take(client.send(call))
+    while (following := messages.next_page()) is not None:
+        yield from messages.take(client.send(following[1]), page_size)
 
 
 async def aiter_messages(
@@ -140,14 +155,32 @@ async def aiter_messages(
     folder: int,
     criteria: MessageFilter,
     *,
-    page_size: int = 100,
     keep_undated: bool = False,
 ) -> AsyncGenerator[Message, None]:
-    """Yield the matching messages of a folder; see `iter_messages`."""
-    messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
-    while (call := messages.next_page()) is not None:
-        for message in messages.take(await client.send(call)):
-            yield message
+    """Yield the matching messages of a folder; see `iter_messages`.
+
+    Doesn't hold up the event loop: pages are parsed in a thread, and stay short.
+    """
+    size = PageSize(None, first=FIRST_SHARED_PAGE, most=MAX_SHARED_PAGE, max_bytes=PAGE_BYTES)
+    messages = _Messages(folder, criteria, size.rows, keep_undated=keep_undated)
+    length = 0
+
+    def parse(body: bytes) -> Page:
+        nonlocal length
+        length = len(body)
+        return parse_page(body)
+
+    executor = ThreadPoolExecutor(1, "r7mail-parse")
+    try:
+        while (following := messages.next_page(parse)) is not None:
+            request, call = following
+            started = time.monotonic()
+            page = await client.send(call, executor=executor)
+            size.learn(request, len(page.rows), length, time.monotonic() - started)
+            for message in messages.take(page, size.rows):
+                yield message
+    finally:
+        executor.shutdown(wait=False)
 
 
 # -- a window, with several requests at once ----------------------------------------------------
@@ -170,7 +203,8 @@ class Reconciliation:
 
     :param counted_before: the window's Count at the start, None if it can't be trusted
     :param counted_after: the same at the end
-    :param read: number of messages read, including those in the margins of the bounds (R4)
+    :param read: number of messages read, including those in the margins of the bounds (R4), and
+        each as often as a page listed it (R34)
     :param repeated: number of rows that had been read before
     """
 
@@ -194,12 +228,23 @@ class Reconciliation:
 class PageSize:
     """How many messages to request at once.
 
-    :param told: the caller's choice; None starts with FIRST_PAGE and adapts to the responses
+    :param told: the caller's choice; None starts with `first` and adapts to the responses
+    :param first: messages on the first page
+    :param most: most messages on a page
+    :param max_bytes: size above which pages shrink
     """
 
-    def __init__(self, told: int | None) -> None:
-        self.rows = self.first = FIRST_PAGE if told is None else told
-        self._most = MAX_PAGE if told is None else told
+    def __init__(
+        self,
+        told: int | None,
+        *,
+        first: int = FIRST_PAGE,
+        most: int = MAX_PAGE,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> None:
+        self.rows = self.first = first if told is None else told
+        self._most = most if told is None else told
+        self._max_bytes = max_bytes
         self._told = told is not None
 
     def learn(self, request: PageRequest, rows: int, length: int, seconds: float) -> None:
@@ -212,8 +257,8 @@ class PageSize:
         """
         if self._told or rows == 0:
             return
-        if length > MAX_PAGE_BYTES:
-            self.rows = max(min(self.rows, rows * MAX_PAGE_BYTES // length), 1)
+        if length > self._max_bytes:
+            self.rows = max(min(self.rows, rows * self._max_bytes // length), 1)
         elif rows >= request.size and seconds < PAGE_SECONDS:  # neither capped (R3) nor too slow
             fitting = min(rows * PAGE_BYTES // length, 2 * rows, self._most)
             self.rows = max(self.rows, fitting)
@@ -273,8 +318,11 @@ class WindowReader(Generic[L]):
         self._waiting: list[Seek] = [whole]
         self._undated: set[Key] = set()
         self._counted_before: int | None = None
+        # How often a page listed a message again (R34).
+        self._repeats: dict[Key, int] = {}
         self._longest_page = 1
         self._count_is_total = False
+        self._count_is_short = False
         self._pages = 0
         self._read = 0
         self._received = 0
@@ -342,6 +390,7 @@ class WindowReader(Generic[L]):
             raise R7MailExtractError(f"{self._where()}: {error}") from error
         if listing.count is not None and listing.count > len(listing.keys):
             self._count_is_total = True
+        self._note_repeats(listing)
         undated = [index for index in fresh if listing.dates[index] is None]
         if undated:  # they don't belong to a span, so each reader may meet them
             known = {index for index in undated if listing.keys[index] in self._undated}
@@ -358,6 +407,15 @@ class WindowReader(Generic[L]):
             if fresh:
                 await self._deliver(page, fresh)
         return None if following is None else following.result()
+
+    def _note_repeats(self, listing: Listing) -> None:
+        distinct = len(set(listing.keys))
+        if listing.count is not None and listing.count < distinct:
+            self._count_is_short = True
+        if distinct < len(listing.keys):
+            for key, rows in Counter(listing.keys).items():
+                if rows > 1:
+                    self._repeats[key] = max(self._repeats.get(key, 0), rows - 1)
 
     def _where(self) -> str:
         return f"Folder {self._folder}, window {self._criteria.window.label()}"
@@ -393,13 +451,40 @@ class WindowReader(Generic[L]):
 
     async def _reconcile(self) -> Reconciliation:
         in_margins = set().union(*(span.in_margins for span in self._spans))
-        read = self._read + len(in_margins)
+        distinct = self._read + len(in_margins)
+        read = distinct + sum(self._repeats.values())
         before, after = self._counted_before, None
-        if before is not None and not self._count_is_total and before < read:
-            before = None  # it is the page's
         if self._count_is_total:
-            request = Seek(self._criteria.window, 1).request()
-            assert request is not None  # noqa: S101 - a new Seek always has a request
-            page = await self._fetch(request)
-            after = page.listing.count
-        return Reconciliation(before, after, read, self._received - read)
+            after = (await self._ask(self._criteria.window)).count
+        doubt = await self._doubt(before, after, read)
+        if doubt:
+            log.warning(
+                "%s: the messages read can't be compared with the server's Count: %s. `r7mail "
+                "check` shows what it counts.",
+                self._where(),
+                doubt,
+            )
+            before = after = None
+        elif before is not None and not self._count_is_total and before < read:
+            before = None  # it is the page's
+        return Reconciliation(before, after, read, self._received - distinct)
+
+    async def _doubt(self, before: int | None, after: int | None, read: int) -> str:
+        """Return why Count is of no use; empty if it is of the matches, or of the page (R2)."""
+        if before is None:
+            return "it is missing or not a number"
+        if self._count_is_short:
+            return "it is less than the messages of its own page"
+        if after is None or min(before, after) <= read <= max(before, after):
+            return ""
+        nowhere = await self._ask(Window(*NOWHERE))
+        # Undated messages may be listed, and counted, whatever the bounds.
+        none_dated = all(date is None for date in nowhere.dates)
+        if none_dated and (nowhere.count or 0) > len(self._undated):
+            return "it is the same whatever dates are searched for"
+        return ""
+
+    async def _ask(self, window: Window) -> Listing:
+        request = Seek(window, 1).request()
+        assert request is not None  # noqa: S101 - a new Seek always has a request
+        return (await self._fetch(request)).listing

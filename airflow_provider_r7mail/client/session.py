@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
@@ -21,6 +21,7 @@ from contextlib import (
 )
 from copy import copy
 from functools import partial
+from http.cookiejar import CookieJar
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -70,20 +71,29 @@ class _WithoutQuery(logging.Filter):
 _without_query = _WithoutQuery()
 
 
+def _is_quiet(record: logging.LogRecord) -> bool:
+    """Drop httpcore's DEBUG line about response headers: the login's cookie is as good as a token.
+
+    Nothing else logs a token, so that Airflow need not mask it: its masker never forgets a secret.
+    """
+    return "receive_response_headers.complete" not in record.getMessage()
+
+
 class _Base:
     """State and decisions that the two clients share: configuration, token, statistics."""
 
-    def __init__(
-        self, config: ClientConfig, *, on_token: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         self.config = config
         self.stats = Stats()
-        self._on_token = on_token
         self._token: str | None = None
         self._served: str | None = None
         self._refusal: R7MailAuthError | None = None
         self._base = ""
-        logging.getLogger("httpx").addFilter(_without_query)  # added once, however many clients
+        # All requests carry the same ones: a balancer's say which node has the login (F8).
+        self._cookies = CookieJar()
+        # Added once, however many clients.
+        logging.getLogger("httpx").addFilter(_without_query)
+        logging.getLogger("httpcore.http11").addFilter(_is_quiet)
 
     def _log_in(self) -> Call[str]:
         if self._refusal is not None:
@@ -109,8 +119,6 @@ class _Base:
 
     def _accept_token(self, token: str) -> str:
         self.stats.logins += 1
-        if self._on_token is not None:
-            self._on_token(token)
         self._token = token
         return token
 
@@ -119,14 +127,14 @@ class Client(_Base):
     """The sync client; a context manager.
 
     :param config: how to reach the server
-    :param on_token: called with each token before it is used, to mask it in logs
     """
 
     def __enter__(self) -> Self:
         options = self.config.http_options()
         self._base = str(options["base_url"]).rstrip("/")
         context = self.config.ssl_context()
-        proxy = self.config.effective_proxy()
+        proxy = self._proxy = self.config.effective_proxy()
+        options["cookies"] = self._cookies
         self._http = httpx.Client(verify=context, proxy=proxy, **options)
         # A request on a kept-alive connection that was closed meanwhile may or may not have been
         # processed. Calls that must not be repeated use a new connection each time (R23).
@@ -200,7 +208,7 @@ class Client(_Base):
         for refusals in range(MAX_REFUSALS + 1):
             token = self._get_token(call)
             self.stats.requests += 1
-            with network(call, attempt):
+            with network(call, attempt, proxy=self._proxy):
                 request = http.build_request(**request_options(call, token, self._base))
                 response = http.send(request, stream=True)
             try:
@@ -231,10 +239,12 @@ class Client(_Base):
                 self._token = None
 
 
-def _async_network(call: Call[Any], attempt: int) -> AbstractContextManager[None]:
+def _async_network(
+    call: Call[Any], attempt: int, proxy: httpx.Proxy | None = None
+) -> AbstractContextManager[None]:
     import aiohttp
 
-    return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError))
+    return network(call, attempt, (*SYNC_ERRORS, aiohttp.ClientError), proxy=proxy)
 
 
 class AsyncClient(_Base):
@@ -246,7 +256,7 @@ class AsyncClient(_Base):
         config = self.config
         # Loading CA certificates takes tens of milliseconds: too long for the event loop.
         context = await asyncio.to_thread(config.ssl_context)
-        proxy = config.effective_proxy()
+        proxy = self._proxy = config.effective_proxy()
         options = config.http_options(whole_connect=config.connect_timeout + config.timeout)
         self._base = str(options["base_url"]).rstrip("/")
         self._http = httpx.AsyncClient(
@@ -257,6 +267,7 @@ class AsyncClient(_Base):
                 max_connections=config.max_concurrency,
                 piece_bytes=PIECE_BYTES,
             ),
+            cookies=self._cookies,
             **options,
         )
         # As in Client, but created on demand: an extract doesn't need it, and httpx's own
@@ -267,6 +278,7 @@ class AsyncClient(_Base):
             verify=context,
             proxy=proxy,
             limits=httpx.Limits(max_keepalive_connections=0),
+            cookies=self._cookies,
             **config.http_options(),
         )
         self._lock = asyncio.Lock()
@@ -344,7 +356,7 @@ class AsyncClient(_Base):
             token = await self._get_token(call)
             async with self._slots:
                 self.stats.requests += 1
-                with _async_network(call, attempt):
+                with _async_network(call, attempt, self._proxy):
                     request = http.build_request(**request_options(call, token, self._base))
                     response = await http.send(request, stream=True)
                 try:

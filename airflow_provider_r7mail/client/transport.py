@@ -47,6 +47,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 ssl=verify,
             ),
             auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # httpx has its own
             # It stops reading at twice as much, which costs two system calls each time.
             read_bufsize=2 * piece_bytes,
         )

@@ -31,7 +31,7 @@ _HTML_ERROR = (
     "Error</h1></center>\r\n<hr><center>proxy</center>\r\n</body>\r\n</html>\r\n"
 )
 _LOGIN = "/api/v2/auth/Login"
-_SECRETS = re.compile(rb'("(?:AuthToken|RefreshToken|ClientHash)":)"[^"]*"')
+_SECRETS = re.compile(rb'(?i)("(?:AuthToken|RefreshToken|ClientHash)":)"[^"]*"')
 _SHOWN_BYTES = 2_000
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+")
 _HIDDEN = re.compile(r"<(\w+)[^>]*display:\s*none[^>]*>.*?</\1>", re.DOTALL)
@@ -136,9 +136,16 @@ class Api:
             if method == "POST":
                 asked = _json_of(request.headers.get("content-type", ""), content)
             with self._service.mailbox.lock:
-                return call(asked)
+                return self._named(call(asked))
         except Refused as refusal:
             return self._error(500, str(refusal))
+
+    def _named(self, response: Response) -> Response:
+        """Return a response with the names that the readings ask for (R42)."""
+        is_json = response.headers["Content-Type"] == JSON_TYPE
+        if self._service.readings.names == "documented" or not is_json:
+            return response
+        return _json_response(to_json(_in_camel_case(json.loads(bytes(response.body)))))
 
     def _is_known(self, header: str) -> bool:
         strict = self._service.readings.token_header_strict
@@ -196,9 +203,10 @@ class Api:
         )
         items = b",".join([self._listed(record) for record in page.records])
         more = b',"TotalPages":1' if readings.unknown_fields else b""
+        forms = {"number": page.count, "text": str(page.count), "null": None}
         return _json_response(
-            b'{"FolderId":0,"Items":[%b],"Count":%d,"UnreadCount":%d%b}'
-            % (items, page.count, page.unread_count, more)
+            b'{"FolderId":0,"Items":[%b],"Count":%b,"UnreadCount":%d%b}'
+            % (items, to_json(forms[readings.count_form]), page.unread_count, more)
         )
 
     def _listed(self, record: Stored) -> bytes:
@@ -276,6 +284,13 @@ def _boolean(done: bool, otherwise: str) -> Response:
     if not done and otherwise == "500":
         raise Refused("some of the messages are not in the folder")
     return _json_response(b"true" if done or otherwise == "true" else b"false")
+
+
+def _in_camel_case(value: Any) -> Any:
+    """Return JSON with all names in camelCase (R42)."""
+    if isinstance(value, dict):
+        return {name[:1].lower() + name[1:]: _in_camel_case(item) for name, item in value.items()}
+    return [_in_camel_case(item) for item in value] if isinstance(value, list) else value
 
 
 def _json_response(body: bytes, status: int = 200) -> Response:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.emulator.dates import text_of, text_of_ticks, ticks_of_date_field
+from airflow_provider_r7mail.emulator.dates import (
+    text_of,
+    text_of_ticks,
+    ticks_of,
+    ticks_of_date_field,
+)
 from airflow_provider_r7mail.emulator.messages import html_of_text
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from airflow_provider_r7mail.emulator.messages import MailMessage, StoredFile
+
+_LATEST = ticks_of(datetime.max.replace(tzinfo=UTC))
 
 
 def fields_of(
@@ -86,7 +92,7 @@ def _stored_at(date: str, number: int) -> str | None:
         return None
     # The factor is coprime to the microseconds in a minute, so that neighbours differ.
     microseconds = number * 7_919_017 % 60_000_000
-    return text_of_ticks(ticks // 10 * 10 + microseconds * 10, digits=6)
+    return text_of_ticks(min(ticks // 10 * 10 + microseconds * 10, _LATEST), digits=6)
 
 
 def _size(message: MailMessage, html: str, files: tuple[StoredFile, ...]) -> int:

@@ -64,6 +64,12 @@ def find(
     places = _dated_places(folder, search, readings)
     if not search.by_date_only:
         places = [place for place in places if _matches(folder.records[place], search)]
+    if readings.row_per_label:
+        places = [
+            place
+            for place in places
+            for _ in range(max(len(folder.records[place].value("Labels") or ()), 1))
+        ]
     size = search.size if readings.page_cap is None else min(search.size, readings.page_cap)
     offset = 0 if readings.ignore_offset else search.offset
     ascending = (search.sort_order == 1) == (readings.sort_one == "ascending")
@@ -74,8 +80,13 @@ def find(
         ties = _Ties(readings.ties, shuffle, turn)
         page = _cut(folder, places, range(offset, offset + size), ascending, ties)
     records = [folder.records[place] for place in page]
-    count = len(places) if readings.count == "all" else len(records)
-    return Page(records, count, folder.unread)
+    counts = {
+        "all": len(places),
+        "page": len(records),
+        "folder": len(folder.records),
+        "unread": folder.unread,
+    }
+    return Page(records, counts[readings.count], folder.unread)
 
 
 def _dated_places(folder: Folder, search: Search, readings: Readings) -> Sequence[int]:

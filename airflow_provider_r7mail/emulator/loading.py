@@ -1,6 +1,7 @@
 """Load real mail: an mbox, a Maildir, a directory of ``.eml`` files, or one ``.eml``.
 
-Every message is read, however malformed: unknown charsets as Latin-1, broken headers as they are.
+Every message is read, however malformed: unknown charsets as Latin-1, headers as far as they can
+be read.
 A message without a readable ``Date`` gets the time of its newest ``Received`` header, else of its
 mbox ``From`` line, else of its file. A part is an attachment if it has a file name, is marked as
 one, or is not text. An attached message becomes an ``.eml`` file.
@@ -8,46 +9,58 @@ one, or is not text. An attached message becomes an ``.eml`` file.
 
 from __future__ import annotations
 
-import mailbox as mail_formats
 import mimetypes
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from email import message_from_bytes, policy
-from email.errors import MessageError
-from email.header import decode_header, make_header
-from email.message import EmailMessage, Message
-from email.utils import getaddresses, parsedate_to_datetime
+from email import message_from_bytes
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_r7mail.emulator.dates import ticks_of
+from airflow_provider_r7mail.emulator.headers import (
+    BROKEN,
+    Mail,
+    RawHeaders,
+    addresses,
+    decoded,
+    header,
+    text_of_raw,
+)
 from airflow_provider_r7mail.emulator.messages import Attachment, MailMessage
 
-# What the email package raises on malformed headers.
-_BROKEN = (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError)
+_BOM = b"\xef\xbb\xbf"
 _MIME_ID = re.compile(r"<([^<>]+)>")
-_EARLIEST_YEAR = 1970
+_TAG = re.compile(r"(<[^<>]*>)")
+_TAG_NAME = re.compile(r"</?\w*")
 _THREADS = uuid.UUID("7f0dd3a4-6c3f-4b0e-9a40-0f2f3c1d7a11")
+_POLICY = RawHeaders(message_factory=Mail)
 
-
-class _Mail(EmailMessage):
-    """A message whose attached messages are not parsed, so that their bytes don't change."""
-
-    def get_content_type(self) -> str:
-        """Return the type the parser sees: no container except multiparts."""
-        kind = super().get_content_type()
-        return "application/octet-stream" if kind.startswith("message/") else kind
-
-    def named_content_type(self) -> str:
-        """Return the type given in the message."""
-        return super().get_content_type()
-
-
-_POLICY = policy.default.clone(message_factory=_Mail)
+_DAY = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+_MONTH = rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_TIME = rb"\d?\d:\d\d(?::\d\d)?"
+_ZONE = rb"(?: +(?:[A-Z]{1,5}|[+-]\d{4}))?"
+# "Thu Jan  1 00:00:00 1970", with a zone before or after the year, or as in a Date header.
+_ENVELOPE_DATE = (
+    rb"(?:" + _DAY + rb" +" + _MONTH + rb" +\d?\d +" + _TIME + _ZONE + rb" +\d{4}" + _ZONE + rb"|"
+    rb"(?:" + _DAY + rb", +)?\d?\d +" + _MONTH + rb" +\d{4} +" + _TIME + _ZONE + rb")"
+)
+# "From someone@somewhere Thu Jan  1 00:00:00 1970", or without a date (Thunderbird writes just
+# "From ") after a blank line; then a header.
+_ENVELOPE = re.compile(
+    rb"^From (?:[^\n]{0,200}?" + _ENVELOPE_DATE + rb"|"
+    rb"(?:(?<=\n\nFrom )|(?<=\n\r\nFrom ))(?:-|[^\s@]{0,100}@\S{0,100})?)"
+    rb"[ \t]*\r?\n(?=[!-9;-~]+:|>From )",
+    re.MULTILINE,
+)
+_QUOTED_FROM = re.compile(rb"^>(?=>*From )", re.MULTILINE)
+_LAST_BLANK_LINE = re.compile(rb"(?<=\n)\r?\n\Z")
 
 
 @dataclass(frozen=True)
@@ -86,30 +99,40 @@ def _parsed(path: Path) -> Iterator[_Parsed]:
         if (path / "cur").is_dir() or (path / "new").is_dir():
             yield from _maildir(path)
         else:
-            for file in sorted(path.rglob("*.eml")):
-                yield _parse(file.read_bytes(), _changed(file))
+            for file in _files(path.rglob("*")):
+                if file.suffix.lower() == ".eml":
+                    yield _parse(file.read_bytes(), _changed(file))
     elif path.suffix.lower() == ".eml":
         yield _parse(path.read_bytes(), _changed(path))
     else:
         yield from _mbox(path)
 
 
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return those paths that are files, sorted; no hidden ones, like ``._1.eml`` of macOS."""
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+
+
 def _mbox(path: Path) -> Iterator[_Parsed]:
-    box = mail_formats.mbox(path, create=False)
-    try:
-        for key in box.iterkeys():
-            content = box.get_bytes(key, from_=True)
-            envelope, _, rest = content.partition(b"\n")
-            # "From someone@somewhere Thu Jan  1 00:00:00 1970"
-            words = envelope.decode("latin-1").split(maxsplit=2)
-            arrived = _date_of_text(words[2]) if len(words) > 2 else None
-            yield _parse(rest, arrived or _changed(path))
-    finally:
-        box.close()
+    """Read an mbox.
+
+    Python's `mailbox` splits messages at every line that begins with "From ", leaves ``>From``
+    quoted, and ignores what precedes the first such line: with a byte order mark, a message.
+    """
+    content = path.read_bytes().removeprefix(_BOM).lstrip(b"\r\n")
+    if not content.startswith(b"From "):
+        return
+    starts = [0, *(found.start() for found in _ENVELOPE.finditer(content, 1))]
+    for start, stop in pairwise([*starts, len(content)]):
+        envelope, _, quoted = content[start:stop].partition(b"\n")
+        date = re.search(_ENVELOPE_DATE, envelope)
+        arrived = _date_of_text(date[0].decode()) if date else None
+        message = _QUOTED_FROM.sub(b"", _LAST_BLANK_LINE.sub(b"", quoted))
+        yield _parse(message, arrived or _changed(path))
 
 
 def _maildir(path: Path) -> Iterator[_Parsed]:
-    files = [file for part in ("new", "cur") for file in sorted((path / part).glob("*"))]
+    files = [file for part in ("new", "cur") for file in _files((path / part).glob("*"))]
     for file in files:
         parsed = _parse(file.read_bytes(), _changed(file))
         flags = file.name.rpartition(":2,")[2] if ":2," in file.name else ""
@@ -126,81 +149,38 @@ def _changed(file: Path) -> datetime:
 
 
 def _parse(content: bytes, fallback: datetime) -> _Parsed:
-    mail = message_from_bytes(content, policy=_POLICY)
+    mail = message_from_bytes(content.removeprefix(_BOM), policy=_POLICY)
     parts = _Parts()
     parts.collect(mail)
-    senders = _addresses(mail, "From") or _addresses(mail, "Sender")
+    senders = addresses(mail, "From") or addresses(mail, "Sender")
     name, address = senders[0] if senders else ("", "")
-    answered = _MIME_ID.findall(_header(mail, "In-Reply-To"))
-    own = _MIME_ID.findall(_header(mail, "Message-ID"))
+    answered = _MIME_ID.findall(header(mail, "In-Reply-To"))
+    own = _MIME_ID.findall(header(mail, "Message-ID"))
     text = "\n".join(parts.texts)
     html = "\n".join(parts.pages)
     message = MailMessage(
-        subject=_header(mail, "Subject"),
+        subject=header(mail, "Subject"),
         body=text or _text_of_html(html),
         html_body=html or None,
         sender=address,
         sender_name=name or None,
-        to=[found for _, found in _addresses(mail, "To")],
-        cc=[found for _, found in _addresses(mail, "Cc")] or None,
-        bcc=[found for _, found in _addresses(mail, "Bcc")] or None,
+        to=[found for _, found in addresses(mail, "To")],
+        cc=[found for _, found in addresses(mail, "Cc")] or None,
+        bcc=[found for _, found in addresses(mail, "Bcc")] or None,
         date=_date(mail, fallback),
         attachments=parts.attachments,
-        was_read="R" in _header(mail, "Status"),  # as mail clients write it into an mbox
+        was_read="R" in header(mail, "Status"),  # as mail clients write it into an mbox
         important=_is_important(mail),
         mime_message_id=own[0] if own else None,
         in_reply_to=answered[0] if answered else None,
         fields=_flags(mail),
     )
-    return _Parsed(message, (*_MIME_ID.findall(_header(mail, "References")), *answered))
-
-
-def _header(mail: Message[Any, Any], name: str) -> str:
-    """Return a header's text: raw if it can't be decoded, empty if there is none."""
-    try:
-        value = mail[name]
-        text = "" if value is None else str(value)
-    except _BROKEN:
-        text = _raw_header(mail, name)
-    # A malformed header keeps the line breaks of its folding.
-    return _decoded(" ".join(text.splitlines()).strip())
-
-
-def _raw_header(mail: Message[Any, Any], name: str) -> str:
-    for found, value in mail.raw_items():
-        if found.lower() == name.lower():
-            return str(value)
-    return ""
-
-
-def _decoded(text: str) -> str:
-    """Decode encoded words (RFC 2047) that are where they should not be."""
-    if "=?" not in text:
-        return text
-    try:
-        return str(make_header(decode_header(text)))
-    except _BROKEN:
-        return text
-
-
-def _addresses(mail: Message[Any, Any], name: str) -> list[tuple[str, str]]:
-    """Return the names and addresses in a header."""
-    try:
-        header = mail[name]
-        found = [(item.display_name, item.addr_spec) for item in header.addresses]
-    except _BROKEN:
-        found = getaddresses([_raw_header(mail, name)])
-    usable = [(_decoded(shown), address) for shown, address in found if address.strip("<>")]
-    if usable:
-        return usable
-    # "nobody at example dot org": not a valid address, but all there is.
-    text = _header(mail, name)
-    return [("", text)] if text else []
+    return _Parsed(message, (*_MIME_ID.findall(header(mail, "References")), *answered))
 
 
 def _date(mail: Message[Any, Any], fallback: datetime) -> datetime:
-    received = _raw_header(mail, "Received").rpartition(";")[2]
-    for text in (_header(mail, "Date"), received):
+    received = header(mail, "Received").rpartition(";")[2]
+    for text in (header(mail, "Date"), received):
         found = _date_of_text(" ".join(text.split()))
         if found is not None:
             return found
@@ -211,10 +191,9 @@ def _date_of_text(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        found = aware.astimezone(UTC)
-    except (*_BROKEN, OverflowError):
+        return aware.astimezone(UTC)
+    except (*BROKEN, OverflowError):
         return None
-    return found if found.year >= _EARLIEST_YEAR else None
 
 
 def _moment(date: datetime | str | None) -> int:
@@ -222,16 +201,16 @@ def _moment(date: datetime | str | None) -> int:
 
 
 def _is_important(mail: Message[Any, Any]) -> bool:
-    priority = _header(mail, "X-Priority")[:1]
-    return priority in {"1", "2"} or _header(mail, "Importance").lower() == "high"
+    priority = header(mail, "X-Priority")[:1]
+    return priority in {"1", "2"} or header(mail, "Importance").lower() == "high"
 
 
 def _flags(mail: Message[Any, Any]) -> dict[str, bool]:
-    automatic = _header(mail, "Auto-Submitted").lower() not in {"", "no"}
+    automatic = header(mail, "Auto-Submitted").lower() not in {"", "no"}
     given = {
         "IsAutoSubmitted": automatic,
-        "IsReturnReceiptTo": bool(_header(mail, "Return-Receipt-To")),
-        "IsDispositionNotificationTo": bool(_header(mail, "Disposition-Notification-To")),
+        "IsReturnReceiptTo": bool(header(mail, "Return-Receipt-To")),
+        "IsDispositionNotificationTo": bool(header(mail, "Disposition-Notification-To")),
     }
     return {name: value for name, value in given.items() if value}
 
@@ -266,24 +245,24 @@ class _Parts:
 
 def _content_type(part: Message[Any, Any]) -> str:
     try:
-        return part.named_content_type() if isinstance(part, _Mail) else part.get_content_type()
-    except _BROKEN:
+        return part.named_content_type() if isinstance(part, Mail) else part.get_content_type()
+    except BROKEN:
         return "text/plain"
 
 
 def _disposition(part: Message[Any, Any]) -> str | None:
     try:
         return part.get_content_disposition()
-    except _BROKEN:
+    except BROKEN:
         return None
 
 
 def _file_name(part: Message[Any, Any]) -> str | None:
     try:
         name = part.get_filename()
-    except _BROKEN:
+    except BROKEN:
         return None
-    return _decoded(name) if name else None
+    return decoded(text_of_raw(name)) if name else None
 
 
 def _made_name(kind: str, number: int) -> str:
@@ -299,7 +278,7 @@ def _data(part: Message[Any, Any]) -> bytes:
         if isinstance(data, bytes):
             return data
         return str(part.get_payload()).encode("utf-8", "surrogateescape")
-    except _BROKEN:
+    except BROKEN:
         return b""
 
 
@@ -307,7 +286,7 @@ def _text(part: Message[Any, Any]) -> str:
     data = _data(part)
     try:
         charset = part.get_content_charset() or "utf-8"
-    except _BROKEN:
+    except BROKEN:
         charset = "utf-8"
     for candidate in (charset, "utf-8"):
         try:
@@ -319,9 +298,26 @@ def _text(part: Message[Any, Any]) -> str:
 
 def _text_of_html(page: str) -> str:
     """Return roughly the text of an HTML body: the plain body if a message has none."""
-    visible = re.sub(r"(?is)<(script|style).*?</\1>", "", page)
-    broken = re.sub(r"(?i)<(br|/p|/div|/tr)\b[^>]*>", "\n", visible)
-    return unescape(re.sub(r"(?s)<[^>]*>", "", broken)).strip()
+    texts: list[str] = []
+    hidden = ""
+    for number, piece in enumerate(_TAG.split(page)):
+        tag = _TAG_NAME.match(piece.lower()) if number % 2 else None
+        if hidden:
+            hidden = "" if tag and tag[0] == f"</{hidden}" else hidden
+        elif tag is None:
+            texts.append("" if number % 2 else piece)
+        elif tag[0] in {"<script", "<style"}:
+            hidden = tag[0][1:]
+        elif tag[0] in {"<br", "</p", "</div", "</tr"}:
+            texts.append("\n")
+    return _unescaped("".join(texts)).strip()
+
+
+def _unescaped(text: str) -> str:
+    try:
+        return unescape(text)
+    except ValueError:  # a reference like "&#9" and thousands of digits
+        return text
 
 
 def _threaded(parsed: Sequence[_Parsed]) -> Iterator[MailMessage]:

@@ -32,10 +32,7 @@ def r7mail_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     try:
         from airflow_provider_r7mail.emulator import Emulator, Mailbox  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
-        pytest.fail(
-            f"{error}. Install the emulator: pip install 'airflow-provider-r7mail[emulator]'",
-            pytrace=False,
-        )
+        pytest.fail(str(error), pytrace=False)
     for name in ("NO_PROXY", "no_proxy"):
         # Don't send requests to the emulator through the machine's proxy.
         direct = os.environ.get(name, "")

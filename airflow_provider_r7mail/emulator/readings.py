@@ -20,7 +20,9 @@ class Readings:
     """How the emulator behaves where the manual is open.
 
     :param sort_one: the order that ``sortOrder: 1`` means; any other value means the other (R1).
-    :param count: whether ``Count`` counts all matches, or only the messages on the page (R2).
+    :param count: whether ``Count`` counts all matches, the messages on the page, those of the
+        folder, or its unread ones (R2).
+    :param count_form: whether ``Count`` is a number, text such as ``"120"``, or null (R2).
     :param page_cap: most messages per page, whatever the ``size``; None: no limit (R3).
     :param start_inclusive: whether a message dated exactly ``StartDate`` matches (R4).
     :param end_inclusive: whether a message dated exactly ``EndDate`` matches (R4).
@@ -40,6 +42,8 @@ class Readings:
     :param null_fields: fields that are null in messages in listings (R20).
     :param ignore_dates: ignore ``StartDate`` and ``EndDate``.
     :param ignore_offset: return the first page for every ``offset``.
+    :param row_per_label: list a message once for each of its labels (R34).
+    :param names: the case of names in responses: the manual's, or camelCase (R42).
     :param latency_seconds: minimum duration of every call, in seconds.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
     :param strip_hidden: remove hidden HTML elements from sent messages.
@@ -50,7 +54,8 @@ class Readings:
     """
 
     sort_one: Order = "ascending"
-    count: Literal["all", "page"] = "all"
+    count: Literal["all", "page", "folder", "unread"] = "all"
+    count_form: Literal["number", "text", "null"] = "number"
     page_cap: int | None = None
     start_inclusive: bool = True
     end_inclusive: bool = True
@@ -68,6 +73,8 @@ class Readings:
     null_fields: tuple[str, ...] = ()
     ignore_dates: bool = False
     ignore_offset: bool = False
+    row_per_label: bool = False
+    names: Literal["documented", "camel"] = "documented"
     latency_seconds: float = 0.0
     sent_delay_seconds: float = 0.0
     strip_hidden: bool = False

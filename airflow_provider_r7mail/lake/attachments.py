@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +26,14 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.lake.derived import AttachmentRow
 from airflow_provider_r7mail.lake.filenames import object_names
 from airflow_provider_r7mail.lake.staging import StagedObject, clean, staged
-from airflow_provider_r7mail.lake.storage import ObjectPath, is_local, remove_empty, size_of
+from airflow_provider_r7mail.lake.storage import (
+    ObjectPath,
+    is_local,
+    is_url_of,
+    remove_empty,
+    size_of,
+    url_of,
+)
 from airflow_provider_r7mail.lake.threads import run_to_end
 
 log = logging.getLogger(__name__)
@@ -42,7 +49,7 @@ DISK_THREADS = 2
 class StoredFile:
     """A file in storage.
 
-    :param uri: its URI
+    :param uri: its URL, without an Airflow connection; tables of earlier versions have one
     :param size: its size in bytes
     :param sha256: its SHA-256 in hexadecimal
     """
@@ -125,7 +132,7 @@ def download(
                 for chunk in source.chunks:
                     target.write(chunk)
                 _check(call, target.bytes, source, listed, number)
-            return StoredFile(str(destination), target.bytes, target.sha256)
+            return StoredFile(url_of(destination), target.bytes, target.sha256)
     raise AssertionError("tenacity ended without a result")
 
 
@@ -187,6 +194,9 @@ class AttachmentCopier:
 
     async def copy(self, rows: Sequence[AttachmentRow]) -> None:
         """Copy the files of these rows, and fill in their status, uri, sha256 and error."""
+        for row in rows:
+            if row.status == "ambiguous":  # which nobody misses if it isn't wanted
+                self._skip_unwanted(row)
         by_message: dict[int, list[AttachmentRow]] = {}
         for row in rows:
             by_message.setdefault(row.message_id, []).append(row)
@@ -220,25 +230,28 @@ class AttachmentCopier:
         plain = self.known.get((row.message_id, name))
         if plain is not None and self.stored_name(name) != name:
             old = self.root / f"message_id={row.message_id}" / plain.uri.rpartition("/")[2]
-            if str(old) == plain.uri:
+            if is_url_of(plain.uri, old):
                 self.outdated.append(old)
 
-    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
-        if not self.wanted(name):
+    def _skip_unwanted(self, row: AttachmentRow) -> bool:
+        if not self.wanted(row.file_name or ""):
             row.status, row.error = "skipped", "the name does not match attachment_pattern"
-            return
-        if self.max_bytes is not None and (row.size or 0) > self.max_bytes:
+        elif self.max_bytes is not None and (row.size or 0) > self.max_bytes:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
+        return row.status == "skipped"
+
+    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
+        if self._skip_unwanted(row):
             return
         try:
             known = self.known.get((row.message_id, self.stored_name(name)))
             if (
                 known is not None
-                and known.uri == str(place)
+                and is_url_of(known.uri, place)
                 and await asyncio.to_thread(size_of, place) == known.size
                 and _stated_size(row) in {None, known.size}
             ):
-                stored, row.status = known, "unchanged"
+                stored, row.status = replace(known, uri=url_of(place)), "unchanged"
             else:
                 # If a window is read again, files copied the first time aren't downloaded again.
                 stored = self._copied.get(str(place)) or await self._fetch(row, name, place)
@@ -247,7 +260,7 @@ class AttachmentCopier:
         except _TooLargeError:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
         except (R7MailError, OSError) as error:
-            row.status, row.error = "failed", _reason(error)
+            row.status, row.error = "failed", _reason(error, name)
             log.warning("Attachment of message %s not copied: %s", row.message_id, row.error)
         else:
             row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
@@ -312,7 +325,7 @@ class _Target:
         else:
             item = await run_to_end(self.write, executor=executor)
             await item.commit_async(executor)
-        return StoredFile(str(self._place), item.bytes, item.sha256)
+        return StoredFile(url_of(self._place), item.bytes, item.sha256)
 
     def _put(self) -> StagedObject:
         item = self.write()
@@ -324,12 +337,22 @@ class _Target:
             self._object.discard()
 
 
-def _reason(error: R7MailError | OSError) -> str:
+def _reason(error: R7MailError | OSError, name: str) -> str:
     """Return why a file was not copied, without its name: names reveal as much as subjects do."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
-        return f"storage failed: {cause.strerror or type(cause.__cause__ or cause).__name__}"
-    return error.text if isinstance(error, R7MailError) else str(error)
+        refusal = cause.__cause__
+        if action := getattr(refusal, "operation_name", None):  # S3 said no
+            code = getattr(refusal, "response", {}).get("Error", {}).get("Code")
+            return f"storage failed: {action}: {code}"
+        return f"storage failed: {cause.strerror or type(refusal or cause).__name__}"
+    text = error.text if isinstance(error, R7MailError) else str(error)
+    if "\ufffd" in name:  # what tables hold in place of half a surrogate pair
+        text += (
+            " The file's name contains a character that is no text, so the server may not know it "
+            "by the name in its listing. Open the message in the web client."
+        )
+    return text
 
 
 class _TooLargeError(Exception):

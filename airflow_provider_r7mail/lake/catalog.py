@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class IcebergTarget:
             home.mkdir(parents=True, exist_ok=True)
             properties = {
                 "type": "sql",
-                "uri": f"sqlite:///{quote(str(home / CATALOG_FILE))}?timeout={WAIT_FOR_LOCK}",
+                "uri": _sqlite_uri(home / CATALOG_FILE),
                 "warehouse": str(home / WAREHOUSE),
             }
         try:
@@ -138,6 +139,19 @@ class IcebergTarget:
             raise
         except Exception as error:
             raise OSError(self.tell(error)) from error
+
+
+def _sqlite_uri(file: Path) -> str:
+    """Return SQLAlchemy's URI of a SQLite file, whatever characters its path has.
+
+    SQLAlchemy 2.0 takes the path as it is, up to a question mark, and 2.1 decodes it. Both render
+    what they read themselves; SQLite decodes the `file:` URI in it.
+    """
+    from sqlalchemy import URL  # noqa: PLC0415 - only this catalog needs it
+
+    options = {"uri": "true", "timeout": str(WAIT_FOR_LOCK)}
+    uri = URL.create("sqlite", database=f"file:{quote(str(file))}", query=options)
+    return uri.render_as_string()
 
 
 def connection_properties(
@@ -231,30 +245,71 @@ def _leaves(column: pa.Field) -> Iterator[str]:
         yield f"{column.name}.element"
 
 
+def _create_table(catalog: Catalog, namespace: str, name: str) -> Table:
+    """Create one of the three tables in a single request, which any catalog supports."""
+    from pyiceberg.exceptions import ForbiddenError, NoSuchNamespaceError
+    from pyiceberg.io.pyarrow import pyarrow_to_schema
+    from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
+    from pyiceberg.transforms import DayTransform
+
+    columns = pyarrow_to_schema(_with_ids(iceberg_schema(name)))
+    date = columns.find_field("date").field_id
+    days = PartitionField(date, PARTITION_FIELD_ID_START, DayTransform(), "date_day")
+    try:
+        # Whoever may create tables in a namespace may not always look at it or create it. If it
+        # doesn't exist, the table can't be created.
+        with contextlib.suppress(ForbiddenError):
+            try:
+                catalog.load_namespace_properties(namespace)
+            except NoSuchNamespaceError:
+                catalog.create_namespace_if_not_exists(namespace)
+        return catalog.create_table(
+            f"{namespace}.{name}",
+            columns,
+            partition_spec=PartitionSpec(days),
+            properties=table_properties(name),
+        )
+    except (ForbiddenError, NoSuchNamespaceError, ValueError) as error:
+        raise R7MailConfigError(
+            f"{namespace}.{name}: can't be created ({type(error).__name__}: {error}). Check that "
+            "the namespace exists, that this login may create tables in it, and that the catalog "
+            "has a `warehouse`."
+        ) from error
+
+
+def _with_ids(columns: pa.Schema) -> pa.Schema:
+    """Give columns, and what is in them, the ids by which a partition's column is named.
+
+    The catalog replaces them with its own.
+    """
+    import pyarrow as pa
+
+    ids = itertools.count(1)
+
+    def numbered(column: pa.Field) -> pa.Field:
+        kind = column.type
+        if pa.types.is_list(kind):
+            kind = pa.list_(numbered(kind.value_field))
+        elif pa.types.is_struct(kind):
+            kind = pa.struct([numbered(part) for part in kind])
+        return column.with_type(kind).with_metadata({"PARQUET:field_id": str(next(ids))})
+
+    return pa.schema([numbered(column) for column in columns])
+
+
 def open_table(catalog: Catalog, namespace: str, name: str) -> Table:
     """Load one of the three tables; create it, or add the columns that it lacks.
 
     :raises R7MailConfigError: it can't be created, or is a different table
     """
     from pyiceberg.exceptions import NoSuchTableError, ValidationError
-    from pyiceberg.transforms import DayTransform
 
     identifier = f"{namespace}.{name}"
     wanted = iceberg_schema(name)
     try:
         table = catalog.load_table(identifier)
     except NoSuchTableError:
-        catalog.create_namespace_if_not_exists(namespace)
-        try:
-            new = catalog.create_table_transaction(
-                identifier, wanted, properties=table_properties(name)
-            )
-        except ValueError as error:
-            raise R7MailConfigError(f"{identifier}: can't be created ({error}).") from error
-        with new.update_spec() as spec:
-            spec.add_field("date", DayTransform(), "date_day")
-        new.commit_transaction()
-        return catalog.load_table(identifier)
+        return _create_table(catalog, namespace, name)
     try:
         with table.update_schema() as change:  # commits nothing if nothing is missing
             change.union_by_name(wanted)

@@ -20,6 +20,7 @@ from airflow_provider_r7mail.lake.layout import folder_path
 from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.staging import staged
 from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, read
+from airflow_provider_r7mail.lake.threads import run_to_end
 
 # The range of message ids per record of copied files: small enough to rewrite a record each time.
 MESSAGES_PER_RECORD = 1_000
@@ -33,7 +34,7 @@ async def copy_attachments(
     root: ObjectPath,
     *,
     message_ids: Sequence[int] | None = None,
-    pattern: str | None = None,
+    pattern: str | Sequence[str] | None = None,
     max_bytes: int | None = None,
 ) -> list[AttachmentRow]:
     """Copy the attachments of some messages of a folder, without writing tables.
@@ -43,7 +44,7 @@ async def copy_attachments(
     :param criteria: which messages; with `message_ids`, where to look for them
     :param root: the root of the attachments
     :param message_ids: the messages; None for all that match
-    :param pattern: which files; see `filenames.name_filter`
+    :param pattern: which files, as one pattern or several; see `filenames.name_filter`
     :param max_bytes: larger files are not copied
     :return: a row for each file, with its status; one that fails doesn't stop the others
     :raises R7MailMessageNotFoundError: an id is not in the folder; nothing was copied
@@ -81,7 +82,7 @@ async def copy_attachments(
             try:
                 await copier.copy(rows)
             finally:
-                await asyncio.to_thread(_record_copies, home, rows)
+                await run_to_end(_record_copies, home, rows)
     except OSError as error:
         raise R7MailPublishError(
             f"{home}: can't record there what was copied ({error}). The copied files are complete; "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+import tempfile
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from airflow_provider_r7mail.lake.parquet import ROW_GROUP_BYTES, ParquetTable
 
@@ -22,17 +24,20 @@ log = logging.getLogger(__name__)
 
 # Mail comes in the order of its dates, from a few places in a long window at once.
 MAX_OPEN_DAYS = 8
+COPY_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class _DayFile:
-    path: str
-    sink: Any
+    scratch: IO[bytes]
     rows: ParquetTable
 
 
 class DayFiles:
     """Data files with the rows of one day each, of which a few are open at once.
+
+    An open file is a temporary one on this machine, and is stored when it is complete. So it
+    doesn't matter how long the credentials are valid that the catalog gives for the storage.
 
     :param name: the table's name
     :param table: the table
@@ -78,15 +83,21 @@ class DayFiles:
     def discard(self) -> None:
         """Remove all files. Never raises, so that the reason for discarding isn't hidden."""
         for file in self._open.values():
-            with contextlib.suppress(OSError):
+            # On a full disk the first raises ArrowInvalid, and the second, too, has bytes to write.
+            with contextlib.suppress(Exception):
                 file.rows.finish()
-            with contextlib.suppress(OSError):
-                file.sink.close()
+            with contextlib.suppress(Exception):
+                file.scratch.close()
         self._open.clear()
+        if self.paths:
+            with contextlib.suppress(Exception):
+                self._renew_credentials()
         for path in self.paths:
             try:
                 self._table.io.delete(path)
-            except OSError as error:
+            except FileNotFoundError:
+                pass  # its storing failed
+            except Exception as error:  # some FileIOs let their libraries' errors through
                 log.warning("%s: could not be removed: %s", path, error)
         self.paths.clear()
 
@@ -105,16 +116,30 @@ class DayFiles:
         if day not in self._open:
             while len(self._open) >= MAX_OPEN_DAYS:
                 self._close_oldest()
-            name = f"{self._stem}-{len(self.paths):05d}-{uuid.uuid4().hex}.parquet"
-            path = self._table.location_provider().new_data_location(name)
-            sink = self._table.io.new_output(path).create()
-            self.paths.append(path)
-            self._open[day] = _DayFile(path, sink, ParquetTable(self._name, sink, self._schema))
+            scratch = tempfile.TemporaryFile(prefix="r7mail-")  # noqa: SIM115
+            self._open[day] = _DayFile(scratch, ParquetTable(self._name, scratch, self._schema))
         self._open.move_to_end(day)
         return self._open[day]
 
     def _close_oldest(self) -> None:
-        _, file = self._open.popitem(last=False)
+        day, file = next(iter(self._open.items()))
         file.rows.finish()
-        self.bytes += file.sink.tell()
-        file.sink.close()
+        self.bytes += file.scratch.tell()
+        name = f"{self._stem}-{len(self.paths):05d}-{uuid.uuid4().hex}.parquet"
+        self.paths.append(self._table.location_provider().new_data_location(name))
+        try:
+            self._store(file.scratch, self.paths[-1])
+        except Exception:  # the credentials may have expired: each FileIO has its own error for it
+            self._renew_credentials()
+            self._store(file.scratch, self.paths[-1])
+        file.scratch.close()
+        del self._open[day]
+
+    def _store(self, scratch: IO[bytes], path: str) -> None:
+        scratch.seek(0)
+        with self._table.io.new_output(path).create(overwrite=True) as sink:
+            shutil.copyfileobj(scratch, sink, COPY_BYTES)
+
+    def _renew_credentials(self) -> None:
+        # Not `refresh`: a commit that is being prepared must not move on to a newer snapshot.
+        self._table = self._table.catalog.load_table(self._table.name())

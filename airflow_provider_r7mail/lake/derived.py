@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, text_array, zeros
 from airflow_provider_r7mail.lake.schema import schema
 
@@ -72,6 +73,29 @@ class AttachmentRow:
     sha256: str | None = None
     status: str = "listed"
     error: str | None = None
+
+
+UNAVAILABLE = frozenset({"unlisted", "ambiguous"})
+"""The statuses of files that the API can't give, however often one asks."""
+
+FATAL: Mapping[str, frozenset[str]] = {
+    "fail": frozenset({"failed"}),
+    "fail_on_missing": UNAVAILABLE | {"failed"},
+    "record": frozenset(),
+}
+"""For each value of `on_attachment_error`, the statuses that fail the task."""
+
+
+def fatal_statuses(on_attachment_error: str) -> frozenset[str]:
+    """Return the statuses that fail the task.
+
+    :raises R7MailConfigError: no such value
+    """
+    if on_attachment_error not in FATAL:
+        raise R7MailConfigError(
+            f"on_attachment_error: {on_attachment_error!r}. Known: {', '.join(FATAL)}."
+        )
+    return FATAL[on_attachment_error]
 
 
 def attachments_of(batch: pa.RecordBatch) -> list[AttachmentRow]:

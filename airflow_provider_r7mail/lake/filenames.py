@@ -10,8 +10,10 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from airflow_provider_r7mail.client.parameters import read_texts
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 MAX_NAME_BYTES = 180  # even with the longest mark, less than the 255 of file systems
@@ -25,6 +27,9 @@ _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 MARK_DIGITS = 10
+MAX_GLOBS = 1000
+# `{a,b}` in a glob. Braces without a comma are part of the name, as in a shell.
+_CHOICES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def object_names(names: Sequence[str]) -> dict[str, str]:
@@ -88,23 +93,65 @@ def _marked(name: str, safe: str, digits: int = MARK_DIGITS) -> str:
     return f"{stem}~{mark}{dot}{extension}" if dot and stem else f"{safe}~{mark}"
 
 
-def name_filter(pattern: str | None) -> Callable[[str], bool]:
-    """Return a function that tells whether a file name is wanted.
+def name_filter(patterns: str | Iterable[str] | None) -> Callable[[str], bool]:
+    """Return a function that tells whether a file name is wanted: whether any pattern matches.
 
-    :param pattern: a glob such as `*.xlsx`; or, if it starts with `^` or ends with `$`, a regular
-        expression to search for. Case is ignored. None for all names
-    :raises R7MailConfigError: not a valid regular expression
+    Case is ignored, and so is whether a letter such as `й` is one code point or two.
+
+    :param patterns: a pattern or a list of them; also the text of a list, as a template renders it.
+        A pattern that starts with `^` or ends with `$` is a regular expression to search for; any
+        other is a glob, or several with `;` between them: `*.xlsx; *.xls`, `*.{xlsx,xls}`. Without
+        any pattern all names are wanted
+    :raises R7MailConfigError: not texts, not a valid regular expression, or too many globs
     """
-    if not pattern:
+    tests: list[Callable[[str], bool]] = []
+    for pattern in read_texts(patterns, "attachment_pattern"):
+        text = unicodedata.normalize("NFC", pattern.strip())
+        if text.startswith("^") or text.endswith("$"):
+            tests.append(_expression(text))
+        else:
+            tests += [partial(_matches, _folded_case(glob)) for glob in _globs(text)]
+    if not tests:
         return lambda _: True
-    if pattern.startswith("^") or pattern.endswith("$"):
-        try:
-            expression = re.compile(pattern, re.IGNORECASE)
-        except re.error as error:
+
+    def wanted(name: str) -> bool:
+        normal = unicodedata.normalize("NFC", name)
+        return any(test(normal) for test in tests)
+
+    return wanted
+
+
+def _expression(text: str) -> Callable[[str], bool]:
+    try:
+        expression = re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise R7MailConfigError(
+            f"attachment_pattern: not a regular expression ({error}). Without ^ and $ it "
+            "would be a glob, such as *.xlsx."
+        ) from error
+    return lambda name: expression.search(name) is not None
+
+
+def _matches(glob: str, name: str) -> bool:
+    return fnmatch.fnmatchcase(_folded_case(name), glob)
+
+
+def _folded_case(text: str) -> str:
+    return unicodedata.normalize("NFC", text.casefold())
+
+
+def _globs(text: str) -> list[str]:
+    """Return the globs in a text: between semicolons, and for each choice in braces."""
+    parts = re.split(r";(?![^\[\]]*\])", text)  # `[;]` is a semicolon in a name
+    globs = [part.strip() for part in parts if part.strip()]
+    while found := [choices for glob in globs if (choices := _CHOICES.search(glob))]:
+        globs = [glob for glob in globs if not _CHOICES.search(glob)] + [
+            f"{one.string[: one.start()]}{choice.strip()}{one.string[one.end() :]}"
+            for one in found
+            for choice in one[1].split(",")
+        ]
+        if len(globs) > MAX_GLOBS:
             raise R7MailConfigError(
-                f"attachment_pattern: not a regular expression ({error}). Without ^ and $ it "
-                "would be a glob, such as *.xlsx."
-            ) from error
-        return lambda name: expression.search(name) is not None
-    folded = pattern.casefold()
-    return lambda name: fnmatch.fnmatchcase(name.casefold(), folded)
+                f"attachment_pattern: the braces stand for more than {MAX_GLOBS} globs."
+            )
+    return globs

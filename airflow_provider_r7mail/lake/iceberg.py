@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import FileScanTask, Table
+    from pyiceberg.table.snapshots import Snapshot
     from pyiceberg.types import PrimitiveType
 
 MAX_COMMIT_SECONDS = 300.0
@@ -51,7 +52,6 @@ class IcebergWindow:
     """
 
     listed_as = "tables"
-    locks_suffice = False  # the catalog may be shared by runs that have other output paths
 
     def __init__(
         self,
@@ -97,6 +97,11 @@ class IcebergWindow:
         except BaseException:
             catalog.close()
             raise
+
+    @property
+    def commits_at_once(self) -> bool:
+        """Whether a commit can't take effect after it failed here: SQLite has no server."""
+        return str(self._catalog.properties.get("uri", "")).startswith("sqlite")
 
     def close(self) -> None:
         """Close the catalog."""
@@ -274,17 +279,16 @@ class IcebergTable:
 
     def _commit(self) -> None:
         table = self._table.refresh()
-        for snapshot in table.snapshots():
-            # An earlier attempt succeeded, and only its response was lost.
-            if self._told(snapshot, self._properties(), "run_id"):
-                self._committed(snapshot.snapshot_id)
-                return
+        own = self._own_snapshot()
+        if own is not None:  # an earlier attempt succeeded, and only its response was lost
+            self._committed(own.snapshot_id)
+            return
         old = list(table.scan(row_filter=self._window.where()).plan_files())
         if not old and not self._new.paths:
             self._committed(None)
             return
         kept = self._files(None)
-        transaction = table.transaction()
+        transaction = _without_retries(table).transaction()
         change = transaction.update_snapshot(snapshot_properties=self._properties()).overwrite()
         try:
             for task in old:
@@ -301,11 +305,29 @@ class IcebergTable:
         self._settled = True  # from here on files may be part of the table
         try:
             transaction.commit_transaction()
-        except _conflicts():
-            self._settled = False
-            kept.discard()
+        except Exception as error:
+            if isinstance(error, _conflicts()) or self._is_refused():
+                self._settled = False
+                kept.discard()
             raise
         self._committed(change.snapshot_id)
+
+    def _own_snapshot(self) -> Snapshot | None:
+        return next(
+            (
+                snapshot
+                for snapshot in self._table.snapshots()
+                if self._told(snapshot, self._properties(), "run_id")
+            ),
+            None,
+        )
+
+    def _is_refused(self) -> bool:
+        """Return whether a commit that failed, for example on a full disk, surely has no effect."""
+        if not self._window.commits_at_once:
+            return False
+        self._table.refresh()
+        return self._own_snapshot() is None
 
     def _committed(self, snapshot_id: int | None) -> None:
         self.snapshot_id = snapshot_id
@@ -338,6 +360,17 @@ class IcebergTable:
         scan = ArrowScan(table.metadata, table.io, table.schema(), row_filter=others)
         for batch in scan.to_record_batches([task]):
             kept.write(batch)
+
+
+def _without_retries(table: Table) -> Table:
+    """Make the table's next commit fail if another one comes first.
+
+    By itself pyiceberg moves a commit on top of the other one. Rows that another run of the window
+    has added meanwhile would stay, unless the table's isolation level is "serializable".
+    """
+    properties = {**table.metadata.properties, "commit.retry.num-retries": "0"}
+    table.metadata = table.metadata.model_copy(update={"properties": properties})
+    return table
 
 
 def _conflicts() -> tuple[type[Exception], ...]:

@@ -11,6 +11,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
+from airflow_provider_r7mail.client.calls import AnswerError
+from airflow_provider_r7mail.client.fields import KINDS
 from airflow_provider_r7mail.client.reader import Reconciliation, WindowReader, first_error
 from airflow_provider_r7mail.client.seek import Key
 from airflow_provider_r7mail.client.session import AsyncClient
@@ -60,7 +62,7 @@ class Intake:
             self.job.folder,
             self.job.criteria,
             page_size=self.job.page_size,
-            decode=decode_page,
+            decode=_decode_messages,
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
@@ -96,6 +98,24 @@ class Intake:
         async with self._written:
             self._in_hand -= _weight(page)
             self._written.notify_all()
+
+
+def _decode_messages(body: bytes) -> DecodedPage:
+    """Decode a page, unless nothing on it is a message: then it isn't mail that is broken.
+
+    :raises AnswerError: not a listing of messages
+    """
+    page = decode_page(body)
+    if not page.bad or len(page.bad) < page.batch.num_rows:
+        return page
+    names = {name for bad in page.bad.values() if isinstance(bad.raw, dict) for name in bad.raw}
+    if not names & {"Id", "Date"}:
+        # Names only: values may be mail.
+        unknown = ", ".join(sorted(name[:40] for name in names - KINDS.keys())[:20])
+        raise AnswerError(
+            f"no item of the listing has an Id or a Date; unknown fields: {unknown or 'none'}"
+        )
+    return page
 
 
 def _weight(page: DecodedPage) -> int:

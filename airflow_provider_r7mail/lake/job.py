@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,11 +11,12 @@ from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
+from airflow_provider_r7mail.lake.derived import fatal_statuses
 from airflow_provider_r7mail.lake.filenames import name_filter
 from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
-from airflow_provider_r7mail.lake.storage import ObjectPath
+from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,8 @@ class ExtractJob:
     :param attachment_pattern: which files to copy; see `filenames.name_filter`
     :param max_attachment_bytes: larger files are not copied
     :param on_bad_message: `fail` raises after everything is written; `quarantine` doesn't
-    :param on_attachment_error: `fail` raises after everything is written; `record` doesn't
+    :param on_attachment_error: a key of `derived.FATAL`: which files that were not copied raise
+        an error, after everything is written
     :param privacy: what must not be written
     :param iceberg: the catalog with the tables to write to; None for Parquet below `output`
     """
@@ -43,10 +46,10 @@ class ExtractJob:
     tables: tuple[str, ...] = TABLES
     columns: tuple[str, ...] | None = None
     page_size: int | None = None
-    attachment_pattern: str | None = None
+    attachment_pattern: str | Sequence[str] | None = None
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
-    on_attachment_error: Literal["fail", "record"] = "fail"
+    on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail"
     privacy: Privacy = field(default_factory=Privacy)
     iceberg: IcebergTarget | None = None
 
@@ -71,12 +74,12 @@ class ExtractJob:
             )
         if self.page_size is not None and self.page_size < 1:
             raise R7MailConfigError(f"page_size: {self.page_size}. It must be at least 1.")
-        for name, value, known in (
-            ("on_bad_message", self.on_bad_message, ("fail", "quarantine")),
-            ("on_attachment_error", self.on_attachment_error, ("fail", "record")),
-        ):
-            if value not in known:
-                raise R7MailConfigError(f"{name}: {value!r}. Known: {', '.join(known)}.")
+        known = ("fail", "quarantine")
+        if self.on_bad_message not in known:
+            raise R7MailConfigError(
+                f"on_bad_message: {self.on_bad_message!r}. Known: {', '.join(known)}."
+            )
+        fatal_statuses(self.on_attachment_error)
         columns = schema("messages").names
         if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
             raise R7MailConfigError("columns: empty, or with the same name twice.")
@@ -107,7 +110,8 @@ def stored_windows(job: ExtractJob, login: str) -> list[Window]:
     """
     home = folder_path(job.notes, job.privacy.mailbox(login), job.folder)
     try:
-        names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
+        with store_errors(home):
+            names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
     except FileNotFoundError:
         return []
     windows = []

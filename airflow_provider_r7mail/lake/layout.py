@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_r7mail.lake.storage import ObjectPath
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.lake.storage import ObjectPath, is_local
 
 MANIFEST = "_manifest.json"
 QUARANTINE = "_quarantine.jsonl"
 PART = "part-00000.parquet"
+MAX_PART_BYTES = 255  # of one name on the usual file systems
 PATH_LEVELS = 3  # mailbox=, folder=, window=
 # The folder with the manifests of windows in Iceberg tables, whose rows are elsewhere.
 WINDOWS = "windows"
@@ -21,8 +23,19 @@ def window_path(root: ObjectPath, mailbox: str, folder: int, window: str) -> Any
 
 
 def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
-    """Return `{root}/mailbox={login}/folder={id}`."""
-    return root / _folder_name(mailbox, folder)
+    """Return `{root}/mailbox={login}/folder={id}`.
+
+    :raises R7MailConfigError: the login is too long for a folder's name
+    """
+    name = _folder_name(mailbox, folder)
+    size = len(name.partition("/")[0])
+    if is_local(root) and size > MAX_PART_BYTES:
+        raise R7MailConfigError(
+            f"The login makes a folder name of {size} bytes, mailbox=..., and a disk takes "
+            f"{MAX_PART_BYTES} at most (a Cyrillic letter is 6). Log in with a shorter login of "
+            'the account, write to object storage, or extract with privacy={"addresses": "hash"}.'
+        )
+    return root / name
 
 
 def window_name(mailbox: str, folder: int, window: str) -> str:

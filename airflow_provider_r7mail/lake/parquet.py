@@ -17,7 +17,7 @@ from airflow_provider_r7mail.lake.schema import (
     schema,
 )
 from airflow_provider_r7mail.lake.staging import StagedObject
-from airflow_provider_r7mail.lake.storage import ObjectPath, is_local, read
+from airflow_provider_r7mail.lake.storage import ObjectPath, read, url_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,13 +143,13 @@ class ParquetPart:
         path.fs.invalidate_cache(str(path.parent.path))
         with path.fs.open(path.path, "rb") as file:
             found = (pq.read_metadata(file).metadata or {}).get(RUN_ID_KEY.encode(), b"")
-        return None if found.decode() == self._run_id else str(path)
+        return None if found.decode() == self._run_id else url_of(path)
 
     def record(self) -> dict[str, Any]:
         """Return the file's entry in the manifest."""
         return {
             "table": self._table,
-            "path": str(self._file.path),
+            "path": url_of(self._file.path),
             "rows": self._rows.rows,
             "bytes": self._file.bytes,
             "sha256": self._file.sha256,
@@ -199,11 +199,6 @@ class ParquetWindow:
             return []
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
-
-    @property
-    def locks_suffice(self) -> bool:
-        """Whether a lock reliably keeps other runs of the window out."""
-        return is_local(self.output)
 
     def stale_folders(self) -> Iterator[Any]:
         """Yield the folders of other tables whose manifests list files that this run replaces."""

@@ -47,12 +47,10 @@ def publish(
                 notes = _staged(destination, manifest, stack)
             # If a lock doesn't suffice, another run may have come in between. Checked before, so
             # that a manifest hardly ever appears next to another run's tables, and after.
-            if not destination.locks_suffice:
-                _verify(destination, writer)
+            _verify(destination, writer)
             for note in notes:
                 note.commit()
-            if not destination.locks_suffice:
-                _verify(destination, writer)
+            _verify(destination, writer)
         except OSError as error:
             raise R7MailPublishError(
                 f"{destination.home}: the window was read but could not be published ({error}). It "

@@ -15,6 +15,34 @@ T = TypeVar("T")
 PART_BYTES = 8 << 20
 
 
+def checksums(fs: Any, path: str, digest: bytes) -> dict[str, str]:
+    """Return the options of a request with which S3 refuses any bytes but those hashed.
+
+    None if its library is configured to send no checksums, since some stores like S3 don't support
+    them. Older versions send none.
+
+    :param path: the object's path
+    :param digest: the SHA-256 of the bytes
+    """
+    return asyncio.run_coroutine_threadsafe(_checksums(fs, path, digest), fs.loop).result()
+
+
+async def _checksums(fs: Any, path: str, digest: bytes) -> dict[str, str]:
+    if fs._s3 is None:  # noqa: SLF001
+        # Use the client that a request has made: s3fs 2026.2 to 2026.4 take a client that has sent
+        # nothing yet for closed, and make another without Airflow's credentials.
+        bucket, key, _ = fs.split_path(path)
+        with contextlib.suppress(OSError):
+            await fs._call_s3("head_object", Bucket=bucket, Key=key)  # noqa: SLF001
+    config = (await fs.set_session()).meta.config
+    if getattr(config, "request_checksum_calculation", None) != "when_supported":
+        return {}
+    return {
+        "ChecksumAlgorithm": "SHA256",
+        "ChecksumSHA256": base64.b64encode(digest).decode(),
+    }
+
+
 class S3Upload:
     """An upload to S3: in one request, or in parts, one at a time.
 
@@ -29,6 +57,8 @@ class S3Upload:
         self._size = 0
         self._id: str | None = None
         self._parts: list[dict[str, Any]] = []
+        # What S3 wants to be told of each part at the end: with checksums, these too.
+        self._told: list[str] = []
         self._sending: Future[None] | None = None
 
     @property
@@ -60,10 +90,16 @@ class S3Upload:
 
     async def _send_part(self, data: bytes) -> None:
         if self._id is None:
-            self._id = (await self._call("create_multipart_upload"))["UploadId"]
+            begun = await self._call("create_multipart_upload")
+            self._id = begun["UploadId"]
+            algorithm = begun.get("ChecksumAlgorithm") or self._fs.s3_additional_kwargs.get(
+                "ChecksumAlgorithm"
+            )
+            self._told = ["ETag", f"Checksum{algorithm}"]
         number = len(self._parts) + 1
         sent = await self._call("upload_part", UploadId=self._id, PartNumber=number, Body=data)
-        self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+        told = {name: sent[name] for name in self._told if name in sent}
+        self._parts.append({"PartNumber": number, **told})
 
     def commit(self, digest: bytes) -> None:
         """Finish the upload, so that the object appears.
@@ -82,25 +118,18 @@ class S3Upload:
         await self._call("complete_multipart_upload", UploadId=self._id, MultipartUpload=parts)
         self._fs.invalidate_cache(self._path)
 
-    def put(self, digest: bytes) -> Future[None]:
-        """Send the whole object in one request, if no part was sent.
+    def put(self, digest: bytes) -> Future[Any]:
+        """Send the whole object in one request, if no part was sent; the result is S3's answer.
 
         :param digest: its SHA-256
         """
-        return self._run(self._put(base64.b64encode(digest).decode()))
+        return self._run(self._put(digest))
 
-    async def _put(self, digest: str) -> None:
-        if self._fs._s3 is None:  # noqa: SLF001
-            # Use the client that a request has made: s3fs 2026.2 to 2026.4 take a client that has
-            # sent nothing yet for closed, and make another without Airflow's credentials.
-            with contextlib.suppress(OSError):
-                await self._call("head_object")
-        config, extra = (await self._fs.set_session()).meta.config, {}
-        # S3 then refuses any bytes but those hashed here. Not if its library is configured to send
-        # no checksums, since some stores like S3 don't support them. Older versions send none.
-        if getattr(config, "request_checksum_calculation", None) == "when_supported":
-            extra = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": digest}
-        await self._fs._pipe_file(self._path, b"".join(self._gathered), **extra)  # noqa: SLF001
+    async def _put(self, digest: bytes) -> Any:
+        extra = await _checksums(self._fs, self._path, digest)
+        made = await self._call("put_object", Body=b"".join(self._gathered), **extra)
+        self._fs.invalidate_cache(self._path)
+        return made
 
     def discard(self) -> None:
         """Abort the upload and drop the parts sent."""

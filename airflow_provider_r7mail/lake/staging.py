@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
+from airflow_provider_r7mail.lake.owners import has_ended, own_mark
 from airflow_provider_r7mail.lake.s3 import S3Upload
 from airflow_provider_r7mail.lake.storage import ObjectPath, is_local, is_s3, store_errors
 from airflow_provider_r7mail.lake.threads import run_to_end, wait_to_end
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 # Errors that may be gone at the next try, for example when the disk has space again.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
 STAGED_PREFIX = "_staged-"
+# After this time without a write, a file that another host staged was left by a killed process.
+LEFT_SECONDS = 86_400
 
 
 class StagedObject:
@@ -75,19 +78,11 @@ class StagedObject:
     def _open_in(self, folder: Path) -> None:
         """Open a file near its final place: a rename is atomic only within one file system."""
         while self._file is None:
-            temporary = f"{folder}/{STAGED_PREFIX}{uuid.uuid4().hex}.tmp"
+            temporary = f"{folder}/{STAGED_PREFIX}{own_mark()}.{uuid.uuid4().hex}.tmp"
             try:
-                file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
+                self._file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
             except FileNotFoundError:  # not created yet, or empty and removed by another process
                 folder.mkdir(parents=True, exist_ok=True)
-                continue
-            # Held while this process lives, so that `clean` can tell what a killed one left.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Another process's `clean` may have removed the file before it was locked.
-            if os.fstat(file.fileno()).st_nlink:
-                self._file = file
-            else:
-                file.close()
 
     @property
     def closed(self) -> bool:
@@ -216,7 +211,8 @@ def staged(path: ObjectPath) -> Iterator[StagedObject]:
 def clean(folder: ObjectPath) -> int:
     """Remove the staged files that killed processes left in a folder on disk.
 
-    On an object store they are invisible, and its life-cycle rules remove unfinished uploads.
+    On an object store they are invisible, and its life-cycle rules remove unfinished uploads. A
+    file of another host is left alone for LEFT_SECONDS: its process may still be running.
 
     :return: the number of files removed
     """
@@ -224,8 +220,11 @@ def clean(folder: ObjectPath) -> int:
         return 0
     removed = 0
     for file in Path(folder.path).glob(f"{STAGED_PREFIX}*.tmp"):
-        with contextlib.suppress(OSError), file.open("r+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
-            file.unlink()
-            removed += 1
+        mark = file.name.removeprefix(STAGED_PREFIX).rpartition(".tmp")[0].rpartition(".")[0]
+        with contextlib.suppress(OSError):
+            # Without a mark it is not of this version, and nobody knows its process.
+            ended = not mark or has_ended(mark)
+            if ended or time.time() - file.stat().st_mtime > LEFT_SECONDS:
+                file.unlink()
+                removed += 1
     return removed

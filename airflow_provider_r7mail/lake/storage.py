@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
+
+log = logging.getLogger(__name__)
 
 
 class ObjectPath(Protocol):
@@ -45,29 +48,69 @@ def is_s3(path: ObjectPath) -> bool:
     return hasattr(path.fs, "_call_s3")  # s3fs
 
 
+def url_of(path: ObjectPath) -> str:
+    """Return a path as a URL, without the Airflow connection that `str(path)` may contain."""
+    url: str = path.fs.unstrip_protocol(path.path)
+    return url
+
+
+def is_url_of(url: str, path: ObjectPath) -> bool:
+    """Return whether a URL is that of a path, with any Airflow connection or none."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url == path.path and is_local(path)
+    host, slash, key = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{key}" == url_of(path)
+
+
 @contextlib.contextmanager
 def store_errors(path: ObjectPath) -> Iterator[None]:
-    """Turn any error of a store into an OSError that names the object.
+    """Turn any error of a store into an OSError that names the object, and what was tried with it.
 
     fsspec's file systems let other errors of their libraries through: for example, botocore's for
-    a host that can't be reached.
+    a host that can't be reached. Of S3's own errors they leave a bare "Forbidden".
     """
     try:
         yield
-    except OSError:
-        raise
+    except OSError as error:
+        action = getattr(error.__cause__, "operation_name", None)  # botocore's
+        if action is None:
+            raise
+        named = type(error)(f"{action} {url_of(path)}: {error}")
+        named.errno = error.errno
+        raise named from error.__cause__
     except Exception as error:
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def read(path: ObjectPath) -> bytes | None:
     """Return an object's bytes, or None if it doesn't exist."""
+    with absence(path), store_errors(path):
+        data: bytes = path.fs.cat_file(path.path)
+        return data
+    return None
+
+
+@contextlib.contextmanager
+def absence(path: ObjectPath) -> Iterator[None]:
+    """Ignore the error of an object that doesn't exist.
+
+    Without the right to list the bucket, S3 says "Forbidden" instead of "not found".
+    """
     try:
-        with store_errors(path):
-            data: bytes = path.fs.cat_file(path.path)
+        yield
     except FileNotFoundError:
-        return None
-    return data
+        pass
+    except PermissionError as error:
+        if not is_s3(path):
+            raise
+        # Not the name: strangers name the files.
+        log.info(
+            "%s: %s of an object there is forbidden. Taken as missing: S3 says so of missing "
+            "objects if s3:ListBucket isn't granted.",
+            url_of(path.parent),
+            getattr(error.__cause__, "operation_name", "reading"),
+        )
 
 
 def remove(path: ObjectPath) -> None:
@@ -78,12 +121,9 @@ def remove(path: ObjectPath) -> None:
 
 def size_of(path: ObjectPath) -> int | None:
     """Return an object's size in bytes, or None if it doesn't exist."""
-    try:
-        with store_errors(path):
-            size = path.fs.info(path.path)["size"]
-    except FileNotFoundError:
-        return None
-    return int(size)
+    with absence(path), store_errors(path):
+        return int(path.fs.info(path.path)["size"])
+    return None
 
 
 def make_folder(folder: ObjectPath) -> None:

@@ -34,7 +34,7 @@ from airflow_provider_r7mail.lake.parquet import ParquetWindow
 from airflow_provider_r7mail.lake.publication import publish
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION
 from airflow_provider_r7mail.lake.staging import clean
-from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder
+from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, url_of
 from airflow_provider_r7mail.lake.threads import run_to_end
 from airflow_provider_r7mail.lake.writer import Destination, WindowWriter
 
@@ -87,7 +87,7 @@ class _Extraction:
         ):
             destination: Destination | None = None
             try:
-                destination = await asyncio.to_thread(self._open_destination)
+                destination = await run_to_end(self._open_destination)
                 return await self._extract(destination, decoder, scribe)
             except OSError as error:
                 raise R7MailPublishError(
@@ -149,6 +149,7 @@ class _Extraction:
                 counted = await intake.run(keys)
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
                 if counted.missing <= gone:
+                    self._refuse_unreadable(writer)
                     await run_to_end(writer.finish)
                     manifest = self._manifest(destination, writer, counted)
                     outdated = [] if copier is None else copier.outdated
@@ -174,6 +175,16 @@ class _Extraction:
             f"{MAX_READINGS} readings. Nothing was written. Mail that arrives or leaves doesn't "
             "explain this: check the server's index of this folder."
         )
+
+    def _refuse_unreadable(self, writer: WindowWriter) -> None:
+        """Refuse a window in which no message can be read: the server then sends something else."""
+        if writer.quarantined and not writer.messages:
+            raise R7MailExtractError(
+                f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: none of "
+                f"the {writer.quarantined} messages that the server lists can be read: "
+                f"{writer.bad_reasons}. Nothing was written; an earlier result is unchanged. Has "
+                "the server been upgraded? Run r7mail check."
+            )
 
     def _copier(self, root: ObjectPath, destination: Destination) -> AttachmentCopier:
         job = self._job
@@ -207,7 +218,7 @@ class _Extraction:
                 "end": bounds.end.isoformat() if bounds.end else None,
             },
             "extracted_at": self._extracted_at.isoformat(),
-            "path": str(destination.home),
+            "path": url_of(destination.home),
             "privacy": self._job.privacy.record(),
             **writer.written(),
             "messages": writer.messages,
@@ -231,8 +242,7 @@ class _Extraction:
                 f"{writer.bad_reasons}. They are in {destination.home / QUARANTINE}; all others "
                 'were written. With on_bad_message="quarantine" the task continues without them.'
             )
-        failed = writer.statuses["failed"]
-        if failed and self._job.on_attachment_error == "fail":
+        if failed := len(writer.failures):
             raise R7MailAttachmentError(
                 f"{failed} of {sum(writer.statuses.values())} attachments were not copied: "
                 f"{writer.failures}. Everything else was written to {destination.home}; run it "

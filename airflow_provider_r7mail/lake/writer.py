@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, repeated_moment
 from airflow_provider_r7mail.lake.decode import DecodedPage
 from airflow_provider_r7mail.lake.derived import (
+    UNAVAILABLE,
     AttachmentRow,
     attachments_batch,
     attachments_of,
+    fatal_statuses,
     recipients_of,
 )
 from airflow_provider_r7mail.lake.iceberg import IcebergTable, IcebergWindow
@@ -77,6 +79,7 @@ class WindowWriter:
         self._with_files = "attachments" in job.tables or job.attachments is not None
         self.messages = self.quarantined = self.repaired = 0
         self.attachment_bytes = 0
+        self._fatal = fatal_statuses(job.on_attachment_error) if job.attachments else frozenset()
         self.statuses: Counter[str] = Counter()
         self.bad_reasons = Summary()
         self.failures = Summary()
@@ -141,9 +144,9 @@ class WindowWriter:
             self.statuses[row.status] += 1
             if row.status == "downloaded":
                 self.attachment_bytes += row.size or 0
-            if row.status == "failed":
+            if row.status in self._fatal:
                 self.failures.add(f"message {row.message_id}: {row.error}")
-            elif row.status in {"unlisted", "ambiguous"}:
+            elif row.status in UNAVAILABLE:
                 self.unavailable.add(f"message {row.message_id}: {row.error}")
 
     def _write_recipients(self) -> None:

@@ -86,7 +86,7 @@ def _rewrite(root: ObjectStoragePath, window: str, ids: list[int]) -> None:
             gone = pc.is_in(rows["message_id"], pc.cast(ids, rows["message_id"].type))
             if table == "attachments":
                 for uri in rows.filter(gone)["uri"].drop_null().to_pylist():
-                    remove(ObjectStoragePath(uri))
+                    remove(ObjectStoragePath(uri, conn_id=root.conn_id))
             kept = rows.filter(pc.invert(gone))
             target = stack.enter_context(staged(home / PART))
             pq.write_table(kept, target, compression="zstd")

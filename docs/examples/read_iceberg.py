@@ -11,14 +11,16 @@ from typing import Any
 
 # [START open]
 from pyiceberg.catalog import Catalog, load_catalog
+from sqlalchemy import URL
 
 
 def open_catalog(output_path: str) -> Catalog:
     """Open the catalog that is created by default."""
+    uri = URL.create("sqlite", database=f"{output_path}/catalog.db")
     return load_catalog(
         "default",
         type="sql",
-        uri=f"sqlite:///{output_path}/catalog.db",
+        uri=uri.render_as_string(),
         warehouse=f"{output_path}/warehouse",
     )
     # [END open]

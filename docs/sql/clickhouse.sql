@@ -1,44 +1,48 @@
 -- ClickHouse: views over the files in place, and tables that clickhouse_month.sql fills.
 -- On a server with S3, use s3('https://bucket.s3.amazonaws.com/mail/...', Parquet), not file(...).
 -- The views only include complete windows: those that have a manifest. mailbox, folder and window
--- come from the paths (use_hive_partitioning = 1, the default).
+-- are taken from the paths here, since use_hive_partitioning reads a login like 007 as a number. A
+-- filter on them opens no other files.
 CREATE DATABASE IF NOT EXISTS mail;
 
 CREATE OR REPLACE VIEW mail.lake_messages AS
 SELECT
-    * EXCEPT (mailbox, folder, window) REPLACE (assumeNotNull(date) AS date),
-    decodeURLComponent(toString(mailbox)) AS mailbox,
-    toInt64(folder) AS folder,
-    toString(window) AS window
+    * REPLACE (assumeNotNull(date) AS date),
+    decodeURLComponent(extract(_path, '/mailbox=([^/]*)/')) AS mailbox,
+    CAST(extract(_path, '/folder=([^/]*)/') AS Int64) AS folder,
+    extract(_path, '/window=([^/]*)/') AS window
 FROM file('/data/mail/messages/*/*/*/part-*.parquet', Parquet)
 WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (
     SELECT replaceRegexpOne(_path, '[^/]*$', '')
     FROM file('/data/mail/messages/*/*/*/_manifest.json', One)
-);
+)
+SETTINGS use_hive_partitioning = 0;
 
 CREATE OR REPLACE VIEW mail.lake_recipients AS
 SELECT
-    * EXCEPT (mailbox, folder, window),
-    decodeURLComponent(toString(mailbox)) AS mailbox,
-    toInt64(folder) AS folder,
-    toString(window) AS window
+    *,
+    decodeURLComponent(extract(_path, '/mailbox=([^/]*)/')) AS mailbox,
+    CAST(extract(_path, '/folder=([^/]*)/') AS Int64) AS folder,
+    extract(_path, '/window=([^/]*)/') AS window
 FROM file('/data/mail/recipients/*/*/*/part-*.parquet', Parquet)
 WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (
     SELECT replaceRegexpOne(_path, '[^/]*$', '')
     FROM file('/data/mail/recipients/*/*/*/_manifest.json', One)
-);
+)
+SETTINGS use_hive_partitioning = 0;
 
 CREATE OR REPLACE VIEW mail.lake_attachments AS
 SELECT
-    * EXCEPT (mailbox, folder, window),
-    decodeURLComponent(toString(mailbox)) AS mailbox,
-    toInt64(folder) AS folder,
-    toString(window) AS window
+    *,
+    decodeURLComponent(extract(_path, '/mailbox=([^/]*)/')) AS mailbox,
+    CAST(extract(_path, '/folder=([^/]*)/') AS Int64) AS folder,
+    extract(_path, '/window=([^/]*)/') AS window
 FROM file('/data/mail/attachments/*/*/*/part-*.parquet', Parquet)
 WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (
     SELECT replaceRegexpOne(_path, '[^/]*$', '')
     FROM file('/data/mail/attachments/*/*/*/_manifest.json', One)
-);
+)
+SETTINGS use_hive_partitioning = 0;
 
 CREATE TABLE IF NOT EXISTS mail.messages
 ENGINE = MergeTree

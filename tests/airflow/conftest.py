@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import redact
 
+from airflow_provider_r7mail.compat import redact
 from tests.airflow.support import SOURCE, Run, Runner, load
 
 

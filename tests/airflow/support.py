@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,7 +65,7 @@ def rows_of(lake: Path, table: str, select: str = "SELECT *") -> list[tuple[Any,
     return query(f"{select} FROM read_parquet('{files}', hive_partitioning=true)")
 
 
-def extract(root: Path, start: datetime, end: datetime | None = None, **options: Any) -> Any:
+def extract(root: Path | str, start: datetime, end: datetime | None = None, **options: Any) -> Any:
     """Extract a day, or another window, as a run with this data interval would."""
     context = {
         "data_interval_start": start,
@@ -73,3 +75,18 @@ def extract(root: Path, start: datetime, end: datetime | None = None, **options:
     given = {"folder": INBOX, "output_path": str(root), **options}
     operator: Any = R7MailToParquetOperator(task_id="extract", **given)
     return operator.execute(context)
+
+
+def rename_logins(tables: Path) -> list[str]:
+    """Give the only mailbox's tables to logins that look like numbers, and one that doesn't."""
+    logins = ["007", "7", "1001", "1e5", "ann"]
+    for table in tables.iterdir():
+        [home] = table.iterdir()
+        for login in logins:
+            shutil.copytree(home, table / f"mailbox={login}")
+        shutil.rmtree(home)
+    for path in tables.glob("*/*/*/*/_manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["mailbox"] = path.parts[-4].removeprefix("mailbox=")
+        path.write_text(json.dumps(manifest))
+    return logins

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED, SENT
-from tests.airflow.support import Run, Runner, query
+from tests.airflow.support import SOURCE, Run, Runner, extract, load, query, rename_logins
 from tests.browser import chromium
 
 MONDAY = datetime(2025, 6, 2, tzinfo=UTC)
@@ -116,6 +119,65 @@ def test_a_message_counts_once_wherever_it_was_moved(
     assert mart(lake, "attachment_types", "folder, type, files, bytes") == [
         (str(PROCESSED), "pdf", 1, 2)
     ]
+
+
+def test_different_mail_with_one_mime_id_all_counts(
+    server: Emulator, lake: Path, analyse: Analyse
+) -> None:
+    """A scanner that gives all its mail one Message-ID loses none, and files stay with theirs."""
+    for subject, hour in (("Scan", 1), ("Scan", 1), ("Scan", 2), ("Scan 2", 2), ("Scan", 25)):
+        server.mailbox.deliver(
+            date=MONDAY + hour * HOUR,
+            subject=subject,
+            mime_message_id="scan@example.org",
+            attachments=[("a.pdf", b"12", "application/pdf")],
+        )
+
+    assert analyse(MONDAY, MONDAY + DAY).state == "success"
+
+    assert mart(lake, "daily_volume", "sum(messages)") == [(5,)]
+    assert mart(lake, "attachment_types", "files") == [(5,)]
+
+
+def test_logins_of_digits_are_text(server: Emulator, lake: Path, analyse: Analyse) -> None:
+    """007, 7 and 1e5 are mailboxes of their own, as is one that isn't a number."""
+    server.mailbox.deliver(date=MONDAY, attachments=[("a.pdf", b"12", "application/pdf")])
+    analyse(MONDAY)
+    logins = rename_logins(lake / "tables")
+
+    assert analyse().state == "success"
+
+    for name in ("daily_volume", "busiest_hours", "unread_backlog", "attachment_types"):
+        assert mart(lake, name, "mailbox") == [(login,) for login in sorted(logins)]
+
+
+def test_tables_on_s3_are_read_once(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On S3 the tables are listed at once and each file is read once, with no look before it."""
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
+    moto.start()
+    url = "http://{}:{}".format(*moto.get_host_and_port())
+    extra = {"endpoint_url": url, "region_name": "us-east-1"}
+    connection = {"conn_type": "aws", "login": "testing", "password": "testing", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_S3_ANALYTICS", json.dumps(connection))
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    boto3.client("s3", **keys, **extra).create_bucket(Bucket="mail")
+    module = load("mail_analytics_tables", SOURCE / "mail_analytics_tables.py")
+    try:
+        for day in range(4):
+            server.mailbox.deliver(date=MONDAY + day * DAY, attachments=[("a.txt", b"1", "x/y")])
+            extract("s3://s3_analytics@mail/tables", MONDAY + day * DAY)
+        with caplog.at_level("INFO", logger="werkzeug"):
+            caplog.clear()
+            tables = module.read_tables("s3://s3_analytics@mail", [("attachments", ["size"])])
+        asked = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+    finally:
+        moto.stop()
+
+    assert [len(rows) for rows in tables.values()] == [4, 4]
+    assert len([line for line in asked if "list-type=2" in line]) == 2
+    assert len(asked) == 2 + 2 * 4, asked
 
 
 def test_unfinished_windows_are_left_out(server: Emulator, lake: Path, analyse: Analyse) -> None:

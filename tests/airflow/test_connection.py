@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.compat import Connection
-from airflow_provider_r7mail.connection import config_from_connection
+from airflow_provider_r7mail.connection import config_from_connection, secrets_of
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 
@@ -98,6 +98,15 @@ def test_tls_forms(extra: dict[str, Any], verify: object, cert: object) -> None:
     assert (config.verify, config.cert) == (verify, cert)
 
 
+@pytest.mark.parametrize("value", [False, "false", " False "])
+def test_a_connection_may_say_no_proxy(value: object) -> None:
+    """`proxy` false, also as the form's text, means no proxy, and has no secret to mask."""
+    settings = config_from_connection(connection({"proxy": value}))
+
+    assert settings.client.proxy is False
+    assert secrets_of(settings) == secrets_of(config_from_connection(connection()))
+
+
 @pytest.mark.parametrize(
     ("field", "values", "extra"),
     [
@@ -141,3 +150,23 @@ def test_wrong_fields_are_named(field: str, values: dict[str, Any], extra: Any) 
         config_from_connection(connection(extra, **values))
 
     assert "hidden-pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("time_out", "Did you mean 'timeout'?"),
+        ("verfy", "Did you mean 'verify'?"),
+        ("Folder", "Did you mean 'folders'?"),
+        ("max_retrys", "Did you mean 'max_retries'?"),
+        ("imap", "Known: folders, verify"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, nearest: str) -> None:
+    """A misspelt field of Extra is an error that names the nearest one, not ignored."""
+    with pytest.raises(R7MailConfigError, match=f"'mail': extra: .*{name!r}") as caught:
+        config_from_connection(connection({name: "hidden-pw"}))
+
+    assert nearest in str(caught.value)
+    assert "hidden-pw" not in str(caught.value)
+    assert config_from_connection(connection({name: None})).client.timeout == 60

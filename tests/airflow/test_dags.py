@@ -19,7 +19,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
-from tests.airflow.support import SOURCE, Runner, load, query, rows_of
+from tests.airflow.support import SOURCE, Runner, load, query, rename_logins, rows_of
 
 pytestmark = pytest.mark.slow
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if "with DAG(" in path.read_text())
@@ -358,6 +358,16 @@ def test_report_goes_to_everyone_on_the_list_once(
         assert "<td>example.org</td>\n      <td>2</td>\n      <td>1</td>" in message["HtmlBody"]
         assert "<script" not in message["HtmlBody"]
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in message["HtmlBody"]
+
+
+def test_report_counts_every_mailbox(server: Emulator, tables: Path, run_example: Runner) -> None:
+    """Logins 007, 7 and 1e5 are mailboxes of their own, next to one that isn't a number."""
+    logins = rename_logins(tables / "tables")
+
+    assert run_example("report_distribution", DAY + 6 * HOUR).state == "success"
+
+    file = tables / "reports" / "mail_of_2025-06-02.csv"
+    assert f"example.org,{2 * len(logins)},{len(logins)}" in file.read_text()
 
 
 @pytest.mark.parametrize("name", ["report_distribution", "mail_analytics"])

@@ -19,7 +19,8 @@ from airflow_provider_r7mail.compat import Asset, ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.schema import schema
-from airflow_provider_r7mail.lineage import storage_uri, storage_url
+from airflow_provider_r7mail.lake.storage import url_of
+from airflow_provider_r7mail.lineage import storage_uri
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 from tests.conftest import AIRFLOW_2, DAGS
 from tests.s3 import S3Server
@@ -303,6 +304,8 @@ def test_asset_events(server: Emulator, run_dag: Callable[[str], Any], tmp_path:
         "folder_id": 24,
         "files_downloaded": 1,
         "files_unchanged": 0,
+        "files_failed": 0,
+        "files_unavailable": 0,
         "path": f"file://{tmp_path}/files",
     }
     assert sorted(uris) == [f"file://{tmp_path}/lake/{name}" for name in ("messages", "recipients")]
@@ -313,10 +316,10 @@ def test_names_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Names have no connection in them, and can contain characters with a meaning in URIs."""
     path = ObjectStoragePath(f"file://{tmp_path}/a #1?%41/почта")
 
-    assert storage_url(path) == f"file://{tmp_path}/a #1?%41/почта"
+    assert url_of(path) == f"file://{tmp_path}/a #1?%41/почта"
     uri = storage_uri(path)
     assert uri == f"file://{tmp_path}/a%20%231%3F%2541/%D0%BF%D0%BE%D1%87%D1%82%D0%B0"
     assert Asset(uri=uri).uri == uri
     monkeypatch.setenv("AIRFLOW_CONN_S3_NAMES", '{"conn_type": "aws", "extra": {}}')
     inside = ObjectStoragePath("s3://s3_names@mail/lake") / "messages"
-    assert storage_uri(inside) == storage_url(inside) == "s3://mail/lake/messages"
+    assert storage_uri(inside) == url_of(inside) == "s3://mail/lake/messages"

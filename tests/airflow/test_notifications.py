@@ -156,7 +156,7 @@ class TestTask:
         assert [sent["HtmlBody"] for sent in server.mailbox.sent] == ["<p>one</p>", "<p>two</p>"]
 
     def test_a_template_in_a_file(self, server: Emulator, run_dag: RunDag) -> None:
-        """The body may be a template file next to the DAG."""
+        """The body may be a template file next to the DAG; the subject is never one."""
         run_dag("""
             from pathlib import Path
             from airflow.sdk import DAG, task
@@ -165,12 +165,13 @@ class TestTask:
             Path(__file__).with_name("alert.html").write_text("<p>{{ exception | e }}</p>")
             with DAG("in_a_file") as dag:
                 @task(on_failure_callback=R7MailNotifier(
-                    "ops@example.org", html_content="alert.html", throttle=None))
+                    "ops@example.org", "see log.txt", html_content="alert.html", throttle=None))
                 def t():
                     raise ValueError("<b>")
                 t()
         """)
 
+        assert subjects(server) == ["see log.txt"]
         assert [sent["HtmlBody"] for sent in server.mailbox.sent] == ["<p>&lt;b&gt;</p>"]
 
 
@@ -343,6 +344,136 @@ class TestDeadline:
 
         assert len(server.mailbox.sent) == 4
         assert min(shares) < 0.5
+
+
+class TestTemplates:
+    """A template that can't be rendered doesn't stop an alert."""
+
+    @pytest.mark.parametrize("way", ["called", "awaited"])
+    @pytest.mark.parametrize(
+        ("values", "error"),
+        [
+            ({"html_content": "{{ exception | e }}"}, "&#x27;exception&#x27; is undefined"),
+            ({"html_content": "{{ ds }}"}, "&#x27;ds&#x27; is undefined"),
+            ({"html_content": "{{ ds"}, "unexpected end of template"),
+            ({"html_content": "{{ 1 / 0 }}"}, "division by zero"),
+            ({"html_content": "Look into report.txt"}, "Look into report.txt"),
+            ({"html_content": "<b>missing.html"}, "&lt;b&gt;missing.html"),
+            ({"subject": "{{ no.such.thing }}"}, "&#x27;no&#x27; is undefined"),
+            ({"cc": "{{ no.such.thing }}"}, "&#x27;no&#x27; is undefined"),
+            ({"throttle_key": "{{ no.such.thing }}"}, "&#x27;no&#x27; is undefined"),
+        ],
+    )
+    def test_the_default_is_sent_with_the_error(
+        self,
+        server: Emulator,
+        logged: Callable[[], str],
+        values: dict[str, Any],
+        error: str,
+        way: str,
+    ) -> None:
+        """The alert is sent with the default text and the template's error, which the log names."""
+        if way == "called":
+            alert(**values)(dict(DEADLINE))
+        else:
+
+            async def wait() -> None:
+                await alert(**values, context=dict(DEADLINE))
+
+            asyncio.run(wait())
+
+        [sent] = server.mailbox.sent
+        assert sent["Subject"] == "Airflow: nightly: deadline missed"
+        assert "<td>scheduled__1</td>" in sent["HtmlBody"]
+        assert f"<li>{next(iter(values))}: " in sent["HtmlBody"]
+        assert error in sent["HtmlBody"]
+        assert f"{next(iter(values))} can't be rendered" in logged()
+        assert "report.txt" not in logged()
+
+    def test_in_a_callback_of_a_dag(self, server: Emulator, run_dag: RunDag) -> None:
+        """In a callback of a DAG, which may have no `exception`, the default text is sent."""
+        run_dag("""
+            from airflow.sdk import DAG, task
+            from airflow_provider_r7mail.notifications import R7MailNotifier
+
+            with DAG("no_exception", on_failure_callback=R7MailNotifier(
+                    "ops@example.org", html_content="{{ exception | e }}", throttle=None)) as dag:
+                @task
+                def t():
+                    raise ValueError
+                t()
+        """)
+
+        [sent] = server.mailbox.sent
+        assert "<th align='left'>Task</th><td>t</td>" in sent["HtmlBody"]
+        assert "{{ exception | e }}" in sent["HtmlBody"]
+
+    @pytest.mark.parametrize("subject", ["See report.txt", "{{ 'index' }}.html"])
+    def test_a_subject_is_never_a_file(self, server: Emulator, subject: str) -> None:
+        """A subject may end like a file."""
+        alert(subject=subject, html_content="x")(dict(DEADLINE))
+
+        assert subjects(server) == [subject.replace("{{ 'index' }}", "index")]
+        assert "rendered" not in server.mailbox.sent[0]["HtmlBody"]
+
+    @pytest.mark.parametrize(
+        ("template", "text"),
+        [("{{ 5 }}", "5"), ("{{ [1] }}", "[1]"), ("{{ none }}", "<td>native</td>")],
+    )
+    def test_native_rendering(self, server: Emulator, template: str, text: str) -> None:
+        """In a DAG that renders native objects, a number or a list is text; None is the default."""
+        dag = DAG("native", render_template_as_native_obj=True)
+
+        alert(html_content=template, subject=template)({"dag": dag})
+
+        assert text in server.mailbox.sent[0]["HtmlBody"]
+
+
+def dead_worker(number: int, retries: int) -> dict[str, Any]:
+    """What the DAG processor gives to a task's callbacks when the worker has died: no state."""
+    ti = {"task_id": "t", "try_number": number, "max_tries": retries, "map_index": -1}
+    return {"dag": DAG("d"), "ti": ti, "task": {"retries": 0}}
+
+
+@pytest.mark.parametrize(("number", "state"), [(1, "up_for_retry"), (2, "failed")])
+def test_a_dead_worker_has_a_state(server: Emulator, number: int, state: str) -> None:
+    """The alert about a task whose worker died says whether there will be another try."""
+    alert()(dead_worker(number, retries=1))
+
+    assert subjects(server) == [f"Airflow: d.t: {state}"]
+
+
+class TestHangingServer:
+    """A server that hangs costs an alert, but doesn't hold up what comes after it."""
+
+    @pytest.mark.parametrize("path", ["Login", "Send"])
+    @pytest.mark.parametrize("way", ["called", "awaited"])
+    def test_it_gives_up(
+        self,
+        server: Emulator,
+        logged: Callable[[], str],
+        monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        way: str,
+    ) -> None:
+        """The notifier stops waiting after its own limit, and the next alert is sent."""
+        monkeypatch.setattr("airflow_provider_r7mail.notifications.SEND_SECONDS", 1.0)
+        server.faults.append(Fault(path, kind="slow", seconds=5))
+        begun = time.monotonic()
+        if way == "called":
+            alert()(dict(DEADLINE))
+        else:
+
+            async def wait() -> None:
+                await alert(context=dict(DEADLINE))
+
+            asyncio.run(wait())
+        took = time.monotonic() - begun
+        alert(subject="next")(dict(DEADLINE))
+
+        assert took < 4
+        assert "no answer within 1 seconds" in logged()
+        assert "next" in subjects(server)
 
 
 class TestThrottle:
@@ -552,8 +683,8 @@ class TestFailure:
             ({"to": []}, "to: no address"),
             ({"throttle": "soon"}, "throttle: expected seconds"),
             ({"throttle": -1}, "throttle: expected seconds"),
-            ({"subject": "{{ no.such.thing }}"}, "the mail was not sent"),
-            ({"html_content": "missing.html"}, "the mail was not sent"),
+            ({"to": "{{ no.such.thing }}"}, "the mail was not sent"),
+            ({"r7mail_conn_id": "{{ no.such.thing }}"}, "the mail was not sent"),
             ({"r7mail_conn_id": "nowhere"}, "There is no Airflow connection 'nowhere'"),
         ],
     )

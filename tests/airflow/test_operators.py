@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_r7mail.compat import AirflowFailException
+from airflow_provider_r7mail.compat import AIRFLOW, AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
@@ -35,7 +35,7 @@ from airflow_provider_r7mail.operators import (
     R7MailMoveOperator,
     R7MailSendOperator,
 )
-from tests.conftest import AIRFLOW_2, CONNECTION, DAGS, DagResult
+from tests.conftest import CONNECTION, DAGS, DagResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -393,7 +393,7 @@ def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult]) -> None
 
 
 def test_templates_in_files(server: Emulator, run_dag: Callable[[str], DagResult]) -> None:
-    """The body may be a template file next to the DAG."""
+    """The body may be a template file next to the DAG; nothing else is taken for one."""
     result = run_dag("""
         from pathlib import Path
         from airflow.sdk import DAG
@@ -401,16 +401,27 @@ def test_templates_in_files(server: Emulator, run_dag: Callable[[str], DagResult
 
         Path(__file__).with_name("report.html").write_text("<p>{{ dag.dag_id }}</p>")
         with DAG("report") as dag:
-            R7MailSendOperator(task_id="send", to="a@b.ru", subject="s", html_content="report.html")
+            R7MailSendOperator(
+                task_id="send",
+                to=["{{ dag.dag_id }}@b.txt", "c@d.html"],
+                subject="{{ dag.dag_id }} is in prices.txt",
+                html_content="report.html",
+                links=["https://example.org/{{ dag.dag_id }}.html", {"url": "https://a.ru/b.txt"}],
+            )
     """)
 
     assert result.states == {"send": "success"}
-    assert server.mailbox.sent[0]["HtmlBody"].startswith('<p>report</p><div aria-hidden="true"')
+    [sent] = server.mailbox.sent
+    assert sent["Subject"] == "report is in prices.txt"
+    assert sent["To"] == ["report@b.txt", "c@d.html"]
+    assert "https://example.org/report.html" in sent["HtmlBody"]
+    assert "https://a.ru/b.txt" in sent["HtmlBody"]
+    assert sent["HtmlBody"].startswith("<p>report</p><ul>")
 
 
 # -- never twice, in a real Airflow ------------------------------------------------------------
 
-KEEPS_RECORDS = pytest.mark.skipif(AIRFLOW_2, reason="Airflow 3.3 has the task state store")
+KEEPS_RECORDS = pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow 3.3 has the task state store")
 HEAD = """
     from datetime import timedelta
     from airflow.sdk import DAG, task

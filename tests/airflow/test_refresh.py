@@ -12,9 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
+import pendulum
 import pyarrow.parquet as pq
 import pytest
 from airflow.timetables.interval import CronDataIntervalTimetable, DeltaDataIntervalTimetable
+from airflow.timetables.trigger import CronTriggerTimetable
 
 from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator, Fault
@@ -62,6 +64,43 @@ def deliver(server: Emulator, days: int, **fields: Any) -> list[int]:
 def dag(timetable: Any, start: datetime | None = None) -> dict[str, Any]:
     """Return a DAG as in a task's context."""
     return {"dag": SimpleNamespace(timetable=timetable, start_date=start)}
+
+
+BERLIN = pendulum.timezone("Europe/Berlin")
+FIXED: dict[str, Any] = {"timezone": BERLIN, "interval": timedelta(days=1)}
+
+
+@pytest.mark.parametrize(
+    ("timetable", "runs", "says"),
+    [
+        (CronTriggerTimetable("0 0 * * *", **FIXED), ["2025-10-26", "2025-10-27"], "is left out"),
+        (CronTriggerTimetable("0 0 * * *", **FIXED), ["2025-03-30", "2025-03-31"], "there twice"),
+        (CronTriggerTimetable("0 6 * * 1-5", **FIXED), ["2025-06-06", "2025-06-09"], "is left out"),
+        (CronDataIntervalTimetable("0 0 * * *", BERLIN), ["2025-10-26", "2025-10-27"], ""),
+        (CronDataIntervalTimetable("0 0 * * *", BERLIN), ["2025-03-30", "2025-03-31"], ""),
+        (CronDataIntervalTimetable("0 6 * * 1-5", BERLIN), ["2025-06-06", "2025-06-09"], ""),
+        (CronTriggerTimetable("0 0 * * *", **FIXED), ["2025-06-06", "2025-06-09"], ""),
+    ],
+)
+def test_windows_that_do_not_fit_together(
+    server: Emulator,
+    tmp_path: Path,
+    logged: Callable[[], str],
+    timetable: Any,
+    runs: list[str],
+    says: str,
+) -> None:
+    """A schedule that leaves out mail, or has it twice, is told in the log of the run that does."""
+    for day in runs:
+        hour = 6 if "6 " in str(timetable.summary) else 0
+        moment = datetime.fromisoformat(day).replace(hour=hour, tzinfo=BERLIN)
+        found = timetable.infer_manual_data_interval(run_after=pendulum.instance(moment))
+        assert "[docs: extract#the-schedule]" not in logged()
+        extract(tmp_path, found.start, found.end, context=dag(timetable))
+
+    text = logged()
+    assert says in text
+    assert ("[docs: extract#the-schedule]" in text) == bool(says)
 
 
 def test_changed_mail_is_right_within_the_windows(server: Emulator, tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_r7mail.compat import (
-    AIRFLOW,
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
@@ -29,6 +28,7 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.filters import FILTER_FIELDS
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
 from airflow_provider_r7mail.triggers import R7MailMessageTrigger, error_event, error_of
+from tests.conftest import AIRFLOW_2, AIRFLOW_3_0
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import DagResult
 
-AIRFLOW_2 = AIRFLOW < (3, 0)
-AIRFLOW_3_0 = AIRFLOW == (3, 0)
 CONNECTION = "AIRFLOW_CONN_R7MAIL_DEFAULT"
 MODES = ["poke", "deferrable"] if AIRFLOW_3_0 else ["poke", "reschedule", "deferrable"]
 
@@ -236,6 +234,20 @@ def test_timeout(server: Emulator, mode: str) -> None:
     """If the messages don't arrive in time, the sensor times out."""
     with pytest.raises(AirflowSensorTimeout):
         wait(mode, timeout=0.2)
+
+
+def test_polls_further_and_further_apart(server: Emulator) -> None:
+    """A deferred sensor takes `exponential_backoff` and `max_wait` as poke mode does."""
+
+    def polls(**values: Any) -> int:
+        server.requests.clear()
+        with pytest.raises(AirflowSensorTimeout):
+            wait("deferrable", timeout=2, poke_interval=0.05, **values)
+        return paths(server).count("Messages")
+
+    assert polls() > 15
+    assert polls(exponential_backoff=True) <= 8
+    assert 8 < polls(exponential_backoff=True, max_wait=timedelta(seconds=0.15)) <= 20
 
 
 def test_a_failing_server(server: Emulator, mode: str) -> None:

@@ -7,8 +7,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +22,14 @@ import pendulum
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_provider_r7mail.compat import AirflowFailException, ObjectStoragePath
+from airflow_provider_r7mail.compat import (
+    AirflowException,
+    AirflowFailException,
+    ObjectStoragePath,
+)
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailExtractError
+from airflow_provider_r7mail.lake.threads import STOP_SECONDS
 from airflow_provider_r7mail.transfers import (
     R7MailAttachmentsToObjectStorageOperator,
     R7MailToParquetOperator,
@@ -142,6 +152,30 @@ def test_in_a_dag(
         assert server.mailbox.password not in text
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_rendered_filters(
+    server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path, native: bool
+) -> None:
+    """Digits are text and dates, also with native rendering; a filter's None can't go unseen."""
+    server.mailbox.deliver(date=START, subject="Заказ 42")
+    result = run_dag(f"""
+        from airflow.sdk import DAG
+        from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+
+        params = {{"order": 42, "sender": None, "start": "20250601", "end": "20250602"}}
+        with DAG("rendered", params=params, render_template_as_native_obj={native}) as dag:
+            given = dict(folder=24, output_path="{tmp_path}", start="{{{{ params.start }}}}",
+                end="{{{{ params.end }}}}", subject="{{{{ params.order }}}}")
+            R7MailToParquetOperator(task_id="order", **given)
+            R7MailToParquetOperator(
+                task_id="sender", sender="{{{{ params.sender }}}}", **given
+            )
+    """)
+
+    assert result.states == {"order": "success", "sender": "success" if native else "failed"}
+    assert result.xcom("order")["messages"] == 1
+
+
 def test_logs_have_no_mail(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
     """Whatever fails, no mail, address or token ends up in the log."""
     secret: dict[str, Any] = {
@@ -189,14 +223,14 @@ def test_the_data_interval(server: Emulator, tmp_path: Path) -> None:
         {"task": None},
         {"data_interval_start": None, "data_interval_end": None},
         {"data_interval_start": START, "data_interval_end": START},
+        {"start": str(START), "end": "2025-06-01T03:00:00+03:00"},
     ],
 )
 def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, Any]) -> None:
     """An empty or missing interval is an error that names timetables with an interval."""
-    with pytest.raises(AirflowFailException, match="CronDataIntervalTimetable") as caught:
-        to_parquet(tmp_path, context)
+    with pytest.raises(AirflowFailException, match=r"interval.*CronDataIntervalTimetable"):
+        to_parquet(tmp_path, context, start=context.get("start"), end=context.get("end"))
 
-    assert "CronTriggerTimetable" in str(caught.value)
     assert server.requests == []
 
 
@@ -207,10 +241,23 @@ def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, A
         ({"start": "soon"}, "start: 'soon' is not a date"),
         ({"folder": "Счета"}, "there is no folder 'Счета'"),
         ({"output_path": ""}, "output_path: empty"),
+        ({"output_path": "s3:/bucket/mail"}, "output_path: .*Write s3://bucket/mail"),
+        ({"attachments_path": "data/x"}, "attachments_path: .*relative path"),
         ({"output_path": "gs://bucket/mail"}, r"no file system for gs://.*\[google\]"),
         ({"attachments_path": "foo://bucket"}, "attachments_path: no file system for foo://"),
+        ({"output_path": None}, "output_path: empty"),
+        ({"output_path": "None"}, 'output_path: got the text "None"'),
+        ({"output_path": Path("a")}, "output_path: expected text, got PosixPath"),
+        ({"attachments_path": "None"}, 'attachments_path: got the text "None"'),
+        ({"sender": "None"}, 'sender: got the text "None"'),
+        ({"table_format": "iceberg", "namespace": "None"}, 'namespace: got the text "None"'),
+        (
+            {"table_format": "iceberg", "catalog_properties": {"warehouse": "None"}},
+            'catalog_properties warehouse: got the text "None"',
+        ),
         ({"storage_conn_id": "nowhere", "output_path": "s3://b/m"}, "nowhere"),
         ({"output_path": "s3://nowhere@b/m"}, "nowhere"),
+        ({"output_path": "s3://bucket@account/m"}, "bucket.*before @.*abfs://connection@"),
         ({"output_path": "{tmp}/file/mail"}, "can't be written"),
         ({"tables": ["mail"]}, "tables: mail"),
         ({"columns": ["sender"]}, "columns: messages has no sender"),
@@ -230,15 +277,34 @@ def test_what_cannot_work(
         for name, value in options.items()
     }
     with pytest.raises(AirflowFailException, match=error):
-        to_parquet(**{"root": tmp_path / "out", **rename(options)})
+        to_parquet(tmp_path, **{"output_path": str(tmp_path / "out"), **options})
 
     assert calls(server, "Messages") == 0
     assert not (tmp_path / "out").exists()
 
 
-def rename(options: dict[str, Any]) -> dict[str, Any]:
-    """Rename the output path to `root`."""
-    return {("root" if name == "output_path" else name): v for name, v in options.items()}
+def test_a_login_that_is_too_long(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login too long for a folder's name is an error before anything is read, with ways out."""
+    fields = {**json.loads(server.connection()), "login": "я" * 50 + "@пример.рф"}
+    monkeypatch.setenv(CONNECTION, json.dumps(fields))
+
+    with pytest.raises(AirflowFailException, match=r"folder name of 3.. bytes.*shorter login"):
+        to_parquet(tmp_path / "out")
+    assert server.requests == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_name_that_is_no_text(server: Emulator, tmp_path: Path) -> None:
+    """A file whose name holds half a surrogate pair is listed as failed, with the way out."""
+    file = {"FileName": "a\ud83d.txt", "Size": 1}
+    server.mailbox.deliver(
+        date=START, attachments=[("b.txt", b"x", "x/y")], fields={"Attachments": [file]}
+    )
+    for run in (attachments, to_parquet):
+        with pytest.raises(R7MailAttachmentError, match="Open the message in the web client"):
+            run(tmp_path / "lake", attachments_path=str(tmp_path / "files"))
 
 
 def test_a_wrong_password(
@@ -302,6 +368,7 @@ def test_filters_reach_the_server(server: Emulator, tmp_path: Path) -> None:
 
 def test_bad_messages(server: Emulator, tmp_path: Path) -> None:
     """A message that the tables can't hold fails the task for good, or is only quarantined."""
+    server.mailbox.deliver(date=START)
     server.mailbox.deliver(fields={"Date": "soon"})
     server.readings = Readings(undated="always")
 
@@ -353,6 +420,39 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
     assert "\\u0000" not in json.dumps(found)
 
 
+def test_attachments_that_the_server_cannot_give(
+    server: Emulator, tmp_path: Path, logged: Callable[[], str]
+) -> None:
+    """Files that the API can't tell apart or doesn't name fail the task if I ask for that.
+
+    Otherwise the result and the log say so. Files that nobody wants don't count.
+    """
+    twins = [("a.csv", b"1", "x/y"), ("a.csv", b"2", "x/y"), ("b.csv", b"3", "x/y")]
+    one = server.mailbox.deliver(date=START, attachments=twins)
+    two = server.mailbox.deliver(
+        date=START, fields={"HasAttachments": True, "Attachments": []}, attachments=[]
+    )
+    files_path: dict[str, Any] = {"attachments_path": f"{tmp_path}/files"}
+    files_path["attachment_pattern"] = "*.csv"
+    strict: dict[str, Any] = {"on_attachment_error": "fail_on_missing"}
+
+    found = attachments(tmp_path)
+    assert sorted((item["message_id"], item["status"]) for item in found) == sorted(
+        [(one, "ambiguous"), (one, "ambiguous"), (one, "downloaded"), (two, "unlisted")]
+    )
+    assert "2 ambiguous" in logged()
+    with pytest.raises(R7MailAttachmentError, match=rf"3 of 4 .*\[{one}, {two}\]"):
+        attachments(tmp_path, **strict)
+    with pytest.raises(R7MailAttachmentError, match="3 of 4"):
+        to_parquet(tmp_path / "lake", **files_path, **strict)
+    assert to_parquet(tmp_path / "lake", **files_path)["attachments"]["ambiguous"] == 2
+    assert to_parquet(tmp_path / "lake", **strict)["messages"] == 2, "not asked to copy any"
+    kept = attachments(tmp_path, message_ids=[one], attachment_pattern="b*", **strict)
+    assert [item["status"] for item in kept] == ["skipped", "skipped", "unchanged"]
+    with pytest.raises(AirflowFailException, match="on_attachment_error: 'recrod'"):
+        attachments(tmp_path, on_attachment_error="recrod")
+
+
 @pytest.mark.slow
 def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both operators write to S3, with the connection as a parameter or in the URL."""
@@ -390,14 +490,119 @@ def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len([key for key in keys_found if key.startswith("lake/")]) == 6
 
 
-def test_relative_and_odd_paths(
-    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class AlarmError(BaseException):
+    """What the alarm of `execution_timeout` raises, in place of Airflow's own."""
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise an exception after a time, as Airflow does for `execution_timeout`."""
+
+    def ring(*_: Any) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_time_out_is_never_lost(server: Emulator, tmp_path: Path) -> None:
+    """Whatever a busy extract does when its time is up, it stops and leaves nothing behind."""
+    for number in range(3_000):
+        server.mailbox.deliver(
+            date=START + timedelta(seconds=number), attachments=[("a", b"x", "")]
+        )
+    for place in range(20):
+        output = tmp_path / str(place)
+        with pytest.raises(AlarmError), alarm(0.2 + place * 0.05):
+            to_parquet(output, attachments_path=f"{output}/files", page_size=20)
+        assert not list(output.rglob("_manifest.json"))
+        assert not [path for path in output.rglob("*") if path.name.startswith("_staged")]
+
+
+class HangingS3(BaseHTTPRequestHandler):
+    """An empty S3 that takes no objects: it never answers."""
+
+    protocol_version = "HTTP/1.1"
+    put = threading.Event()
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        """List nothing."""
+        empty = (
+            b"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated></ListBucketResult>"
+        )
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(empty)))
+        self.end_headers()
+        self.wfile.write(empty)
+
+    def do_HEAD(self) -> None:
+        """Have nothing."""
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        """Hang."""
+        self.put.set()
+        self.over.wait(60)
+
+    do_POST = do_DELETE = do_PUT  # noqa: N815 - the names that the base class looks for
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_storage_that_hangs(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, kill: bool
 ) -> None:
-    """A path can be relative, and can contain characters with a meaning in URLs."""
-    monkeypatch.chdir(tmp_path)
+    """A time-out or a kill ends a task in seconds, even if its storage never answers."""
+    server.mailbox.deliver(date=START)
+    HangingS3.put, HangingS3.over = threading.Event(), threading.Event()
+    s3 = ThreadingHTTPServer(("127.0.0.1", 0), HangingS3)
+    threading.Thread(target=s3.serve_forever, daemon=True).start()
+    extra = {"endpoint_url": f"http://127.0.0.1:{s3.server_port}", "region_name": "us-east-1"}
+    keys = {"login": "testing", "password": "testing"}
+    connection = json.dumps({"conn_type": "aws", **keys, "extra": extra})
+    monkeypatch.setenv(f"AIRFLOW_CONN_S3_HANGS_{kill}".upper(), connection)
+    given: dict[str, Any] = {"output_path": f"s3://s3_hangs_{kill}@b/lake".lower(), **DAY}
+    operator = R7MailToParquetOperator(task_id="extract", folder=24, **given)
+
+    def kill_it() -> None:
+        HangingS3.put.wait()
+        operator.on_kill()
+
+    began = time.monotonic()
+    try:
+        if kill:
+            threading.Thread(target=kill_it, daemon=True).start()
+            with pytest.raises(AirflowException, match="did not respond within"):
+                operator.execute({})
+        else:
+            with pytest.raises(AlarmError), alarm(3):
+                operator.execute({})
+        assert HangingS3.put.is_set()
+        assert time.monotonic() - began < 3 + STOP_SECONDS + 5
+    finally:
+        HangingS3.over.set()
+        s3.shutdown()
+        s3.server_close()
+        for thread in threading.enumerate():
+            if thread.name == "r7mail-loop":
+                thread.join(60)
+
+
+def test_odd_paths(server: Emulator, tmp_path: Path) -> None:
+    """A path can contain characters with a meaning in URLs."""
     server.mailbox.deliver(date=START)
 
-    for root in ("out/a #1?%41", f"file://{tmp_path}/b"):
+    for root in (f"{tmp_path}/out/a #1?%41", f"file://{tmp_path}/b"):
         to_parquet(root)
     for place in ("out/a #1?%41", "b"):
         path = tmp_path / place / "messages" / WINDOW / "part-00000.parquet"

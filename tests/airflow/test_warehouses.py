@@ -22,7 +22,7 @@ import pytest
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
-from tests.airflow.support import DAY, JUNE, Runner, extract
+from tests.airflow.support import DAY, JUNE, Runner, extract, rename_logins
 
 pytestmark = pytest.mark.slow
 SQL = Path(__file__).parents[2] / "docs/sql"
@@ -380,8 +380,70 @@ def test_postgres_without_tables(lake: Path, warehouse: Ask, run_example: Runner
 # -- all of them ------------------------------------------------------------------------------
 
 
-def make_view(ask: Ask, root: Path, messages: str) -> Ask:
-    """Create the view of a relation in its schema, and return a function to query it."""
+@pytest.fixture
+def digits(mail: Path) -> list[str]:
+    """Logins of the tables, most of which look like numbers."""
+    return sorted(rename_logins(mail))
+
+
+def logins(ask: Ask, schema: str) -> list[str]:
+    """Return the logins that an engine sees; each must be in all tables."""
+    messages, recipients, attachments = (
+        [login for (login,) in ask(f"SELECT DISTINCT mailbox FROM {schema}{table} ORDER BY 1")]
+        for table in TABLES
+    )
+    assert messages == recipients == attachments
+    return messages
+
+
+def test_logins_of_digits_are_text_in_duckdb(mail: Path, digits: list[str], duck: Ask) -> None:
+    """007, 7 and 1e5 are mailboxes of their own, as is one that isn't a number."""
+    assert logins(duck, "") == digits
+    shutil.rmtree(mail / "messages/mailbox=ann")
+    assert duck("SELECT DISTINCT mailbox FROM messages WHERE mailbox LIKE '0%'") == [("007",)]
+
+
+def test_logins_of_digits_are_text_in_clickhouse(
+    mail: Path, digits: list[str], clickhouse: Ask
+) -> None:
+    """007, 7 and 1e5 are mailboxes of their own; a filter on one opens no files of others."""
+    load_month(clickhouse, mail, "202506")
+
+    assert logins(clickhouse, "mail.lake_") == logins(clickhouse, "mail.") == digits
+    for part in mail.glob("*/mailbox=ann/*/*/part-*.parquet"):
+        part.write_text("not Parquet")
+    assert clickhouse("SELECT count() FROM mail.lake_messages WHERE mailbox = '007'") == [(4,)]
+
+
+def test_logins_of_digits_are_text_in_postgres(
+    digits: list[str], load: Callable[[], Any], warehouse: Ask
+) -> None:
+    """007, 7 and 1e5 are mailboxes of their own."""
+    load()
+
+    assert logins(warehouse, "mail.") == digits
+
+
+def test_logins_of_digits_are_text_in_pandas(mail: Path, digits: list[str]) -> None:
+    """What the page says about pandas is right."""
+    page = (SQL.parent / "en/warehouses.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(import pandas.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("/data/mail", str(mail)), names)
+
+    assert sorted(set(names["messages"]["mailbox"].astype(str))) == digits
+
+
+def latest(request: pytest.FixtureRequest, root: Path, engine: str) -> Ask:
+    """Load the tables into an engine, and return a function to query the view there."""
+    if engine == "postgres":
+        request.getfixturevalue("load")()
+    fixture, messages = {
+        "duckdb": ("duck", "main.messages"),
+        "clickhouse": ("clickhouse", "mail.lake_messages"),
+        "postgres": ("warehouse", "mail.messages"),
+    }[engine]
+    ask = request.getfixturevalue(fixture)
     schema = messages.rpartition(".")[0]
     words = {"VIEW latest": f"VIEW {schema}.latest", "FROM messages": f"FROM {messages}"}
     [statement] = statements("latest_messages.sql", root, **words)
@@ -389,7 +451,49 @@ def make_view(ask: Ask, root: Path, messages: str) -> Ask:
     return lambda sql: ask(sql.format(f"{schema}.latest_messages"))
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "clickhouse", "postgres"])
+engines = pytest.mark.parametrize("engine", ["duckdb", "clickhouse", "postgres"])
+
+
+@engines
+def test_the_view_keeps_different_mail_with_one_mime_id(
+    server: Emulator, mail: Path, request: pytest.FixtureRequest, engine: str
+) -> None:
+    """Scanners that give all their mail one Message-ID lose none: not in a folder, nor across."""
+    scan: dict[str, Any] = {
+        "mime_message_id": "scan@example.org",
+        "date": JUNE + 3 * HOUR,
+        "subject": "Scan",
+        "sender": "scanner@example.org",
+    }
+    box = server.mailbox
+    alike = [box.deliver(**scan) for _ in range(2)]
+    changes: list[dict[str, Any]] = [
+        {"date": scan["date"] + DAY},
+        {"date": scan["date"] + HOUR},
+        {"subject": "Scan 2"},
+        {"sender": "b@example.org"},
+    ]
+    here = [box.deliver(**{**scan, **change}) for change in changes[:2]]
+    there = [box.deliver(folder=PROCESSED, **{**scan, **change}) for change in changes[2:]]
+    for folder in (INBOX, PROCESSED):
+        for day in (0, 1):
+            extract(mail, JUNE + day * DAY, folder=folder)
+    box.move(INBOX, alike[:1], PROCESSED)
+    extract(mail, JUNE, folder=PROCESSED)
+
+    view = latest(request, mail, engine)
+
+    assert sorted(
+        view("SELECT message_id, folder FROM {} WHERE mime_message_id = 'scan@example.org'")
+    ) == sorted(
+        [
+            *((number, PROCESSED) for number in (alike[0], *there)),
+            *((number, INBOX) for number in (alike[1], *here)),
+        ]
+    )
+
+
+@engines
 def test_the_view_of_latest_messages(
     server: Emulator, mail: Path, request: pytest.FixtureRequest, engine: str
 ) -> None:
@@ -397,13 +501,7 @@ def test_the_view_of_latest_messages(
     moved, *rest = [number for (number,) in ids(server)]
     server.mailbox.move(INBOX, [moved], PROCESSED)
     extract(mail, JUNE, folder=PROCESSED)
-    if engine == "duckdb":
-        view = make_view(request.getfixturevalue("duck"), mail, "main.messages")
-    elif engine == "clickhouse":
-        view = make_view(request.getfixturevalue("clickhouse"), mail, "mail.lake_messages")
-    else:
-        request.getfixturevalue("load")()
-        view = make_view(request.getfixturevalue("warehouse"), mail, "mail.messages")
+    view = latest(request, mail, engine)
 
     folders: dict[str, int] = dict(view("SELECT subject, folder FROM {} WHERE subject IS NOT NULL"))
 

@@ -99,6 +99,19 @@ def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
     assert "\x1b" not in said
 
 
+def test_extract_copies_the_attachments_that_match(server: Emulator, tmp_path: Path) -> None:
+    """Attachments can be chosen by several patterns."""
+    names = ("a.txt", "b.csv", "c.pdf", "d.exe")
+    files = [Attachment(name, b"hello", "text/plain") for name in names]
+    server.mailbox.deliver(date=JUNE, attachments=files)
+    patterns = ("--attachment-pattern=*.{txt,csv}", "--attachment-pattern=^c")
+
+    extract(server, tmp_path / "out", f"--attachments={tmp_path}/files", *patterns)
+
+    copied = [path.name for path in (tmp_path / "files").rglob("*.*") if path.is_file()]
+    assert sorted(copied) == ["a.txt", "b.csv", "c.pdf"]
+
+
 def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
     """A second run of a window replaces the first."""
     server.mailbox.deliver(date=JUNE)
@@ -118,7 +131,8 @@ def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
         (["--start=tomorrow"], "'tomorrow' is not a date"),
         (["--url=mail.example.org"], "--url: give the server's URL"),
         (["--page-size=0"], "page_size"),
-        (["--output=nowhere://x"], "--output: no file system for 'nowhere://x'"),
+        (["--output=nowhere://x"], "--output: no file system for nowhere://"),
+        (["--output=s3:/bucket/x"], "Write s3://bucket/x."),
         (["--output=/dev/null/x"], "can't be written"),
         (["--ca=/nowhere.pem"], "no certificate could be read"),
     ],
@@ -138,6 +152,20 @@ def test_a_wrong_password_is_tried_once(server: Emulator, tmp_path: Path) -> Non
 
     assert said.startswith("1: Error: ")
     assert server.logins == 1
+
+
+def test_extract_on_windows() -> None:
+    """On Windows the error says what is missing there, and what to use instead."""
+    code = (
+        "import sys; from airflow_provider_r7mail import cli; import typer, rich; "
+        "sys.platform = 'win32'; "
+        "from airflow_provider_r7mail.cli.extract import extract; "
+        "extract('http://127.0.0.1:1', 'a', 1, '2025-06-01', '2025-06-02', 'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stderr.startswith("Error: Extracts and attachments need Linux or macOS")
+    assert "ModuleNotFoundError" not in done.stderr
 
 
 def test_extract_needs_a_password() -> None:

@@ -356,10 +356,10 @@ def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [("5", 5), ("null", None), ('"5"', None), ("true", None), ("1.5", None)],
+    [("5", 5), ("null", None), ('"5"', 5), ('"many"', None), ("true", None), ("1.5", None)],
 )
 def test_count_is_a_number_or_unknown(count: str, expected: int | None) -> None:
-    """`Count` is a number, or unknown (R2, R20)."""
+    """`Count` is a number, also as text, or unknown (R2, R20)."""
     assert calls.parse_page(b'{"Items": null, "Count": %b}' % count.encode()).count == expected
     assert calls.parse_page(b'\xef\xbb\xbf{"Items": []}').count is None
 

@@ -59,7 +59,7 @@ def fill(mailbox: Mailbox, count: int = 120) -> None:
             to=[f"{SECRET}@example.org"],
             date=date,
             was_read=number % 2 == 0,
-            labels=[3] if number % 10 == 0 else None,
+            labels=[3, 5][: 1 + number % 4 // 2] if number % 10 == 0 else None,
             attachments=[Attachment(f"{SECRET}.txt", b"12345", "text/plain")]
             if number % 5 == 0
             else (),
@@ -114,6 +114,12 @@ class TestReadings:
         [
             *[({"sort_one": value}, "sort_one", value) for value in ("ascending", "descending")],
             *[({"count": value}, "count", value) for value in ("all", "page")],
+            *[({"count": value}, "count", "other") for value in ("folder", "unread")],
+            *[({"count_form": v}, "count_form", v) for v in ("number", "text", "null")],
+            ({"names": "documented"}, "names", "documented"),
+            ({"names": "camel"}, "names", "other"),
+            ({"row_per_label": False}, "ids", "unique"),
+            ({"row_per_label": True}, "ids", "twice"),
             ({"page_cap": None}, "page_cap", "none seen"),
             *[({"page_cap": value}, "page_cap", value) for value in (1, 2, 3, 20, 50, 100)],
             *[({"start_inclusive": v}, "start_inclusive", v) for v in (True, False)],
@@ -535,6 +541,19 @@ class TestOutside:
 
         assert report[key].level == "outside", report[key]
         assert report.result == "outside the contract"
+
+    @pytest.mark.parametrize("cap", [None, 10])
+    @pytest.mark.parametrize("count", [5, 120])
+    def test_an_ignored_offset(self, server: Emulator, cap: int | None, count: int) -> None:
+        """If offset has no effect, that is what is said; a calm folder isn't blamed."""
+        fill(server.mailbox, count)
+        server.readings = Readings(ignore_offset=True, page_cap=cap)
+
+        report = run(server)
+
+        assert report["offset"].reading == "ignored"
+        assert "offset has no effect" in report["page_cap"].says
+        assert [finding for finding in report.findings if "changed" in finding.says] == []
 
     def test_bounds_of_another_zone(self, server: Emulator) -> None:
         """A server that takes the bounds for another time zone violates the contract (R4)."""

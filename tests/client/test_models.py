@@ -94,7 +94,12 @@ def test_was_read_is_true_false_or_both(value: bool | str | None, expected: bool
         ({"labels": "important"}, "labels: expected a list of ids"),
         ({"labels": [1.5]}, "labels: item 0 is float 1.5"),
         ({"start": "soon"}, "start: 'soon' is not a date"),
-        ({"end": 20250601}, "end: expected a datetime"),
+        ({"start": "None"}, 'start: got the text "None"'),
+        ({"sender": "None"}, 'sender: got the text "None", which a template makes'),
+        ({"subject": ["a"]}, "subject: expected text, got list"),
+        ({"query": True}, "query: expected text, got bool"),
+        ({"body": b"a"}, "body: expected text, got bytes"),
+        ({"end": [20250601]}, "end: expected a datetime"),
         ({"start": "2025-06-02", "end": "2025-06-01"}, "The window ends at 2025-06-01"),
     ],
 )
@@ -102,6 +107,16 @@ def test_a_wrong_filter_is_named(wrong: dict[str, Any], message: str) -> None:
     """An invalid filter is an error before anything is sent."""
     with pytest.raises(R7MailConfigError, match=f"^{message}"):
         MessageFilter.build(**wrong)
+
+
+def test_numbers_that_native_rendering_makes() -> None:
+    """A template that renders to digits gives a number, which is taken as its text."""
+    rendered: dict[str, Any] = {"query": np.int64(7), "sender": 12, "subject": 1.5}
+    rendered |= {"start": 20250601, "end": np.int64(20250602)}
+    criteria = MessageFilter.build(**rendered)
+
+    assert (criteria.query, criteria.sender, criteria.subject) == ("7", "12", "1.5")
+    assert criteria.window == Window(JUNE_1, JUNE_2)
 
 
 @pytest.mark.parametrize(

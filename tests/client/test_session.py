@@ -14,7 +14,7 @@ import time
 import traceback
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
-from tests.wire import TOKEN, Certificates, Proxy, Request, Wire
+from tests.wire import TOKEN, Certificates, Proxy, Request, Wire, free_port
 from tests.wire import reply as _reply
 
 T = TypeVar("T")
@@ -109,18 +109,16 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @asynccontextmanager
-async def _opened(
-    kind: Kind, server: str | Any, *, on_token: Callable[[str], None] | None = None, **options: Any
-) -> AsyncIterator[Session]:
+async def _opened(kind: Kind, server: str | Any, **options: Any) -> AsyncIterator[Session]:
     url = server if isinstance(server, str) else server.url
     defaults: dict[str, Any] = {"login": "user_test", "password": "TestPassword"}
     defaults |= {"backoff": 0.01, "max_retries": 2}
     config = ClientConfig(url=url, **(defaults | options))
     if kind == "sync":
-        with Client(config, on_token=on_token) as client:
+        with Client(config) as client:
             yield Session(client)
     else:
-        async with AsyncClient(config, on_token=on_token) as aclient:
+        async with AsyncClient(config) as aclient:
             yield Session(aclient)
 
 
@@ -146,6 +144,23 @@ def _patience(fault: Fault) -> float:
 
 
 # What goes well.
+
+
+async def test_answers_may_be_in_camel_case(kind: Kind, server: Emulator) -> None:
+    """After an upgrade to camelCase answers, everything is read as before (R42)."""
+    server.mailbox.deliver(sender="a@example.org", attachments=[Attachment("a.txt", b"data")])
+    call = calls.list_messages(
+        INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=calls.parse_page
+    )
+    async with _opened(kind, server) as session:
+        before = await session.send(call)
+    server.readings = Readings(names="camel")
+    async with _opened(kind, server) as session:
+        assert await session.send(call) == before
+        assert (await session.send(SEND)).subject == "Quarterly secret"
+        assert await session.send(MARK) is True
+
+    assert len(before.rows) == before.count == 2
 
 
 async def test_each_call_does_what_it_says(kind: Kind, server: Emulator) -> None:
@@ -235,17 +250,37 @@ async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any])
     assert 1 <= took < 3  # one at a time: 3 and more
 
 
-async def test_a_token_is_told_before_it_is_used(kind: Kind, server: Emulator) -> None:
-    """Airflow can mask a token before a request could log it."""
-    told = []
+async def test_a_log_has_no_tokens(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    """At any level, of any library, neither the token nor the login's cookie is in the log."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore", "aiohttp", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    answers = iter([_reply(status="500 x"), None])
+    with Wire(lambda _: next(answers, _reply())) as wire:
+        async with _opened(kind, wire) as session:
+            assert await session.send(MARK) is True
+            with suppress(R7MailSendUnclearError):
+                await session.send(SEND)
 
-    def on_token(token: str) -> None:
-        told.append((token, len(server.requests)))
+    assert "Login" in caplog.text
+    assert [secret for secret in (TOKEN, "node=login") if secret in caplog.text] == []
 
-    async with _opened(kind, server, on_token=on_token) as session:
-        await session.send(MARK)
 
-    assert [(bool(token), count) for token, count in told] == [(True, 1)]
+async def test_all_calls_carry_the_same_cookies(kind: Kind) -> None:
+    """Behind a balancer, Send reaches the node that has my login, and its cookies hold, too."""
+
+    def answer(request: Request) -> bytes:
+        return _reply("true", f"Set-Cookie: node=n{len(wire.calls)}; Path=/")
+
+    with Wire(answer) as wire:
+        async with _opened(kind, wire, max_retries=0) as session:
+            each: list[Call[Any]] = [MARK, SEND, MARK, SEND]
+            for call in each:
+                with suppress(R7MailSendUnclearError):
+                    await session.send(call)
+
+    cookies = [request.headers.get("cookie") for request in wire.calls]
+    assert cookies == ["node=login", "node=n1", "node=n2", "node=n3"]
 
 
 # Retries (R16, R23).
@@ -378,6 +413,10 @@ PAGE = "<html>Sign in</html>"
         Fault("Send", status=502, body=PAGE, after_acting=True),
         Fault("Send", status=503, headers={"Retry-After": "1"}, after_acting=True),
         Fault("Send", status=504, after_acting=True),
+        *(
+            Fault("Send", status=status, after_acting=True)
+            for status in (302, 304, 402, 404, 407, 408, 409, 410, 412, 421, 422, 425, 451, 499)
+        ),
         Fault("Send", status=520, after_acting=True),
         Fault("Send", kind="answer", answer=None, after_acting=True),
     ],
@@ -398,7 +437,7 @@ async def test_a_send_that_may_have_worked_is_not_repeated(
     assert caught.value.path == "/api/v1/email/Send"
 
 
-@pytest.mark.parametrize("status", [302, 400, 403, 404, 405, 406])
+@pytest.mark.parametrize("status", [400, 403, 405, 406, 413, 415])
 async def test_a_refused_send_is_told_as_refused(kind: Kind, server: Emulator, status: int) -> None:
     """A message that the server certainly didn't accept is not called unclear."""
     server.faults.append(Fault("Send", status=status))
@@ -617,6 +656,28 @@ async def test_a_proven_password_outlives_a_500(kind: Kind, server: Emulator) ->
     assert _count(server, "Login") == 3
 
 
+@pytest.mark.parametrize(
+    ("data", "came"),
+    [
+        ({"Response": {"Data": {"State": "Login", "Keys": {"Token": "s3cret"}}}}, "State, Keys"),
+        ({"error": "s3cret", "anna@example.org": 1}, "error"),
+        ({"Response": {"Data": {"Tokens": {"Bearer": "s3cret"}}}}, "Bearer"),
+    ],
+)
+async def test_a_login_of_another_shape_names_its_keys(
+    kind: Kind, server: Emulator, data: Any, came: str
+) -> None:
+    """If a login's response lacks a key, the error names those that came, and nothing else."""
+    server.faults.append(Fault("Login", kind="answer", answer=data, times=None))
+    async with _opened(kind, server) as session:
+        with pytest.raises(R7MailAuthError, match=f"the keys that came: {came} ") as caught:
+            await session.send(MARK)
+
+    assert "Check Login and Password" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert _count(server, "Login") == 1
+
+
 # Answers (R15, R16).
 
 
@@ -647,13 +708,15 @@ async def test_an_error_body_may_hold_anything(kind: Kind, server: Emulator, bod
 @pytest.mark.parametrize("call", [MARK, SEND, calls.download_attachment(INBOX, 1, "a.txt")])
 async def test_a_redirect_is_not_followed(kind: Kind, server: Emulator, call: Call[Any]) -> None:
     """A redirect to a proxy's login page is an error; the token isn't sent there (R16)."""
+    # Whatever redirects may have acted before: see test_a_refused_send.
+    error = R7MailSendUnclearError if call is SEND else R7MailProxyError
     with Wire() as elsewhere:
         headers = {"Location": f"{elsewhere.url}/sign-in"}
         for status in (301, 302, 303, 307, 308):
             server.faults.append(Fault(call.path, status=status, headers=headers))
         async with _opened(kind, server) as session:
             for _ in range(5):
-                with pytest.raises(R7MailProxyError, match="something in front"):
+                with pytest.raises(error, match="something in front"):
                     await session.send(call)
 
         assert elsewhere.requests == []
@@ -1155,8 +1218,71 @@ def test_a_certificate_that_cannot_be_read_is_told(
     }
     config = ClientConfig(url="https://x", login="l", password="p", **options)
 
-    with pytest.raises(R7MailConfigError, match="verify or cert of the connection"):
+    with pytest.raises(R7MailConfigError) as caught:
         config.ssl_context()
+
+    [(field, value)] = options.items()
+    assert str(caught.value).startswith(f"{field} of the connection: no certificate could be read")
+    assert (value if isinstance(value, str) else ",".join(value)) in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_file_of_two_is_named(certificates: Certificates, missing: int) -> None:
+    """If the certificate or the key is missing, the error names that file and its field."""
+    cert = [certificates.path("client-cert"), certificates.path("client-key")]
+    cert[missing] = "/nowhere/file.pem"
+    config = ClientConfig(url="https://x", login="l", password="p", cert=(cert[0], cert[1]))
+
+    with pytest.raises(R7MailConfigError, match=r"^cert of .* from '/nowhere/file\.pem'.*No such"):
+        config.ssl_context()
+
+
+def test_a_client_certificate_in_der_says_how_to_convert_it(certificates: Certificates) -> None:
+    """A client certificate that isn't PEM is an error that says how to make it PEM."""
+    path = str(certificates.folder / "client.der")
+    config = ClientConfig(url="https://x", login="l", password="p", cert=path)
+
+    with pytest.raises(R7MailConfigError, match=r"client\.der.*openssl x509 -inform der"):
+        config.ssl_context()
+
+
+async def test_an_authority_may_be_given_in_der(kind: Kind, certificates: Certificates) -> None:
+    """`verify` takes the DER file that an administrator exports as .cer."""
+    with Wire(tls=certificates.server()) as wire:
+        async with _opened(kind, wire, verify=str(certificates.folder / "ca.der")) as session:
+            assert await session.send(MARK) is True
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"expired": True}, r"verified: certificate has expired .*Renew it on the server"),
+        ({"host": "10.1.2.3"}, r"verified: IP address mismatch.*127\.0\.0\.1.*Set Host"),
+    ],
+    ids=["expired", "another host"],
+)
+async def test_a_refused_certificate_comes_with_its_reason(
+    kind: Kind, certificates: Certificates, made: dict[str, Any], reason: str
+) -> None:
+    """With `verify` right, the error says what else is wrong with the server's certificate."""
+    certificates.make("odd", **made)
+    with Wire(tls=certificates.server("odd")) as wire:
+        verify = certificates.path("ca-cert")
+        async with _opened(kind, wire, verify=verify, max_retries=0) as session:
+            with pytest.raises(R7MailConnectionError, match=reason) as caught:
+                await session.send(MARK)
+
+    assert "Set verify" not in str(caught.value)
+
+
+async def test_an_authority_without_key_usage_works(kind: Kind, tmp_path: Path) -> None:
+    """My company's CA without key usage works with `verify`, on Python 3.13, too."""
+    company = Certificates(tmp_path)
+    for name in ("ca", "server"):
+        company.make(name, key_usage=False)
+    with Wire(tls=company.server()) as wire:
+        async with _opened(kind, wire, verify=company.path("ca-cert")) as session:
+            assert await session.send(MARK) is True
 
 
 def test_a_folder_of_authorities_is_a_bundle_too(certificates: Certificates) -> None:
@@ -1209,7 +1335,18 @@ async def test_a_proxy_is_used(
         assert all(request.target.startswith(target) for request in proxy.requests)
 
 
-@pytest.mark.parametrize("hosts", ["127.0.0.1", "*", "example.org,127.0.0.1", "127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "127.0.0.1",
+        "*",
+        "example.org,127.0.0.1",
+        "127.0.0.1:{port}",
+        "127.*",
+        "10.0.0.0/8, 127.0.0.0/8",
+        "127.0.0.0/8:{port}",
+    ],
+)
 async def test_no_proxy_goes_past_the_proxy(
     kind: Kind, environment: pytest.MonkeyPatch, hosts: str
 ) -> None:
@@ -1222,6 +1359,60 @@ async def test_no_proxy_goes_past_the_proxy(
             assert await session.send(MARK) is True
 
         assert proxy.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "no_proxy", "exempt"),
+    [
+        ("https://mail.corp", "*.corp", True),
+        ("https://mail.corp.", ".CORP", True),
+        ("https://mailcorp", "*.corp,.corp,corp", False),
+        ("https://mail.corp", "corp:443", True),
+        ("https://mail.corp", "corp:8443", False),
+        ("https://mail.corp:8443", "*.corp:8443", True),
+        ("https://10.1.2.3", "10.0.0.0/8", True),
+        ("https://11.1.2.3", "10.0.0.0/8 ,, 127.*", False),
+        ("https://[::1]:8443", "::1", True),
+        ("https://[::1]:8443", "[::1]:8443", True),
+        ("https://[::1]:8443", "[::1]:443", False),
+        ("https://[fd00::7]", "fd00::/8", True),
+        ("https://[fd00::7]", "10.0.0.0/8,::1", False),
+        ("https://mail.corp", "10.0.0.0/8", False),
+    ],
+)
+def test_no_proxy_takes_what_people_write(
+    environment: pytest.MonkeyPatch, url: str, no_proxy: str, exempt: bool
+) -> None:
+    """NO_PROXY has networks, patterns, IPv6 addresses, and ports."""
+    environment.setenv("https_proxy", "http://proxy:3128")
+    environment.setenv("no_proxy", no_proxy)
+    config = ClientConfig(url=url, login="l", password="p")
+
+    assert (config.effective_proxy() is None) == exempt
+
+
+async def test_the_connection_may_say_no_proxy(kind: Kind, environment: pytest.MonkeyPatch) -> None:
+    """With `proxy` false in the connection, the environment's proxy is not used."""
+    with Wire() as wire, Proxy(wire.port) as proxy:
+        environment.setenv("http_proxy", proxy.url)
+        async with _opened(kind, wire, proxy=False) as session:
+            assert await session.send(MARK) is True
+
+        assert proxy.requests == []
+
+
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The 'proxy_auth' parameter:DeprecationWarning")
+@pytest.mark.parametrize("tls", [False, True])
+async def test_an_error_names_the_proxy(kind: Kind, tls: bool) -> None:
+    """If the proxy can't be reached, the error names it, without its password."""
+    proxy = f"127.0.0.1:{free_port()}"
+    url = f"{'https' if tls else 'http'}://mail.example.org"
+    async with _opened(kind, url, proxy=f"http://u:s3cret@{proxy}", max_retries=0) as session:
+        with pytest.raises(R7MailConnectionError, match=f"The proxy is http://{proxy}") as caught:
+            await session.send(MARK)
+
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_the_connection_s_proxy_goes_first(

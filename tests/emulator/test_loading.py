@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mailbox as mail_formats
 import os
+import time
 from base64 import b64encode
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_r7mail.emulator import Mailbox
+from airflow_provider_r7mail.emulator import Attachment, Mailbox
 from airflow_provider_r7mail.emulator.loading import parse, read
 
 if TYPE_CHECKING:
@@ -220,6 +221,215 @@ def test_threads_are_found(tmp_path: Path) -> None:
     assert [item["ThreadCount"] for item in (one, two, four, alone)] == [3, 3, 3, 0]
     assert (two["ReplyToId"], two["MimeReplyToId"], one["HasChildren"]) == (one["Id"], "1@x", True)
     assert alone["ThreadId"] is None
+
+
+ENVELOPE = "From a@b Sun Jun  1 10:00:00 2025\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "From here on all is new.",
+        "From here\nNote: all is new",
+        "From ",
+        "From Ivan on Sun Jun 1 10:00:00 2025: yes",
+        "From 10:00 to 11:00 on 1 Jun 2025",
+        "From the manual:\nSubject: a heading",
+        "From a@b Sun Jun  1 10:00:00 2025\nwas the envelope",
+        "From a@b Sun Jun  1 10:00:00 2025",
+    ],
+)
+@pytest.mark.parametrize("before", ["text\n", "text\n\n", "\n\n"])
+def test_a_line_that_begins_with_from_is_text(line: str, before: str, tmp_path: Path) -> None:
+    """A line of a body that begins with "From " stays in it, and the files after it are whole."""
+    body = f"{before}{line}\n\nend"
+    mbox = tmp_path / "mbox"
+    mbox.write_text(
+        f"{ENVELOPE}{DATE}Content-Type: multipart/mixed; boundary=B\n\n--B\n\n{body}\n--B\n"
+        f"Content-Type: text/csv; name=a.csv\n\n{body}\n--B--\n\n{ENVELOPE}{DATE}\nsecond\n"
+    )
+    box = Mailbox()
+
+    assert box.load(mbox) == 2
+    first, second = box.messages(24)
+    assert (first["Body"], second["Body"]) == (body, "second\n")
+    assert box.attachment(24, first["Id"], "a.csv") == body.encode()
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        "From ",
+        "From -",
+        "From a@b",
+        "From - Sun Jun  1 10:00:00 2025",
+        "From MAILER-DAEMON Sun Jun 01 10:00:00 2025",
+        "From 18@xxx Sun Jun 01 10:00:00 +0000 2025",
+        "From a@b Sun Jun  1 10:00 2025",
+        "From a@b Sun Jun  1 10:00:00 MSK 2025 +0300",
+        "From a@b Sun, 1 Jun 2025 10:00:00 +0300",
+        'From "a b"@c Sun Jun  1 10:00:00 2025 ',
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_messages_of_any_mbox_are_told_apart(envelope: str, newline: str, tmp_path: Path) -> None:
+    """A From line of any program starts a message, with or without a date."""
+    mbox = tmp_path / "mbox"
+    text = "".join(f"{envelope}\nSubject: {number}\n{DATE}\ntext\n\n" for number in range(3))
+    mbox.write_text(text, newline=newline)
+
+    assert [item["Subject"] for item in loaded(mbox)] == ["0", "1", "2"]
+    assert [item["Body"] for item in loaded(mbox)] == [f"text{newline}"] * 3
+
+
+def test_quoted_from_lines_are_unquoted(tmp_path: Path) -> None:
+    """The ">" that an mbox puts before "From " is removed, and only that."""
+    mbox = tmp_path / "mbox"
+    mbox.write_text(f"{ENVELOPE}{DATE}\n>From me\n>>From you\n> From him\n>Fromage\n")
+
+    assert loaded(mbox)[0]["Body"] == "From me\n>From you\n> From him\n>Fromage\n"
+
+
+def test_a_byte_order_mark_hides_no_mail(tmp_path: Path) -> None:
+    """A byte order mark or blank lines before the first message lose neither it nor its header."""
+    mbox = tmp_path / "mbox"
+    mbox.write_text(f"\ufeff\n\n{ENVELOPE}Subject: 1\n{DATE}\n\n{ENVELOPE}Subject: 2\n{DATE}\n")
+    written(tmp_path, f"\ufeffSubject: 3\n{DATE}\ntext")
+
+    assert [item["Subject"] for item in loaded(mbox)] == ["1", "2"]
+    assert [item["Subject"] for item in loaded(tmp_path)] == ["3"]
+
+
+def test_a_file_that_begins_with_other_text_is_no_mbox(tmp_path: Path) -> None:
+    """Text before the first message is an error: it could be a message that would be lost."""
+    mbox = tmp_path / "mbox"
+    mbox.write_text(f"Subject: 1\n{DATE}\ntext\n\n{ENVELOPE}Subject: 2\n{DATE}\n")
+
+    with pytest.raises(ValueError, match="not an mbox"):
+        read(mbox)
+
+
+def test_a_folder_is_read_as_people_have_it(tmp_path: Path) -> None:
+    """Files with .EML are mail; folders, dangling links and hidden files of macOS are not."""
+    folder = tmp_path / "a.eml"
+    folder.mkdir()
+    for number, name in enumerate(["1.EML", "2.Eml", "a.eml/3.eml"], 1):
+        (tmp_path / name).write_text(f"Subject: {number}\n{DATE}\n")
+    (tmp_path / "._1.eml").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "dangling.eml").symlink_to(tmp_path / "nowhere.eml")
+    (tmp_path / "notes.txt").write_text("Subject: not mail")
+    maildir = tmp_path / "maildir"
+    (maildir / "cur" / "inner").mkdir(parents=True)
+    (maildir / "cur" / "1:2,S").write_text(f"Subject: 4\n{DATE}\n")
+    (maildir / "cur" / ".DS_Store").write_bytes(b"\x00")
+    (maildir / "cur" / "dangling").symlink_to(tmp_path / "nowhere.eml")
+
+    assert sorted(item["Subject"] for item in loaded(tmp_path)) == ["1", "2", "3"]
+    assert [item["Subject"] for item in loaded(maildir)] == ["4"]
+
+
+HOSTILE = {
+    "parentheses": b"(" * 243 + b")" * 243,
+    "open parentheses": b"(" * 200_000,
+    "commas": b"," * 100_000,
+    "semicolons": b";" * 100_000,
+    "open quotes": b'x; x="' + b";" * 100_000,
+    "groups": b"a:" * 50_000,
+    "angles": b"<" * 100_000,
+    "brackets": b"[" * 100_000,
+    "backslashes": b'\\"' * 50_000,
+    "open encoded words": b"=?utf-8?q?x" * 10_000,
+    "encoded words": b"=?utf-8?q?x?= " * 20_000,
+}
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "name", ["To", "Subject", "Date", "References", "Content-Type", "Content-Disposition"]
+)
+def test_no_header_holds_up_loading(name: str, value: bytes) -> None:
+    """A header made to recurse or to take minutes costs less than a second and its own text."""
+    started = time.thread_time()
+    message = parse(b"From: a@b\n" + name.encode() + b": " + value + b"\n\ntext")
+
+    assert time.thread_time() - started < 1
+    assert (message.sender, message.body) == ("a@b", "text")
+
+
+def test_parts_nested_without_end_are_not_opened() -> None:
+    """3,000 nested parts are loaded within a second; the innermost stay as they came."""
+    head = b"Content-Type: multipart/mixed; boundary=B%d\n\n--B%d\n"
+    nested = b"".join(head % (level, level) for level in range(3_000))
+    started = time.thread_time()
+    message = parse(b"Subject: deep\n" + nested + b"\ninnermost")
+
+    assert time.thread_time() - started < 1
+    assert message.subject == "deep"
+    assert message.body is not None
+    assert message.body.endswith("innermost")
+
+
+@pytest.mark.parametrize("piece", ["<", "<br ", "<script ", "</style", "<!--", "&#9", "&amp"])
+def test_no_page_holds_up_loading(piece: str) -> None:
+    """2 MB of broken HTML are loaded within a second."""
+    page = "&#" + "9" * 5_000 + piece * (2_000_000 // len(piece))
+    started = time.thread_time()
+    message = parse(f"Content-Type: text/html\n\n{page}".encode())
+
+    assert time.thread_time() - started < 1
+    assert message.html_body == page
+
+
+def test_addresses_are_read_as_people_write_them() -> None:
+    """Names and addresses are found in quotes, comments, groups, and raw UTF-8 (RFC 6532)."""
+    message = parse(
+        'From: Иван "Ваня" Воронов <иван@пример.рф>\n'
+        'To: "Петров, П. \\"П\\"" <p@x>, (comment, too) q@x (Имя (и ещё)),\n'
+        " team: r@x, =?utf-8?q?=D0=90,_?=\n =?utf-8?q?=D0=91?= <s@x>; t@[IPv6:::1], nobody at x\n"
+        "Cc: Пётр <почта@дом.рф>\n\nx".encode()
+    )
+
+    assert (message.sender_name, message.sender) == ("Иван Ваня Воронов", "иван@пример.рф")
+    assert message.to == ["p@x", "q@x", "r@x", "s@x", "t@[IPv6:::1]", "nobody at x"]
+    assert message.cc == ["почта@дом.рф"]
+    assert parse(b"From: =?utf-8?q?=D0=90,_?=\n =?utf-8?q?=D0=91?= <s@x>\n\n").sender_name == "А, Б"
+
+
+def test_raw_text_of_any_kind_is_read_in_headers() -> None:
+    """Raw UTF-8 is read in all headers, file names too; other bytes as Latin-1."""
+    head = "Subject: Счёт\nContent-Type: application/pdf; name=счёт.pdf\n\nx".encode()
+
+    assert (parse(head).subject, parse(head).attachments[0]) == (
+        "Счёт",
+        Attachment("счёт.pdf", b"x", "application/pdf"),
+    )
+    assert parse(b"Subject: caf\xe9\n\n").subject == "café"
+
+
+@pytest.mark.parametrize(
+    "group", ["Undisclosed recipients:;", "undisclosed-recipients: ;", "a:;, b: ;", '"a: b":;']
+)
+def test_an_empty_group_is_no_recipient(group: str) -> None:
+    """`Undisclosed recipients:;` names no recipients."""
+    message = parse(f"To: {group}\nCc: {group}\n\n".encode())
+
+    assert (message.to, message.cc) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("Thu, 01 Jan 1925 03:00:00 +0300", "1925-01-01T00:00:00Z"),
+        ("Wed, 31 Dec 1969 23:59:59 +0000", "1969-12-31T23:59:59Z"),
+        ("Fri, 31 Dec 9999 23:59:59 +0000", "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_any_date_is_kept(date: str, expected: str) -> None:
+    """Dates before 1970 and in the far future are kept."""
+    box = Mailbox()
+    box.deliver_message(parse(f"Date: {date}\n\n".encode()))
+
+    assert box.messages(24)[0]["Date"] == expected
 
 
 def test_what_is_no_mail_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,8 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 from airflow_provider_r7mail.client.http import ClientConfig
 from tests.s3 import S3Server
@@ -128,6 +131,61 @@ def s3_server() -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+class ExpiringKeys:
+    """The keys of an S3 server: the administrator's, `testing`, and others until they expire."""
+
+    def __init__(self) -> None:
+        self._valid = {"testing"}
+        self._given = 0
+        self.refused = 0
+        self.url = ""
+
+    def new(self) -> dict[str, str]:
+        """Return pyiceberg's properties with a new key."""
+        self._given += 1
+        self._valid.add(f"key-{self._given}")
+        return {
+            "s3.endpoint": self.url,
+            "s3.region": "us-east-1",
+            "s3.access-key-id": f"key-{self._given}",
+            "s3.secret-access-key": "testing",
+        }
+
+    def expire(self) -> None:
+        """Let all keys given so far expire."""
+        self._valid = {"testing"}
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer a request as WSGI wants it."""
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        if any(f"Credential={key}/" in authorization for key in self._valid):
+            return self._store(environ, start_response)
+        self.refused += 1
+        start_response("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"]
+
+    _store = DomainDispatcherApplication(create_backend_app)
+
+
+@contextmanager
+def s3_server_with_expiring_keys() -> Iterator[ExpiringKeys]:
+    """Run an S3 server whose keys expire."""
+    # Newer than what Airflow's constraints pin.
+    from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415
+
+    keys = ExpiringKeys()
+    server = make_server("127.0.0.1", 0, keys, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        keys.url = f"http://127.0.0.1:{server.server_port}"
+        yield keys
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def connect_s3(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:

@@ -160,10 +160,26 @@ def test_ordinary_names_stay() -> None:
         ("Прайс*", ["ПРАЙС.csv"], ["мой прайс.csv"]),
         (r"^price_\d+", ["Price_17.csv"], ["price_x"]),
         (r"\.(csv|xml)$", ["a.CSV"], ["a.csv.gz"]),
+        (unicodedata.normalize("NFC", "йё*"), [unicodedata.normalize("NFD", "ЙЁ.csv")], ["ие.csv"]),
+        (unicodedata.normalize("NFD", "*й?"), [unicodedata.normalize("NFC", "край1")], ["краи1"]),
+        (unicodedata.normalize("NFD", "^Счёт"), [unicodedata.normalize("NFD", "счёт1")], ["счет1"]),
+        (["*.xls", "^a.*b", "", "Ж*;З*"], ["1.xls", "acb", "ж", "з.c"], ["b.csv", "x"]),
+        (("*.xls", 2025), ["1.xls", "2025"], ["20251"]),
+        ("['*.xls', '*.csv']", ["a.xls", "b.csv"], ["*", "x", "c.pdf"]),
+        ('["*.{xls,csv}"]', ["a.xls", "b.csv"], ["x", "c.pdf"]),
+        ("[0-9]*.csv", ["1.csv"], ["a.csv"]),
+        ("*.xlsx;*.xls; *.csv;", ["a.xlsx", "b.XLS", "c.csv"], ["a.xlsx;b.pdf", ""]),
+        ("a[;]b*", ["a;b.c"], ["a", "b1"]),
+        ("*.{xls, xlsx}", ["a.xls", "b.xlsx"], ["c.{xls,xlsx}", "a.xl"]),
+        ("{a,b{1,2}}.{csv,}", ["a.csv", "b1.csv", "B2."], ["b.csv", "a.cs"]),
+        ("{*}.eml", ["{3f2}.eml"], ["3f2.eml"]),
     ],
 )
-def test_patterns(pattern: str | None, wanted: list[str], unwanted: list[str]) -> None:
-    """A pattern is a glob, or with ^ or $ a regular expression; case is ignored."""
+def test_patterns(pattern: Any, wanted: list[str], unwanted: list[str]) -> None:
+    """A pattern is a glob, or with ^ or $ a regular expression; there may be several of them.
+
+    Case is ignored, and how the system that sent the file writes `й`.
+    """
     wants = name_filter(pattern)
 
     assert [name for name in wanted + unwanted if wants(name)] == wanted
@@ -171,8 +187,10 @@ def test_patterns(pattern: str | None, wanted: list[str], unwanted: list[str]) -
 
 def test_a_wrong_pattern() -> None:
     """An invalid regular expression is an error that names the parameter."""
-    with pytest.raises(R7MailConfigError, match="attachment_pattern"):
-        name_filter("^(")
+    wrong: list[Any] = ["^(", ["*.csv", "^("], 5 * "{0,1,2,3,4,5}", "None", [None, ["*"]], {"a": 1}]
+    for pattern in wrong:
+        with pytest.raises(R7MailConfigError, match="attachment_pattern"):
+            name_filter(pattern)
 
 
 # -- copying --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,11 +52,12 @@ from airflow_provider_r7mail.lake.catalog import (
     connection_properties,
     iceberg_schema,
 )
-from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.job import ExtractJob, Progress
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.lake.rest_catalog import RestCatalog, served
 from tests.lake.support import (
     CHILDREN,
     DAY,
@@ -69,6 +71,7 @@ from tests.lake.support import (
     example,
     run_children,
     s3_server,
+    s3_server_with_expiring_keys,
 )
 
 pytestmark = pytest.mark.slow
@@ -82,6 +85,7 @@ def extract(
     root: Path,
     start: datetime = START,
     length: timedelta = DAY,
+    on_progress: Callable[[Progress], None] = lambda _: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Extract a day of the inbox."""
@@ -98,7 +102,7 @@ def extract(
 
     async def run() -> dict[str, Any]:
         async with AsyncClient(config(url, max_retries=0)) as client:
-            return await extract_window(client, job)
+            return await extract_window(client, job, on_progress)
 
     return asyncio.run(run())
 
@@ -331,6 +335,53 @@ def test_a_window_that_cannot_be_read_leaves_nothing(
     assert (rows(catalog), on_disk(tmp_path)) == before
 
 
+def extract_on_a_full_disk(url: str, root: Path, limit: int) -> None:
+    """Extract where no file can get longer than a limit, as if the disk were full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(R7MailPublishError, match=r"File too large|disk is full|disk I/O"):
+        extract(url, root)
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [(5_000, 1), (15_000, 1), (100_000, 100_000), (5_000_000, 6_000_000)],  # > a row group
+)
+def test_a_full_disk(
+    server: Emulator, catalog: Catalog, tmp_path: Path, limit: int, size: int
+) -> None:
+    """A disk that fills up is a clear error, and no data file stays to keep it full."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    before = rows(catalog), on_disk(tmp_path)
+    noise = random.Random(1)
+    for _ in range(3):
+        deliver(server, 1, body=noise.randbytes(size).hex())
+    assert run_children(extract_on_a_full_disk, (server.url, tmp_path, limit)) == [3]
+
+    assert (rows(catalog), on_disk(tmp_path)) == before
+    extract(server.url, tmp_path)
+    assert len(rows(catalog)) == 6
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_disk_that_is_full_at_a_commit(
+    server: Emulator, catalog: Catalog, tmp_path: Path, name: str
+) -> None:
+    """If a commit fails for a full disk, the data files that it would have published don't stay."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    before = on_disk(tmp_path)
+    with catalog.load_table(f"r7mail.{name}").transaction() as change:
+        change.set_properties({"comment": "long " * 20_000})
+    assert run_children(extract_on_a_full_disk, (server.url, tmp_path, 60_000)) == [3]
+
+    published = {path for table in TABLES for path in paths(catalog.load_table(f"r7mail.{table}"))}
+    assert on_disk(tmp_path) == before | published
+    assert len(published - before) == len(TABLES) - 1 - TABLES.index(name)
+
+
 # -- crashes --------------------------------------------------------------------------------
 
 
@@ -492,6 +543,32 @@ def test_the_same_window_commits_in_between(server: Emulator, tmp_path: Path) ->
         assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
         written = extract(server.url, tmp_path / "a", iceberg=target)
         assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
+
+
+@pytest.mark.parametrize("level", ["serializable", "snapshot"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_window_extracted_twice_at_once(
+    server: Emulator, tmp_path: Path, level: str, earlier: bool
+) -> None:
+    """The last of two runs of a window replaces the other's rows at any isolation level."""
+    target = shared(tmp_path)
+    deliver(server, 3)
+    extract(server.url, tmp_path / "a", START if earlier else START - DAY, iceberg=target)
+    with closing(target.load(UPath(tmp_path))) as catalog:
+        for name in TABLES:
+            with catalog.load_table(f"r7mail.{name}").transaction() as change:
+                change.set_properties({"write.delete.isolation-level": level})
+        # Just before the first commit.
+        stop = interrupted("UPDATE", 1, lambda: extract(server.url, tmp_path / "b", iceberg=target))
+        try:
+            written = extract(server.url, tmp_path / "a", iceberg=target)
+        finally:
+            stop()
+
+        assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
+        assert [len(rows(catalog, name)) for name in TABLES] == [3, 6, 3]
+        # What the run needs itself is not written into the tables' properties.
+        assert "commit.retry.num-retries" not in catalog.load_table("r7mail.messages").properties
 
 
 # If another process creates the catalog's tables first, pyiceberg leaves the connection to the
@@ -705,6 +782,29 @@ def test_a_catalog_by_connection(
     assert on_disk(tmp_path / "elsewhere") == on_disk(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["a b", "Почта №1", "100%", "50%20x", "a?b", "a#b&c=+d"])
+def test_any_output_path(server: Emulator, tmp_path: Path, folder: str) -> None:
+    """The default catalog lies below the output path, whatever characters its name has."""
+    deliver(server, 3)
+    home = tmp_path / folder
+    for _ in range(2):
+        written = extract(server.url, home)
+
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+    assert {path.name for path in home.iterdir()} == {"catalog.db", "warehouse", "windows"}
+    with closing(IcebergTarget().load(UPath(home))) as catalog:
+        assert joined(catalog) == [(LABEL, written["run_id"], 3, 6, 3)]
+
+
+def test_a_nested_namespace(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
+    """A namespace within another one works as any other."""
+    deliver(server, 3)
+    for _ in range(2):
+        extract(server.url, tmp_path, iceberg=IcebergTarget(namespace="mail.raw"))
+
+    assert len(catalog.load_table("mail.raw.messages").scan().to_arrow()) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -712,7 +812,10 @@ def test_a_catalog_by_connection(
         ({"table_format": "parquet", "catalog_conn_id": "lake"}, "catalog_conn_id: only for"),
         ({"catalog_conn_id": "absent"}, "absent"),
         ({"namespace": "a."}, "namespace: 'a.'"),
-        ({"namespace": "a.b"}, r"a\.b\.messages: can't be created"),
+        (
+            {"catalog_properties": {"type": "sql", "uri": "sqlite://"}},
+            r"r7mail\.messages: can't be created \(ValueError: No default path is set",
+        ),
         ({"catalog_properties": {"type": "none"}}, "can't be opened"),
         ({"catalog_properties": {"uri": "x://u:hush@h/"}}, "can't be opened"),
     ],
@@ -733,6 +836,105 @@ def test_an_unavailable_catalog(server: Emulator, tmp_path: Path) -> None:
 
     with pytest.raises(R7MailPublishError, match="unable to open database file"):
         operate(tmp_path, catalog_properties=properties)
+
+
+@pytest.fixture
+def rest(tmp_path: Path) -> Iterator[RestCatalog]:
+    """A REST catalog whose administrator has created the namespace."""
+    with closing(shared(tmp_path).load(UPath(tmp_path))) as tables:
+        tables.create_namespace("r7mail")
+        with served(RestCatalog(tables)) as catalog:
+            yield catalog
+
+
+@pytest.mark.parametrize("stages", ["ignored", "refused"])
+def test_a_catalog_that_stages_no_table(
+    server: Emulator, tmp_path: Path, rest: RestCatalog, stages: str
+) -> None:
+    """New tables have their partitions in a catalog that refuses or ignores stage-create."""
+    rest.stages = stages
+    deliver(server, 3)
+    extract(server.url, tmp_path, iceberg=IcebergTarget({"uri": rest.uri}))
+
+    for name in TABLES:
+        table = rest.tables.load_table(f"r7mail.{name}")
+        assert [(f.name, f.transform) for f in table.spec().fields] == [
+            ("date_day", DayTransform())
+        ]
+        assert table.schema().as_arrow().names == iceberg_schema(name).names
+    assert [row[2:] for row in joined(rest.tables)] == [(3, 6, 3)]
+
+
+@pytest.mark.parametrize(
+    "forbidden", [{"POST namespaces"}, {"POST namespaces", "GET namespaces"}, set()]
+)
+def test_a_namespace_that_may_not_be_created(
+    server: Emulator, tmp_path: Path, rest: RestCatalog, forbidden: set[str]
+) -> None:
+    """A namespace that exists is used, even if this login may neither create nor look at it."""
+    rest.forbidden = forbidden
+    deliver(server, 3)
+    extract(server.url, tmp_path, iceberg=IcebergTarget({"uri": rest.uri}))
+
+    assert [row[2:] for row in joined(rest.tables)] == [(3, 6, 3)]
+
+
+def test_a_missing_namespace(server: Emulator, tmp_path: Path, rest: RestCatalog) -> None:
+    """A missing namespace is created; if that is forbidden, the error says so at once."""
+    rest.forbidden = {"POST namespaces"}
+    target = IcebergTarget({"uri": rest.uri}, "raw")
+    deliver(server, 3)
+    with pytest.raises(R7MailConfigError, match=r"raw\.messages: can't be created"):
+        extract(server.url, tmp_path, iceberg=target)
+    assert rest.requests.count("POST namespaces") == 1
+
+    rest.forbidden = {"POST namespaces/tables"}
+    with pytest.raises(R7MailConfigError, match=r"raw\.messages: can't be created"):
+        extract(server.url, tmp_path, iceberg=target)
+
+    rest.forbidden = set()
+    extract(server.url, tmp_path, iceberg=target)
+    assert len(rest.tables.load_table("raw.messages").scan().to_arrow()) == 3
+
+
+@pytest.mark.parametrize("days", [1, 12])
+@pytest.mark.parametrize("page", [1, 2, 4])
+def test_vended_credentials_that_expire(
+    server: Emulator, tmp_path: Path, days: int, page: int
+) -> None:
+    """A run succeeds if the storage's credentials from the catalog expire before it ends."""
+    with s3_server_with_expiring_keys() as keys:
+        Bucket(keys.url, "lake")
+        lake = {
+            **keys.new(),
+            "s3.access-key-id": "testing",
+            "uri": f"sqlite:///{tmp_path}/rest.db?timeout=60",
+            "warehouse": "s3://lake/warehouse",
+        }
+        with closing(SqlCatalog("default", **lake)) as tables:
+            catalog = RestCatalog(tables, vend=keys.new)
+            deliver(server, 12)
+            for day in range(1, days):
+                deliver(server, 1, START + day * DAY)
+            total = 11 + days
+
+            def expire(progress: Progress) -> None:
+                nonlocal page
+                page -= 1
+                if page == 0:
+                    keys.expire()
+
+            with served(catalog):
+                extract(
+                    server.url,
+                    tmp_path,
+                    length=days * DAY,
+                    iceberg=IcebergTarget({"uri": catalog.uri}),
+                    page_size=total // 3,
+                    on_progress=expire,
+                )
+            assert keys.refused
+            assert [row[2:] for row in joined(tables)] == [(total, 2 * total, total)]
 
 
 def test_without_the_extra(
@@ -818,11 +1020,12 @@ def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
     """The documented functions read the tables, check a window, and shorten the history."""
     read = example("read_iceberg")
     deliver(server, 3)
-    extract(server.url, tmp_path)
-    extract(server.url, tmp_path)
-    note = tmp_path / NOTE
+    home = tmp_path / "Почта 50%20"
+    extract(server.url, home)
+    extract(server.url, home)
+    note = home / NOTE
 
-    with closing(read.open_catalog(str(tmp_path))) as catalog:
+    with closing(read.open_catalog(str(home))) as catalog:
         day = [(START.date(), "b.ru", 3), (START.date(), "d.ru", 3)]
         assert read.mail_by_domain(catalog, START) == day
         assert read.mail_by_domain(catalog, START + DAY) == []

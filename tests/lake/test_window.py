@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -27,7 +28,7 @@ from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.compat import ObjectStoragePath
-from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault, Readings
+from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -36,6 +37,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailMessageNotFoundError,
     R7MailPublishError,
 )
+from airflow_provider_r7mail.lake import locks
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
@@ -513,7 +515,32 @@ async def test_bad_messages(
     assert [row["message_id"] for row in table(tmp_path)] == good
 
 
-# -- attachments ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("renamed", "reason"),
+    [
+        ({"Id": "Key", "Date": "SentAt"}, "unknown fields: Key, SentAt"),
+        ({"Id": "MessageId"}, "Id is missing"),
+        ({"Date": "Received"}, "Date is missing"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 40])
+async def test_a_server_that_renames_the_fields_of_messages(
+    server: Emulator, client: AsyncClient, tmp_path: Path, renamed: Any, reason: str, size: int
+) -> None:
+    """If no message can be read, nothing is published, and the earlier window stays."""
+    deliver(server, size)
+    await extract(client, tmp_path)
+    before = files(tmp_path)
+    upgraded = Mailbox()
+    for message in server.mailbox.messages(INBOX):
+        fields = {new: message[old] for old, new in renamed.items()}
+        upgraded.deliver(date=START, fields=fields | dict.fromkeys(renamed, MISSING))
+
+    with Emulator(upgraded, Readings(undated="always")) as other:
+        async with AsyncClient(quick_config(other.url)) as reader:
+            with pytest.raises(R7MailExtractError, match=reason):
+                await extract(reader, tmp_path, on_bad_message="quarantine")
+    assert files(tmp_path) == before
 
 
 async def test_a_message_without_an_id_that_changes_meanwhile(
@@ -521,6 +548,7 @@ async def test_a_message_without_an_id_that_changes_meanwhile(
 ) -> None:
     """R20: a message with a bad Id is set aside once, even if its state changes meanwhile."""
     box = server.mailbox
+    box.deliver(date=START)
     numbers = [
         box.deliver(date=START + timedelta(seconds=n), subject=f"{n}", fields={"Id": 2**70 + n})
         for n in range(4)
@@ -804,6 +832,33 @@ def test_runs_at_once(server: Emulator, tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 6
 
 
+async def test_a_lock_that_does_not_suffice(
+    server: Emulator, client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk, too, a run finds out that another one published meanwhile: no mixture is left."""
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)  # every lock is taken over at once
+    monkeypatch.setattr(locks, "MAX_WAITS", 1e12)
+    deliver(server, 10)
+    replace = Path.replace
+    begun: list[Path] = []
+
+    async def run_another() -> None:
+        async with AsyncClient(quick_config(server.url)) as another:
+            await extract(another, tmp_path)
+
+    def interrupt(self: Path, target: Path) -> Path:
+        if not begun and str(target).endswith(f"messages/{WINDOW}/part-00000.parquet"):
+            begun.append(target)
+            asyncio.run(run_another())
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(R7MailPublishError, match="another run of this window"):
+        await extract(client, tmp_path)
+    assert published(files(tmp_path), f"file://{tmp_path}") is None
+    assert await extract(client, tmp_path) == check(tmp_path)
+
+
 async def test_an_unwritable_output(server: Emulator, client: AsyncClient, tmp_path: Path) -> None:
     """An unwritable output is an error before any page is read."""
     (tmp_path / "file").write_text("in the way")
@@ -830,7 +885,7 @@ class Place:
 
     def check(self) -> dict[str, Any] | None:
         """Check that the window's objects match its manifest; None if it has none."""
-        return published(self.objects(), self.root)
+        return published(self.objects(), f"s3://{self.bucket.name}/lake")
 
 
 @pytest.fixture
@@ -865,6 +920,52 @@ async def test_s3(server: Emulator, client: AsyncClient, place: Place) -> None:
     assert len(place.objects()) == 6 + 4
 
 
+async def test_addresses_on_s3(
+    server: Emulator,
+    client: AsyncClient,
+    place: Place,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tables and manifests have addresses that every tool can open, without Airflow's connection.
+
+    If the connection is renamed, or the table is one of an earlier version, whose addresses have
+    the connection in them, no file is fetched again.
+    """
+    deliver(server, 3, attachments=[("a.csv", b"abc", "text/csv")])
+    bucket = place.bucket.name
+    renamed = f"s3://s3_renamed@{bucket}/lake"
+    connect_s3(monkeypatch, "s3_renamed", s3_url)
+    await asyncio.to_thread(lambda: ObjectStoragePath(renamed).fs)
+
+    async def run(root: str) -> tuple[dict[str, Any], list[str]]:
+        manifest = await extract(client, root, attachments=ObjectStoragePath(f"{root}/files"))
+        part = manifest["files"][2]["path"].removeprefix("s3://")
+        rows = pq.read_table(pa.BufferReader(ObjectStoragePath(root).fs.cat_file(part)))
+        return manifest, rows["uri"].to_pylist()
+
+    first, uris = await run(place.root)
+    again, same = await run(renamed)
+
+    assert first["attachments"] == {"downloaded": 3}
+    assert again["attachments"] == {"unchanged": 3}
+    assert same == uris
+    assert all(uri.startswith(f"s3://{bucket}/lake/files/mailbox=") for uri in uris)
+    assert first["path"] == f"s3://{bucket}/lake/messages/{WINDOW}"
+
+    part = ObjectStoragePath(renamed) / "attachments" / WINDOW / "part-00000.parquet"
+    old = pq.read_table(pa.BufferReader(part.fs.cat_file(part.path)))
+    column = old.schema.get_field_index("uri")
+    with_id = pa.array([uri.replace("s3://", "s3://s3_old@") for uri in uris])
+    sink = pa.BufferOutputStream()
+    pq.write_table(old.set_column(column, old.field(column), with_id), sink)
+    part.fs.pipe_file(part.path, sink.getvalue().to_pybytes())
+    later, mended = await run(place.root)
+
+    assert later["attachments"] == {"unchanged": 3}
+    assert mended == uris
+
+
 async def test_s3_after_an_error(server: Emulator, client: AsyncClient, place: Place) -> None:
     """On S3, too, a page that can't be read leaves the earlier result, and no part of a new one."""
     deliver(server, 100)
@@ -874,6 +975,27 @@ async def test_s3_after_an_error(server: Emulator, client: AsyncClient, place: P
 
     with pytest.raises(R7MailExtractError):
         await extract(client, place.root, page_size=20)
+    assert place.objects() == before
+
+
+async def test_s3_that_refuses_checksums(
+    server: Emulator, client: AsyncClient, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that stops to take checksums is an error that leaves the earlier result."""
+    deliver(server, 3)
+    await extract(client, place.root)
+    before = place.objects()
+    fs = ObjectStoragePath(place.root).fs
+    arguments = fs._get_s3_method_kwargs
+
+    def refuse(method: Any, *more: Any, **values: Any) -> Any:
+        if "ChecksumSHA256" in values:
+            raise OSError("not implemented")
+        return arguments(method, *more, **values)
+
+    monkeypatch.setattr(fs, "_get_s3_method_kwargs", refuse)
+    with pytest.raises(R7MailPublishError, match="An earlier result is unchanged"):
+        await extract(client, place.root)
     assert place.objects() == before
 
 

@@ -65,7 +65,9 @@ def extract(server: Emulator, output: Path, *, page_size: int | None = 20, **opt
     )
     job = ExtractJob(
         folder=INBOX,
-        criteria=MessageFilter.build(start=START, end=END),
+        criteria=MessageFilter.build(
+            start=options.pop("start", START), end=options.pop("end", END)
+        ),
         output=UPath(output),
         page_size=page_size,
         **options,
@@ -362,3 +364,84 @@ def test_an_attachments_path_that_cannot_be_written_fails_once(tmp_path: Path) -
         extract(server, tmp_path, attachments=UPath("/proc/nowhere"))
 
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("readings", "reason"),
+    [
+        (Readings(count="folder"), "whatever dates"),
+        (Readings(count="unread"), "Count"),
+        (Readings(count_form="null"), "missing or not a number"),
+    ],
+    ids=["folder", "unread", "null"],
+)
+@pytest.mark.parametrize("cap", [None, 10])
+@pytest.mark.parametrize("hour", [0, 5])
+def test_a_count_of_something_else_stops_nothing(
+    readings: Readings,
+    reason: str,
+    cap: int | None,
+    hour: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """R2: a Count that isn't of the window's mail doesn't fail it, and the log says so."""
+    mailbox = crowded_mailbox()
+    for day in range(30):  # far away
+        mailbox.deliver(date=f"2024-01-{day + 1:02d}T00:00:00Z", was_read=False)
+    with Emulator(mailbox, replace(readings, page_cap=cap)) as server:
+        start = START + timedelta(hours=hour)
+        manifest = extract(server, tmp_path, start=start, end=start + timedelta(hours=1))
+
+    assert set(ids(manifest)) == (wanted_ids(mailbox) if hour == 0 else set())
+    assert manifest["server_count"] == {"before": None, "after": None}
+    assert "can't be compared with the server's Count" in caplog.text
+    assert reason in caplog.text
+
+
+def test_answers_in_camel_case_are_extracted(tmp_path: Path) -> None:
+    """R42: names in camelCase fill the same columns, files and senders included."""
+    mailbox = Mailbox.office(messages=200, end=END)
+    tables = []
+    for names in ("documented", "camel"):
+        with Emulator(mailbox, Readings(names=names)) as server:
+            manifest = extract(server, tmp_path / names, start=END - timedelta(days=900))
+        tables.append(pq.read_table(manifest["files"][0]["path"]).drop_columns("extracted_at"))
+
+    assert tables[0].num_rows > 10
+    assert tables[0].equals(tables[1])
+
+
+def test_a_count_of_few_unread_messages_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R2: a Count below the messages of its own page isn't taken for the page's without a word."""
+    mailbox = Mailbox()
+    for minute in range(30):
+        date = START + timedelta(minutes=minute)
+        mailbox.deliver(date=date, was_read=minute > 0)
+    with Emulator(mailbox, Readings(count="unread")) as server:
+        manifest = extract(server, tmp_path)
+
+    assert (manifest["messages"], manifest["server_count"]["before"]) == (30, None)
+    assert "less than the messages of its own page" in caplog.text
+
+
+@pytest.mark.parametrize("cap", [None, 3, 10])
+@pytest.mark.parametrize("count_form", ["number", "text"])
+def test_a_count_of_repeated_rows_is_right(
+    cap: int | None, count_form: Any, tmp_path: Path
+) -> None:
+    """R34: if messages are listed once for each label, and counted so, each is extracted once."""
+    mailbox = crowded_mailbox()
+    for minute in range(20):
+        mailbox.deliver(date=START + timedelta(minutes=minute), labels=[1, 2, 3][: minute % 4])
+    readings = Readings(row_per_label=True, count_form=count_form, page_cap=cap)
+    with Emulator(mailbox, readings) as server:
+        manifest = extract(server, tmp_path)
+
+    assert set(ids(manifest)) == wanted_ids(mailbox)
+    assert len(ids(manifest)) == len(wanted_ids(mailbox))
+    assert manifest["server_count"]["before"] == manifest["server_count"]["after"]
+    assert manifest["server_count"]["before"] is not None
+    assert manifest["duplicates_dropped"] > 0

@@ -112,11 +112,13 @@ class Listing:
     :param page: what is kept of it
     :param items: the message of each row, `{}` for one that is not an object
     :param envelope: the whole response
+    :param as_named: whether all names came in the manual's case (R42)
     """
 
     page: Page
     items: Sequence[Mapping[str, Any]]
     envelope: Mapping[str, Any]
+    as_named: bool
 
 
 def dated(row: Row) -> tuple[int, int]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-ListCall = calls.Call[tuple[list[Mapping[str, Any]], int | None, Mapping[str, Any]]]
+ListCall = calls.Call[tuple[Mapping[str, Any], bool]]
 
 MAX_REQUESTS = 50
 MAX_WRITE_REQUESTS = 20
@@ -146,7 +146,7 @@ class Inquiry:
 
         def parse(body: bytes) -> str:
             token = calls.parse_token(body)
-            data.append(calls.read_json(body)["Response"]["Data"])
+            data.append(calls.login_data(body))
             return token
 
         call = replace(calls.log_in(self.config.login, self.config.password), parse=parse)
@@ -229,7 +229,8 @@ class Inquiry:
         """
         folder = self.folder if folder is None else folder
         call = self.list_call(size, offset, start, end, labels, folder)
-        (items, count, envelope), answer = self.ask(call, tries)
+        (envelope, as_named), answer = self.ask(call, tries)
+        items = [item if isinstance(item, Mapping) else {} for item in envelope["Items"]]
         page = Page(
             folder=folder,
             asked=size,
@@ -238,11 +239,11 @@ class Inquiry:
             end=end,
             labels=labels,
             rows=tuple(map(Row.of, items)),
-            count=count,
+            count=calls.read_count(envelope.get("Count")),
             bytes=len(answer.body),
             seconds=answer.seconds,
         )
-        self._show(Listing(page, items, envelope))
+        self._show(Listing(page, items, envelope, as_named))
         self.strays = self.strays or page.strays
         if folder == self.folder:
             self.pages.append(page)
@@ -335,11 +336,10 @@ def why_stopped(error: Spent | R7MailRequestError) -> str:
     return f"a request failed: {failure_kind(error)}"
 
 
-def _parse_listing(body: bytes) -> tuple[list[Mapping[str, Any]], int | None, Mapping[str, Any]]:
-    """Parse a listing: its items, `{}` for one that is not an object, its Count, and all of it."""
-    items, count = calls.parse_items(body)
-    objects = [item if isinstance(item, Mapping) else {} for item in items]
-    return objects, count, calls.read_json(body)
+def _parse_listing(body: bytes) -> tuple[Mapping[str, Any], bool]:
+    """Parse a listing, and return whether all its names came in the manual's case (R42)."""
+    raw, listing = calls.read_json(body), calls.read_listing(body)
+    return listing, raw.keys() == listing.keys() and (raw["Items"] or []) == listing["Items"]
 
 
 def _bound_text(microseconds: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_provider_r7mail.client import calls
@@ -20,16 +19,9 @@ class Trial:
 
     :param config: how to reach the server
     :param folder: name and id of the folder to read; None for none
-    :param on_token: called with the token to mask it
     """
 
-    def __init__(
-        self,
-        config: ClientConfig,
-        folder: tuple[str, int] | None,
-        on_token: Callable[[str], None],
-    ) -> None:
-        self._on_token = on_token
+    def __init__(self, config: ClientConfig, folder: tuple[str, int] | None) -> None:
         self._config = replace(
             config,
             max_retries=0,
@@ -37,12 +29,12 @@ class Trial:
             connect_timeout=min(config.connect_timeout, TEST_STEP_SECONDS),
         )
         self._folder = folder
-        self._logged_in = False
+        self._client = Client(self._config)
 
     def run(self) -> tuple[bool, str]:
         """Return whether it worked, and what did or did not."""
         try:
-            with Client(self._config, on_token=self._take) as client:
+            with self._client as client:
                 if self._folder is None:
                     client.send(calls.log_in(self._config.login, self._config.password))
                     return True, "Logged in. No folder was read: `folders` is empty."
@@ -75,12 +67,9 @@ class Trial:
         """Return what failed, where, and what to do."""
         proxy = self._config.effective_proxy()
         where = f"{self._config.url} through the proxy {proxy.url}" if proxy else self._config.url
-        step = f"logged in, but {self._name()} was not read" if self._logged_in else "no log-in"
+        logged_in = self._client.stats.logins > 0
+        step = f"logged in, but {self._name()} was not read" if logged_in else "no log-in"
         return f"{where}: {step}: {reason}. {hint}".strip()
-
-    def _take(self, token: str) -> None:
-        self._logged_in = True
-        self._on_token(token)
 
     def _name(self) -> str:
         return "folder {!r} ({})".format(*self._folder) if self._folder else "nothing"

@@ -41,8 +41,8 @@ class MissingFolder(Question):
         if answer.status != 200:
             form = error_form(answer)
             return {"missing_folder": ("ok", form, f"status {form}")}
-        items, _, _ = inquiry.interpret(call, answer)
-        if items:
+        listing, _ = inquiry.interpret(call, answer)
+        if listing["Items"]:
             says = "messages: folderId seems to have no effect"
             return {"missing_folder": ("outside", "messages", says)}
         says = "none: a wrong folder id looks like an empty folder"

@@ -11,7 +11,7 @@ from airflow_provider_r7mail.client.check.evidence import Listing, is_a
 from airflow_provider_r7mail.client.check.inquiry import Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Level, Subject, Verdict, unknown
-from airflow_provider_r7mail.client.fields import KINDS
+from airflow_provider_r7mail.client.fields import ENVELOPE, KINDS
 
 # Fields that the contract lets be null.
 _NULLABLE = frozenset(
@@ -35,7 +35,6 @@ _NULLABLE = frozenset(
         "TaskId",
     }
 )
-_ENVELOPE = frozenset({"FolderId", "Items", "Count", "UnreadCount"})
 # Without these the package can do little with a message.
 _NEEDED = {"Id", "Date"}
 
@@ -85,10 +84,12 @@ class Fields(Question):
         Subject(
             "wrong_types", "R20", "Values of another type", "Keeps them in the column `extra`."
         ),
+        Subject("names", "R42", "Case of field names", "Reads names in any case; slower."),
     )
 
     def __init__(self) -> None:
         self._rows = 0
+        self._as_named = True
         self._unknown: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
         self._null: Counter[str] = Counter()
@@ -96,7 +97,8 @@ class Fields(Question):
 
     def see(self, listing: Listing) -> None:
         """Compare the fields of each message with the contract's."""
-        self._unknown.update(listing.envelope.keys() - _ENVELOPE)
+        self._as_named = self._as_named and listing.as_named
+        self._unknown.update(listing.envelope.keys() - set(ENVELOPE))
         self._rows += len(listing.items)
         for item in listing.items:
             self._unknown.update(item.keys() - KINDS.keys())
@@ -120,6 +122,9 @@ class Fields(Question):
             "missing_fields": fields_of(self._missing, _level_of(self._missing), self._rows),
             "null_fields": fields_of(self._null, _level_of(self._null), self._rows),
             "wrong_types": fields_of(self._wrong, "warning", self._rows),
+            "names": ("ok", "documented", "as documented")
+            if self._as_named
+            else ("note", "other", "another case, such as camelCase"),
         }
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
-from airflow_provider_r7mail.client.check.evidence import Page
-from airflow_provider_r7mail.client.check.inquiry import MAX_PAGE_BYTES, Inquiry
+from airflow_provider_r7mail.client.check.evidence import Listing, Page
+from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, MAX_PAGE_BYTES, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.reader import NOWHERE
 from airflow_provider_r7mail.exceptions import R7MailConnectionError
 
 LARGER_PAGES = (200, 1000)
+
+_CHANGED = "the folder changed during the check"
 
 ENOUGH = 50
 """A page of this many messages, all of the folder, shows no limit (R3)."""
@@ -37,6 +41,11 @@ class End:
         return not {*self.page.keys, *self.again.keys}.issuperset(self.tail.keys)
 
     @property
+    def is_ignored(self) -> bool:
+        """Whether offset has no effect: the page after it had only what was on the page."""
+        return self.calm and bool(self.tail.rows) and not self.follows
+
+    @property
     def total(self) -> int | None:
         """Number of messages in the folder, if the page held them all."""
         ended = len(self.page.rows) < self.page.asked and not self.tail.rows
@@ -55,6 +64,7 @@ class Paging(Question):
             "What Count counts",
             "Compares it at the end if it counts all messages.",
         ),
+        Subject("count_form", "R2", "Form of Count", "Reads numbers, also as text."),
         Subject(
             "page_cap",
             "R3",
@@ -71,6 +81,12 @@ class Paging(Question):
 
     def __init__(self) -> None:
         self._end: End | None = None
+        self._nowhere: Page | None = None
+        self._forms: set[str] = set()
+
+    def see(self, listing: Listing) -> None:
+        """Note whether Count is a number."""
+        self._forms.add(_form_of(listing.envelope.get("Count")))
 
     def ask(self, inquiry: Inquiry) -> Findings:
         """Request pages of several sizes, what follows the largest one, and that one again."""
@@ -83,6 +99,8 @@ class Paging(Question):
             if end.calm:
                 break
             longest = end.again
+        first, last = map(to_microseconds, NOWHERE)
+        self._nowhere = inquiry.fetch(FIRST_PAGE, start=first, end=last)
         return {"page_cap": cap_of(end), "offset": offset_of(end)}
 
     def conclude(self, inquiry: Inquiry) -> Findings:
@@ -90,7 +108,8 @@ class Paging(Question):
         first_pages = [page for page in inquiry.unfiltered if page.offset == 0]
         found = {
             "sort_one": order_of(inquiry.pages, self._end),
-            "count": count_of(first_pages, self._end),
+            "count": count_of(first_pages, self._end, self._nowhere),
+            "count_form": form_of(self._forms, inquiry.is_empty),
         }
         longer = [page for page in inquiry.pages if len(page.rows) > page.asked]
         if longer:
@@ -158,30 +177,54 @@ def cap_of(end: End) -> Verdict:
         return "ok", "none seen", f"no limit up to {got}, all messages of the folder"
     if got > 0 and end.follows and len(end.again.rows) == got:
         return "note", got, f"{got}, whatever is requested"
-    return unknown("the folder changed during the check")
+    return unknown("offset has no effect" if end.is_ignored else _CHANGED)
 
 
 def offset_of(end: End) -> Verdict:
     """Return whether `offset` has an effect (R3)."""
     if not end.page.rows or len({row.date for row in end.page.rows}) < 2:
         return unknown("the pages had no messages with different dates")
+    if end.is_ignored:
+        return "outside", "ignored", "offset has no effect: every page is the first one"
     first = end.page.rows[0].key
     if not end.tail.rows or first is None or end.tail.rows[0].key != first:
         return "ok", "works", "works"
-    if end.again.rows and end.again.rows[0].key == first:
-        return "outside", "ignored", "offset has no effect: every page is the first one"
-    return unknown("the folder changed during the check")
+    return unknown(_CHANGED)
 
 
-def count_of(pages: Sequence[Page], end: End | None) -> Verdict:
+def _form_of(count: object) -> str:
+    if count is None:
+        return "null"
+    return "text" if isinstance(count, str) else "number"
+
+
+def form_of(forms: Set[str], is_empty: bool) -> Verdict:
+    """Return whether Count is a number (R2).
+
+    :param forms: the forms seen
+    :param is_empty: whether the folder is empty
+    """
+    if is_empty:
+        return unknown("the folder is empty")
+    if "null" in forms:
+        return "warning", "null", "null or missing: extracts can't be compared with it"
+    [form, *others] = sorted(forms)
+    return "ok", form, "varies" if others else form
+
+
+def count_of(pages: Sequence[Page], end: End | None, nowhere: Page | None) -> Verdict:
     """Return what Count counts (R2).
 
     :param pages: pages at offset 0 without any filter, in the order of requests
     :param end: the largest page and the one after it
+    :param nowhere: a page of dates that no mail has
     """
     counted = [(page.count, len(page.rows)) for page in pages if page.count is not None]
     if not counted:
         return "note", "absent", "responses have no Count"
+    if nowhere is not None and nowhere.count and not nowhere.rows:
+        says = "something else, whatever dates are searched for: extracts can't be compared with it"
+        return "warning", "other", says
     if any(count < rows for count, rows in counted):
         return "outside", "less", "less than the number of messages in the same response"
     exact = [page for page in pages if page.count == len(page.rows)]
@@ -201,7 +244,9 @@ def count_of(pages: Sequence[Page], end: End | None) -> Verdict:
     if of_all != of_page:
         reading = "all" if of_all else "page"
         return "ok", reading, "all matching messages" if of_all else "only those on the page"
-    return unknown("every page held the whole folder, or the folder changed")
+    ignored = end is not None and end.is_ignored
+    why = "every page held the whole folder, or the folder changed"
+    return unknown("offset has no effect" if ignored else why)
 
 
 QUESTIONS = (Paging,)

@@ -1,0 +1,69 @@
+"""What `mail_analytics` reads: the tables' complete windows, and each message once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
+
+import pandas as pd  # noqa: TID253 - only a task imports this file
+import pyarrow as pa  # noqa: TID253
+import pyarrow.parquet as pq  # noqa: TID253
+from airflow.sdk import ObjectStoragePath
+
+from airflow_provider_r7mail.compat import AirflowSkipException
+
+FOLDER = ["mailbox", "folder"]
+# Rows of different folders that agree in these are the same message; in a folder, those with the
+# same `message_id` are. See docs/sql/latest_messages.sql.
+IDENTITY = ["mime_message_id", "from_address", "date", "subject", "was_sent"]
+READERS = 8  # files that are read at once
+READ_WHOLE = 2**20  # files below this are read in one request
+
+
+def read(lake: str, table: str, columns: Iterable[str]) -> pd.DataFrame:
+    """Read columns of a table's complete windows, in one listing and one or two reads per file."""
+    root = ObjectStoragePath(f"{lake}/tables/{table}")
+    listed = root.fs.find(root.path, detail=True)
+    homes = [path.rpartition("/")[0] for path in listed if path.endswith("/_manifest.json")]
+    if not homes:
+        raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
+
+    def read_window(home: str) -> pa.Table:
+        path = f"{home}/part-00000.parquet"
+        size = listed[path]["size"]
+        cache = "all" if size < READ_WHOLE else "readahead"
+        with root.fs.open(path, "rb", size=size, cache_type=cache) as file:
+            rows = pq.read_table(file, columns=list(columns))
+        # From the path, always as text: a login may be 007.
+        for part in home.split("/")[-3:]:
+            name, _, text = part.partition("=")
+            rows = rows.append_column(name, pa.repeat(unquote(text), len(rows)))
+        return rows
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found: pd.DataFrame = pa.concat_tables(pool.map(read_window, homes)).to_pandas()
+    return found
+
+
+def read_tables(lake: str, wanted: Iterable[tuple[str, list[str]]]) -> dict[str, pd.DataFrame]:
+    """Read columns of `messages`, each message as last seen, and of its `attachments`."""
+    columns = {"messages": {"message_id", "extracted_at", *IDENTITY}, "attachments": {"message_id"}}
+    for table, names in wanted:
+        columns[table].update(names)
+    messages, attachments = (read(lake, table, names) for table, names in columns.items())
+    messages["was_sent"] = messages["was_sent"].eq(other=True)
+    messages = messages.loc[last_seen(messages)]
+    places = messages[[*FOLDER, "window", "message_id"]]
+    return {"messages": messages, "attachments": attachments.merge(places)}
+
+
+def last_seen(messages: pd.DataFrame) -> pd.Index[int]:
+    """Return the index of each message's last row; see docs/sql/latest_messages.sql."""
+    rows = messages[[*FOLDER, "message_id", "extracted_at", *IDENTITY]].copy()
+    mime_id = rows["mime_message_id"].replace("", None)
+    rows["mime_message_id"] = mime_id.fillna(rows["message_id"].astype("str"))
+    rows = rows.sort_values("extracted_at").drop_duplicates([*FOLDER, "message_id"], keep="last")
+    by_id = rows.sort_values("message_id").groupby([*FOLDER, *IDENTITY], dropna=False)
+    rows["copy"] = by_id.cumcount()
+    return rows.drop_duplicates(["mailbox", *IDENTITY, "copy"], keep="last").index
