@@ -159,6 +159,7 @@ def test_lost_on_the_way(
 
 
 @BOTH
+@pytest.mark.slow
 def test_the_copy_appears_late(server: Emulator, way: Callable[[Emulator, Sending], Sent]) -> None:
     """A message that takes a while to appear in the Sent folder is waited for (R11)."""
     server.readings = Readings(sent_delay_seconds=1.2)
@@ -170,6 +171,7 @@ def test_the_copy_appears_late(server: Emulator, way: Callable[[Emulator, Sendin
 
 
 @BOTH
+@pytest.mark.slow
 def test_the_time_to_settle_begins_when_it_failed(
     server: Emulator, way: Callable[[Emulator, Sending], Sent]
 ) -> None:
@@ -332,6 +334,7 @@ def test_begun_and_not_sent(server: Emulator) -> None:
     assert len(server.mailbox.sent) == 2
 
 
+@pytest.mark.slow
 def test_begun_just_now(server: Emulator) -> None:
     """A try right after one that was killed waits for the rest of the time to settle."""
     server.readings = Readings(sent_delay_seconds=1.5)

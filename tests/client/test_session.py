@@ -237,6 +237,7 @@ async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server:
 
 
 @pytest.mark.parametrize("call", [MARK, SEND])
+@pytest.mark.slow
 async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any]) -> None:
     """`max_concurrency` is the maximum number of concurrent requests of the async client."""
     server.readings = Readings(latency_seconds=0.5)
@@ -988,6 +989,7 @@ async def test_a_silent_server_is_a_timeout(kind: Kind, server: Emulator) -> Non
     assert not caught.value.never_sent
 
 
+@pytest.mark.slow
 async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None:
     """A response that takes long but keeps arriving is not a timeout."""
     number = server.mailbox.deliver(attachments=[Attachment("a.bin", b"x" * 100)])
