@@ -236,6 +236,7 @@ def test_timeout(server: Emulator, mode: str) -> None:
         wait(mode, timeout=0.2)
 
 
+@pytest.mark.slow
 def test_polls_further_and_further_apart(server: Emulator) -> None:
     """A deferred sensor takes `exponential_backoff` and `max_wait` as poke mode does."""
 

@@ -510,6 +510,7 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_a_time_out_is_never_lost(server: Emulator, tmp_path: Path) -> None:
     """Whatever a busy extract does when its time is up, it stops and leaves nothing behind."""
     for number in range(3_000):
@@ -558,6 +559,7 @@ class HangingS3(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_storage_that_hangs(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, kill: bool

@@ -190,6 +190,7 @@ def test_a_part_that_fails(
     assert bucket.unfinished() == 0
 
 
+@pytest.mark.slow
 def test_an_s3_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any error of S3's library becomes an OSError that names the object."""
     connect_s3(monkeypatch, "s3_down", "http://127.0.0.1:1")
@@ -432,6 +433,7 @@ def _write_many(folder: str, number: int) -> None:
                 item.write(f"{number} {turn}\n".encode() * 1000)
 
 
+@pytest.mark.slow
 def test_processes_at_once(tmp_path: Path) -> None:
     """Processes that clean and write the same file at once don't interfere."""
     children = [
