@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+from airflow_provider_r7mail.client.dates import lacks_zone
 from airflow_provider_r7mail.client.fields import ENVELOPE, Names, restore_names
 from airflow_provider_r7mail.client.models import (
     Attachment,
@@ -84,6 +85,7 @@ class Call(Generic[T]):
     :param authorized: whether the call needs the token
     :param refusals: statuses other than 401 that mean the login was refused (R14)
     :param not_found: what a 404 means, if not that the endpoint doesn't exist
+    :param tentative: whether an error of the server is an answer, and not retried
     """
 
     method: str
@@ -95,6 +97,7 @@ class Call(Generic[T]):
     authorized: bool = True
     refusals: frozenset[int] = frozenset()
     not_found: str = ""
+    tentative: bool = False
 
 
 def log_in(login: str, password: str, *, proven: bool = False) -> Call[str]:
@@ -124,6 +127,8 @@ def list_messages(
     offset: int,
     size: int,
     parse: Callable[[bytes], T],
+    empty_labels: bool = True,
+    tentative: bool = False,
 ) -> Call[T]:
     """List messages of a folder (manual, section 3), sorted by Date, in unknown direction (R1).
 
@@ -134,13 +139,20 @@ def list_messages(
     :param offset: number of messages to skip
     :param size: number of messages to return; the server may return fewer (R3)
     :param parse: reads the body, for example `parse_page`
+    :param empty_labels: whether to send `Labels: []` if there are no labels to search for, as in
+        the manual's examples; some servers may take it for "without labels" (R31)
+    :param tentative: whether an error of the server is an answer, and not retried
     """
+    context = criteria.search_context(start, end)
+    if not (empty_labels or criteria.labels):
+        del context["Labels"]
     return Call(
         method="POST",
         path="/api/v1/email/Messages",
+        tentative=tentative,
         body={
             "folderId": folder,
-            "SearchContext": criteria.search_context(start, end),
+            "SearchContext": context,
             "offset": offset,
             "size": size,
             "sortOrder": 1,
@@ -383,7 +395,8 @@ def parse_page(body: bytes) -> Page:
     """
     items, count = parse_items(body)
     try:
-        return Page(rows=tuple(_read_row(item) for item in items), count=count)
+        rows = tuple(_read_row(item) for item in items)
+        return Page(rows=rows, count=count, zoneless=lacks_zone(body))
     except (KeyError, TypeError, ValueError) as error:
         raise AnswerError("the listing contains an item that is not a message") from error
 

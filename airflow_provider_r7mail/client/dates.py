@@ -5,6 +5,7 @@ No I/O, no Airflow.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -71,9 +72,24 @@ def parse_moment(value: object, name: str) -> datetime | None:
 
 
 def format_api_date(value: datetime) -> str:
-    """Format a UTC date like the manual's examples: truncated to milliseconds, with `Z`."""
+    """Format a date like the manual's examples: truncated to milliseconds, with `Z` for UTC."""
     # strftime would write years before 1000 with fewer than four digits.
+    if value.utcoffset():
+        return value.isoformat(timespec="milliseconds")
     return value.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+_DATE = re.compile(rb'"date"\s*:\s*"(?!0001-)([^"]*)"', re.IGNORECASE)
+_ZONE = re.compile(rb"(?:Z|[+-]\d\d:?\d\d)\s*$")
+
+
+def lacks_zone(body: bytes) -> bool:
+    """Whether the first date of a listing doesn't name a zone (R43).
+
+    :param body: the response's bytes
+    """
+    found = _DATE.search(body)
+    return found is not None and not _ZONE.search(found[1])
 
 
 @dataclass(frozen=True, slots=True)

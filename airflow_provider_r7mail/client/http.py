@@ -302,7 +302,7 @@ def may_repeat(call: Call[Any], error: BaseException) -> bool:
         # have acted.
         return error.never_sent or error.status == 429
     if isinstance(error, R7MailServerError):
-        return error.status is not None and error.status >= 500
+        return error.status is not None and error.status >= 500 and not call.tentative
     if isinstance(error, R7MailProxyError):
         # 200: an HTML page in place of JSON, from a proxy that is restarting
         return error.status in {200, 429, 502, 503, 504}

@@ -417,10 +417,12 @@ class Page:
 
     :param rows: the messages, and rows that aren't messages, which count for paging
     :param count: the server's `Count`, of all matches or of this page (R2); None if missing
+    :param zoneless: whether its dates don't name a zone (R43)
     """
 
     rows: tuple[Message | NoMessage, ...]
     count: int | None
+    zoneless: bool = False
 
     @property
     def items(self) -> tuple[Message, ...]:

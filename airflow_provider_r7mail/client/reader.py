@@ -1,40 +1,46 @@
-"""Read a folder exactly once: message by message, or a window with several requests at once.
+"""Read a folder message by message, each once.
 
 `client.seek` decides what to request; here the requests are made. No Airflow.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import TypeVar
 
-from airflow_provider_r7mail.client.calls import Call, list_messages, parse_page
-from airflow_provider_r7mail.client.dates import Window, to_microseconds
+from airflow_provider_r7mail.client.calibration import (
+    Calibration,
+    Inquiry,
+    Question,
+)
+from airflow_provider_r7mail.client.calls import Call, parse_page
+from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
-from airflow_provider_r7mail.client.seek import Key, Listing, PageRequest, Seek
+from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.client.spans import (
+    MAX_SWEEP_MESSAGES,
+    explain,
+    is_foreign,
+    listing_of,
+    open_span,
+    page_call,
+    question_call,
+    request_beyond,
+    shift_dates,
+    shows_order,
+)
+from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest
+from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.exceptions import (
-    R7MailConnectionError,
-    R7MailExtractError,
-    R7MailProxyError,
-    R7MailResponseError,
-    R7MailServerError,
+    R7MailRequestError,
 )
 
 log = logging.getLogger(__name__)
-
-# Each span costs a request or two. So there are at most this many at first, and one more for each
-# so many pages, read or counted. If most of a window is empty and Count doesn't tell (R2), it takes
-# a while to find that out by splitting spans.
-SPANS_AT_FIRST = 6
-PAGES_FOR_A_SPAN = 40
 
 # If the caller gives no page size, the first page has this many messages. Then pages grow to about
 # PAGE_BYTES: larger ones hardly cost less per message, but more memory. They stop growing when one
@@ -50,179 +56,11 @@ MAX_PAGE_BYTES = 8 << 20
 FIRST_SHARED_PAGE = 10
 MAX_SHARED_PAGE = 100
 
-NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
-"""A time that no mail is dated in: a Count above zero is not of what is searched for (R2)."""
-
+# Given in place of a missing bound to a server that wants both (R29); a day from the ends of .NET's
+# dates, since the server may convert them to another zone.
+FAR_PAST, FAR_FUTURE = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 P = TypeVar("P")
-
-
-def _call(
-    folder: int, criteria: MessageFilter, request: PageRequest, parse: Callable[[bytes], P]
-) -> Call[P]:
-    return list_messages(
-        folder,
-        criteria,
-        start=request.start,
-        end=request.end,
-        offset=request.offset,
-        size=request.size,
-        parse=parse,
-    )
-
-
-# -- message by message -----------------------------------------------------------------------
-
-
-class _Messages:
-    """Decides which page to request next, and picks its new messages; see `iter_messages`."""
-
-    def __init__(
-        self, folder: int, criteria: MessageFilter, page_size: int, *, keep_undated: bool
-    ) -> None:
-        window = criteria.window
-        self._folder = folder
-        self._criteria = criteria
-        self._seek = Seek(window, page_size)
-        self._skip_undated = not keep_undated and (
-            window.start is not None or window.end is not None
-        )
-
-    def next_page(
-        self, parse: Callable[[bytes], Page] = parse_page
-    ) -> tuple[PageRequest, Call[Page]] | None:
-        """Return the request and the call for the next page, None at the end."""
-        request = self._seek.request()
-        if request is None:
-            return None
-        return request, _call(self._folder, self._criteria, request, parse)
-
-    def take(self, page: Page, next_size: int) -> Iterator[Message]:
-        """Return the new messages of a page.
-
-        :param next_size: number of messages to request after it
-        """
-        self._seek.resize(next_size)
-        listing = Listing(
-            [row.id if isinstance(row, Message) else row.key for row in page.rows],
-            [None if row.date is None else to_microseconds(row.date) for row in page.rows],
-            page.count,
-        )
-        for index in self._seek.accept(listing):
-            message = page.rows[index]
-            if isinstance(message, NoMessage):
-                log.warning(
-                    "Skipping a message (Date: %s): it has no readable Id, so nothing can be done "
-                    "with it. An extract puts such messages into quarantine.",
-                    message.date or "none",
-                )
-            elif message.date is None and self._skip_undated:
-                log.warning(
-                    "Skipping message %s: it has no readable Date, so it is not known whether it "
-                    "is in the window.",
-                    message.id,
-                )
-            else:
-                yield message
-
-
-def iter_messages(
-    client: Client,
-    folder: int,
-    criteria: MessageFilter,
-    *,
-    page_size: int = 100,
-    keep_undated: bool = False,
-) -> Iterator[Message]:
-    """Yield the matching messages of a folder, each once, in the server's order of dates.
-
-    :param client: an open client
-    :param folder: id of the folder
-    :param criteria: what to search for, including the window
-    :param page_size: messages per request
-    :param keep_undated: also yield messages without a readable Date, which may or may not be in
-        the window
-    :raises R7MailRequestError: a page could not be read
-    :raises R7MailExtractError: the server's responses contradict the requests
-    """
-    messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
-    while (following := messages.next_page()) is not None:
-        yield from messages.take(client.send(following[1]), page_size)
-
-
-async def aiter_messages(
-    client: AsyncClient,
-    folder: int,
-    criteria: MessageFilter,
-    *,
-    keep_undated: bool = False,
-) -> AsyncGenerator[Message, None]:
-    """Yield the matching messages of a folder; see `iter_messages`.
-
-    Doesn't hold up the event loop: pages are parsed in a thread, and stay short.
-    """
-    size = PageSize(None, first=FIRST_SHARED_PAGE, most=MAX_SHARED_PAGE, max_bytes=PAGE_BYTES)
-    messages = _Messages(folder, criteria, size.rows, keep_undated=keep_undated)
-    length = 0
-
-    def parse(body: bytes) -> Page:
-        nonlocal length
-        length = len(body)
-        return parse_page(body)
-
-    executor = ThreadPoolExecutor(1, "r7mail-parse")
-    try:
-        while (following := messages.next_page(parse)) is not None:
-            request, call = following
-            started = time.monotonic()
-            page = await client.send(call, executor=executor)
-            size.learn(request, len(page.rows), length, time.monotonic() - started)
-            for message in messages.take(page, size.rows):
-                yield message
-    finally:
-        executor.shutdown(wait=False)
-
-
-# -- a window, with several requests at once ----------------------------------------------------
-
-
-class HasListing(Protocol):
-    """A page, in any form that the caller decodes it into."""
-
-    @property
-    def listing(self) -> Listing:
-        """Keys and dates of its rows."""
-
-
-L = TypeVar("L", bound=HasListing)
-
-
-@dataclass(slots=True)
-class Reconciliation:
-    """What the server counted and what was read (R2).
-
-    :param counted_before: the window's Count at the start, None if it can't be trusted
-    :param counted_after: the same at the end
-    :param read: number of messages read, including those in the margins of the bounds (R4), and
-        each as often as a page listed it (R34)
-    :param repeated: number of rows that had been read before
-    """
-
-    counted_before: int | None
-    counted_after: int | None
-    read: int
-    repeated: int
-
-    @property
-    def missing(self) -> int:
-        """By how much both counts exceed the number of messages read.
-
-        This is 0 if mail has only arrived, since the count before doesn't include it, or has only
-        left, since the count after doesn't. If both happened, it may be more.
-        """
-        if self.counted_before is None or self.counted_after is None:
-            return 0
-        return max(min(self.counted_before, self.counted_after) - self.read, 0)
 
 
 class PageSize:
@@ -274,217 +112,257 @@ class PageSize:
         return True
 
 
-def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a group of tasks."""
-    first = errors.exceptions[0]
-    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-class WindowReader(Generic[L]):
-    """Reads a window with several concurrent readers, which share it as spans of time.
-
-    :param client: an open client; its `max_concurrency` is the number of readers
-    :param folder: id of the folder
-    :param criteria: what to search for; its window must have both bounds
-    :param page_size: messages per request; None adapts to the server
-    :param decode: decodes the bytes of a page; may raise AnswerError
-    :param executor: where pages are decoded
-    :param deliver: receives a page and the indexes of its new rows
-    :param keys: if given, the keys of all delivered rows are added to it
-    """
+class _Messages:
+    """Decides which page to request next, and picks its new messages; see `iter_messages`."""
 
     def __init__(
         self,
-        client: AsyncClient,
+        traits: Traits,
         folder: int,
         criteria: MessageFilter,
+        page_size: int,
         *,
-        page_size: int | None,
-        decode: Callable[[bytes], L],
-        executor: Executor,
-        deliver: Callable[[L, Sequence[int]], Awaitable[None]],
-        keys: set[Key] | None = None,
+        keep_undated: bool,
     ) -> None:
-        self._client = client
+        window = criteria.window
+        self._traits = traits
         self._folder = folder
         self._criteria = criteria
-        self._decode = decode
-        self._executor = executor
-        self._deliver = deliver
-        self._keys = keys
-        self._page_size = PageSize(page_size)
-        whole = Seek(criteria.window, self._page_size.rows)
-        self._spans: list[Seek] = [whole]
-        self._waiting: list[Seek] = [whole]
-        self._undated: set[Key] = set()
-        self._counted_before: int | None = None
-        # How often a page listed a message again (R34).
-        self._repeats: dict[Key, int] = {}
-        self._longest_page = 1
-        self._count_is_total = False
-        self._count_is_short = False
-        self._pages = 0
-        self._read = 0
-        self._received = 0
-        self._changed = asyncio.Condition()
+        self._window = window
+        self._span = open_span(traits, window, page_size, MAX_SWEEP_MESSAGES)
+        self._size = page_size
+        self._yielded: set[Key] = set()
+        self._rows = self._pages = 0
+        self._calibrated = self._beyond = False
+        self._skip_undated = not keep_undated and (
+            window.start is not None or window.end is not None
+        )
 
-    async def run(self) -> Reconciliation:
-        """Read the whole window.
+    def next_page(
+        self, parse: Callable[[bytes], Page] = parse_page
+    ) -> tuple[PageRequest, Call[Page]] | None:
+        """Return the request and the call for the next page, None at the end."""
+        request = self._span.request()
+        if request is None:
+            request = self._request_beyond()
+        if request is None:
+            return None
+        labels = self._traits.labels != "left out"
+        return request, page_call(self._folder, self._criteria, request, parse, empty_labels=labels)
 
-        :return: what the server counted and what was read
-        :raises R7MailExtractError: a page could not be read, or the responses contradict the
-            requests
+    def _request_beyond(self) -> PageRequest | None:
+        """Return a request for what follows after the messages read; None if that isn't needed.
+
+        There is nothing if the server sorts by Date (R30). One page alone has all there is.
         """
+        if self._beyond or self._pages < 2 or self._traits.sweeps or self._traits.by_date:
+            return None
+        self._beyond = True
+        return request_beyond(self._traits, self._window, self._rows + len(self._span.in_margins))
+
+    def question(self, question: Question, parse: Callable[[bytes], Page]) -> Call[Page]:
+        """Return the call for a question."""
+        return question_call(question, self._folder, self._criteria, parse)
+
+    def prepare(
+        self, request: PageRequest, page: Page
+    ) -> Generator[Question, Listing | None, bool]:
+        """Find out from the first page how the server reads bounds and labels (R29, R31).
+
+        :return: whether to take the page; if not, `next_page` has a better one
+        """
+        if self._calibrated:
+            return True
+        self._calibrated = True
+        calibration = Calibration(self._traits, self._criteria, request.size)
+        again = yield from calibration.first_page(request, listing_of(page))
+        if self._traits.sweeps:
+            self._restart()
+        return not (again or self._traits.sweeps)
+
+    def contradicted(self, error: ContradictionError, request: PageRequest, page: Page) -> Inquiry:
+        """Find another way of reading after a response that contradicts its request.
+
+        :raises R7MailExtractError: there is none
+        """
+        window = self._window
+        if error.what == "bounds" and (window.start is None) != (window.end is None):
+            # It may want both bounds.
+            self._window = Window(window.start or FAR_PAST, window.end or FAR_FUTURE)
+        else:
+            listing = listing_of(self._in_utc(page))
+            yield from explain(self._traits, self._criteria, error, request, listing)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._span = open_span(self._traits, self._window, self._size, MAX_SWEEP_MESSAGES)
+
+    def take(self, page: Page, next_size: int) -> Iterator[Message]:
+        """Return the new messages of a page.
+
+        :param next_size: number of messages to request after it
+        :raises ContradictionError: the response contradicts the request
+        """
+        self._span.resize(next_size)
+        self._size = next_size
+        page = self._in_utc(page)
+        listing = listing_of(page)
+        if self._beyond and not self._traits.sweeps:
+            if listing.keys:
+                self._traits.by_date = False
+                self._restart()
+            return iter(())
+        fresh = self._span.accept(listing)
+        self._pages += bool(listing.keys)
+        self._rows += len(fresh)
+        if self._traits.by_date is None and shows_order(listing):
+            self._traits.by_date = True
+        return self._pick(
+            page, [index for index in fresh if listing.keys[index] not in self._yielded]
+        )
+
+    def _in_utc(self, page: Page) -> Page:
+        offset = self._traits.dates_offset
+        return page if offset is None or not page.zoneless else shift_dates(page, offset)
+
+    def _pick(self, page: Page, fresh: Sequence[int]) -> Iterator[Message]:
+        for index in fresh:
+            message = page.rows[index]
+            if isinstance(message, NoMessage):
+                log.warning(
+                    "Skipping a message (Date: %s): it has no readable Id, so nothing can be done "
+                    "with it. An extract puts such messages into quarantine.",
+                    message.date or "none",
+                )
+                continue
+            self._yielded.add(message.id)
+            if is_foreign(message.folder_id, self._folder):
+                log.info(
+                    "Skipping message %s: it is listed in folder %s, but filed under folder %s "
+                    "(R32).",
+                    message.id,
+                    self._folder,
+                    message.folder_id,
+                )
+            elif message.date is None and self._skip_undated:
+                log.warning(
+                    "Skipping message %s: it has no readable Date, so it is not known whether it "
+                    "is in the window.",
+                    message.id,
+                )
+            else:
+                yield message
+
+
+def iter_messages(
+    client: Client,
+    folder: int,
+    criteria: MessageFilter,
+    *,
+    page_size: int = 100,
+    keep_undated: bool = False,
+) -> Iterator[Message]:
+    """Yield the matching messages of a folder, each once, in the server's order of dates.
+
+    A server that doesn't sort by Date, or reads bounds in its own way (R29, R30), yields them in
+    its own order.
+
+    :param client: an open client
+    :param folder: id of the folder
+    :param criteria: what to search for, including the window
+    :param page_size: messages per request
+    :param keep_undated: also yield messages without a readable Date, which may or may not be in
+        the window
+    :raises R7MailRequestError: a page could not be read
+    :raises R7MailExtractError: the server's responses contradict the requests
+    """
+    messages = _Messages(client.traits, folder, criteria, page_size, keep_undated=keep_undated)
+
+    def ask(inquiry: Generator[Question, Listing | None, P]) -> P:
+        answer: Listing | None = None
+        while True:
+            try:
+                question = inquiry.send(answer)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            try:
+                answer = listing_of(client.send(messages.question(question, parse_page)))
+            except R7MailRequestError:
+                if question.labels:
+                    raise
+                answer = None
+
+    while (following := messages.next_page()) is not None:
+        request, call = following
+        page = client.send(call)
+        if not ask(messages.prepare(request, page)):
+            continue
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._client.config.max_concurrency):
-                    group.create_task(self._work())
-        except BaseExceptionGroup as errors:
-            first = first_error(errors)
-            raise first from first.__cause__
-        return await self._reconcile()
+            fresh = messages.take(page, page_size)
+        except ContradictionError as error:
+            ask(messages.contradicted(error, request, page))
+        else:
+            yield from fresh
 
-    async def _work(self) -> None:
-        while (seek := await self._next_span()) is not None:
-            request = seek.request()
-            page = None if request is None else await self._fetch(request)
-            while page is not None:
-                page = await self._take(seek, page)
-            async with self._changed:
-                self._changed.notify_all()
 
-    async def _next_span(self) -> Seek | None:
-        """Return a span to read: a waiting one, or half of the one with most pages left."""
-        async with self._changed:
-            while True:
-                if self._waiting:
-                    return self._waiting.pop()
-                if all(span.finished for span in self._spans):
-                    self._changed.notify_all()
-                    return None
-                shared = None
-                if len(self._spans) < SPANS_AT_FIRST + self._expected() // PAGES_FOR_A_SPAN:
-                    shared = max(self._spans, key=Seek.pages_left).share()
-                if shared is not None:
-                    self._spans.append(shared)
-                    return shared
-                await self._changed.wait()
+async def aiter_messages(
+    client: AsyncClient,
+    folder: int,
+    criteria: MessageFilter,
+    *,
+    keep_undated: bool = False,
+) -> AsyncGenerator[Message, None]:
+    """Yield the matching messages of a folder; see `iter_messages`.
 
-    def _expected(self) -> int:
-        """Estimate the pages of the window, at the initial page size."""
-        counted = (self._counted_before or 0) if self._count_is_total else 0
-        return max(self._pages, counted // min(self._longest_page, self._page_size.first))
+    Doesn't hold up the event loop: pages are parsed in a thread, and stay short.
+    """
+    size = PageSize(None, first=FIRST_SHARED_PAGE, most=MAX_SHARED_PAGE, max_bytes=PAGE_BYTES)
+    messages = _Messages(client.traits, folder, criteria, size.rows, keep_undated=keep_undated)
+    length = 0
 
-    async def _take(self, seek: Seek, page: L) -> L | None:
-        """Deliver a page's new rows; fetch the span's next page meanwhile and return it."""
-        listing = page.listing
-        if self._pages == 0:
-            self._counted_before = listing.count
-        self._pages += 1
-        self._received += len(listing.keys)
-        self._longest_page = max(self._longest_page, len(listing.keys))
-        seek.resize(self._page_size.rows)
+    def parse(body: bytes) -> Page:
+        nonlocal length
+        length = len(body)
+        return parse_page(body)
+
+    async def answer(question: Question) -> Listing:
+        call = messages.question(question, parse_page)
+        return listing_of(await client.send(call, executor=executor))
+
+    executor = ThreadPoolExecutor(1, "r7mail-parse")
+    try:
+        while (following := messages.next_page(parse)) is not None:
+            request, call = following
+            started = time.monotonic()
+            page = await client.send(call, executor=executor)
+            size.learn(request, len(page.rows), length, time.monotonic() - started)
+            if not await answer_all(messages.prepare(request, page), answer):
+                continue
+            try:
+                fresh = messages.take(page, size.rows)
+            except ContradictionError as error:
+                await answer_all(messages.contradicted(error, request, page), answer)
+                continue
+            for message in fresh:
+                yield message
+    finally:
+        executor.shutdown(wait=False)
+
+
+async def answer_all(
+    inquiry: Generator[Question, Listing | None, P],
+    answer: Callable[[Question], Awaitable[Listing]],
+) -> P:
+    """Answer an inquiry's questions, and return what it found."""
+    found: Listing | None = None
+    while True:
         try:
-            fresh = seek.accept(listing)
-        except R7MailExtractError as error:
-            raise R7MailExtractError(f"{self._where()}: {error}") from error
-        if listing.count is not None and listing.count > len(listing.keys):
-            self._count_is_total = True
-        self._note_repeats(listing)
-        undated = [index for index in fresh if listing.dates[index] is None]
-        if undated:  # they don't belong to a span, so each reader may meet them
-            known = {index for index in undated if listing.keys[index] in self._undated}
-            self._undated.update(listing.keys[index] for index in undated)
-            fresh = [index for index in fresh if index not in known]
-        self._read += len(fresh)
-        if self._keys is not None:
-            self._keys.update(listing.keys[index] for index in fresh)
-        async with self._changed:
-            self._changed.notify_all()
-        request = seek.request()
-        async with asyncio.TaskGroup() as group:
-            following = None if request is None else group.create_task(self._fetch(request))
-            if fresh:
-                await self._deliver(page, fresh)
-        return None if following is None else following.result()
-
-    def _note_repeats(self, listing: Listing) -> None:
-        distinct = len(set(listing.keys))
-        if listing.count is not None and listing.count < distinct:
-            self._count_is_short = True
-        if distinct < len(listing.keys):
-            for key, rows in Counter(listing.keys).items():
-                if rows > 1:
-                    self._repeats[key] = max(self._repeats.get(key, 0), rows - 1)
-
-    def _where(self) -> str:
-        return f"Folder {self._folder}, window {self._criteria.window.label()}"
-
-    async def _fetch(self, request: PageRequest) -> L:
-        length, started = 0, time.monotonic()
-
-        def decode(body: bytes) -> L:
-            nonlocal length
-            length = len(body)
-            return self._decode(body)
-
+            question = inquiry.send(found)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
         try:
-            page = await self._client.send(
-                _call(self._folder, self._criteria, request, decode), executor=self._executor
-            )
-        except (
-            R7MailConnectionError,
-            R7MailProxyError,
-            R7MailResponseError,
-            R7MailServerError,
-        ) as error:
-            if not error.never_sent and self._page_size.retreat(request):
-                log.warning("Requesting fewer messages at once: %s", error)
-                return await self._fetch(replace(request, size=self._page_size.rows))
-            raise R7MailExtractError(
-                f"{self._where()}: the page of {request.size} at offset {request.offset} from "
-                f"{request.start} to {request.end} could not be read. {error.text}"
-            ) from error
-        elapsed = time.monotonic() - started
-        self._page_size.learn(request, len(page.listing.keys), length, elapsed)
-        return page
-
-    async def _reconcile(self) -> Reconciliation:
-        in_margins = set().union(*(span.in_margins for span in self._spans))
-        distinct = self._read + len(in_margins)
-        read = distinct + sum(self._repeats.values())
-        before, after = self._counted_before, None
-        if self._count_is_total:
-            after = (await self._ask(self._criteria.window)).count
-        doubt = await self._doubt(before, after, read)
-        if doubt:
-            log.warning(
-                "%s: the messages read can't be compared with the server's Count: %s. `r7mail "
-                "check` shows what it counts.",
-                self._where(),
-                doubt,
-            )
-            before = after = None
-        elif before is not None and not self._count_is_total and before < read:
-            before = None  # it is the page's
-        return Reconciliation(before, after, read, self._received - distinct)
-
-    async def _doubt(self, before: int | None, after: int | None, read: int) -> str:
-        """Return why Count is of no use; empty if it is of the matches, or of the page (R2)."""
-        if before is None:
-            return "it is missing or not a number"
-        if self._count_is_short:
-            return "it is less than the messages of its own page"
-        if after is None or min(before, after) <= read <= max(before, after):
-            return ""
-        nowhere = await self._ask(Window(*NOWHERE))
-        # Undated messages may be listed, and counted, whatever the bounds.
-        none_dated = all(date is None for date in nowhere.dates)
-        if none_dated and (nowhere.count or 0) > len(self._undated):
-            return "it is the same whatever dates are searched for"
-        return ""
-
-    async def _ask(self, window: Window) -> Listing:
-        request = Seek(window, 1).request()
-        assert request is not None  # noqa: S101 - a new Seek always has a request
-        return (await self._fetch(request)).listing
+            found = await answer(question)
+        except R7MailRequestError:
+            if question.labels:
+                raise
+            found = None

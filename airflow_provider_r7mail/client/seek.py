@@ -15,7 +15,7 @@ bounds that may or may not be inclusive (R4). Paging by offset alone loses and d
 3. If a page at offset 0 has no later Date, offsets are unavoidable: within a single second that
    fills a page, and to find out whether a short page (R3) was the last one. Then the span is swept
    repeatedly, until as many ids as it had rows have been met both before and after the empty
-   response that revealed the number of rows (`_Sweeps`).
+   response that revealed the number of rows (`Sweeps`).
 
 Assumptions: bounds mean UTC, and offset and size count rows; a response is a list sorted by Date to
 the second, as it was at one moment; only an empty response says that nothing follows; a message
@@ -34,13 +34,13 @@ assumptions there are no silent gaps, and there are never endless loops. No I/O,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from math import inf
 from operator import ge, le
 from typing import Literal
 
-from airflow_provider_r7mail.client.dates import EPOCH, MICROSECONDS, Window, to_microseconds
+from airflow_provider_r7mail.client.dates import MICROSECONDS, Window, to_microseconds
+from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest, Sweeps, moment
 from airflow_provider_r7mail.exceptions import R7MailExtractError
 
 # R4: an exclusive bound that is compared to the second needs one second more, and an upper bound
@@ -48,14 +48,8 @@ from airflow_provider_r7mail.exceptions import R7MailExtractError
 BELOW_SECONDS = 1
 ABOVE_SECONDS = 2
 
-# In random order (R5), a pass misses a message with probability 1/e; this many passes in a row miss
-# it with probability 10^-17.
-MAX_SWEEPS = 40
 # The size up to which pages may grow beyond the caller's page size to finish sweeping.
 MAX_SWEEP_PAGE = 2_000
-# Pages of a sweep without a new id after which the server is considered to ignore the offset. In
-# random order with one message per page, the probability of this is below 10^-9.
-MAX_STALE_PAGES = 50
 # A span is shared with an idle reader if it has about this many pages left.
 MIN_PAGES_TO_SHARE = 5
 # A reader requests so far beyond the end of its span that it gets about this many rows of the next
@@ -64,40 +58,6 @@ ROWS_BEYOND_END = 10
 ALL = 10**12  # seconds: as far as there are any
 
 _Step = Literal["sweep second", "sweep all"]
-
-Key = int | str
-"""What identifies a message: the server's Id, or text if its Id can't be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageRequest:
-    """What to request from Messages.
-
-    :param start: lower bound of Date, None for no bound
-    :param end: upper bound of Date, None for no bound
-    :param offset: number of messages to skip
-    :param size: number of messages to return
-    """
-
-    start: datetime | None
-    end: datetime | None
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What `Seek` must know about a page.
-
-    :param keys: keys of the messages, in the page's order
-    :param dates: their dates in microseconds since 1970, None for no readable date
-    :param count: the response's Count (R2), None if missing
-    """
-
-    keys: Sequence[Key]
-    dates: Sequence[int | None]
-    count: int | None
-
 
 FIRST_SECOND, LAST_SECOND = (
     to_microseconds(moment) // MICROSECONDS
@@ -112,94 +72,16 @@ def _open(low: int | None, high: int | None) -> tuple[float, float]:
     return -inf if low is None else low, inf if high is None else high
 
 
-def _moment(second: int) -> datetime | None:
-    try:
-        return EPOCH + timedelta(seconds=second)
-    except OverflowError:  # a bound before year 1 or after 9999 has no effect
-        return None
+class ContradictionError(R7MailExtractError):
+    """A response contradicts its request: the server has a reading that `Seek` can't work with.
 
-
-@dataclass(slots=True)
-class _Sweeps:
-    """Passes over a span by offsets, until they prove that every message in it has been met.
-
-    A pass ends with an empty response, at an offset of so many rows: at that moment the span had at
-    most so many messages. A message that was met before that response, and again after it, was
-    there. Once as many messages as there were rows have been met on both sides of it, they are all
-    that the span had then. So nothing that was there all along is missing.
-
-    The order of ties (R5) and mail that arrives or leaves (R6) only delay this.
-
-    :param proofs: how many empty responses must be proven like this; an empty span proves itself
+    :param what: `bounds` if it lists mail outside the bounds (R29), `order` if it doesn't sort by
+        Date (R30)
     """
 
-    proofs: int
-    # For each pass, including the current one: its rows, and how many keys have been met both
-    # before its end and after it.
-    _rows: list[int] = field(default_factory=lambda: [0])
-    _on_both_sides: list[int] = field(default_factory=lambda: [0])
-    _last_met: dict[Key, int] = field(default_factory=dict)
-    _stale_pages: int = 0
-
-    @property
-    def number(self) -> int:
-        """The number of passes that have ended."""
-        return len(self._rows) - 1
-
-    def meet(self, keys: Sequence[Key]) -> None:
-        """Take a page of the current pass.
-
-        :raises R7MailExtractError: too many pages had nothing that this pass has not met
-        """
-        current, distinct = self.number, set(keys)
-        new = 0
-        for key in distinct:
-            last = self._last_met.get(key)
-            if last == current:
-                continue
-            new += 1
-            if last is not None:
-                for number in range(last, current):
-                    self._on_both_sides[number] += 1
-            self._last_met[key] = current
-        # Ids are unique, so these are all rows; a server that repeats some is tolerated.
-        self._rows[current] += len(distinct)
-        self._stale_pages = 0 if new else self._stale_pages + 1
-        if self._stale_pages > MAX_STALE_PAGES:
-            raise R7MailExtractError(
-                f"The server makes no progress: {MAX_STALE_PAGES} pages at increasing offsets had "
-                "nothing new. It seems to ignore offset, and more messages share one second than "
-                "fit on a page."
-            )
-
-    def end_pass(self) -> None:
-        """Take an empty response."""
-        self._rows.append(0)
-        self._on_both_sides.append(0)
-        self._stale_pages = 0
-
-    def complete(self) -> bool:
-        """Whether every message that was in the span all along has been met.
-
-        :raises R7MailExtractError: after MAX_SWEEPS passes some are still hidden
-        """
-        ended = list(zip(self._on_both_sides, self._rows, strict=True))[:-1]
-        proven = [rows for both, rows in ended if both >= rows]
-        if len(proven) >= self.proofs or 0 in proven:
-            return True
-        if self.number < MAX_SWEEPS:
-            return False
-        # Mail left in the middle of each pass. A message that stayed is missed by one pass with a
-        # probability of at most about 1/e (R5), and practically never by all of them. But if there
-        # are fewer ids than rows, some messages can't be seen.
-        fewest = min(rows for _, rows in ended)
-        if len(self._last_met) < fewest:
-            raise R7MailExtractError(
-                f"After {MAX_SWEEPS} sweeps over one second the server has still listed fewer "
-                f"messages ({len(self._last_met)}) than rows ({fewest}). Try again, if necessary "
-                "with a larger page_size."
-            )
-        return True
+    def __init__(self, what: Literal["bounds", "order"], message: str) -> None:
+        super().__init__(message)
+        self.what: Literal["bounds", "order"] = what
 
 
 class Seek:
@@ -252,7 +134,7 @@ class Seek:
         self._span = self._remaining()
         self._offset = 0
         self._asked = self.size
-        self._sweeps: _Sweeps | None = None
+        self._sweeps: Sweeps | None = None
         # After a short page, what to do if more rows follow; None in a sweep.
         self._if_more: _Step | None = None
         self._part_only = False
@@ -268,8 +150,8 @@ class Seek:
             return None
         low, high = self._span
         return PageRequest(
-            None if low is None else _moment(low - BELOW_SECONDS),
-            None if high is None else _moment(high + ABOVE_SECONDS),
+            None if low is None else moment(low - BELOW_SECONDS),
+            None if high is None else moment(high + ABOVE_SECONDS),
             self._offset,
             self._asked,
         )
@@ -346,10 +228,11 @@ class Seek:
             if (low is not None and second < low - BELOW_SECONDS - 1) or (
                 high is not None and second > high + ABOVE_SECONDS + 1
             ):
-                raise R7MailExtractError(
+                raise ContradictionError(
+                    "bounds",
                     "The server ignores StartDate or EndDate: it listed a message dated "
-                    f"{_moment(second)}, outside the requested range. Its windows can't be read; "
-                    "check whether a proxy changes requests."
+                    f"{moment(second)}, outside the requested range. Its windows can't be read; "
+                    "check whether a proxy changes requests.",
                 )
 
     def _check_order(self, dated: Sequence[int]) -> None:
@@ -360,9 +243,10 @@ class Seek:
             return
         sign = 1 if rising else -1
         if not (rising or falling) or self.sign not in {None, sign}:
-            raise R7MailExtractError(
+            raise ContradictionError(
+                "order",
                 "The server does not sort messages by Date as requested: dates both rise and fall. "
-                "Its windows can't be read completely."
+                "Its windows can't be read completely.",
             )
         self.sign = sign
 
@@ -468,7 +352,7 @@ class Seek:
             self._go_on(step)
         else:
             # The page is the first of a sweep, which is abandoned if a second one follows.
-            self._sweeps = _Sweeps(proofs=1 if longest else 2)
+            self._sweeps = Sweeps(proofs=1 if longest else 2)
             self._if_more = step
             self._part_only = False
             self._sweeps.meet(page.keys)
@@ -493,22 +377,20 @@ class Seek:
                 self._part_only = True
                 first, last = self._cursor, self._cursor + self._reach()
                 self._span = (first, last) if self.sign == 1 else (-last, -first)
-            self._sweeps = _Sweeps(proofs=2)
+            self._sweeps = Sweeps(proofs=2)
             self._if_more = None
             self._start_pass(self._sweeps)
 
     def _reach(self) -> int:
         return BELOW_SECONDS if self.sign == 1 else ABOVE_SECONDS
 
-    def _start_pass(self, sweeps: _Sweeps) -> None:
+    def _start_pass(self, sweeps: Sweeps) -> None:
         self._offset = 0
         if self._if_more is None:
             self._asked = max(self.size, min(self.size << (sweeps.number // 2), MAX_SWEEP_PAGE))
-            # If the order of ties rotates with each request (R5), passes at even distances could
-            # miss the same message each time. So some requests are wasted before a pass.
-            self._skip = sweeps.number**2 % 7 % 4  # 0 1 0 2 2 0 1, repeating
+            self._skip = sweeps.wasted()
 
-    def _accept_sweep(self, sweeps: _Sweeps, page: Listing) -> None:
+    def _accept_sweep(self, sweeps: Sweeps, page: Listing) -> None:
         if self._skip:
             self._skip -= 1
         elif page.keys and self._offset and self._if_more is not None:

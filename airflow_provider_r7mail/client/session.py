@@ -46,6 +46,7 @@ from airflow_provider_r7mail.client.http import (
     retry_options,
 )
 from airflow_provider_r7mail.client.models import Stats
+from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.exceptions import R7MailAuthError, R7MailRequestError
 
 T = TypeVar("T")
@@ -80,11 +81,12 @@ def _is_quiet(record: logging.LogRecord) -> bool:
 
 
 class _Base:
-    """State and decisions that the two clients share: configuration, token, statistics."""
+    """State and decisions that the two clients share: configuration, token, statistics, traits."""
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config
         self.stats = Stats()
+        self.traits = Traits()
         self._token: str | None = None
         self._served: str | None = None
         self._refusal: R7MailAuthError | None = None

@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from airflow_provider_r7mail.emulator import shapes
+from airflow_provider_r7mail.emulator.dates import local_text
 from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
 from airflow_provider_r7mail.emulator.listing import find
@@ -194,8 +195,12 @@ class Api:
         search = shapes.search_of(asked)
         readings = self._service.readings
         self._listings += 1
+        if readings.labels_required and search.labels is None:
+            raise Refused("SearchContext has no Labels")
+        mailbox = self._service.mailbox
+        folder = mailbox.contents(asked["folderId"])
         page = find(
-            self._service.mailbox.contents(asked["folderId"]),
+            mailbox.everything() if readings.foreign_rows else folder,
             search,
             readings,
             shuffle=self._shuffle,
@@ -213,7 +218,12 @@ class Api:
         """Return a message as a listing shows it (R17, R20)."""
         readings = self._service.readings
         hides_files = bool(record.files) and not readings.list_attachments
-        changes = readings.unknown_fields or readings.missing_fields or readings.null_fields
+        changes = (
+            readings.unknown_fields
+            or readings.missing_fields
+            or readings.null_fields
+            or readings.dates_without_zone
+        )
         if not hides_files and not changes:
             return record.json()
         raw = record.raw()
@@ -221,6 +231,9 @@ class Api:
             raw["Attachments"] = None
         if readings.unknown_fields:
             raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
+        if readings.dates_without_zone:
+            for name in ("Date", "Timestamp"):
+                raw[name] = local_text(raw[name], readings.zone_hours)
         raw |= dict.fromkeys(readings.null_fields)
         for name in readings.missing_fields:
             raw.pop(name, None)

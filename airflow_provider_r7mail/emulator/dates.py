@@ -75,3 +75,11 @@ def text_of_ticks(ticks: int, digits: int | None = None) -> str:
     if digits == 0:
         return whole + "Z"
     return f"{whole}.{fraction // 10 ** (7 - digits):0{digits}d}Z"
+
+
+def local_text(value: object, zone_hours: float) -> object:
+    """Return the text of a date as the time of a zone, without naming it (R43)."""
+    ticks = ticks_of_date_field(value)
+    if ticks == UNDATED:
+        return value
+    return text_of_ticks(ticks + int(zone_hours * 3_600) * TICKS_PER_SECOND).removesuffix("Z")

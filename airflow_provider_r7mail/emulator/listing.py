@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
+from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND, ticks_of_date_field
 
 if TYPE_CHECKING:
     import random
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.emulator.folders import Folder, Stored
     from airflow_provider_r7mail.emulator.readings import Readings
 
-_UNITS = {"second": TICKS_PER_SECOND, "millisecond": 10_000, "microsecond": 10}
+_UNITS = {
+    "day": 86_400 * TICKS_PER_SECOND,
+    "second": TICKS_PER_SECOND,
+    "millisecond": 10_000,
+    "microsecond": 10,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class Search:
     sender: str = ""
     recipient: str = ""
     subject: str = ""
-    labels: tuple[int, ...] = ()
+    labels: tuple[int, ...] | None = None
     was_read: bool | None = None
     start: int | None = None
     end: int | None = None
@@ -37,11 +42,12 @@ class Search:
     sort_order: int = 1
     order_field: str = "Date"
 
-    @property
-    def by_date_only(self) -> bool:
+    def by_date_only(self, readings: Readings) -> bool:
         """Whether the dates alone decide which messages match."""
         texts = (self.query, self.body, self.sender, self.recipient, self.subject)
-        return not any(texts) and not self.labels and self.was_read is None
+        unlabelled = self.labels == () and readings.empty_labels == "unlabelled"
+        flat = readings.threads == "flat"
+        return not (any(texts) or self.labels or unlabelled) and flat and self.was_read is None
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ def find(
     :param turn: number of this listing; every other one reverses ties if ``ties="reversed"``.
     """
     places = _dated_places(folder, search, readings)
-    if not search.by_date_only:
-        places = [place for place in places if _matches(folder.records[place], search)]
+    if not search.by_date_only(readings):
+        places = [place for place in places if _matches(folder.records[place], search, readings)]
     if readings.row_per_label:
         places = [
             place
@@ -73,8 +79,9 @@ def find(
     size = search.size if readings.page_cap is None else min(search.size, readings.page_cap)
     offset = 0 if readings.ignore_offset else search.offset
     ascending = (search.sort_order == 1) == (readings.sort_one == "ascending")
-    if search.order_field != "Date":
-        ordered = sorted(places, key=_key_of(folder, search.order_field), reverse=not ascending)
+    order_field = search.order_field if readings.order_by == "asked" else readings.order_by
+    if order_field != "Date":
+        ordered = sorted(places, key=_key_of(folder, order_field), reverse=not ascending)
         page: Sequence[int] = ordered[offset : offset + size]
     else:
         ties = _Ties(readings.ties, shuffle, turn)
@@ -92,21 +99,40 @@ def find(
 def _dated_places(folder: Folder, search: Search, readings: Readings) -> Sequence[int]:
     """Return the places in the folder whose dates are within the bounds (R4)."""
     whole = range(len(folder.records))
-    if readings.ignore_dates or (search.start is None and search.end is None):
+    start, end = search.start, search.end
+    alone = readings.both_bounds and (start is None or end is None)
+    if readings.ignore_dates or alone or (start is None and end is None):
         return whole
-    unit = _UNITS[readings.precision]
+    first, last = _limits(start, end, readings)
     undated = bisect_left(folder.ticks, 0)
-    first, last = undated, len(whole)
-    if search.start is not None:
-        bound = search.start // unit * unit + (0 if readings.start_inclusive else unit)
-        first = max(undated, bisect_left(folder.ticks, bound))
-    if search.end is not None:
-        bound = search.end // unit * unit + (unit if readings.end_inclusive else 0)
-        last = max(first, bisect_left(folder.ticks, bound))
-    as_earliest = readings.undated == "as_min" and search.start is None
+    if readings.bounds_field == "Timestamp":
+        stamps = [ticks_of_date_field(record.value("Timestamp")) for record in folder.records]
+        return [
+            place
+            for place, ticks in enumerate(stamps)
+            if place < undated or (first <= ticks and (last is None or ticks < last))
+        ]
+    low = max(undated, bisect_left(folder.ticks, first))
+    high = len(whole) if last is None else max(low, bisect_left(folder.ticks, last))
+    as_earliest = readings.undated == "as_min" and start is None
     if undated and (as_earliest or readings.undated == "always"):
-        return [*range(undated), *range(first, last)]
-    return range(first, last)
+        return [*range(undated), *range(low, high)]
+    return range(low, high)
+
+
+def _limits(start: int | None, end: int | None, readings: Readings) -> tuple[int, int | None]:
+    """Return what dates must reach, and stay below, in ticks."""
+    unit = _UNITS[readings.precision]
+    zone = int(readings.zone_hours * 3_600) * TICKS_PER_SECOND
+    shift = zone if readings.bounds_as == "local" else 0
+    day = zone if readings.precision == "day" else 0
+
+    def truncated(bound: int) -> int:
+        return (bound - shift + day) // unit * unit - day
+
+    first = 0 if start is None else truncated(start) + (0 if readings.start_inclusive else unit)
+    last = None if end is None else truncated(end) + (unit if readings.end_inclusive else 0)
+    return first, last
 
 
 @dataclass(frozen=True)
@@ -154,11 +180,13 @@ def _cut(
     return arranged[skipped : skipped + high - low]
 
 
-def _matches(record: Stored, search: Search) -> bool:
+def _matches(record: Stored, search: Search, readings: Readings) -> bool:
     """Return whether a message passes the filters other than dates. Text is case-insensitive."""
     if search.was_read is not None and bool(record.value("WasRead")) != search.was_read:
         return False
-    if search.labels and not set(search.labels) <= set(record.value("Labels") or ()):
+    if not _has_labels(set(record.value("Labels") or ()), search.labels, readings):
+        return False
+    if readings.threads == "heads" and record.value("ReplyToId") is not None:
         return False
     return (
         _has(search.subject, record.value("Subject"))
@@ -167,6 +195,15 @@ def _matches(record: Stored, search: Search) -> bool:
         and (not search.body or _has(search.body, record.value("Body"), record.value("HtmlBody")))
         and (not search.query or _has(search.query, *_queried(record)))
     )
+
+
+def _has_labels(labels: set[int], wanted: tuple[int, ...] | None, readings: Readings) -> bool:
+    """Return whether a message with these labels is found by a search for some (R31)."""
+    if wanted == () and readings.empty_labels == "unlabelled":
+        return not labels
+    if not wanted:
+        return True
+    return bool(labels & set(wanted)) if readings.several_labels == "any" else labels >= set(wanted)
 
 
 def _queried(record: Stored) -> list[Any]:

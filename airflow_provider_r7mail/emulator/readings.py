@@ -1,6 +1,6 @@
 """Settings of the emulator: how it behaves where the manual is open, and how calls fail.
 
-Every open point of the contract (R1 to R23) that is up to a server is a field of `Readings`. The
+Every open point of the contract (R1 to R43) that is up to a server is a field of `Readings`. The
 defaults are the friendliest behaviour. A `Fault` makes individual calls fail.
 """
 
@@ -26,7 +26,21 @@ class Readings:
     :param page_cap: most messages per page, whatever the ``size``; None: no limit (R3).
     :param start_inclusive: whether a message dated exactly ``StartDate`` matches (R4).
     :param end_inclusive: whether a message dated exactly ``EndDate`` matches (R4).
-    :param precision: bounds and dates are truncated to this before they are compared (R4).
+    :param precision: bounds and dates are truncated to this before they are compared (R4); ``day``
+        is a calendar day of the server's zone (R29).
+    :param zone_hours: the server's zone, in hours from UTC.
+    :param bounds_as: ``local`` takes ``StartDate`` and ``EndDate`` for times of the server's zone,
+        whatever zone they name (R29).
+    :param bounds_field: the field that ``StartDate`` and ``EndDate`` are compared with (R29).
+    :param both_bounds: ignore one of them without the other (R29).
+    :param order_by: the field that listings are sorted by: the one asked for, or always the same
+        (R30).
+    :param empty_labels: whether ``Labels: []`` means all messages, or those without labels (R31).
+    :param several_labels: whether messages must have all of several labels, or any (R31).
+    :param labels_required: refuse a search without ``Labels``.
+    :param foreign_rows: list messages of other folders, too (R32).
+    :param threads: whether all messages of a thread are listed, or only the first one (R33).
+    :param dates_without_zone: list dates in the server's zone, without naming it (R43).
     :param ties: order of messages with the same Date: always the same, reversed in every other
         response, or random in each (R5).
     :param undated: whether messages without a valid Date match date bounds; ``as_min`` treats them
@@ -59,7 +73,18 @@ class Readings:
     page_cap: int | None = None
     start_inclusive: bool = True
     end_inclusive: bool = True
-    precision: Literal["second", "millisecond", "microsecond"] = "millisecond"
+    precision: Literal["day", "second", "millisecond", "microsecond"] = "millisecond"
+    zone_hours: float = 3.0
+    bounds_as: Literal["utc", "local"] = "utc"
+    bounds_field: Literal["Date", "Timestamp"] = "Date"
+    both_bounds: bool = False
+    order_by: Literal["asked", "Id", "Timestamp"] = "asked"
+    empty_labels: Literal["all", "unlabelled"] = "all"
+    several_labels: Literal["all", "any"] = "all"
+    labels_required: bool = False
+    foreign_rows: bool = False
+    threads: Literal["flat", "heads"] = "flat"
+    dates_without_zone: bool = False
     ties: Literal["stable", "reversed", "random"] = "stable"
     undated: Literal["always", "never", "as_min"] = "as_min"
     expired_at: Literal["future", "past", "absent", "other_zone"] = "future"

@@ -151,7 +151,7 @@ def search_of(request: Mapping[str, Any]) -> Search:
         sender=context.get("From", ""),
         recipient=context.get("To", ""),
         subject=context.get("Subject", ""),
-        labels=tuple(context.get("Labels", ())),
+        labels=tuple(context["Labels"]) if "Labels" in context else None,
         was_read=context.get("WasRead"),
         start=_bound(context.get("StartDate", "")),
         end=_bound(context.get("EndDate", "")),

@@ -67,6 +67,14 @@ class Store:
             raise Refused(f"no folder {folder}")
         return self._contents[folder]
 
+    def everything(self) -> Folder:
+        """Return the messages of all folders, sorted by date (R32). Hold ``lock``, as above."""
+        self._settle()
+        records = [record for folder in self._contents.values() for record in folder.records]
+        found = Folder()
+        found.add_sorted(sorted(records, key=lambda record: record.ticks))
+        return found
+
     def now(self) -> datetime:
         """Return the mailbox's current time."""
         return self._clock()

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, parse_items
-from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.dates import MICROSECONDS, lacks_zone, to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
-from airflow_provider_r7mail.client.seek import Listing
+from airflow_provider_r7mail.client.sweep import Key, Listing
 from airflow_provider_r7mail.lake.items import read_item
 from airflow_provider_r7mail.lake.schema import arrow_type, schema
 
@@ -115,13 +116,35 @@ class DecodedPage:
         return int(self.batch.get_total_buffer_size())
 
 
-def decode_page(body: bytes) -> DecodedPage:
+def decode_page(body: bytes, dates_offset: int | None = None) -> DecodedPage:
     """Decode a response of Messages.
 
     :param body: the response's bytes
+    :param dates_offset: what to add to dates that don't name a zone, in seconds (R43)
     :raises AnswerError: it is not a listing
     """
-    return _decode_fast(body) or _decode_carefully(body)
+    page = _decode_fast(body) or _decode_carefully(body)
+    if not lacks_zone(body):
+        return page
+    if dates_offset is not None:
+        page = _shifted(page, dates_offset)
+    page.listing = replace(page.listing, zoneless=True)
+    return page
+
+
+def _shifted(page: DecodedPage, seconds: int) -> DecodedPage:
+    """Add a number of seconds to the dates of a page."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    batch, shift = page.batch, pa.scalar(seconds * MICROSECONDS, pa.duration("us"))
+    columns = {name: batch[name] for name in batch.schema.names}
+    for name in ("date", "timestamp"):
+        columns[name] = pc.add(columns[name], shift)
+    batch = pa.RecordBatch.from_pydict(columns)
+    dates = columns["date"].view(pa.int64()).to_pylist()
+    listing = _listing(batch, page.listing.keys, dates, page.listing.count)
+    return replace(page, batch=batch, listing=listing)
 
 
 def _read_fast(body: bytes) -> tuple[pa.StructArray, int | None] | None:
@@ -184,8 +207,24 @@ def _decode_fast(body: bytes) -> DecodedPage | None:
             columns.append(values)
     columns.append(pa.nulls(len(items), pa.string()))  # extra
     names = [name for name in schema("messages").names if name != "extracted_at"]
-    listing = Listing(wire["Id"].to_pylist(), dates.view(pa.int64()).to_pylist(), count)
-    return DecodedPage(pa.RecordBatch.from_arrays(columns, names=names), listing)
+    batch = pa.RecordBatch.from_arrays(columns, names=names)
+    keys = wire["Id"].to_pylist()
+    return DecodedPage(batch, _listing(batch, keys, dates.view(pa.int64()).to_pylist(), count))
+
+
+def _listing(
+    batch: pa.RecordBatch, keys: Sequence[Key], dates: list[int | None], count: int | None
+) -> Listing:
+    import pyarrow as pa
+
+    return Listing(
+        keys,
+        dates,
+        count,
+        batch["timestamp"].view(pa.int64()).to_pylist(),
+        batch["folder_id"].to_pylist(),
+        len(batch["labels"].flatten()) > 0,
+    )
 
 
 def _renamed_files(values: pa.ListArray) -> pa.ListArray:
@@ -277,7 +316,7 @@ def _decode_carefully(body: bytes) -> DecodedPage:
         for name in names
     ]
     batch = pa.RecordBatch.from_arrays(columns, names=names)
-    return DecodedPage(batch, Listing(keys, dates, count), bad, frozenset(repaired))
+    return DecodedPage(batch, _listing(batch, keys, dates, count), bad, frozenset(repaired))
 
 
 def _digest(item: Any) -> str:

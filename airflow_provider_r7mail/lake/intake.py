@@ -13,9 +13,9 @@ from functools import partial
 
 from airflow_provider_r7mail.client.calls import AnswerError
 from airflow_provider_r7mail.client.fields import KINDS
-from airflow_provider_r7mail.client.reader import Reconciliation, WindowReader, first_error
-from airflow_provider_r7mail.client.seek import Key
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.client.sweep import Key
+from airflow_provider_r7mail.client.window_reader import Reconciliation, WindowReader, first_error
 from airflow_provider_r7mail.lake.attachments import AttachmentCopier
 from airflow_provider_r7mail.lake.decode import DecodedPage, decode_page
 from airflow_provider_r7mail.lake.job import ExtractJob, Progress
@@ -62,7 +62,7 @@ class Intake:
             self.job.folder,
             self.job.criteria,
             page_size=self.job.page_size,
-            decode=_decode_messages,
+            decode=self._decode,
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
@@ -73,6 +73,9 @@ class Intake:
         except BaseExceptionGroup as errors:
             first = first_error(errors)
             raise first from first.__cause__
+
+    def _decode(self, body: bytes) -> DecodedPage:
+        return _decode_messages(body, self.client.traits.dates_offset)
 
     async def _deliver(self, page: DecodedPage, indexes: Sequence[int]) -> None:
         """Take a page from the reader; make it wait while there is too much to write."""
@@ -100,12 +103,12 @@ class Intake:
             self._written.notify_all()
 
 
-def _decode_messages(body: bytes) -> DecodedPage:
+def _decode_messages(body: bytes, dates_offset: int | None) -> DecodedPage:
     """Decode a page, unless nothing on it is a message: then it isn't mail that is broken.
 
     :raises AnswerError: not a listing of messages
     """
-    page = decode_page(body)
+    page = decode_page(body, dates_offset)
     if not page.bad or len(page.bad) < page.batch.num_rows:
         return page
     names = {name for bad in page.bad.values() if isinstance(bad.raw, dict) for name in bad.raw}

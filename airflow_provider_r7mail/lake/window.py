@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_r7mail import __version__
-from airflow_provider_r7mail.client.reader import Reconciliation
-from airflow_provider_r7mail.client.seek import Key
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.client.sweep import Key
+from airflow_provider_r7mail.client.window_reader import Reconciliation, RereadError
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailBadMessageError,
@@ -130,7 +130,8 @@ class _Extraction:
         scribe: Executor,
     ) -> dict[str, Any]:
         earlier: set[Key] | None = None
-        for number in range(1, MAX_READINGS + 1):
+        number = 1
+        while number <= MAX_READINGS:
             # Mail that arrives and leaves meanwhile explains missing messages (R6), but no more
             # than the previous reading met and this one didn't.
             keys: set[Key] | None = set() if number > 1 else None
@@ -156,6 +157,8 @@ class _Extraction:
                     await run_to_end(publish, destination, writer, manifest, outdated)
                     self._judge(destination, writer)
                     return manifest
+            except RereadError:
+                continue
             finally:
                 # In that thread, so that it comes after any write in progress when cancelled.
                 scribe.submit(writer.discard).result()
@@ -169,6 +172,9 @@ class _Extraction:
                 number,
                 MAX_READINGS,
             )
+            number += 1
+            if number == MAX_READINGS and self._client.traits.by_date is None:
+                self._client.traits.by_date = False  # perhaps that is why (R30)
         raise R7MailExtractError(
             f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the server "
             f"counts {counted.counted_after} messages, but lists only {counted.read}, in "
@@ -223,6 +229,7 @@ class _Extraction:
             **writer.written(),
             "messages": writer.messages,
             "quarantined": writer.quarantined,
+            "readings": self._client.traits.record(),
             "server_count": {"before": counted.counted_before, "after": counted.counted_after},
             **{name: number - self._earlier[name] for name, number in stats.as_dict().items()},
             "duplicates_dropped": counted.repeated,

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_r7mail.client.dates import Window, to_microseconds
-from airflow_provider_r7mail.client.seek import Listing, PageRequest, Seek
+from airflow_provider_r7mail.client.seek import Seek
+from airflow_provider_r7mail.client.sweep import Listing, PageRequest
 from airflow_provider_r7mail.emulator import Mailbox, Readings
 from airflow_provider_r7mail.emulator.dates import TICKS_PER_SECOND
 from airflow_provider_r7mail.emulator.listing import Search, find

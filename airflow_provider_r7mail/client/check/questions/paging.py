@@ -11,7 +11,7 @@ from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, MAX_PAGE_BY
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 from airflow_provider_r7mail.client.dates import to_microseconds
-from airflow_provider_r7mail.client.reader import NOWHERE
+from airflow_provider_r7mail.client.window_reader import NOWHERE
 from airflow_provider_r7mail.exceptions import R7MailConnectionError
 
 LARGER_PAGES = (200, 1000)

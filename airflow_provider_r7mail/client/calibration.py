@@ -1,0 +1,266 @@
+"""Find out how a server reads bounds and labels, before an answer of it is trusted.
+
+An empty page must mean "no mail" and nothing else. So a message that is there must be listed when
+it is asked for at its own moment, and a listing without `Labels` must have nothing more than one
+with `Labels: []`. That takes three requests at most, and none where the page at hand shows it
+(R29, R31). No I/O: the generators yield questions and are sent the pages. No Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, timedelta, timezone, tzinfo
+
+from airflow_provider_r7mail.client.dates import MICROSECONDS
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
+from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest, moment
+from airflow_provider_r7mail.client.traits import HOUR, WIDE_REACH, Traits
+from airflow_provider_r7mail.exceptions import R7MailExtractError
+
+# How many messages to ask for at most when any will do.
+SAMPLE = 50
+# A message whose Timestamp is so far from its Date tells which of them bounds are compared with.
+TELLING_SECONDS = 10
+# All zones differ from UTC by a multiple of this.
+QUARTER = 900
+# The distances of Russia's zones from UTC, the commonest first.
+OFFSETS = [hours * HOUR for hours in (3, 5, 7, 10, 2, 4, 6, 8, 9, 11, 12)]
+ELSEWHERE = timezone(timedelta(hours=5))
+# How long what is listed for a moment may be: the bounds, and what they may be rounded to.
+MOMENT_SECONDS = BELOW_SECONDS + ABOVE_SECONDS + 2
+# How many pages around a message to look through for it.
+MAX_PAGES = 50
+NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, 1)
+"""A minute of the year 1900, which no mail is dated in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A listing to ask for.
+
+    :param request: the page
+    :param filtered: whether the filters apply; if not, all mail is asked for
+    :param labels: whether to send `Labels: []`; without it the server may refuse, and the answer
+        to the question is None
+    """
+
+    request: PageRequest
+    filtered: bool = False
+    labels: bool = True
+
+
+Inquiry = Generator[Question, Listing | None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A message whose moments are known, in microseconds since 1970."""
+
+    key: Key
+    date: int
+    timestamp: int | None
+
+    @property
+    def distance(self) -> int:
+        """Seconds between Date and Timestamp."""
+        return 0 if self.timestamp is None else abs(self.timestamp - self.date) // MICROSECONDS
+
+
+def rows_of(listing: Listing) -> list[Row]:
+    """Return the dated rows of a page, those first that tell most."""
+    timestamps = listing.timestamps or [None] * len(listing.keys)
+    rows = [
+        Row(key, date, timestamp)
+        for key, date, timestamp in zip(listing.keys, listing.dates, timestamps, strict=True)
+        if date is not None
+    ]
+    return sorted(rows, key=lambda row: -row.distance)
+
+
+class Calibration:
+    """Finds out what `Traits` say, from a page at hand and a few questions.
+
+    :param traits: what is known; completed here
+    :param criteria: what is searched for
+    :param size: messages per request
+    """
+
+    def __init__(self, traits: Traits, criteria: MessageFilter, size: int) -> None:
+        self._traits = traits
+        self._criteria = criteria
+        self._size = min(size, SAMPLE)
+
+    def first_page(
+        self, request: PageRequest, listing: Listing
+    ) -> Generator[Question, Listing | None, bool]:
+        """Find out what the first page of a window doesn't show.
+
+        :param request: the request for it
+        :param listing: the page
+        :return: whether to request the page again: `Labels: []` hid some of it, or its dates were
+            read in the wrong zone
+        :raises R7MailExtractError: it can't be found out which moments the dates are (R43)
+        """
+        traits = self._traits
+        again = False
+        if self._criteria.labels or listing.labelled:
+            traits.labels = "sent"  # there are labels to filter by, or they have not been filtered
+        sample, rows = listing, rows_of(listing)
+        if not rows:
+            sample = yield from self._anywhere()
+            rows = rows_of(sample)
+        if traits.labels == "unknown" and rows:
+            without = yield Question(request, filtered=True, labels=False)
+            if without is None:
+                traits.labels = "unproven"
+            elif set(listing.keys) <= set(without.keys):
+                traits.labels = "left out"
+                again = len(without.keys) > len(listing.keys)
+                rows = rows_of(without) or rows
+            else:  # mail has left meanwhile
+                traits.labels, again = "left out", True
+        if traits.bounds == "unknown" and rows:
+            yield from self._bounds(rows, request, sample.zoneless)
+        return again or traits.dates_offset is not None
+
+    def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
+        """Return some messages of the folder, or an empty page if it has none."""
+        request = PageRequest(None, None, 0, self._size)
+        page = yield Question(request, labels=False)
+        if page is None:
+            page = yield Question(request)
+        assert page is not None  # noqa: S101 - only a question without labels may be refused
+        return page
+
+    def _bounds(self, rows: list[Row], request: PageRequest, zoneless: bool) -> Inquiry:
+        """Check that a message is listed at its own moment."""
+        traits = self._traits
+        if _shows_bounds(rows, request) and not zoneless:
+            traits.settle("date")
+            return
+        telling = [row for row in rows if row.distance > TELLING_SECONDS] or rows
+        for row in telling[:2]:  # the first may have left meanwhile
+            at_own = yield from self._page_at(row.date)
+            if _any_within(at_own.dates, row.date):
+                if zoneless and not (yield from self._is_utc(row)):
+                    raise R7MailExtractError(
+                        "The server's dates don't name a zone (R43), and its StartDate and EndDate "
+                        "take no notice of one, so it is not known which moments they are. Have "
+                        "the server send dates in UTC, with a Z."
+                    )
+                traits.settle("date")
+                return
+        for row in telling[:2]:
+            yield from self.investigate(row, zoneless=zoneless)
+            if traits.bounds != "unknown":
+                return
+        traits.settle("unexplained")
+
+    def _is_utc(self, row: Row) -> Generator[Question, Listing | None, bool]:
+        """Whether a message is listed at its own moment in UTC when another zone is named."""
+        at_own = yield from self._page_at(row.date, zone=ELSEWHERE)
+        return _any_within(at_own.dates, row.date)
+
+    def investigate(self, row: Row, *, zoneless: bool = False) -> Inquiry:
+        """Find out why a message isn't listed at its own moment, or is listed beside it (R29).
+
+        The traits are unchanged if nothing explains it.
+
+        :param zoneless: whether its date doesn't name a zone (R43)
+        """
+        traits = self._traits
+        nowhere = yield Question(NOWHERE)
+        if nowhere is not None and any(date is not None for date in nowhere.dates):
+            traits.settle("ignored")
+            return
+        at_own = yield from self._page_at(row.date)
+        if row.key in at_own.keys:
+            traits.settle("inexact")
+            return
+        if row.timestamp is not None and row.distance > TELLING_SECONDS:
+            at_timestamp = yield from self._page_at(row.timestamp)
+            if row.key in at_timestamp.keys and all(
+                _any_within([timestamp], row.timestamp) for timestamp in at_timestamp.timestamps
+            ):
+                traits.settle("timestamp")
+                return
+        for hours in OFFSETS if not _is_long(at_own.dates) else ():
+            # Either bounds are taken for local time, or dates are in local time (R43).
+            offset = -hours if zoneless else hours
+            shifted = yield from self._page_at(row.date + offset * MICROSECONDS)
+            if row.key in shifted.keys:
+                if zoneless:
+                    traits.dates_offset = offset
+                    traits.settle("date")
+                else:
+                    traits.settle("local time", offset)
+                return
+        if (yield from self._is_near(row)):
+            traits.settle("inexact")
+
+    def _page_at(
+        self, date: int, zone: tzinfo = UTC
+    ) -> Generator[Question, Listing | None, Listing]:
+        """Return what is listed for a moment.
+
+        :param zone: the zone in which to write it
+        """
+        second = date // MICROSECONDS
+        start, end = (
+            None if bound is None else bound.astimezone(zone)
+            for bound in (moment(second - BELOW_SECONDS), moment(second + ABOVE_SECONDS))
+        )
+        page = yield Question(
+            PageRequest(start, end, 0, self._size), labels=self._traits.labels != "left out"
+        )
+        return page or Listing((), (), None)
+
+    def _is_near(self, row: Row) -> Generator[Question, Listing | None, bool]:
+        """Whether a message is listed when some days around it are asked for."""
+        second = row.date // MICROSECONDS
+        start, end = moment(second - WIDE_REACH.below), moment(second + WIDE_REACH.above)
+        request = PageRequest(start, end, 0, 4 * self._size)
+        for _ in range(MAX_PAGES):
+            page = yield Question(request, labels=self._traits.labels != "left out")
+            if page is None or not page.keys:
+                return False
+            if row.key in page.keys:
+                return True
+            request = replace(request, offset=request.offset + len(page.keys))
+        return False
+
+
+def _any_within(dates: Sequence[int | None], date: int) -> bool:
+    """Whether any of the dates is at a moment, give or take what bounds may be rounded to."""
+    first = date - (BELOW_SECONDS + 1) * MICROSECONDS
+    last = date + (ABOVE_SECONDS + 1) * MICROSECONDS
+    return any(found is not None and first <= found <= last for found in dates)
+
+
+def _is_long(dates: Sequence[int | None]) -> bool:
+    """Whether dates are further apart than a moment."""
+    known = [date for date in dates if date is not None]
+    return bool(known) and max(known) - min(known) > MOMENT_SECONDS * MICROSECONDS
+
+
+def _shows_bounds(rows: list[Row], request: PageRequest) -> bool:
+    """Whether a page shows by itself that its bounds were compared with Date, in UTC.
+
+    If the server's zone were another one, or it compared days, then rows near one of the bounds
+    would be missing; and one with a Timestamp outside them shows that this isn't compared.
+    """
+    if request.start is None or request.end is None:
+        return False
+    low, high = (int(bound.timestamp()) * MICROSECONDS for bound in (request.start, request.end))
+    margin = QUARTER * MICROSECONDS // 2
+    return (
+        any(low <= row.date < low + margin for row in rows)
+        and any(high - margin < row.date <= high for row in rows)
+        and any(
+            row.timestamp is not None
+            and not low <= row.timestamp <= high + TELLING_SECONDS * MICROSECONDS
+            for row in rows
+        )
+    )
