@@ -179,6 +179,8 @@ class R7MailToParquetOperator(_CopyOperator):
     :param columns: the columns of the messages table to write; None for all
     :param page_size: how many messages to request at once; the server may return fewer (R3). If
         None, it starts with 200 and goes up to 1,000 as long as pages arrive complete and fast
+    :param max_sweep_messages: how many messages the folder may have on a server whose date bounds
+        are of no use, so that each window takes two listings of the whole folder (R29, R30)
     :param attachment_pattern: which files to download: a glob such as `*.xlsx` or `*.{xls,xlsx}`,
         several with `;` between them or in a list, or a regular expression if it starts with `^`
         or ends with `$` (templated)
@@ -231,6 +233,7 @@ class R7MailToParquetOperator(_CopyOperator):
         tables: Sequence[str] = ("messages", "recipients", "attachments"),
         columns: Sequence[str] | None = None,
         page_size: int | None = None,
+        max_sweep_messages: int = 20_000,
         on_bad_message: Literal["fail", "quarantine"] = "fail",
         privacy: Mapping[str, str] | None = None,
         refresh_windows: int = 0,
@@ -245,6 +248,7 @@ class R7MailToParquetOperator(_CopyOperator):
         self.tables = tables
         self.columns = columns
         self.page_size = page_size
+        self.max_sweep_messages = max_sweep_messages
         self.on_bad_message = on_bad_message
         self.privacy = privacy
         self.refresh_windows = refresh_windows
@@ -266,6 +270,7 @@ class R7MailToParquetOperator(_CopyOperator):
             tables=tuple(self.tables),
             columns=None if self.columns is None else tuple(self.columns),
             page_size=self.page_size,
+            max_sweep_messages=self.max_sweep_messages,
             attachment_pattern=self.attachment_pattern,
             max_attachment_bytes=self.max_attachment_bytes,
             on_bad_message=self.on_bad_message,

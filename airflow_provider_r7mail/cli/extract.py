@@ -48,6 +48,14 @@ def extract(
         int | None,
         typer.Option(help="Messages per request. By default it adapts to the server."),
     ] = None,
+    max_sweep_messages: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many messages the folder may have on a server whose date bounds are of no "
+            "use, so that the whole folder must be listed.",
+        ),
+    ] = 20_000,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Maximum concurrent requests.")] = 4,
     verify: Verify = True,
     ca: Ca = None,
@@ -72,6 +80,7 @@ def extract(
             output=_object_path(output, "--output"),
             attachments=None if attachments is None else _object_path(attachments, "--attachments"),
             page_size=page_size,
+            max_sweep_messages=max_sweep_messages,
             attachment_pattern=attachment_pattern,
         )
         job.check()

@@ -104,26 +104,31 @@ class Calibration:
         :raises R7MailExtractError: it can't be found out which moments the dates are (R43)
         """
         traits = self._traits
-        again = False
-        if self._criteria.labels or listing.labelled:
+        if traits.labels == "unknown" and (self._criteria.labels or listing.labelled):
             traits.labels = "sent"  # there are labels to filter by, or they have not been filtered
         sample, rows = listing, rows_of(listing)
-        if not rows:
+        bounded = request.start is not None or request.end is not None
+        if not rows and bounded and traits.bounds == "unknown":
             sample = yield from self._anywhere()
             rows = rows_of(sample)
-        if traits.labels == "unknown" and rows:
-            without = yield Question(request, filtered=True, labels=False)
-            if without is None:
-                traits.labels = "unproven"
-            elif set(listing.keys) <= set(without.keys):
-                traits.labels = "left out"
-                again = len(without.keys) > len(listing.keys)
-                rows = rows_of(without) or rows
-            else:  # mail has left meanwhile
-                traits.labels, again = "left out", True
-        if traits.bounds == "unknown" and rows:
+        again = False
+        if traits.labels == "unknown" and (rows or not bounded):
+            again = yield from self._labels(request, listing)
+        if traits.bounds == "unknown" and rows and bounded:
             yield from self._bounds(rows, request, sample.zoneless)
         return again or traits.dates_offset is not None
+
+    def _labels(
+        self, request: PageRequest, listing: Listing
+    ) -> Generator[Question, Listing | None, bool]:
+        """Check that a listing without `Labels` has no more than one with `Labels: []`."""
+        request = replace(request, size=min(request.size, self._size))
+        without = yield Question(request, filtered=True, labels=False)
+        if without is None:
+            self._traits.labels = "unproven"
+            return False
+        self._traits.labels = "left out"
+        return not set(without.keys) <= set(listing.keys)
 
     def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
@@ -190,7 +195,7 @@ class Calibration:
             # Either bounds are taken for local time, or dates are in local time (R43).
             offset = -hours if zoneless else hours
             shifted = yield from self._page_at(row.date + offset * MICROSECONDS)
-            if row.key in shifted.keys:
+            if row.key in shifted.keys and not _is_long(shifted.dates):
                 if zoneless:
                     traits.dates_offset = offset
                     traits.settle("date")

@@ -91,6 +91,7 @@ class Sweeps:
     _on_both_sides: list[int] = field(default_factory=lambda: [0])
     _last_met: dict[Key, int] = field(default_factory=dict)
     _stale_pages: int = 0
+    _repeating: bool = False
 
     @property
     def number(self) -> int:
@@ -113,8 +114,9 @@ class Sweeps:
                 for number in range(last, current):
                     self._on_both_sides[number] += 1
             self._last_met[key] = current
-        # Ids are unique, so these are all rows; a server that repeats some is tolerated.
-        self._rows[current] += len(distinct)
+        # A server that repeats messages (R34) may do so across pages, too.
+        self._repeating = self._repeating or len(distinct) < len(keys)
+        self._rows[current] += new if self._repeating else len(keys)
         self._stale_pages = 0 if new else self._stale_pages + 1
         if self._stale_pages > MAX_STALE_PAGES:
             raise R7MailExtractError(
@@ -202,6 +204,7 @@ class Sweep:
         self._offset = self._skip = 0
         self._met: set[Key] = set()
         self.size = size
+        self.rows = 0  # in the longest pass, with those that a page repeats (R34)
         self.finished = False
         self.in_margins: set[Key] = set()
 
@@ -227,6 +230,7 @@ class Sweep:
                 raise R7MailExtractError(self._limit[1])
         else:
             self._sweeps.end_pass()
+            self.rows = max(self.rows, self._offset)
             self._offset, self._skip = 0, self._sweeps.wasted()
         self.finished = self._sweeps.complete()
         return fresh

@@ -36,7 +36,7 @@ from airflow_provider_r7mail.client.spans import (
     request_beyond,
     shows_order,
 )
-from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest
+from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest, Sweep
 from airflow_provider_r7mail.exceptions import (
     R7MailConnectionError,
     R7MailExtractError,
@@ -388,6 +388,7 @@ class WindowReader(Generic[L]):
         in_margins = set().union(*(span.in_margins for span in self._spans))
         distinct = self._read + self._foreign + len(in_margins)
         read = distinct + sum(self._repeats.values())
+        read = max(read, *(span.rows for span in self._spans if isinstance(span, Sweep)), 0)
         before, after = self._counted_before, None
         if self._count_is_total:
             after = (await self._ask(self._criteria.window)).count

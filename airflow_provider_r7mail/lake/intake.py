@@ -66,6 +66,7 @@ class Intake:
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
+            max_sweep_messages=self.job.max_sweep_messages,
         )
         try:
             async with self._settling:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.spans import MAX_SWEEP_MESSAGES
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.derived import fatal_statuses
@@ -30,6 +31,8 @@ class ExtractJob:
     :param tables: the tables to write
     :param columns: the columns of the messages table to write; None for all
     :param page_size: messages per request; None adapts it to the server
+    :param max_sweep_messages: how many messages the folder may have if the server's bounds are of
+        no use, so that it must be read as a whole (R29)
     :param attachment_pattern: which files to copy; see `filenames.name_filter`
     :param max_attachment_bytes: larger files are not copied
     :param on_bad_message: `fail` raises after everything is written; `quarantine` doesn't
@@ -46,6 +49,7 @@ class ExtractJob:
     tables: tuple[str, ...] = TABLES
     columns: tuple[str, ...] | None = None
     page_size: int | None = None
+    max_sweep_messages: int = MAX_SWEEP_MESSAGES
     attachment_pattern: str | Sequence[str] | None = None
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
@@ -74,6 +78,10 @@ class ExtractJob:
             )
         if self.page_size is not None and self.page_size < 1:
             raise R7MailConfigError(f"page_size: {self.page_size}. It must be at least 1.")
+        if self.max_sweep_messages < 1:
+            raise R7MailConfigError(
+                f"max_sweep_messages: {self.max_sweep_messages}. It must be at least 1."
+            )
         known = ("fail", "quarantine")
         if self.on_bad_message not in known:
             raise R7MailConfigError(

@@ -247,7 +247,7 @@ def test_polls_further_and_further_apart(server: Emulator) -> None:
         return paths(server).count("Messages")
 
     assert polls() > 15
-    assert polls(exponential_backoff=True) <= 8
+    assert polls(exponential_backoff=True) <= 10  # two of them ask about labels (R31)
     assert 8 < polls(exponential_backoff=True, max_wait=timedelta(seconds=0.15)) <= 20
 
 
@@ -325,7 +325,8 @@ def test_failures_until_the_sensor_fails(server: Emulator) -> None:
 
     with pytest.raises(R7MailProxyError, match="status 403"):
         wait("deferrable", max_consecutive_failures=2)
-    assert paths(server) == ["Login", "Messages", "Login", "Messages", "Messages"]
+    # The second request asks how the server reads labels (R31): a refusal answers that.
+    assert paths(server) == ["Login", *["Messages"] * 2, "Login", *["Messages"] * 2]
 
 
 async def test_events_hold_ids_only(server: Emulator) -> None:
@@ -376,7 +377,7 @@ def test_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult], mode: str) -> None:
     """In a DAG, the sensor waits in every mode until the mail arrives, and returns its ids."""
-    deliver_at(server, 4, subject="Prices")
+    deliver_at(server, 7, subject="Prices")  # each poll looks whether the folder is empty
 
     result = run_dag(f"""
         from airflow.sdk import DAG

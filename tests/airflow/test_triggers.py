@@ -473,6 +473,7 @@ async def test_several_assets_of_one_trigger(server: Emulator, triggerer: Trigge
 
 async def test_twenty_watchers_share_one_poll(server: Emulator, triggerer: Triggerer) -> None:
     """Twenty watchers of a folder share one login and, if nothing arrives, one listing per poll."""
+    server.mailbox.deliver(date="2025-01-01T00:00:00Z")  # shows how the server reads bounds (R29)
     states = [State() for _ in range(20)]
     for number, state in enumerate(states):
         triggerer.watch(state, subject=f"Order {number:02}", poll_interval=0.2)

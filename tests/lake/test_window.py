@@ -325,6 +325,8 @@ async def test_a_fault_costs_that_page_only(
 ) -> None:
     """R16: after a fault only that page is requested again; nothing is lost or duplicated."""
     ids = deliver(server, 100)
+    await extract(client, tmp_path, page_size=20)  # finds out what server it is
+    server.requests.clear()
     await extract(client, tmp_path, page_size=20)
     calm, server.requests[:] = calls(server), []
     server.faults.append(Fault(**{**vars(fault), "skip": 2}))
@@ -356,14 +358,18 @@ async def test_a_page_that_keeps_failing(
 async def test_a_server_that_ignores_dates(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
-    """A server that lists messages outside the window is an error; they aren't extracted."""
-    deliver(server, 3)
+    """R29: where dates are ignored, the folder is read whole, up to a limit; else it's an error."""
+    ids = deliver(server, 3)
     server.mailbox.deliver(date=START - timedelta(days=30))
     server.readings = Readings(ignore_dates=True)
 
-    with pytest.raises(R7MailExtractError, match=r"Folder 24, window .*: The server ignores"):
-        await extract(client, tmp_path)
+    with pytest.raises(R7MailExtractError, match=r"ignores StartDate.*more than 3 messages"):
+        await extract(client, tmp_path, max_sweep_messages=3)
     assert files(tmp_path) == {}
+
+    manifest = await extract(client, tmp_path)
+    assert sorted(row["message_id"] for row in table(tmp_path)) == ids
+    assert manifest["readings"]["bounds"] == "ignored"
 
 
 class _Liar(BaseHTTPRequestHandler):

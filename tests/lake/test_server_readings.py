@@ -1,0 +1,303 @@
+"""Extract from servers that read a request in a way the manual doesn't tell (R27 to R34, R43)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq  # noqa: TID253 - tests may
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
+from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
+from airflow_provider_r7mail.exceptions import R7MailExtractError
+from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.window import extract_window
+from tests.lake.support import INBOX, START, config
+
+HOUR = timedelta(hours=1)
+OTHER_FOLDER = 15
+
+
+def mailbox(*, days: int = 5, empty: bool = False, labels: bool = True) -> Mailbox:
+    """A message each twenty minutes around START, many stored late, some by hours.
+
+    :param empty: leave out the hour from START
+    """
+    box = Mailbox()
+    mail: list[tuple[datetime, datetime, list[int] | None]] = []
+    for number in range(days * 72):
+        date = START - days * 12 * HOUR + number * HOUR / 3 + timedelta(seconds=number % 50)
+        late = timedelta(seconds=(3, 15, 40)[number % 3]) + (
+            7 * HOUR if number % 9 == 0 else 0 * HOUR
+        )
+        if not (empty and START <= date < START + HOUR):
+            mail.append((date + late, date, [2, 3] if labels and number % 3 else None))
+    for stored, date, label in sorted(mail, key=lambda item: item[0]):
+        fields = {"Timestamp": stored.isoformat().replace("+00:00", "Z")}
+        box.deliver(date=date, labels=label, fields=fields)
+    for number in range(20):
+        box.deliver(folder=OTHER_FOLDER, date=START + number * HOUR / 10)
+    return box
+
+
+def wanted(box: Mailbox, end: datetime) -> dict[int, datetime]:
+    """The ids and dates of the messages from START on."""
+    dates = {raw["Id"]: datetime.fromisoformat(raw["Date"]) for raw in box.messages(INBOX)}
+    return {number: date for number, date in dates.items() if START <= date < end}
+
+
+def extract(server: Emulator, output: Path, end: datetime, **options: Any) -> dict[str, Any]:
+    """Extract the window from START on, and return the manifest."""
+    job = ExtractJob(
+        folder=INBOX,
+        criteria=MessageFilter.build(start=START, end=end),
+        output=UPath(output),
+        **{"page_size": 50, **options},
+    )
+
+    async def run() -> dict[str, Any]:
+        async with AsyncClient(config(server.url, backoff=0.01, max_concurrency=3)) as client:
+            return await extract_window(client, job)
+
+    return asyncio.run(run())
+
+
+def rows(manifest: dict[str, Any]) -> dict[int, datetime]:
+    """The ids and dates of the messages table."""
+    path = next(file["path"] for file in manifest["files"] if file["table"] == "messages")
+    table = pq.read_table(path, columns=["message_id", "date"])
+    ids: list[int] = table["message_id"].to_pylist()
+    assert len(ids) == len(set(ids))
+    return dict(zip(ids, table["date"].to_pylist(), strict=True))
+
+
+READINGS = {
+    "R29: both bounds needed": Readings(both_bounds=True),
+    "R29: server's day": Readings(precision="day"),
+    "R29: day in UTC, exclusive": Readings(
+        precision="day", zone_hours=0, start_inclusive=False, end_inclusive=False
+    ),
+    "R29: day, end exclusive": Readings(precision="day", end_inclusive=False),
+    "R29: local time": Readings(bounds_as="local"),
+    "R29: another zone": Readings(bounds_as="local", zone_hours=-5.5),
+    "R29: local day": Readings(bounds_as="local", precision="day"),
+    "R29: Timestamp": Readings(bounds_field="Timestamp"),
+    "R29: ignored": Readings(ignore_dates=True),
+    "R30: by Id": Readings(order_by="Id"),
+    "R30: by Timestamp": Readings(order_by="Timestamp"),
+    "R31: no labels": Readings(empty_labels="unlabelled"),
+    "R31: Labels required": Readings(labels_required=True),
+    "R32: other folders": Readings(foreign_rows=True),
+    "R34: repeated": Readings(row_per_label=True),
+    "R42: camelCase": Readings(names="camel"),
+    "R43: no zone": Readings(dates_without_zone=True),
+    "R43: no zone, UTC": Readings(dates_without_zone=True, zone_hours=0),
+}
+FOUND = {
+    "R29: server's day": ("bounds", "inexact"),
+    "R29: local time": ("bounds", "local time"),
+    "R29: another zone": ("bounds", "inexact"),
+    "R29: Timestamp": ("bounds", "timestamp"),
+    "R29: ignored": ("bounds", "ignored"),
+    "R30: by Id": ("sorted_by_date", False),
+    "R31: no labels": ("empty_labels", "left out"),
+    "R31: Labels required": ("empty_labels", "sent"),
+    "R43: no zone": ("dates_offset_seconds", -3 * 3600),
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "count"), [("ascending", "page"), ("descending", "all")], ids=lambda value: value
+)
+@pytest.mark.parametrize("hours", [1, 48])
+@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.slow
+def test_right_rows(name: str, order: Any, count: Any, hours: int, tmp_path: Path) -> None:
+    """R29 to R34, R42, R43: a window has its messages with their dates, however it is read."""
+    box, end = mailbox(), START + hours * HOUR
+    readings = Readings(**{**vars(READINGS[name]), "sort_one": order, "count": count})
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, end, page_size=20)
+
+    assert rows(manifest) == wanted(box, end)
+    if hours == 48 and name in FOUND:
+        key, value = FOUND[name]
+        assert manifest["readings"][key] == value
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("name", READINGS)
+def test_an_empty_window_is_empty(name: str, labels: bool, tmp_path: Path) -> None:
+    """R29, R31: an empty page means "no mail" only once another message has been found."""
+    box = mailbox(empty=True, labels=labels)
+    with Emulator(box, READINGS[name]) as server:
+        assert rows(extract(server, tmp_path, START + HOUR)) == {}
+        last = START + HOUR - timedelta(seconds=1)
+        number = box.deliver(date=last, labels=[2] if labels else None)
+        assert rows(extract(server, tmp_path, START + HOUR)) == {number: last}
+
+
+@pytest.mark.parametrize(
+    ("hours", "labels", "most"), [(1, True, 3), (1, False, 3), (30, True, 2), (30, False, 3)]
+)
+@pytest.mark.parametrize("empty", [True, False])
+def test_it_costs_three_requests(
+    hours: int, labels: bool, most: int, empty: bool, tmp_path: Path
+) -> None:
+    """Finding out what server it is takes at most three requests a task, none a second time."""
+    with Emulator(mailbox(empty=empty, labels=labels)) as server:
+        end = START + hours * HOUR
+
+        async def run() -> tuple[int, int]:
+            async with AsyncClient(config(server.url)) as client:
+                job = ExtractJob(
+                    folder=INBOX,
+                    criteria=MessageFilter.build(start=START, end=end),
+                    output=UPath(tmp_path),
+                )
+                first = (await extract_window(client, job))["requests"]
+                return first, (await extract_window(client, job))["requests"]
+
+        first, second = asyncio.run(run())
+
+    assert first - 1 <= second + most  # one is the login
+    assert second <= 6
+
+
+def test_the_page_at_hand_may_show_it_all(tmp_path: Path) -> None:
+    """R29, R31: mail near both bounds, stored late, with labels: nothing is left to ask."""
+    box = Mailbox()
+    for minute in range(60):
+        date = START + timedelta(minutes=minute)
+        late = (date + HOUR).isoformat().replace("+00:00", "Z")
+        box.deliver(date=date, labels=[2], fields={"Timestamp": late})
+    with Emulator(box) as server:
+        manifest = extract(server, tmp_path, START + HOUR, page_size=200)
+        bounds = {call["json"]["SearchContext"]["EndDate"] for call in messages(server)}
+
+    assert manifest["readings"]["bounds"] == "date"
+    assert len(bounds) == 2  # the window, and the end of what was read of it
+
+
+def messages(server: Emulator) -> list[dict[str, Any]]:
+    """The listings that were asked for."""
+    return [call for call in server.requests if call["path"].endswith("Messages")]
+
+
+def test_all_rows_of_another_folder(tmp_path: Path) -> None:
+    """R32: if no message is filed under the folder by its FolderId, that is an error."""
+    box = Mailbox()
+    box.deliver(date=START, fields={"FolderId": 999})
+    with (
+        Emulator(box) as server,
+        pytest.raises(R7MailExtractError, match="filed under another folder"),
+    ):
+        extract(server, tmp_path, START + HOUR)
+
+
+def test_dates_of_an_unknown_zone(tmp_path: Path) -> None:
+    """R43: dates and bounds that are both in a zone that nothing names are an error."""
+    readings = Readings(dates_without_zone=True, bounds_as="local")
+    with (
+        Emulator(mailbox(), readings) as server,
+        pytest.raises(R7MailExtractError, match="R43"),
+    ):
+        extract(server, tmp_path, START + HOUR)
+
+
+@pytest.mark.parametrize("year", ["0001", "1970", "2038", "9999"])
+def test_wrong_clocks(year: str, tmp_path: Path) -> None:
+    """R27: mail of senders with wrong clocks harms no window, and is in that of its own date."""
+    box = mailbox()
+    strange = box.deliver(date=f"{year}-02-03T04:05:06Z")
+    with Emulator(box) as server:
+        assert rows(extract(server, tmp_path, START + HOUR)) == wanted(box, START + HOUR)
+        with Client(config(server.url)) as client:
+            window = MessageFilter.build(start=f"{year}-02-03", end=f"{year}-02-04")
+            found = [message.id for message in iter_messages(client, INBOX, window)]
+    assert found == ([] if year == "0001" else [strange])  # year 1 is .NET's "no date"
+
+
+@pytest.mark.parametrize("bounds", ["both", "start", "end", "none"])
+@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.slow
+def test_message_by_message(name: str, bounds: str) -> None:
+    """R29 to R34, R43: sensors, triggers and hooks see each matching message once, too."""
+    box = mailbox()
+    window = {
+        "both": {"start": START, "end": START + 30 * HOUR},
+        "start": {"start": START},
+        "end": {"end": START + 30 * HOUR},
+        "none": {},
+    }[bounds]
+    criteria = MessageFilter.build(start=window.get("start"), end=window.get("end"))
+    ids = [
+        raw["Id"]
+        for raw in box.messages(INBOX)
+        if criteria.window.holds(datetime.fromisoformat(raw["Date"]))
+    ]
+
+    async def read(server: Emulator) -> list[int]:
+        async with AsyncClient(config(server.url)) as client:
+            return [message.id async for message in aiter_messages(client, INBOX, criteria)]
+
+    with Emulator(box, READINGS[name]) as server:
+        with Client(config(server.url)) as client:
+            found = [message.id for message in iter_messages(client, INBOX, criteria)]
+        assert sorted(found) == sorted(ids)
+        assert sorted(asyncio.run(read(server))) == sorted(ids)
+
+
+def readings() -> st.SearchStrategy[Readings]:
+    """Readings in any combination that leaves it possible to tell which mail a window has."""
+    return st.builds(
+        Readings,
+        sort_one=st.sampled_from(["ascending", "descending"]),
+        count=st.sampled_from(["all", "page", "folder", "unread"]),
+        page_cap=st.sampled_from([None, 7, 30]),
+        ties=st.sampled_from(["stable", "reversed", "random"]),
+        start_inclusive=st.booleans(),
+        end_inclusive=st.booleans(),
+        precision=st.sampled_from(["millisecond", "second", "day"]),
+        zone_hours=st.sampled_from([-8.0, 0.0, 3.0, 5.5, 12.0]),
+        bounds_as=st.sampled_from(["utc", "local"]),
+        bounds_field=st.sampled_from(["Date", "Date", "Timestamp"]),
+        both_bounds=st.booleans(),
+        ignore_dates=st.sampled_from([False, False, True]),
+        order_by=st.sampled_from(["asked", "asked", "Id", "Timestamp"]),
+        empty_labels=st.sampled_from(["all", "unlabelled"]),
+        foreign_rows=st.booleans(),
+        row_per_label=st.booleans(),
+        names=st.sampled_from(["documented", "camel"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Emulator]:
+    """One server for all combinations."""
+    with Emulator(mailbox()) as running:
+        yield running
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(combination=readings(), hours=st.sampled_from([1, 5, 36]), size=st.sampled_from([7, 50]))
+def test_any_combination(
+    server: Emulator, tmp_path_factory: Any, combination: Readings, hours: int, size: int
+) -> None:
+    """R1 to R5, R29 to R34, R42, in any combination: right rows, never silently wrong ones."""
+    server.readings = combination
+    end = START + hours * HOUR
+    manifest = extract(server, tmp_path_factory.mktemp("out"), end, page_size=size)
+    assert rows(manifest) == wanted(server.mailbox, end)
