@@ -114,7 +114,7 @@ class Calibration:
         again = False
         if traits.labels == "unknown" and (rows or not bounded):
             again = yield from self._labels(request, listing)
-        if traits.bounds == "unknown" and rows and bounded:
+        if traits.bounds == "unknown" and rows:  # later pages have bounds in any case
             yield from self._bounds(rows, request, sample.zoneless)
         return again or traits.dates_offset is not None
 

@@ -192,8 +192,8 @@ class Api:
         return auth_data(self._service.mailbox, token, self._service.readings.expired_at)
 
     def _messages(self, asked: Any) -> Response:
-        search = shapes.search_of(asked)
         readings = self._service.readings
+        search = shapes.search_of(asked, zoneless=readings.bounds_as == "local")
         self._listings += 1
         if readings.labels_required and search.labels is None:
             raise Refused("SearchContext has no Labels")

@@ -5,6 +5,7 @@ Names that are not in the manual are refused, too, so that misspelt optional one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import UnionType
@@ -14,6 +15,8 @@ from urllib.parse import parse_qsl
 from airflow_provider_r7mail.emulator.dates import ticks_of_text
 from airflow_provider_r7mail.emulator.listing import Search
 from airflow_provider_r7mail.emulator.store import Refused
+
+_ZONE = re.compile(r"(?<=:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)$")
 
 FIELDS = [
     "Id",
@@ -137,8 +140,11 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def search_of(request: Mapping[str, Any]) -> Search:
-    """Parse the JSON of a Messages call."""
+def search_of(request: Mapping[str, Any], *, zoneless: bool = False) -> Search:
+    """Parse the JSON of a Messages call.
+
+    :param zoneless: take no notice of the zone of its bounds.
+    """
     check(request, MESSAGES)
     if request["offset"] < 0 or request["size"] < 0:
         raise Refused("offset and size can't be negative")
@@ -153,8 +159,8 @@ def search_of(request: Mapping[str, Any]) -> Search:
         subject=context.get("Subject", ""),
         labels=tuple(context["Labels"]) if "Labels" in context else None,
         was_read=context.get("WasRead"),
-        start=_bound(context.get("StartDate", "")),
-        end=_bound(context.get("EndDate", "")),
+        start=_bound(context.get("StartDate", ""), zoneless),
+        end=_bound(context.get("EndDate", ""), zoneless),
         offset=request["offset"],
         size=request["size"],
         sort_order=request["sortOrder"],
@@ -162,10 +168,10 @@ def search_of(request: Mapping[str, Any]) -> Search:
     )
 
 
-def _bound(text: str) -> int | None:
+def _bound(text: str, zoneless: bool) -> int | None:
     if not text:
         return None
-    found = ticks_of_text(text)
+    found = ticks_of_text(_ZONE.sub(r"\1", text) if zoneless else text)
     if found is None:
         raise Refused(f"{text!r} is not a date")
     return found
