@@ -8,6 +8,7 @@ with `Labels: []`. That takes three requests at most, and none where the page at
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta, timezone, tzinfo
@@ -18,6 +19,8 @@ from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
 from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest, moment
 from airflow_provider_r7mail.client.traits import HOUR, WIDE_REACH, Traits
 from airflow_provider_r7mail.exceptions import R7MailExtractError
+
+log = logging.getLogger(__name__)
 
 # How many messages to ask for at most when any will do.
 SAMPLE = 50
@@ -126,6 +129,10 @@ class Calibration:
         without = yield Question(request, filtered=True, labels=False)
         if without is None:
             self._traits.labels = "unproven"
+            log.warning(
+                "The server refuses a search without Labels, so it can't be told whether Labels: "
+                "[] hides mail that has labels (R31)."
+            )
             return False
         self._traits.labels = "left out"
         return not set(without.keys) <= set(listing.keys)

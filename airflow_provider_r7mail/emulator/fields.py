@@ -16,6 +16,8 @@ from airflow_provider_r7mail.emulator.messages import html_of_text
 if TYPE_CHECKING:
     from airflow_provider_r7mail.emulator.messages import MailMessage, StoredFile
 
+# One message of so many is stored hours after its Date.
+LATE_EVERY = 50
 _LATEST = ticks_of(datetime.max.replace(tzinfo=UTC))
 
 
@@ -86,12 +88,17 @@ def fields_of(
 
 
 def _stored_at(date: str, number: int) -> str | None:
-    """Return when the server stored a message: within a minute of its Date, as in the examples."""
+    """Return when the server stored a message: within a minute of its Date, or hours later.
+
+    Both are in the manual's examples.
+    """
     ticks = ticks_of_date_field(date)
     if ticks < 0:
         return None
     # The factor is coprime to the microseconds in a minute, so that neighbours differ.
     microseconds = number * 7_919_017 % 60_000_000
+    if number % LATE_EVERY == 0:
+        microseconds += 3_600_000_000 * (1 + number // LATE_EVERY % 26)
     return text_of_ticks(min(ticks // 10 * 10 + microseconds * 10, _LATEST), digits=6)
 
 

@@ -67,7 +67,7 @@ class Readings:
     :param unknown_mark_answer: the response of MarkAsRead and MarkAsFavorite to such an id (R15).
     """
 
-    sort_one: Order = "ascending"
+    sort_one: Order = "descending"
     count: Literal["all", "page", "folder", "unread"] = "all"
     count_form: Literal["number", "text", "null"] = "number"
     page_cap: int | None = None
