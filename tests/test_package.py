@@ -205,6 +205,7 @@ def test_nothing_heavy_is_imported_at_once(path: Path) -> None:
     assert names & HEAVY == set()
 
 
+@pytest.mark.slow
 def test_importing_is_light() -> None:
     """Importing what a DAG file imports brings neither pandas nor pyarrow nor aiohttp."""
     facing = [name_of(path) for path in facing_airflow()]
