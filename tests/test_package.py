@@ -31,7 +31,13 @@ QUESTIONS = PACKAGE / "client" / "check" / "questions"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields", "client.limit", "client.parameters", "client.progress"},
+    {
+        "client.fields",
+        "client.limit",
+        "client.parameters",
+        "client.plain_text",
+        "client.progress",
+    },
     {"client.dates", "client.tls", "client.proxies"},
     {"client.models"},
     {"client.calls"},

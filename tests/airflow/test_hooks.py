@@ -180,7 +180,7 @@ class TestSend:
         assert sent["To"] == ["a@b.ru", "c@d.ru"]
         assert sent["Cc"] == ["e@f.ru"]
         assert sent["Bcc"] == []
-        assert sent["Body"] == "# Prices\n\nSee **below**"
+        assert sent["Body"] == "Prices\n\nSee below"
         assert sent["Attachments"] == [file]
 
     @pytest.mark.parametrize(
