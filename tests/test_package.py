@@ -31,7 +31,13 @@ QUESTIONS = PACKAGE / "client" / "check" / "questions"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields", "client.limit", "client.parameters", "client.progress"},
+    {
+        "client.fields",
+        "client.limit",
+        "client.parameters",
+        "client.plain_text",
+        "client.progress",
+    },
     {"client.dates", "client.tls", "client.proxies"},
     {"client.sweep"},
     {"client.seek"},
@@ -209,6 +215,7 @@ def test_nothing_heavy_is_imported_at_once(path: Path) -> None:
     assert names & HEAVY == set()
 
 
+@pytest.mark.slow
 def test_importing_is_light() -> None:
     """Importing what a DAG file imports brings neither pandas nor pyarrow nor aiohttp."""
     facing = [name_of(path) for path in facing_airflow()]

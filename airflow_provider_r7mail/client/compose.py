@@ -11,13 +11,13 @@ from email.utils import getaddresses
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from html2text import HTML2Text
 from markupsafe import Markup
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.frames import import_pandas
 from airflow_provider_r7mail.client.models import Attachment, Message
 from airflow_provider_r7mail.client.parameters import need_text, read_id, read_text
+from airflow_provider_r7mail.client.plain_text import plain_text
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def compose_message(
         raise R7MailConfigError("draft_id: expected a draft's id, or 0 for none.")
     if attachments is not None and isinstance(attachments, (str, bytes, Mapping)):
         attachments = [attachments]
-    text = read_text(text_content, "text_content") or _text_of(html_content)
+    text = read_text(text_content, "text_content") or plain_text(html_content)
     html_content, text = add_links(html_content, text, links)
     return calls.send_message(
         subject=subject,
@@ -211,12 +211,6 @@ def before_body_end(text: str, element: str) -> str:
     ends = list(_BODY_END.finditer(text))
     place = ends[-1].start() if ends else len(text)
     return f"{text[:place]}{element}{text[place:]}"
-
-
-def _text_of(html_content: str) -> str:
-    converter = HTML2Text()
-    converter.body_width = 0  # the reader's program wraps lines
-    return converter.handle(html_content).strip()
 
 
 def html_table(

@@ -151,6 +151,7 @@ def test_logins_of_digits_are_text(server: Emulator, lake: Path, analyse: Analys
         assert mart(lake, name, "mailbox") == [(login,) for login in sorted(logins)]
 
 
+@pytest.mark.slow
 def test_tables_on_s3_are_read_once(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

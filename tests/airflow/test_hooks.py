@@ -180,7 +180,7 @@ class TestSend:
         assert sent["To"] == ["a@b.ru", "c@d.ru"]
         assert sent["Cc"] == ["e@f.ru"]
         assert sent["Bcc"] == []
-        assert sent["Body"] == "# Prices\n\nSee **below**"
+        assert sent["Body"] == "Prices\n\nSee below"
         assert sent["Attachments"] == [file]
 
     @pytest.mark.parametrize(
@@ -532,6 +532,7 @@ class TestTestConnection:
         assert "the proxy requires a login (status 407). Set proxy" in told[2]
         assert "could not be reached: 502" in told[3]
 
+    @pytest.mark.slow
     def test_an_answer_in_drops(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that sends a byte now and then is also reported within 5 seconds."""
         with Saying(reply("x" * 99), pause=0.5) as there:
@@ -542,6 +543,7 @@ class TestTestConnection:
         assert "no log-in: no complete answer within 4.5 seconds" in text
         assert time.monotonic() - start < 15  # the machine may be busy
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("fault", ["hang", "status"])
     def test_a_bad_server_does_not_keep_the_user_waiting(
         self, server: Emulator, fault: Any, monkeypatch: pytest.MonkeyPatch
@@ -565,6 +567,7 @@ class TestTestConnection:
         assert worked is False
         assert "Check Host" in text
 
+    @pytest.mark.slow
     def test_a_dead_host_does_not_either(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host that swallows packets is reported within 5 seconds."""
         with full_port() as port:

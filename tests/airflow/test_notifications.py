@@ -446,6 +446,7 @@ def test_a_dead_worker_has_a_state(server: Emulator, number: int, state: str) ->
 class TestHangingServer:
     """A server that hangs costs an alert, but doesn't hold up what comes after it."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", ["Login", "Send"])
     @pytest.mark.parametrize("way", ["called", "awaited"])
     def test_it_gives_up(

@@ -471,6 +471,7 @@ async def test_several_assets_of_one_trigger(server: Emulator, triggerer: Trigge
 # -- one poll for many ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_twenty_watchers_share_one_poll(server: Emulator, triggerer: Triggerer) -> None:
     """Twenty watchers of a folder share one login and, if nothing arrives, one listing per poll."""
     server.mailbox.deliver(date="2025-01-01T00:00:00Z")  # shows how the server reads bounds (R29)
@@ -672,6 +673,7 @@ async def test_a_message_without_an_id(
     assert "nameless" not in logged()
 
 
+@pytest.mark.slow
 async def test_a_filter_that_the_server_fails_on(server: Emulator, triggerer: Triggerer) -> None:
     """If one watcher's search fails, the others still get their mail."""
 

@@ -109,6 +109,7 @@ def calls_of(server: Emulator, act: Callable[[dict[str, Any]], None]) -> Iterato
 class TestReadings:
     """The check names every reading that the emulator can be set to."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("setting", "key", "named"),
         [
@@ -170,6 +171,7 @@ class TestReadings:
         assert report[key].reading == named, report[key]
         assert server.mailbox.messages(INBOX) == before
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("setting", "key"),
         [
@@ -221,6 +223,7 @@ class TestReadings:
             mark
             for name in ("test_it_is_named", "test_it_is_named_by_writing")
             for mark in getattr(TestReadings, name).pytestmark
+            if mark.name == "parametrize"
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
         elsewhere = {"latency_seconds", "login_refusal"}
@@ -699,6 +702,7 @@ class TestFailures:
         with Client(config) as client, pytest.raises(R7MailConnectionError):
             check_server(client, INBOX)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "fault",
         [

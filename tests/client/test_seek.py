@@ -338,6 +338,7 @@ def test_an_empty_look_beyond_a_short_page_is_not_believed() -> None:
     assert set(uneven.read(4)) >= {"0", "10", "20", "30", "40", "cut off"}
 
 
+@pytest.mark.slow
 def test_what_has_left_does_not_stand_for_what_is_hidden() -> None:
     """R5, R6: in a crowded second with ties in any order, a message that leaves hides no other."""
     for seed in range(3000):

@@ -142,6 +142,7 @@ def test_sent_without_an_answer(
     assert sent == Sent(server.mailbox.sent[0]["Id"])
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("fault", LOST, ids=fault_id)
 def test_lost_on_the_way(
@@ -606,6 +607,7 @@ def send_and_die(url: str, begun: Any) -> None:
         send_once(client, replace(letter(), call=replace(call, parse=die)), record=note)
 
 
+@pytest.mark.slow
 def test_killed_between_send_and_finish(server: Emulator) -> None:
     """If a worker is killed (-9) after the server took the message, the next try finds it."""
     ours, theirs = CHILDREN.Pipe()

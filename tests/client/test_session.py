@@ -214,6 +214,7 @@ async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
+@pytest.mark.slow
 async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server: Emulator) -> None:
     """A page's memory is freed once the page has been read, not some pages later."""
     server.mailbox.deliver(folder=INBOX, body="x" * 3_000_000)

@@ -22,7 +22,7 @@ class Api:
 
     def __init__(self, server: Emulator) -> None:
         self.server = server
-        self.http = httpx.Client(base_url=server.url, timeout=5)
+        self.http = httpx.Client(base_url=server.url, timeout=5, verify=False)
 
     def __enter__(self) -> Self:
         return self

@@ -56,7 +56,7 @@ def test_it_starts_and_stops_many_times(caplog: pytest.LogCaptureFixture) -> Non
 
         def call(url: str = server.url, failed: list[Exception] = failed) -> None:
             try:
-                httpx.post(url + LOGIN, json={}, timeout=5)
+                httpx.post(url + LOGIN, json={}, timeout=5, verify=False)
             except httpx.HTTPError as error:
                 failed.append(error)
 
@@ -68,7 +68,7 @@ def test_it_starts_and_stops_many_times(caplog: pytest.LogCaptureFixture) -> Non
         caller.join(5)
         assert len(failed) == 1
         with pytest.raises(httpx.ConnectError):
-            httpx.get(server.url)
+            httpx.get(server.url, verify=False)
 
     assert threading.active_count() == threads
     assert caplog.records == []
@@ -241,6 +241,7 @@ def test_generated_mail_is_the_same_each_time() -> None:
 # The command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_told_to_stop(number: int, tmp_path: Path) -> None:
     """`r7mail emulator` prints how to reach it, serves, and stops cleanly on a signal."""

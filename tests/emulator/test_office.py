@@ -64,6 +64,7 @@ def test_the_office_has_the_mail_that_was_asked_for(office: Mailbox) -> None:
     assert 0 < sum(not message["WasRead"] for message in messages) < 500
 
 
+@pytest.mark.slow
 def test_the_office_has_all_kinds_of_mail(office: Mailbox) -> None:
     """There are threads, labels, important and automatic mail, equal dates, odd file names."""
     messages = everything(office)
@@ -84,6 +85,7 @@ def test_the_office_has_all_kinds_of_mail(office: Mailbox) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_price_list_has_just_arrived() -> None:
     """The inbox always has an unread price list from the last day, with a spreadsheet."""
     office = Mailbox.office(messages=200)

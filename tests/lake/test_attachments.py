@@ -497,6 +497,7 @@ async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None
     assert list(copies.root.rglob("*")) == []
 
 
+@pytest.mark.slow
 async def test_cancelling_leaves_nothing_unfinished(copies: Copies) -> None:
     """A task stopped at any moment leaves complete files and nothing else."""
     data = random.Random(3).randbytes(3_000_000)

@@ -476,6 +476,7 @@ async def test_a_write_in_progress_ends_before_it_is_discarded(
     assert "secret name" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:
     """A file gets in place even if other runs remove the empty folder at any moment."""
     place = ObjectStoragePath(f"file://{tmp_path}/new/a.bin")
@@ -560,6 +561,7 @@ def _be_killed(folder: str, host: int = 0) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_what_killed_processes_of_other_hosts_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,6 +234,7 @@ def test_what_does_not_fit_stays_in_extra(field: str, value: Any) -> None:
         assert found["from_address" if field == "From" else columns[field]] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"null", b" null", b"\xef\xbb\xbfnull", b'null{"Items":[]}'])
 def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
     """A response that is or starts with `null` is an error like other bad JSON, not a crash."""
@@ -434,6 +435,7 @@ def test_listings_of_odd_shapes(body: bytes, ids: list[int], count: int | None) 
     assert decoded.batch["message_id"].to_pylist() == ids
 
 
+@pytest.mark.slow
 def test_bodies_of_3_mb() -> None:
     """A message of 3 MB is read and written completely, next to others."""
     long = "Ж" * (3 << 19)

@@ -319,6 +319,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.kind}-{f.status}")
 async def test_a_fault_costs_that_page_only(
     server: Emulator, client: AsyncClient, tmp_path: Path, fault: Fault
@@ -339,6 +340,7 @@ async def test_a_fault_costs_that_page_only(
     assert len(server.faults) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS[:7], ids=lambda f: f"{f.kind}-{f.status}")
 async def test_a_page_that_keeps_failing(
     server: Emulator, client: AsyncClient, tmp_path: Path, fault: Fault
@@ -447,6 +449,7 @@ async def test_reconciliation(
             assert files(tmp_path) == {}
 
 
+@pytest.mark.slow
 async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: Path) -> None:
     """R6: it's no error if mail keeps leaving unread and arriving where all was read."""
     deliver(server, 600)
@@ -773,6 +776,7 @@ async def test_copying_to_an_unwritable_place(
     assert calls(server, "Attachments") == 0
 
 
+@pytest.mark.slow
 async def test_a_stopped_extract_leaves_nothing_unfinished(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
@@ -812,6 +816,7 @@ def extract_in_child(url: str, root: str, limit: int = 0, times: int = 1) -> Non
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3_000, 20_000, 100_000])
 def test_a_full_disk(server: Emulator, tmp_path: Path, limit: int) -> None:
     """A disk that fills up is a clear error, and the earlier result is unchanged."""
