@@ -19,6 +19,7 @@ from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.lake.attachments import AttachmentCopier
 from airflow_provider_r7mail.lake.decode import DecodedPage, decode_page
 from airflow_provider_r7mail.lake.job import ExtractJob, Progress
+from airflow_provider_r7mail.lake.shape import Shape
 from airflow_provider_r7mail.lake.writer import WindowWriter
 
 # The limit of what is read but not yet written: this many bytes and one page more, or this many
@@ -62,7 +63,7 @@ class Intake:
             self.job.folder,
             self.job.criteria,
             page_size=self.job.page_size,
-            decode=_decode_messages,
+            decode=partial(_decode_messages, shape=Shape()),
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
@@ -100,12 +101,13 @@ class Intake:
             self._written.notify_all()
 
 
-def _decode_messages(body: bytes) -> DecodedPage:
+def _decode_messages(body: bytes, shape: Shape) -> DecodedPage:
     """Decode a page, unless nothing on it is a message: then it isn't mail that is broken.
 
+    :param shape: what was learned from earlier pages
     :raises AnswerError: not a listing of messages
     """
-    page = decode_page(body)
+    page = decode_page(body, shape)
     if not page.bad or len(page.bad) < page.batch.num_rows:
         return page
     names = {name for bad in page.bad.values() if isinstance(bad.raw, dict) for name in bad.raw}
