@@ -67,6 +67,7 @@ LAYERS = (
         "lake.location",
         "lake.owners",
         "lake.s3",
+        "lake.shape",
         "lake.threads",
     },
     {"lake.storage", "lake.filenames", "lake.decode", "lake.derived"},

@@ -7,7 +7,7 @@ import pandas to inspect it, which takes half a second and 40 MB.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def int64_array(values: Iterable[int]) -> pa.Array:
+def int64_array(values: Sequence[int | None]) -> pa.Array:
     """Return the numbers as an array."""
     import pyarrow as pa
 
-    numbers = array("q", values)
-    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+    numbers = array("q", [value or 0 for value in values])
+    return pa.Array.from_buffers(
+        pa.int64(), len(numbers), [_validity(values), pa.py_buffer(numbers)]
+    )
 
 
 def repeated_moment(moment: datetime, count: int) -> pa.Array:
@@ -33,14 +35,24 @@ def repeated_moment(moment: datetime, count: int) -> pa.Array:
     return int64_array([to_microseconds(moment)] * count).cast(pa.timestamp("us", tz="UTC"))
 
 
-def text_array(texts: Iterable[str]) -> pa.Array:
+def text_array(texts: Sequence[str | None]) -> pa.Array:
     """Return the texts as an array."""
     import pyarrow as pa
 
-    encoded = [text.encode() for text in texts]
+    encoded = [b"" if text is None else text.encode() for text in texts]
     offsets = pa.py_buffer(array("i", accumulate(map(len, encoded), initial=0)))
     data = pa.py_buffer(b"".join(encoded))
-    return pa.Array.from_buffers(pa.string(), len(encoded), [None, offsets, data])
+    return pa.Array.from_buffers(pa.string(), len(encoded), [_validity(texts), offsets, data])
+
+
+def _validity(values: Sequence[object]) -> pa.Buffer | None:
+    """Return the bits that say which values are not null; None if all are."""
+    import pyarrow as pa
+
+    if None not in values:
+        return None
+    bits = sum(1 << place for place, value in enumerate(values) if value is not None)
+    return pa.py_buffer(bits.to_bytes((len(values) + 7) // 8, "little"))
 
 
 def zeros(kind: pa.DataType, count: int) -> pa.Array:

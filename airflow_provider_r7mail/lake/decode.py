@@ -1,26 +1,35 @@
 """Decode a page of messages, as the server sent it, into the columns of the messages table.
 
-Arrow's JSON reader does this without creating Python objects. It fails on what it can't read
-correctly (unknown fields, values of another type, lone surrogates, missing dates); such a page is
-decoded again slowly, message by message, and nothing is lost (R20, R21). See `items`.
+Arrow's JSON reader does this without creating Python objects. What it can't read correctly (unknown
+fields, values of another type, lone surrogates, missing dates) Python reads, message by message or
+just these fields, and nothing is lost (R20, R21). See `shape` and `items`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, parse_items
 from airflow_provider_r7mail.client.dates import MICROSECONDS, lacks_zone, to_microseconds
-from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
+from airflow_provider_r7mail.client.fields import (
+    FIELDS,
+    FILE_FIELDS,
+    SENDER_FIELDS,
+    restore_names,
+)
 from airflow_provider_r7mail.client.sweep import Key, Listing
-from airflow_provider_r7mail.lake.items import read_item
+from airflow_provider_r7mail.lake.arrays import int64_array, text_array
+from airflow_provider_r7mail.lake.items import ItemRow, json_texts, read_item
 from airflow_provider_r7mail.lake.schema import arrow_type, schema
+from airflow_provider_r7mail.lake.shape import Parts, Shape, mended, parse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,11 +53,21 @@ _CHANGING = frozenset(
         "EventInviteStatus",
     }
 )
+# The columns of JSON text, which only Python writes.
+_TEXTS_OF_PYTHON = frozenset({"children", "task_id", "extra"})
+_DATES = tuple(name for name, _, kind in FIELDS if kind == "date")
+_ITEMS = re.compile(rb'"[Ii]tems":\s*\[')
+# A row that Arrow's reader can't read, if it says which.
+_ROW = re.compile(r" in row (\d+)")
+# How often Arrow may refuse a page before Python reads all of it, and the number of rows that are
+# not worth another attempt.
+_ATTEMPTS = 16
+_FEW = 8
 
 
 @cache
-def wire_schema() -> pa.Schema:
-    """Return the schema of a listing that the fast way can read."""
+def item_schema() -> pa.Schema:
+    """Return the schema of a message as Arrow can read it."""
     import pyarrow as pa
 
     types = {
@@ -63,12 +82,19 @@ def wire_schema() -> pa.Schema:
         "sender": pa.struct([("Name", pa.string()), ("Address", pa.string())]),
     }
     types["files"] = pa.list_(pa.struct([(name, types[kind]) for name, _, kind in FILE_FIELDS]))
-    item = pa.struct([(name, types[kind]) for name, _, kind in FIELDS])
+    return pa.schema([(name, types[kind]) for name, _, kind in FIELDS])
+
+
+@cache
+def wire_schema() -> pa.Schema:
+    """Return the schema of a listing as Arrow can read it."""
+    import pyarrow as pa
+
     number = pa.int64()
     return pa.schema(
         [
             ("FolderId", number),
-            ("Items", pa.list_(item)),
+            ("Items", pa.list_(pa.struct(list(item_schema())))),
             ("Count", number),
             ("UnreadCount", number),
         ]
@@ -116,14 +142,19 @@ class DecodedPage:
         return int(self.batch.get_total_buffer_size())
 
 
-def decode_page(body: bytes, dates_offset: int | None = None) -> DecodedPage:
+def decode_page(
+    body: bytes, shape: Shape | None = None, dates_offset: int | None = None
+) -> DecodedPage:
     """Decode a response of Messages.
 
     :param body: the response's bytes
+    :param shape: what was learned from earlier pages of this server, and is learned from this one
     :param dates_offset: what to add to dates that don't name a zone, in seconds (R43)
     :raises AnswerError: it is not a listing
     """
-    page = _decode_fast(body) or _decode_carefully(body)
+    shape = shape or Shape()
+    whole = _decode_whole(body) if shape.is_plain else None
+    page = whole or _decode_in_parts(body, shape) or _decode_carefully(body)
     if not lacks_zone(body):
         return page
     if dates_offset is not None:
@@ -142,89 +173,158 @@ def _shifted(page: DecodedPage, seconds: int) -> DecodedPage:
     for name in ("date", "timestamp"):
         columns[name] = pc.add(columns[name], shift)
     batch = pa.RecordBatch.from_pydict(columns)
-    dates = columns["date"].view(pa.int64()).to_pylist()
-    listing = _listing(batch, page.listing.keys, dates, page.listing.count)
-    return replace(page, batch=batch, listing=listing)
+    return replace(
+        page, batch=batch, listing=_listing(batch, page.listing.keys, page.listing.count)
+    )
 
 
-def _read_fast(body: bytes) -> tuple[pa.StructArray, int | None] | None:
-    """Return the items of a listing and its Count; None if Arrow's reader can't read it."""
-    import pyarrow as pa
-    import pyarrow.json as pj
-
-    if body.lstrip()[:1] != b"{":
-        return None  # pyarrow 26 crashes the process on `null`
-    try:
-        answer = pj.read_json(
-            pa.BufferReader(body),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(body) + 1),
-            parse_options=pj.ParseOptions(
-                explicit_schema=wire_schema(),
-                unexpected_field_behavior="error",
-                # If set, it reads the text twice.
-                newlines_in_values=b"\n" in body,
-            ),
-        )
-        if not body.isascii():
-            answer.validate(full=True)  # the reader accepts invalid UTF-8
-    except pa.ArrowException:
-        return None
-    if answer.num_rows != 1 or answer["Items"].null_count:
-        return None
-    items = answer["Items"].chunk(0).flatten()
-    return None if items.null_count else (items, answer["Count"][0].as_py())
-
-
-def _decode_fast(body: bytes) -> DecodedPage | None:
-    """Decode in Arrow; None if that isn't right for every row."""
-    import pyarrow as pa
-
-    read = _read_fast(body)
-    if read is None:
-        return None
-    items, count = read
-    wire = dict(zip((name for name, _, _ in FIELDS), items.flatten(), strict=True))
-    dates = _microseconds(wire["Date"])
-    if wire["Id"].null_count or dates is None or dates.null_count:
-        return None
-    columns: list[pa.Array] = []
-    for name, _, kind in FIELDS:
-        values = wire[name]
-        if kind == "sender":
-            columns += values.flatten()
-        elif name == "Date":
-            columns.append(dates)
-        elif kind == "date":
-            moments = _microseconds(values)
-            if moments is None:
-                return None
-            columns.append(moments)
-        elif kind == "json":
-            columns.append(pa.nulls(len(items), pa.string()))
-        elif kind == "files":
-            columns.append(_renamed_files(values))
-        else:
-            columns.append(values)
-    columns.append(pa.nulls(len(items), pa.string()))  # extra
-    names = [name for name in schema("messages").names if name != "extracted_at"]
-    batch = pa.RecordBatch.from_arrays(columns, names=names)
-    keys = wire["Id"].to_pylist()
-    return DecodedPage(batch, _listing(batch, keys, dates.view(pa.int64()).to_pylist(), count))
-
-
-def _listing(
-    batch: pa.RecordBatch, keys: Sequence[Key], dates: list[int | None], count: int | None
-) -> Listing:
+def _listing(batch: pa.RecordBatch, keys: Sequence[Key], count: int | None) -> Listing:
     import pyarrow as pa
 
     return Listing(
         keys,
-        dates,
+        batch["date"].view(pa.int64()).to_pylist(),
         count,
         batch["timestamp"].view(pa.int64()).to_pylist(),
         batch["folder_id"].to_pylist(),
         len(batch["labels"].flatten()) > 0,
     )
+
+
+# -- by Arrow ---------------------------------------------------------------------------------
+
+
+def _read(text: bytes, wanted: pa.Schema) -> pa.Table:
+    """Read JSON objects.
+
+    :raises ArrowException: Arrow can't read them, or not with this schema
+    """
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    table = pj.read_json(
+        pa.BufferReader(text),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
+        parse_options=pj.ParseOptions(
+            explicit_schema=wanted,
+            unexpected_field_behavior="error",
+            # If set, it reads the text twice.
+            newlines_in_values=b"\n" in text,
+        ),
+    )
+    if not text.isascii():
+        table.validate(full=True)  # the reader accepts invalid UTF-8
+    return table
+
+
+def _decode_whole(body: bytes) -> DecodedPage | None:
+    """Decode a page in Arrow; None if that isn't right for every row."""
+    import pyarrow as pa
+
+    if body.lstrip()[:1] != b"{":
+        return None  # pyarrow 26 crashes the process on `null`
+    try:
+        answer = _read(body, wire_schema())
+    except pa.ArrowException:
+        return None
+    if answer.num_rows != 1 or answer["Items"].null_count:
+        return None
+    items = answer["Items"].chunk(0).flatten()
+    if items.null_count:
+        return None
+    wire = dict(zip((name for name, _, _ in FIELDS), items.flatten(), strict=True))
+    if wire["Id"].null_count or wire["Date"].null_count or _early(wire):
+        return None
+    return _page(wire, {}, answer["Count"][0].as_py(), {}, {})
+
+
+def _early(wire: Mapping[str, pa.Array]) -> set[int]:
+    """Return the rows with dates before 1970, which a cast to microseconds would round up."""
+    import pyarrow.compute as pc
+
+    return {
+        row
+        for name in _DATES
+        if (earliest := pc.min(wire[name]).value) is not None and earliest < 0
+        for row, moment in enumerate(wire[name].view("int64").to_pylist())
+        if moment is not None and moment < 0
+    }
+
+
+def _page(
+    wire: Mapping[str, pa.Array],
+    rows: Mapping[int, ItemRow],
+    count: int | None,
+    bad: dict[int, BadMessage],
+    keys: Mapping[int, str],
+) -> DecodedPage:
+    """Put a page together.
+
+    :param wire: what Arrow read, by the API's names
+    :param rows: what Python read, by row
+    :param bad: the messages that don't fit the tables, by row
+    :param keys: the keys of messages without an Id
+    """
+    import pyarrow as pa
+
+    length = len(wire["Id"])
+    columns: dict[str, pa.Array] = {}
+    for name, column, kind in FIELDS:
+        values = wire[name]
+        if kind == "sender":
+            columns |= zip((part for _, part, _ in SENDER_FIELDS), values.flatten(), strict=True)
+        elif kind == "date":
+            columns[column] = _moments(values, column, rows)
+        elif kind == "files":
+            columns[column] = _renamed_files(values)
+        elif kind != "json":
+            columns[column] = values
+    odd = {row: read.extra for row, read in rows.items() if read.extra}
+    extras = dict(zip(odd, json_texts(list(odd.values())), strict=True))
+    for column in _TEXTS_OF_PYTHON:
+        texts = extras
+        if column != "extra":
+            texts = {
+                row: read.columns[column] for row, read in rows.items() if column in read.columns
+            }
+        columns[column] = (
+            text_array([texts.get(row) for row in range(length)])
+            if texts
+            else pa.nulls(length, pa.string())
+        )
+    names = [name for name in schema("messages").names if name != "extracted_at"]
+    batch = pa.RecordBatch.from_arrays([columns[name] for name in names], names=names)
+    ids = columns["message_id"].to_pylist()
+    for row, key in keys.items():
+        ids[row] = key
+    repaired = frozenset(row for row, read in rows.items() if read.repaired)
+    return DecodedPage(batch, _listing(batch, ids, count), bad, repaired)
+
+
+def _moments(exact: pa.Array, column: str, rows: Mapping[int, ItemRow]) -> pa.Array:
+    """Truncate dates to microseconds; put in those that nanoseconds can't hold."""
+    import pyarrow as pa
+
+    moments = exact.cast(pa.timestamp("us", tz="UTC"), safe=False)
+    far = {
+        row: read.columns[column]
+        for row, read in rows.items()
+        if column in read.columns and not _is_near(read.columns[column])
+    }
+    if not far:
+        return moments
+    numbers = moments.view(pa.int64()).to_pylist()
+    for row, moment in far.items():
+        numbers[row] = to_microseconds(moment)
+    return int64_array(numbers).cast(moments.type)
+
+
+def _is_near(moment: datetime) -> bool:
+    """Whether Arrow reads a date correctly as nanoseconds, which are truncated later."""
+    return _FIRST <= moment < _LAST
+
+
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 
 
 def _renamed_files(values: pa.ListArray) -> pa.ListArray:
@@ -242,81 +342,183 @@ def _renamed_files(values: pa.ListArray) -> pa.ListArray:
     )
 
 
-def _microseconds(exact: pa.Array) -> pa.Array | None:
-    """Truncate dates to microseconds; None if any is before 1970: a cast would round it up."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+# -- in parts: Arrow and Python ---------------------------------------------------------------
 
-    earliest = pc.min(exact).value
-    if earliest is not None and earliest < 0:
+
+def _decode_in_parts(body: bytes, shape: Shape) -> DecodedPage | None:
+    """Decode a page message by message; None if it isn't cut into messages that easily."""
+    found = _ITEMS.search(body)
+    parts = shape.split(body, found.end()) if found else None
+    if found is None or parts is None:
         return None
-    return exact.cast(pa.timestamp("us", tz="UTC"), safe=False)
+    envelope = body[: found.end()] + body[parts.spans[-1][1] :]
+    try:
+        members = json.loads(envelope, object_pairs_hook=list)
+        _, count = parse_items(envelope)
+    except (ValueError, AnswerError):
+        return None
+    if [value for name, value in members if name.lower() == "items"] != [[]]:
+        return None
+    try:
+        page = _Mixed(parts).decode(count)
+    except ValueError:  # what was skipped was more than a text
+        shape.skip_nothing()
+        return None
+    shape.note(list(parts.unread.values()), len(parts.spans))
+    return page
 
 
-# -- the careful way ------------------------------------------------------------------------
-
-# Python refuses to convert longer text to an integer, since that takes quadratic time.
-_MAX_DIGITS = 4300
+def _decode_carefully(body: bytes) -> DecodedPage:
+    """Decode a page in Python."""
+    items, count = _parse(body)
+    parts = Parts(b"{}," * len(items))
+    for row, item in enumerate(items):
+        parts.unread[row] = item
+        parts.add(3 * row, 3 * row + 2)
+    return _Mixed(parts).decode(count)
 
 
 def _parse(body: bytes) -> tuple[list[Any], int | None]:
     try:
         return parse_items(body)
     except AnswerError:
-        return parse_items(_mended(body))
+        return parse_items(mended(body))
 
 
-def _mended(body: bytes) -> bytes:
-    """Rewrite JSON into a form that Python's parser accepts; return it unchanged if it isn't JSON.
+class _Mixed:
+    """Decodes a page of which Python reads some messages, or some fields.
 
-    Invalid UTF-8 becomes lone surrogates, and these become U+FFFD later (R21). An integer that is
-    too long for Python becomes text, which ends up in `extra`.
+    :param parts: its messages
     """
 
-    def read(digits: str) -> int | str:
-        return int(digits) if len(digits) <= _MAX_DIGITS else digits
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._items: dict[int, Any] = {}
+        self._rows: dict[int, ItemRow] = {}
 
-    try:
-        text = body.decode("utf-8-sig", "surrogateescape")
-        return json.dumps(json.loads(text, parse_int=read)).encode()
-    except (ValueError, RecursionError):
-        return body
+    def decode(self, count: int | None) -> DecodedPage:
+        """Return the page's rows, with its Count."""
+        for row, fields in self._odd_fields():
+            restored = restore_names(fields) if self._parts.with_inner else fields
+            read = read_item(restored, self._parts.kept)
+            self._rows[row] = read
+            if read.columns.keys() - _TEXTS_OF_PYTHON:
+                self._parts.append(row, _wire_line(read.columns)[1:-1])
+        for row in list(self._parts.unread):
+            self._read_whole(row)
+        wire = self._read_lines()
+        bad: dict[int, BadMessage] = {}
+        keys: dict[int, str] = {}
+        equal: Counter[str] = Counter()
+        for row, item in sorted(self._items.items()):
+            read = self._rows[row]
+            message_id = read.columns.get("message_id")
+            if message_id is None:
+                digest = _digest(item)
+                equal[digest] += 1  # messages without an Id may be identical
+                keys[row] = f"{digest}-{equal[digest]}"
+                bad[row] = BadMessage(None, "Id is missing or not a 64-bit integer", item)
+            elif "date" not in read.columns:
+                bad[row] = BadMessage(message_id, read.no_date or "Date is missing", item)
+        return _page(wire, self._rows, count, bad, keys)
+
+    def _odd_fields(self) -> Iterator[tuple[int, Any]]:
+        texts = self._parts.odd
+        try:
+            return zip(texts, json.loads(b"[%b]" % b",".join(texts.values())), strict=True)
+        except ValueError:
+            return ((row, parse(text)) for row, text in texts.items())
+
+    def _read_whole(self, row: int) -> None:
+        """Read a message in Python, so that Arrow reads its columns and nothing else of it."""
+        if row in self._items:
+            return
+        if row not in self._parts.unread:
+            start, end = self._parts.spans[row]
+            self._parts.unread[row] = parse(self._parts.body[start:end])
+        self._items[row] = restore_names(self._parts.unread[row])
+        self._rows[row] = read_item(self._items[row])
+        self._parts.replace(row, _wire_line(self._rows[row].columns))
+
+    def _read_lines(self) -> Mapping[str, pa.Array]:
+        """Read all lines in Arrow; Python reads the messages that it refuses."""
+        for _ in range(_ATTEMPTS):
+            wire, refused = self._attempt()
+            if wire is not None and not refused:
+                return wire
+            for row in refused:
+                self._read_whole(row)
+        for row in range(len(self._parts.spans)):
+            self._read_whole(row)
+        return self._columns(0, len(self._parts.spans))
+
+    def _attempt(self) -> tuple[Mapping[str, pa.Array] | None, Collection[int]]:
+        """Read all lines; return the columns, or else the rows that Arrow refuses or misreads."""
+        import pyarrow as pa
+
+        try:
+            wire = self._columns(0, len(self._parts.spans))
+        except pa.ArrowException as error:
+            named = _ROW.search(str(error))
+            return None, [int(named[1])] if named else self._search()
+        return wire, (
+            _missing(wire["Id"]) | _missing(wire["Date"]) | _early(wire)
+        ) - self._items.keys()
+
+    def _search(self) -> range:
+        """Return a few rows one of which Arrow refuses, without saying which."""
+        import pyarrow as pa
+
+        low, high = 0, len(self._parts.spans)
+        while high - low > _FEW:
+            middle = (low + high) // 2
+            try:
+                self._columns(low, middle)
+                low = middle
+            except pa.ArrowException:
+                high = middle
+        return range(low, high)
+
+    def _columns(self, low: int, high: int) -> Mapping[str, pa.Array]:
+        """Read lines in Arrow."""
+        import pyarrow as pa
+
+        text = self._parts.lines(low, high) if high > low else b"{}"
+        batch = _read(text, item_schema()).to_batches()[0]
+        if batch.num_rows != max(high - low, 1):
+            raise pa.ArrowInvalid("a line holds more than one message")
+        return {name: batch[name].slice(0, high - low) for name, _, _ in FIELDS}
 
 
-def _decode_carefully(body: bytes) -> DecodedPage:
-    import pyarrow as pa
+def _missing(values: pa.Array) -> set[int]:
+    """Return the rows with nulls."""
+    if not values.null_count:
+        return set()
+    return {row for row, is_null in enumerate(values.is_null().to_pylist()) if is_null}
 
-    items, count = _parse(body)
-    rows: list[dict[str, Any]] = []
-    keys: list[int | str] = []
-    dates: list[int | None] = []
-    bad: dict[int, BadMessage] = {}
-    repaired: set[int] = set()
-    equal: Counter[str] = Counter()
-    for index, item in enumerate(items):
-        row, mended, no_date = read_item(item)
-        rows.append(row)
-        if mended:
-            repaired.add(index)
-        message_id, moment = row.get("message_id"), row.get("date")
-        if message_id is None:
-            digest = _digest(item)
-            equal[digest] += 1  # messages without an Id may be identical
-            keys.append(f"{digest}-{equal[digest]}")
-        else:
-            keys.append(message_id)
-        dates.append(None if moment is None else to_microseconds(moment))
-        if message_id is None:
-            bad[index] = BadMessage(None, "Id is missing or not a 64-bit integer", item)
-        elif moment is None:
-            bad[index] = BadMessage(message_id, no_date or "Date is missing", item)
-    names = [name for name in schema("messages").names if name != "extracted_at"]
-    columns = [
-        pa.array([row.get(name) for row in rows], schema("messages").field(name).type)
-        for name in names
-    ]
-    batch = pa.RecordBatch.from_arrays(columns, names=names)
-    return DecodedPage(batch, _listing(batch, keys, dates, count), bad, frozenset(repaired))
+
+def _wire_line(columns: Mapping[str, Any]) -> bytes:
+    """Return our columns of a message as JSON that Arrow reads, except `_TEXTS_OF_PYTHON`."""
+    wire: dict[str, Any] = {}
+    for name, column, kind in FIELDS:
+        if kind == "sender":
+            sender = {part: columns[its] for part, its, _ in SENDER_FIELDS if its in columns}
+            if sender:
+                wire[name] = sender
+        elif column in columns and kind != "json":
+            value = columns[column]
+            if kind == "files":
+                wire[name] = [
+                    None
+                    if file is None
+                    else {part: file[its] for part, its, _ in FILE_FIELDS if its in file}
+                    for file in value
+                ]
+            elif kind != "date":
+                wire[name] = value
+            elif _is_near(value):
+                wire[name] = value.isoformat()
+    return json.dumps(wire, separators=(",", ":")).encode()
 
 
 def _digest(item: Any) -> str:

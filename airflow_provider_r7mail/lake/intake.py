@@ -19,6 +19,7 @@ from airflow_provider_r7mail.client.window_reader import Reconciliation, WindowR
 from airflow_provider_r7mail.lake.attachments import AttachmentCopier
 from airflow_provider_r7mail.lake.decode import DecodedPage, decode_page
 from airflow_provider_r7mail.lake.job import ExtractJob, Progress
+from airflow_provider_r7mail.lake.shape import Shape
 from airflow_provider_r7mail.lake.writer import WindowWriter
 
 # The limit of what is read but not yet written: this many bytes and one page more, or this many
@@ -62,7 +63,7 @@ class Intake:
             self.job.folder,
             self.job.criteria,
             page_size=self.job.page_size,
-            decode=self._decode,
+            decode=partial(self._decode, shape=Shape()),
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
@@ -75,8 +76,8 @@ class Intake:
             first = first_error(errors)
             raise first from first.__cause__
 
-    def _decode(self, body: bytes) -> DecodedPage:
-        return _decode_messages(body, self.client.traits.dates_offset)
+    def _decode(self, body: bytes, shape: Shape) -> DecodedPage:
+        return _decode_messages(body, shape, self.client.traits.dates_offset)
 
     async def _deliver(self, page: DecodedPage, indexes: Sequence[int]) -> None:
         """Take a page from the reader; make it wait while there is too much to write."""
@@ -104,12 +105,14 @@ class Intake:
             self._written.notify_all()
 
 
-def _decode_messages(body: bytes, dates_offset: int | None) -> DecodedPage:
+def _decode_messages(body: bytes, shape: Shape, dates_offset: int | None) -> DecodedPage:
     """Decode a page, unless nothing on it is a message: then it isn't mail that is broken.
 
+    :param shape: what was learned from earlier pages
+    :param dates_offset: what to add to dates that don't name a zone, in seconds (R43)
     :raises AnswerError: not a listing of messages
     """
-    page = decode_page(body, dates_offset)
+    page = decode_page(body, shape, dates_offset)
     if not page.bad or len(page.bad) < page.batch.num_rows:
         return page
     names = {name for bad in page.bad.values() if isinstance(bad.raw, dict) for name in bad.raw}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,32 +28,41 @@ class ItemRow(NamedTuple):
     """What was read of one message.
 
     :param columns: our columns with their values, null ones left out
+    :param extra: what doesn't fit them, by the API's names
     :param repaired: whether text had to be mended (R21)
     :param no_date: why there is no date, if there is none
     """
 
     columns: dict[str, Any]
+    extra: dict[str, Any]
     repaired: bool
     no_date: str | None
 
 
-def read_item(item: Any) -> ItemRow:
-    """Read one item of a listing: a message, or whatever came in its place."""
-    reader = _Reader(item)
+def read_item(item: Any, kept: Set[str] = frozenset()) -> ItemRow:
+    """Read one item of a listing: a message, or whatever came in its place.
+
+    :param kept: fields that only go to `extra`, since their columns are read elsewhere
+    """
+    if isinstance(item, dict) and KINDS.keys().isdisjoint(item):  # all of it is unknown
+        return ItemRow({}, item, False, "Date is missing")
+    reader = _Reader(item, kept)
     columns = reader.read()
-    return ItemRow(columns, reader.repaired, reader.no_date)
+    return ItemRow(columns, reader.extra, reader.repaired, reader.no_date)
 
 
 def files_row(file: Mapping[str, Any]) -> dict[str, Any]:
     """Return our columns for the API's object of a file, without values that don't fit (R20)."""
-    return _Reader(None).known(file, FILE_FIELDS, "Attachments", {})
+    return _Reader(None, frozenset()).known(file, FILE_FIELDS, "Attachments", {})
 
 
 class _Reader:
     """Reads one item field by field."""
 
-    def __init__(self, item: Any) -> None:
+    def __init__(self, item: Any, kept: Set[str]) -> None:
         self._item = item
+        self._kept = kept
+        self.extra: dict[str, Any] = {}
         self.repaired = False
         self.no_date: str | None = None
 
@@ -60,18 +70,21 @@ class _Reader:
         if not isinstance(self._item, dict):
             return {}
         row: dict[str, Any] = {}
-        extra = {name: value for name, value in self._item.items() if name not in KINDS}
-        for name, column, kind in FIELDS:
-            value = self._item.get(name)
+        extra = self.extra = {k: value for k, value in self._item.items() if k not in KINDS}
+        known = [] if len(extra) == len(self._item) else [f for f in FIELDS if f[0] in self._item]
+        for name, column, kind in known:
+            value = self._item[name]
             if value is None:
                 continue
             try:
-                if kind == "sender":
+                if name in self._kept:
+                    extra[name] = value
+                elif kind == "sender":
                     row.update(self._sender(value, extra))
                 elif kind == "files":
                     row[column] = self._files(value, extra)
-                else:
-                    row[column] = self._convert(kind, value)
+                elif (converted := self._convert(kind, value)) is not None:
+                    row[column] = converted
             except _UnfitError:
                 extra[name] = value
         if row.get("date") is None:
@@ -83,8 +96,6 @@ class _Reader:
                 if "Date" in extra
                 else "Date is .NET's 'no date'"
             )
-        if extra:
-            row["extra"] = _json_text(extra)
         return row
 
     def _convert(self, kind: str, value: Any) -> Any:
@@ -132,7 +143,7 @@ class _Reader:
         return [None if item is None else self.to_int(item) for item in items]
 
     def to_json(self, value: Any) -> str:
-        return _json_text(value)
+        return json_text(value)
 
     def _sender(self, value: Any, extra: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, str):
@@ -184,9 +195,22 @@ _CONVERTERS: Mapping[str, Callable[[_Reader, Any], Any]] = {
 }
 
 
-def _json_text(value: Any) -> str:
+def json_text(value: Any) -> str:
     """Return JSON text; numbers that only Python accepts, such as NaN, become text."""
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
         return json.dumps(json.loads(json.dumps(value), parse_constant=str))
+
+
+def json_texts(values: Sequence[Any]) -> list[str]:
+    """Return the JSON text of each value; all at once, which takes half the time."""
+    if not values:
+        return []
+    mark = secrets.token_hex(16)
+    marked = [mark] * (2 * len(values) - 1)
+    marked[::2] = values
+    try:
+        return json.dumps(marked, allow_nan=False)[1:-1].split(f', "{mark}", ')
+    except ValueError:
+        return [json_text(value) for value in values]

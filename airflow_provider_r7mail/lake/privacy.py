@@ -231,7 +231,8 @@ def normal_address(text: str) -> str:
 def _each(change: Callable[[str], str], texts: pa.StringArray) -> pa.StringArray:
     """Change each text, equal ones only once. Nulls stay null."""
     encoded = texts.dictionary_encode()
-    return text_array(map(change, encoded.dictionary.to_pylist())).take(encoded.indices)
+    changed = [change(text) for text in encoded.dictionary.to_pylist()]
+    return text_array(changed).take(encoded.indices)
 
 
 def _in_lists(change: Callable[[pa.Array], pa.Array], lists: pa.ListArray) -> pa.ListArray:
