@@ -31,7 +31,7 @@ QUESTIONS = PACKAGE / "client" / "check" / "questions"
 LAYERS = (
     {"__init__"},
     {"exceptions"},
-    {"client.fields", "client.limit", "client.parameters", "client.progress"},
+    {"client.fields", "client.limit", "client.parameters", "client.progress", "client.sizes"},
     {"client.dates", "client.tls", "client.proxies"},
     {"client.models"},
     {"client.calls"},

@@ -21,6 +21,7 @@ from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
 from airflow_provider_r7mail.emulator.listing import find
 from airflow_provider_r7mail.emulator.login import auth_data, envelope
+from airflow_provider_r7mail.emulator.messages import listed_size
 from airflow_provider_r7mail.emulator.service import SeenCall, Service
 from airflow_provider_r7mail.emulator.store import Refused
 
@@ -213,12 +214,16 @@ class Api:
         """Return a message as a listing shows it (R17, R20)."""
         readings = self._service.readings
         hides_files = bool(record.files) and not readings.list_attachments
+        sizes = bool(record.files) and readings.attachment_size != "bytes"
         changes = readings.unknown_fields or readings.missing_fields or readings.null_fields
-        if not hides_files and not changes:
+        if not hides_files and not sizes and not changes:
             return record.json()
         raw = record.raw()
         if hides_files:
             raw["Attachments"] = None
+        for file in (raw.get("Attachments") or ()) if sizes else ():
+            if isinstance(file.get("Size"), int):  # a test may have set something else
+                file["Size"] = listed_size(file["Size"], readings.attachment_size)
         if readings.unknown_fields:
             raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
         raw |= dict.fromkeys(readings.null_fields)

@@ -69,6 +69,21 @@ class StoredFile:
         }
 
 
+def listed_size(size: int, form: str) -> int:
+    """Return the ``Size`` of a file of so many bytes as a listing gives it (R26).
+
+    :param form: a value of `Readings.attachment_size`.
+    """
+    encoded = (size + 2) // 3 * 4
+    forms = {
+        "bytes": size,
+        "base64": encoded,
+        "base64_lines": encoded + 2 * ((encoded + 75) // 76),
+        "rounded": (size + 1023) // 1024 * 1024,
+    }
+    return forms[form]
+
+
 def html_of_text(text: str) -> str:
     """Convert plain text to minimal HTML, one ``<p>`` per paragraph."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -142,7 +142,15 @@ def test_in_a_dag(
         (tmp_path / "lake/messages" / WINDOW / "_manifest.json").read_text()
     )
     assert [item["status"] for item in copied] == ["downloaded"]
-    assert set(copied[0]) == {"message_id", "file_name", "uri", "size", "sha256", "status"}
+    assert set(copied[0]) == {
+        "message_id",
+        "file_name",
+        "uri",
+        "size",
+        "listed_size",
+        "sha256",
+        "status",
+    }
     assert copied[0]["sha256"] == hashlib.sha256(b"1;2").hexdigest()
     assert Path(ObjectStoragePath(copied[0]["uri"]).path).read_bytes() == b"1;2"
     for text in (logged(), json.dumps(manifest, ensure_ascii=False)):

@@ -1,4 +1,4 @@
-"""Whether listings name attachments (R17), and how they are downloaded (R22)."""
+"""Whether listings name attachments (R17) and their sizes (R26), and how they are sent (R22)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from airflow_provider_r7mail.client.check.evidence import Listing, is_a
 from airflow_provider_r7mail.client.check.inquiry import Answer, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.sizes import SizeFit, size_fit
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 MAX_FILE_BYTES = 1 << 20
@@ -71,7 +72,7 @@ def naming_of(named: int, unnamed: int) -> Verdict:
 
 
 class Download(Question):
-    """How an attachment is transferred, and whether it is as long as listed."""
+    """How an attachment is transferred, and what its listed size means."""
 
     about = "an attachment"
     subjects = (
@@ -80,6 +81,12 @@ class Download(Question):
             "R22",
             "Length of an attachment",
             "Never keeps a truncated file.",
+        ),
+        Subject(
+            "attachment_size",
+            "R26",
+            "Listed size of an attachment",
+            "Takes it for a hint, and records both sizes.",
         ),
     )
 
@@ -105,19 +112,25 @@ class Download(Question):
 
     def ask(self, inquiry: Inquiry) -> Findings:
         """Download a small attachment and discard it."""
-        return {"attachment_length": self._download(inquiry)}
+        found = self._download(inquiry)
+        if not isinstance(found, Answer):
+            return {subject.key: found for subject in self.subjects}
+        assert self._smallest is not None  # noqa: S101 - it was downloaded
+        size = size_of(len(found.body), self._smallest[2])
+        return {"attachment_length": framing_of(found), "attachment_size": size}
 
-    def _download(self, inquiry: Inquiry) -> Verdict:
+    def _download(self, inquiry: Inquiry) -> Answer | Verdict:
+        """Return the response with the file, or why there is none."""
         if self._smallest is None:
             return unknown("no message with a small, named attachment was seen")
-        key, name, size = self._smallest
+        key, name, _ = self._smallest
         try:
             call = calls.download_attachment(inquiry.folder, key, name)
         except R7MailConfigError:
             return unknown("the file's name cannot be requested")
         answer = inquiry.look(call)
         if calls.failure(call, answer.status, answer.headers, 1) is None:
-            return framing_of(answer, size)
+            return answer
         row = next((row for row in inquiry.rows() if row.key == key), None)
         if row is None or not inquiry.near(row).holds(key):
             return unknown("the message it was tested with is gone")
@@ -125,12 +138,23 @@ class Download(Question):
         return "warning", f"status {answer.status}", says
 
 
-def framing_of(answer: Answer, listed: int) -> Verdict:
-    """Return how the length is transferred, and whether it is as listed."""
+def framing_of(answer: Answer) -> Verdict:
+    """Return how the length is transferred."""
     form = "Content-Length" if "content-length" in answer.headers else "chunked"
-    if len(answer.body) != listed:
-        return "note", form, f"with {form}; the length differs from the listed Size"
-    return "ok", form, f"with {form}, and as listed"
+    return "ok", form, f"with {form}"
+
+
+_SIZES: Mapping[SizeFit, Verdict] = {
+    "equal": ("ok", "bytes", "the file's bytes"),
+    "encoded": ("note", "encoded", "that of the file in base64, about a third larger"),
+    "rounded": ("note", "rounded", "in whole kilobytes"),
+    "different": ("note", "different", "neither the file's, nor that of its base64"),
+}
+
+
+def size_of(real: int, listed: int) -> Verdict:
+    """Return what the listed size means."""
+    return _SIZES[size_fit(listed, real)]
 
 
 QUESTIONS = (ListedFiles, Download)
