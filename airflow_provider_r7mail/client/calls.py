@@ -228,6 +228,11 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
             "The file name contains half of a surrogate pair, which can't be in a URL: this file "
             "can't be downloaded through the API. Open the message in the web client."
         ) from error
+    if not name:
+        raise R7MailConfigError(
+            "file_name: empty. The API knows files by their names only: one without a name can't "
+            "be downloaded (R38). Open the message in the web client."
+        )
     if len(name) > MAX_NAME_LENGTH:
         raise R7MailRequestError(
             f"the name of a file of message {message_id} is too long for a URL",

@@ -21,7 +21,8 @@ from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
 from airflow_provider_r7mail.emulator.listing import find
 from airflow_provider_r7mail.emulator.login import auth_data, envelope
-from airflow_provider_r7mail.emulator.messages import listed_size
+from airflow_provider_r7mail.emulator.messages import NESTED, listed_size
+from airflow_provider_r7mail.emulator.readings import Readings
 from airflow_provider_r7mail.emulator.service import SeenCall, Service
 from airflow_provider_r7mail.emulator.store import Refused
 
@@ -214,16 +215,17 @@ class Api:
         """Return a message as a listing shows it (R17, R20)."""
         readings = self._service.readings
         hides_files = bool(record.files) and not readings.list_attachments
-        sizes = bool(record.files) and readings.attachment_size != "bytes"
+        odd_files = bool(record.files) and (
+            readings.attachment_size != "bytes" or readings.nested_names != "given"
+        )
         changes = readings.unknown_fields or readings.missing_fields or readings.null_fields
-        if not hides_files and not sizes and not changes:
+        if not hides_files and not odd_files and not changes:
             return record.json()
         raw = record.raw()
         if hides_files:
             raw["Attachments"] = None
-        for file in (raw.get("Attachments") or ()) if sizes else ():
-            if isinstance(file.get("Size"), int):  # a test may have set something else
-                file["Size"] = listed_size(file["Size"], readings.attachment_size)
+        for file in (raw.get("Attachments") or ()) if odd_files else ():
+            _show_file(file, readings)
         if readings.unknown_fields:
             raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
         raw |= dict.fromkeys(readings.null_fields)
@@ -283,6 +285,14 @@ class _Chunked(StreamingResponse):
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(data), 65_536):
         yield data[start : start + 65_536]
+
+
+def _show_file(file: dict[str, Any], readings: Readings) -> None:
+    """Change an attachment to what the readings show of it (R26, R38)."""
+    if isinstance(file.get("Size"), int):  # a test may have set something else
+        file["Size"] = listed_size(file["Size"], readings.attachment_size)
+    if file.get("MimeType") == NESTED and readings.nested_names != "given":
+        file["FileName"] = None if readings.nested_names == "null" else ""
 
 
 def _boolean(done: bool, otherwise: str) -> Response:

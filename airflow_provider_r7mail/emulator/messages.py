@@ -10,6 +10,9 @@ from typing import Any, Final
 MISSING: Final = object()
 """As a value in the ``fields`` of a delivery: leave the field out of the message's JSON (R20)."""
 
+NESTED = "message/rfc822"
+"""The MIME type of a message that is attached to another one."""
+
 
 @dataclass(frozen=True)
 class Attachment:

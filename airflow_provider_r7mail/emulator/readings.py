@@ -36,6 +36,8 @@ class Readings:
     :param login_refusal: the response to a wrong login or password (R14).
     :param error_body: the body of a 401, 404, 405 or 500 (R16).
     :param list_attachments: False lists ``Attachments: null`` for messages with attachments (R17).
+    :param nested_names: the ``FileName`` of an attached message in listings: its own, or none, so
+        that it can't be downloaded (R38).
     :param attachment_size: the ``Size`` of a listed attachment: the file's bytes, those of its
         base64 in one line or in lines of 76 with CRLF, or kilobytes rounded up (R26).
     :param chunked_attachments: send attachments without ``Content-Length`` (R22).
@@ -69,6 +71,7 @@ class Readings:
     login_refusal: Literal["401", "500", "null_response", "no_token", "state"] = "401"
     error_body: Literal["empty", "json", "html"] = "json"
     list_attachments: bool = True
+    nested_names: Literal["given", "null", "empty"] = "given"
     attachment_size: Literal["bytes", "base64", "base64_lines", "rounded"] = "bytes"
     chunked_attachments: bool = False
     unknown_fields: bool = False

@@ -145,7 +145,7 @@ class Store:
             if record is None or record.folder != folder:
                 raise Refused(f"no message {id} in folder {folder}")
             for stored in record.files:
-                if stored.file_name == file_name:
+                if stored.file_name == file_name != "":
                     return stored
             raise Refused(f"message {id} has no file {file_name!r}")
 

@@ -89,6 +89,8 @@ class AttachmentRow:
         return size_fit(listed, self.size or 0) if copied and listed is not None else None
 
 
+NAMELESS = "the listing gives no FileName, and the API takes nothing else (R38)"
+
 UNAVAILABLE = frozenset({"unlisted", "ambiguous"})
 """The statuses of files that the API can't give, however often one asks."""
 
@@ -161,7 +163,7 @@ def attachment_rows(
     for file in listed:
         row = AttachmentRow(message_id, **(file or {}))
         if not row.file_name:
-            row.status, row.error = "unlisted", "the listing gives no FileName"
+            row.status, row.error = "unlisted", NAMELESS
         elif names[row.file_name] > 1:
             row.status = "ambiguous"
             row.error = "the message has several files of this name; the API can't tell them apart"

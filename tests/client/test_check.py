@@ -62,6 +62,8 @@ def fill(mailbox: Mailbox, count: int = 120) -> None:
             labels=[3, 5][: 1 + number % 4 // 2] if number % 10 == 0 else None,
             attachments=[Attachment(f"{SECRET}.txt", b"12345", "text/plain")]
             if number % 5 == 0
+            else [Attachment(f"{SECRET}.eml", b"Subject: x", "message/rfc822")]
+            if number == 11
             else (),
         )
     if count > 5:
@@ -144,6 +146,9 @@ class TestReadings:
             *[({"list_attachments": v}, "list_attachments", v) for v in (True, False)],
             ({"chunked_attachments": False}, "attachment_length", "Content-Length"),
             ({"chunked_attachments": True}, "attachment_length", "chunked"),
+            ({"nested_names": "given"}, "file_names", "all have one"),
+            ({"nested_names": "null"}, "file_names", "some without"),
+            ({"nested_names": "empty"}, "file_names", "some without"),
             ({"attachment_size": "bytes"}, "attachment_size", "bytes"),
             ({"attachment_size": "base64"}, "attachment_size", "encoded"),
             ({"attachment_size": "base64_lines"}, "attachment_size", "encoded"),

@@ -733,6 +733,26 @@ async def test_unlisted_attachments(
     assert f"message {ids[0]}: HasAttachments is true" in caplog.text
 
 
+@pytest.mark.parametrize("names", ["null", "empty"])
+async def test_attachments_without_a_name(
+    server: Emulator, client: AsyncClient, tmp_path: Path, names: Any
+) -> None:
+    """R38: an attached message without a name is `unlisted`, which fails a task only if asked."""
+    nested = ("Re: hello.eml", b"Subject: hello", "message/rfc822")
+    server.mailbox.deliver(date=START, attachments=[("a.csv", b"abc", "text/csv"), nested])
+    server.readings = Readings(nested_names=names)
+    options: dict[str, Any] = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    manifest = await extract(client, tmp_path, **options)
+
+    assert manifest["attachments"] == {"downloaded": 1, "unlisted": 1}
+    [row] = [row for row in table(tmp_path, "attachments") if row["status"] == "unlisted"]
+    assert "no FileName" in row["error"]
+    assert row["mime_type"] == "message/rfc822"
+    assert calls(server, "Attachments") == 1
+    with pytest.raises(R7MailAttachmentError, match="1 of 2 attachments"):
+        await extract(client, tmp_path, **options, on_attachment_error="fail_on_missing")
+
+
 @pytest.mark.parametrize("on_attachment_error", ["fail", "record"])
 async def test_a_failed_attachment(
     server: Emulator, client: AsyncClient, tmp_path: Path, on_attachment_error: Any

@@ -1,4 +1,4 @@
-"""Whether listings name attachments (R17) and their sizes (R26), and how they are sent (R22)."""
+"""How attachments are listed (R17, R26, R38) and downloaded (R22)."""
 
 from __future__ import annotations
 
@@ -33,27 +33,33 @@ class ListedFiles(Question):
             "Attachments named in listings",
             "Reports the others as `unlisted`.",
         ),
+        Subject("file_names", "R38", "Attachments without a name", "Reports them as `unlisted`."),
     )
 
     def __init__(self) -> None:
         self._named = 0
         self._unnamed = 0
+        self._nameless: dict[int, int] = {}
 
     def see(self, listing: Listing) -> None:
         """Count messages whose attachments are named, and those whose are not."""
         for item, row in zip(listing.items, listing.page.rows, strict=True):
             if row.key is None:
                 continue
-            if _files_of(item):
+            if files := _files_of(item):
                 self._named += 1
+                self._nameless[row.key] = sum(not file.get("FileName") for file in files)
             elif item.get("HasAttachments") is True:
                 self._unnamed += 1
 
     def conclude(self, inquiry: Inquiry) -> Findings:
         """Compare the counts."""
         if inquiry.is_empty:
-            return {"list_attachments": unknown("the folder is empty")}
-        return {"list_attachments": naming_of(self._named, self._unnamed)}
+            return {subject.key: unknown("the folder is empty") for subject in self.subjects}
+        return {
+            "list_attachments": naming_of(self._named, self._unnamed),
+            "file_names": nameless_of(sum(self._nameless.values()), bool(self._nameless)),
+        }
 
 
 def naming_of(named: int, unnamed: int) -> Verdict:
@@ -69,6 +75,18 @@ def naming_of(named: int, unnamed: int) -> Verdict:
     what = "not all" if named else "none"
     says = f"{what} are named: such files cannot be copied"
     return "warning", False, says
+
+
+def nameless_of(nameless: int, any_listed: bool) -> Verdict:
+    """Return whether listed files lack a name, as messages attached to messages may.
+
+    :param nameless: number of files without a name
+    :param any_listed: whether any file was listed
+    """
+    if nameless:
+        says = f"{nameless}, such as attached messages: they cannot be copied"
+        return "note", "some without", says
+    return ("ok", "all have one", "none") if any_listed else unknown("no file was listed")
 
 
 class Download(Question):
@@ -104,7 +122,7 @@ class Download(Question):
         names = Counter(str(file.get("FileName")) for file in files)
         for file in files:
             name, size = file.get("FileName"), file.get("Size")
-            if not (isinstance(name, str) and isinstance(size, int) and names[name] == 1):
+            if not (name and isinstance(name, str) and isinstance(size, int) and names[name] == 1):
                 continue
             known = MAX_FILE_BYTES + 1 if self._smallest is None else self._smallest[2]
             if 0 < size < known and not isinstance(size, bool):
