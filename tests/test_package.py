@@ -39,7 +39,7 @@ LAYERS = (
     {"client.session"},
     {"client", "client.seek"},
     {"client.reader", "client.compose"},
-    {"client.marker"},
+    {"client.marker", "client.finding"},
     {"client.search"},
     {"client.sending", "client.acting", "client.forwarding"},
     {"client.check.report", "client.check.evidence", "client.check.trial"},

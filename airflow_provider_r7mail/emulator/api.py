@@ -261,8 +261,16 @@ class Api:
 
     def _move(self, asked: Any) -> Response:
         shapes.check(asked, shapes.MOVE)
-        done = self._service.mailbox.move(asked["fromId"], asked["Ids"], asked["toId"])
-        return _boolean(done, self._service.readings.repeat_answer)
+        readings = self._service.readings
+        done = self._service.mailbox.move(
+            asked["fromId"],
+            asked["Ids"],
+            asked["toId"],
+            renumber=readings.move_id != "same",
+            hide=readings.move_id == "hidden",
+            delay=0.0 if readings.move_id == "new" else readings.move_seconds,
+        )
+        return _boolean(done, readings.repeat_answer)
 
     def _attachment(self, asked: Any) -> Response:
         stored = self._service.mailbox.attached_file(*shapes.attachment_of(asked))

@@ -36,6 +36,9 @@ class Readings:
     :param login_refusal: the response to a wrong login or password (R14).
     :param error_body: the body of a 401, 404, 405 or 500 (R16).
     :param list_attachments: False lists ``Attachments: null`` for messages with attachments (R17).
+    :param move_id: the Id of a moved message: the ``same``; a ``new`` one at once; a new one
+        ``later``; or new and later, and ``hidden`` until then (R35).
+    :param move_seconds: how much later.
     :param nested_names: the ``FileName`` of an attached message in listings: its own, or none, so
         that it can't be downloaded (R38).
     :param attachment_size: the ``Size`` of a listed attachment: the file's bytes, those of its
@@ -71,6 +74,8 @@ class Readings:
     login_refusal: Literal["401", "500", "null_response", "no_token", "state"] = "401"
     error_body: Literal["empty", "json", "html"] = "json"
     list_attachments: bool = True
+    move_id: Literal["same", "new", "later", "hidden"] = "same"
+    move_seconds: float = 0.5
     nested_names: Literal["given", "null", "empty"] = "given"
     attachment_size: Literal["bytes", "base64", "base64_lines", "rounded"] = "bytes"
     chunked_attachments: bool = False

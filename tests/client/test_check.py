@@ -204,6 +204,42 @@ class TestReadings:
         assert report["restored"].reading is True
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
+    @pytest.mark.parametrize(
+        ("setting", "named"),
+        [
+            ({"move_id": "same"}, "same"),
+            ({"move_id": "new"}, "new at once"),
+            ({"move_id": "later"}, "new later"),
+            ({"move_id": "hidden"}, "new at once"),
+            ({"move_id": "later", "move_seconds": 0.02}, None),  # whichever look comes first
+            ({"move_id": "later", "move_seconds": 0.9, "repeat_answer": "false"}, "new later"),
+        ],
+        ids=str,
+    )
+    def test_a_move_that_changes_the_id(
+        self, server: Emulator, setting: dict[str, Any], named: str | None
+    ) -> None:
+        """R35: the message is put back, as it was, even if its id changes whenever it is moved."""
+        fill(server.mailbox)
+        server.readings = Readings(**setting)
+
+        def contents() -> list[dict[str, Any]]:
+            messages = server.mailbox.messages(INBOX)
+            assert server.mailbox.messages(PROCESSED) == []
+            for message in messages:
+                for name in ("Id", "Uid", "ExternalId"):
+                    del message[name]
+            return sorted(messages, key=lambda message: str(message["MessageId"]))
+
+        before = contents()
+        report = run(server, write_folder=PROCESSED)
+
+        if named is not None:
+            assert report["move_id"].reading == named
+        assert report["move"].reading == "works"
+        assert report["restored"].level == "ok", report["restored"]
+        assert contents() == before
+
     def test_latency(self, server: Emulator) -> None:
         """Page times are reported by size, and concurrency is suggested if requests wait."""
         fill(server.mailbox)
@@ -232,7 +268,7 @@ class TestReadings:
             for mark in getattr(TestReadings, name).pytestmark
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
-        elsewhere = {"latency_seconds", "login_refusal"}
+        elsewhere = {"latency_seconds", "login_refusal", "move_id", "move_seconds"}
         # Not visible by reading: what happens to sent mail, and to a header that is never sent.
         beyond = {"sent_delay_seconds", "strip_hidden", "token_header_strict"}
 

@@ -391,6 +391,24 @@ def test_a_sent_message_appears_later(mailbox: Mailbox, server: Emulator, api: A
     assert api.ids(folder=25) == [number]
 
 
+@pytest.mark.parametrize("reading", ["same", "new", "later", "hidden"])
+def test_ids_of_moved_messages(mailbox: Mailbox, server: Emulator, api: Api, reading: Any) -> None:
+    """A moved message keeps its Id, or gets a new one at once or later (R35)."""
+    server.readings = Readings(move_id=reading, move_seconds=0.2)
+    number = mailbox.deliver(attachments=[("a", b"file", "x/y")])
+    kept = {name: mailbox.get(number)[name] for name in ("MessageId", "Date", "Subject")}
+    api.post("MoveMessage", {"fromId": 24, "Ids": [number], "toId": 15})
+
+    at_once = {"same": [number], "new": [number + 1], "later": [number], "hidden": []}
+    assert api.ids(folder=15) == at_once[reading]
+    time.sleep(0.25)
+    later = number if reading == "same" else number + 1
+    assert api.ids(folder=15) == [later]
+    assert {name: mailbox.get(later)[name] for name in kept} == kept
+    assert api.file(later, "a", folder=15).content == b"file"
+    assert api.ids() == []
+
+
 def test_a_draft_is_sent_once(mailbox: Mailbox, api: Api) -> None:
     """A draft can be sent by its id, once; then it is no longer a draft (R10)."""
     draft = mailbox.deliver(folder=26, subject="черновик")
