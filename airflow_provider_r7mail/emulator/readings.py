@@ -49,6 +49,8 @@ class Readings:
     :param null_fields: fields that are null in messages in listings (R20).
     :param ignore_dates: ignore ``StartDate`` and ``EndDate``.
     :param ignore_offset: return the first page for every ``offset``.
+    :param index_seconds: for how long after it arrives a message is not found by ``Query``,
+        ``Body`` and ``Subject`` (R40).
     :param row_per_label: list a message once for each of its labels (R34).
     :param names: the case of names in responses: the manual's, or camelCase (R42).
     :param latency_seconds: minimum duration of every call, in seconds.
@@ -84,6 +86,7 @@ class Readings:
     null_fields: tuple[str, ...] = ()
     ignore_dates: bool = False
     ignore_offset: bool = False
+    index_seconds: float = 0.0
     row_per_label: bool = False
     names: Literal["documented", "camel"] = "documented"
     latency_seconds: float = 0.0

@@ -293,6 +293,7 @@ class Store:
     def _put(self, record: Delivered) -> None:
         if record.id in self._records:
             raise Refused(f"message {record.id} already exists")
+        record.arrived = time.monotonic()
         self._records[record.id] = record
         self._contents[record.folder].add(record)
         self._threads.join(record, self.address)
