@@ -43,7 +43,7 @@ LAYERS = (
     {"client.search"},
     {"client.sending", "client.acting", "client.forwarding"},
     {"client.check.report", "client.check.evidence", "client.check.trial"},
-    {"client.check.inquiry"},
+    {"client.check.inquiry", "client.check.hosts"},
     {"client.check.question"},
     {f"client.check.questions.{path.stem}" for path in QUESTIONS.glob("[a-z]*.py")},
     {"client.check.questions"},

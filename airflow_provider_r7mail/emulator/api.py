@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from airflow_provider_r7mail.emulator import shapes
 from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
-from airflow_provider_r7mail.emulator.listing import find
+from airflow_provider_r7mail.emulator.listing import Search, find
 from airflow_provider_r7mail.emulator.login import auth_data, envelope
 from airflow_provider_r7mail.emulator.messages import NESTED, listed_size
 from airflow_provider_r7mail.emulator.readings import Readings
@@ -129,6 +130,9 @@ class Api:
         if path not in self._calls:
             return self._error(404, f"no call {path}")
         method, call = self._calls[path]
+        host = request.headers.get("host", "").partition(":")[0]
+        if call != self._login and self._service.readings.mail_host not in {"", host}:
+            return self._error(405, "another module")
         if request.method != method:
             return self._error(405, f"{path} takes {method}")
         if call != self._login and not self._is_known(request.headers.get("authorization", "")):
@@ -193,8 +197,8 @@ class Api:
         return auth_data(self._service.mailbox, token, self._service.readings.expired_at)
 
     def _messages(self, asked: Any) -> Response:
-        search = shapes.search_of(asked)
         readings = self._service.readings
+        search = _sortable(shapes.search_of(asked), readings)
         self._listings += 1
         page = find(
             self._service.mailbox.contents(asked["folderId"]),
@@ -301,6 +305,13 @@ def _show_file(file: dict[str, Any], readings: Readings) -> None:
         file["Size"] = listed_size(file["Size"], readings.attachment_size)
     if file.get("MimeType") == NESTED and readings.nested_names != "given":
         file["FileName"] = None if readings.nested_names == "null" else ""
+
+
+def _sortable(search: Search, readings: Readings) -> Search:
+    """Return a search with an order that the readings know (R28)."""
+    if search.order_field != "Date" and readings.order_fields == "refused":
+        raise Refused(f"can't order by {search.order_field}")
+    return search if readings.order_fields == "any" else replace(search, order_field="Date")
 
 
 def _boolean(done: bool, otherwise: str) -> Response:

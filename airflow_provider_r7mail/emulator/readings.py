@@ -53,6 +53,10 @@ class Readings:
         ``Body`` and ``Subject`` (R40).
     :param row_per_label: list a message once for each of its labels (R34).
     :param names: the case of names in responses: the manual's, or camelCase (R42).
+    :param order_fields: whether ``orderField`` sorts by any field, has no effect, or is refused
+        unless it is Date (R28).
+    :param mail_host: the only host name that has the mail API; others answer 405, as another
+        module does. Empty: any.
     :param latency_seconds: minimum duration of every call, in seconds.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
     :param strip_hidden: remove hidden HTML elements from sent messages.
@@ -89,6 +93,8 @@ class Readings:
     index_seconds: float = 0.0
     row_per_label: bool = False
     names: Literal["documented", "camel"] = "documented"
+    order_fields: Literal["any", "date", "refused"] = "any"
+    mail_host: str = ""
     latency_seconds: float = 0.0
     sent_delay_seconds: float = 0.0
     strip_hidden: bool = False
