@@ -494,7 +494,8 @@ def failure(
         hint = (
             "The message was deleted or moved meanwhile, or has no file with this name."
             if gone
-            else "Check that Host points to an R7 mail server."
+            else "Check that Host points to an R7 mail server. Each module has a host of its own; "
+            "r7mail check finds that of the mail API."
         )
     elif status == 406:
         reason, hint = "not acceptable", "The server can't deliver this file."

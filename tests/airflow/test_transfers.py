@@ -428,6 +428,26 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
     assert "\\u0000" not in json.dumps(found)
 
 
+@pytest.mark.parametrize("on_size_mismatch", ["record", "fail"])
+def test_a_listed_size_that_fits_nothing(
+    server: Emulator, tmp_path: Path, on_size_mismatch: Any, logged: Callable[[], str]
+) -> None:
+    """R26: a file of another size than listed is copied, with both sizes, or fails if I say so."""
+    odd = {"Id": 1, "FileId": 1, "FileName": "a.csv", "Size": 7, "MimeType": "text/csv"}
+    attached = [("a.csv", b"1;2", "text/csv")]
+    server.mailbox.deliver(date=START, attachments=attached, fields={"Attachments": [odd]})
+
+    if on_size_mismatch == "fail":
+        with pytest.raises(R7MailAttachmentError, match="3 bytes came, the listing says 7"):
+            attachments(tmp_path, on_size_mismatch="fail")
+        with pytest.raises(AirflowFailException, match="on_size_mismatch"):
+            attachments(tmp_path, on_size_mismatch="skip")
+    else:
+        [found] = attachments(tmp_path)
+        assert (found["size"], found["listed_size"], found["status"]) == (3, 7, "downloaded")
+        assert "1 files have another size than listed" in logged()
+
+
 def test_attachments_that_the_server_cannot_give(
     server: Emulator, tmp_path: Path, logged: Callable[[], str]
 ) -> None:
