@@ -10,7 +10,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_provider_r7mail.client.dates import Window
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
+MAX_WINDOWS = 20
+"""Most days to look at one by one."""
 
 
 def find_by_ids(client: Client, folder: int, ids: Sequence[int]) -> dict[int, Message]:
@@ -56,10 +58,9 @@ class Traced:
         self._client = client
         self._folder = folder
         self._ids: defaultdict[Hashable, list[int]] = defaultdict(list)
-        self._days: defaultdict[date | None, list[Message]] = defaultdict(list)
         for message in messages:
             self._ids[_trace(message)].append(message.id)
-            self._days[message.date and message.date.date()].append(message)
+        self._windows = _windows_of(messages)
         self._before = {message.id for message in self._look()}
 
     def find(self, seconds: float) -> dict[int, int]:
@@ -96,14 +97,23 @@ class Traced:
 
     def _look(self) -> Iterator[Message]:
         """Yield the messages of the target that look like these."""
-        for day, messages in self._days.items():
-            window = Window(None, None)
-            if day is not None:
-                dates = sorted(message.date for message in messages if message.date is not None)
-                window = Window(dates[0], dates[-1] + timedelta(microseconds=1))
+        for window in self._windows:
             for message in iter_messages(self._client, self._folder, MessageFilter(window=window)):
                 if _trace(message) in self._ids:
                     yield message
+
+
+def _windows_of(messages: Sequence[Message]) -> list[Window]:
+    """Return where to look for messages: each day that has some, or all of it if they are many."""
+    days: defaultdict[date, list[datetime]] = defaultdict(list)
+    for message in messages:
+        if message.date is None:  # no window has it
+            return [Window(None, None)]
+        days[message.date.date()].append(message.date)
+    spans = list(days.values())
+    if len(spans) > MAX_WINDOWS:
+        spans = [[moment for span in spans for moment in span]]
+    return [Window(min(span), max(span) + timedelta(microseconds=1)) for span in spans]
 
 
 def _trace(message: Message) -> Hashable:

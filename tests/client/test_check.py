@@ -1044,8 +1044,18 @@ class TestHosts:
         found = find_hosts(config)
 
         assert {host.url for host in found} >= {"http://example.org", "http://mail.example.org"}
-        assert {host.says for host in found} == {"status 405: another module"}
-        assert "without success" in summary_of(found, config.url)
+        assert {host.says for host in found} == {"another module (status 405)"}
+        assert "none of the usual host names" in summary_of(found, config.url)
+
+    def test_web_pages_are_no_api(self, server: Emulator) -> None:
+        """A proxy's page that forbids a host is not taken for the mail API."""
+        server.readings = Readings(mail_host="mail.example.org")
+        server.faults.append(Fault(status=403, body="<html>Forbidden</html>", times=None))
+        config = ClientConfig(
+            url="http://example.org", login="a", password="b", proxy=server.url, max_retries=0
+        )
+
+        assert {host.says for host in find_hosts(config)} == {"a web page (status 403)"}
 
     def test_an_address_has_no_other_names(self) -> None:
         """An IP address belongs to no domain."""

@@ -6,6 +6,7 @@ Only a listing without a token is asked for: no password is sent to hosts that n
 from __future__ import annotations
 
 import ipaddress
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,12 +38,13 @@ class Host:
     """A host, and what it answers to a listing without a token.
 
     :param url: its URL
-    :param kind: `mail` for the mail API, `other` for anything else, `none` for no response
+    :param kind: `mail` for the mail API, `perhaps` if it fails as an API does, `other` for anything
+        else, `none` for no response
     :param says: what it answers, in words
     """
 
     url: str
-    kind: Literal["mail", "other", "none"]
+    kind: Literal["mail", "perhaps", "other", "none"]
     says: str
 
 
@@ -85,13 +87,16 @@ def _probe(config: ClientConfig) -> Host:
     quick = replace(config, timeout=PROBE_SECONDS, connect_timeout=PROBE_SECONDS, max_retries=0)
     try:
         with Client(quick) as client, client.exchange(call, 1) as response:
-            status = response.status_code
+            status, form = response.status_code, response.headers.get("content-type", "")
     except R7MailRequestError as error:
         return Host(config.url, "none", error.reason)
+    if "html" in form.lower():
+        return Host(config.url, "other", f"a web page (status {status})")
     if status in _REFUSED:
-        return Host(config.url, "mail", f"the mail API (status {status} without a token)")
-    says = f"status {status}" + (": another module" if status in _ELSEWHERE else "")
-    return Host(config.url, "other", says)
+        return Host(config.url, "mail", f"the mail API (status {status})")
+    if status in _ELSEWHERE:
+        return Host(config.url, "other", f"another module (status {status})")
+    return Host(config.url, "perhaps", f"status {status}")
 
 
 def advice(error: R7MailError, config: ClientConfig) -> str:
@@ -111,10 +116,14 @@ def advice(error: R7MailError, config: ClientConfig) -> str:
 
 def summary_of(hosts: Sequence[Host], url: str) -> str:
     """Say which hosts answer the mail API."""
-    mail = [host.url for host in hosts if host.kind == "mail"]
-    if url in mail:
-        return ""
-    if mail:
-        return f"The mail API answers at {' and '.join(mail)}: give that as the server."
-    tried = "; ".join(f"{host.url}: {host.says}" for host in hosts)
-    return f"Looked for the mail API at the usual host names, without success. {tried}."
+    for kind, verb in (("mail", "answers"), ("perhaps", "may be")):
+        found = [host.url for host in hosts if host.kind == kind]
+        if url in found:
+            return ""
+        if found:
+            return f"The mail API {verb} at {' or '.join(found)}: give that as the server."
+    answers: defaultdict[str, list[str]] = defaultdict(list)
+    for host in hosts:
+        answers[host.says].append(host.url)
+    told = "; ".join(f"{says}: {', '.join(urls)}" for says, urls in answers.items())
+    return f"The mail API is at none of the usual host names. {told}."

@@ -33,33 +33,27 @@ class ListedFiles(Question):
             "Attachments named in listings",
             "Reports the others as `unlisted`.",
         ),
-        Subject("file_names", "R38", "Attachments without a name", "Reports them as `unlisted`."),
     )
 
     def __init__(self) -> None:
         self._named = 0
         self._unnamed = 0
-        self._nameless: dict[int, int] = {}
 
     def see(self, listing: Listing) -> None:
         """Count messages whose attachments are named, and those whose are not."""
         for item, row in zip(listing.items, listing.page.rows, strict=True):
             if row.key is None:
                 continue
-            if files := _files_of(item):
+            if _files_of(item):
                 self._named += 1
-                self._nameless[row.key] = sum(not file.get("FileName") for file in files)
             elif item.get("HasAttachments") is True:
                 self._unnamed += 1
 
     def conclude(self, inquiry: Inquiry) -> Findings:
         """Compare the counts."""
         if inquiry.is_empty:
-            return {subject.key: unknown("the folder is empty") for subject in self.subjects}
-        return {
-            "list_attachments": naming_of(self._named, self._unnamed),
-            "file_names": nameless_of(sum(self._nameless.values()), bool(self._nameless)),
-        }
+            return {"list_attachments": unknown("the folder is empty")}
+        return {"list_attachments": naming_of(self._named, self._unnamed)}
 
 
 def naming_of(named: int, unnamed: int) -> Verdict:
@@ -75,6 +69,28 @@ def naming_of(named: int, unnamed: int) -> Verdict:
     what = "not all" if named else "none"
     says = f"{what} are named: such files cannot be copied"
     return "warning", False, says
+
+
+class FileNames(Question):
+    """Whether all listed attachments have a name: the API takes nothing else."""
+
+    subjects = (
+        Subject("file_names", "R38", "Attachments without a name", "Reports them as `unlisted`."),
+    )
+
+    def __init__(self) -> None:
+        self._nameless: dict[int, int] = {}
+
+    def see(self, listing: Listing) -> None:
+        """Count files without a name in each message that has files."""
+        for item, row in zip(listing.items, listing.page.rows, strict=True):
+            if row.key is not None and (files := _files_of(item)):
+                self._nameless[row.key] = sum(not file.get("FileName") for file in files)
+
+    def conclude(self, inquiry: Inquiry) -> Findings:
+        """Add the numbers up."""
+        count = sum(self._nameless.values())
+        return {"file_names": nameless_of(count, bool(self._nameless))}
 
 
 def nameless_of(nameless: int, any_listed: bool) -> Verdict:
@@ -175,4 +191,4 @@ def size_of(real: int, listed: int) -> Verdict:
     return _SIZES[size_fit(listed, real)]
 
 
-QUESTIONS = (ListedFiles, Download)
+QUESTIONS = (ListedFiles, Download, FileNames)
