@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -29,12 +30,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.emulator.messages import listed_size
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.attachments import STAGING, AttachmentCopier, StoredFile, download
+from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import AttachmentRow
 from airflow_provider_r7mail.lake.filenames import name_filter, object_names
 from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
@@ -356,6 +359,61 @@ async def test_the_size_that_counts_is_the_real_one(copies: Copies, size: Any) -
     assert (again.status, copies.downloads) == ("unchanged", 2)
     [smaller] = await copies.copy(copies.listed()[:1], max_bytes=999, known=known(rows))
     assert smaller.status == "skipped"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    readings=st.builds(
+        Readings,
+        attachment_size=st.sampled_from(["bytes", "base64", "base64_lines", "rounded"]),
+        nested_names=st.sampled_from(["given", "null", "empty"]),
+        chunked_attachments=st.booleans(),
+        sort_one=st.sampled_from(["ascending", "descending"]),
+        page_cap=st.sampled_from([None, 1, 3]),
+    ),
+    messages=st.lists(
+        st.lists(st.tuples(st.integers(0, 3_000), st.booleans()), max_size=3), max_size=4
+    ),
+    limit=st.none() | st.integers(0, 3_000),
+)
+def test_files_under_all_readings(
+    readings: Readings, messages: list[list[tuple[int, bool]]], limit: int | None
+) -> None:
+    """R22, R26, R38: whatever is listed, each file is copied whole, skipped or reported, once."""
+    mailbox = Mailbox()
+    shuffle = random.Random(1)
+    wanted: dict[tuple[int, str], bytes | None] = {}
+    for files_of_one in messages:
+        attached = [
+            (f"{place}.bin", shuffle.randbytes(size), "message/rfc822" if nested else "x/y")
+            for place, (size, nested) in enumerate(files_of_one)
+        ]
+        number = mailbox.deliver(attachments=attached)
+        for name, data, kind in attached:
+            if kind == "x/y" or readings.nested_names == "given":
+                wanted[number, name] = data if limit is None or len(data) <= limit else None
+    unnamed = sum(map(len, messages)) - len(wanted)
+    with Emulator(mailbox, readings) as server, tempfile.TemporaryDirectory() as folder:
+
+        async def copy() -> list[AttachmentRow]:
+            async with AsyncClient(quick_config(server.url)) as client:
+                return await copy_attachments(
+                    client, INBOX, MessageFilter(), UPath(folder), max_bytes=limit, strict=True
+                )
+
+        rows = asyncio.run(copy())
+        named = {(row.message_id, row.file_name): row for row in rows if row.file_name}
+        assert named.keys() == wanted.keys()
+        assert [row.status for row in rows if not row.file_name] == ["unlisted"] * unnamed
+        for key, content in wanted.items():
+            row = named[key]
+            assert row.status == ("skipped" if content is None else "downloaded")
+            assert content is None or Path((row.uri or "")[7:]).read_bytes() == content
+        stored = sum(data is not None for data in wanted.values())
+        asked = len(server.requests)
+        assert Counter(row.status for row in asyncio.run(copy()))["unchanged"] == stored
+        again = [call for call in server.requests[asked:] if "Attachments" in call["path"]]
+        assert len(again) <= len(wanted) - stored
 
 
 async def test_a_size_that_fits_nothing_is_still_recognised(copies: Copies) -> None:
