@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
 from airflow_provider_r7mail.client import calls
-from airflow_provider_r7mail.client.acting import Action
+from airflow_provider_r7mail.client.acting import MOVE_SECONDS, Action, move_and_find
 from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
 from airflow_provider_r7mail.client.frames import messages_frame
@@ -322,6 +322,30 @@ class R7MailHook(BaseHook):
             lambda number, ids: calls.mark_as_important(number, ids, important=important),
         )
 
+    @overload
+    def move_messages(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        to_folder: int | str,
+        *,
+        tried_before: bool = ...,
+        return_new_ids: Literal[False] = ...,
+        settle_seconds: float = ...,
+    ) -> int: ...
+
+    @overload
+    def move_messages(
+        self,
+        folder: int | str,
+        message_ids: Iterable[int | str] | str,
+        to_folder: int | str,
+        *,
+        tried_before: bool = ...,
+        return_new_ids: Literal[True],
+        settle_seconds: float = ...,
+    ) -> list[int]: ...
+
     def move_messages(
         self,
         folder: int | str,
@@ -329,26 +353,49 @@ class R7MailHook(BaseHook):
         to_folder: int | str,
         *,
         tried_before: bool = False,
-    ) -> int:
+        return_new_ids: bool = False,
+        settle_seconds: float = MOVE_SECONDS,
+    ) -> int | list[int]:
         """Move messages to another folder.
 
         If the server refuses a call that was made before, an earlier attempt may have succeeded:
         the folder is listed, and if none of the messages is in it, the move counts as done (R23).
 
-        Other parameters, result and errors are those of `mark_as_read`.
+        A move may give messages new ids, at once or later (R35). With `return_new_ids` they are
+        looked for in the target, by what a move doesn't change.
+
+        Other parameters and errors are those of `mark_as_read`.
 
         :param to_folder: id or name of the target folder
         :param tried_before: an earlier try may have moved the messages already
+        :param return_new_ids: return the ids that the messages have in the target
+        :param settle_seconds: how long the server may take to give them new ids; after that, those
+            that still have their old ones keep them
+        :return: number of messages, or their new ids in the order given
+        :raises R7MailMessageNotFoundError: with `return_new_ids`: a message is not in the folder,
+            and none was moved; or the target doesn't list one after the move
         """
-        return self._act(
-            folder,
-            message_ids,
-            lambda number, ids: calls.move_messages(
-                number, ids, self.resolve_folder(to_folder, "to_folder")
-            ),
-            removes=True,
-            tried_before=tried_before,
-        )
+        ids = parse_ids(message_ids, "message_ids")
+
+        def move(number: int, ids: Sequence[int]) -> calls.Call[bool]:
+            return calls.move_messages(number, ids, self.resolve_folder(to_folder, "to_folder"))
+
+        if not return_new_ids:
+            return self._act(folder, ids, move, removes=True, tried_before=tried_before)
+        if not ids:
+            return []
+        action = Action(self.resolve_folder(folder), ids, move, removes=True)
+        progress = Progress(self.log.info, len(ids))
+        with self.get_conn() as client:
+            return move_and_find(
+                client,
+                action,
+                ids,
+                self.resolve_folder(to_folder, "to_folder"),
+                progress,
+                settle_seconds=settle_seconds,
+                tried_before=tried_before,
+            )
 
     def delete_messages(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
+from airflow_provider_r7mail.client.acting import MOVE_SECONDS
 from airflow_provider_r7mail.client.compose import (
     LINK_SECONDS,
     compose_message,
@@ -363,6 +364,7 @@ class _MessagesOperator(BaseOperator):
     template_fields: Sequence[str] = ("folder", "message_ids", "r7mail_conn_id")
     ui_color = "#e6eef8"
     operator_extra_links = (R7MailFolderLink(),)
+    return_new_ids = False
 
     def __init__(
         self,
@@ -378,20 +380,20 @@ class _MessagesOperator(BaseOperator):
         self.r7mail_conn_id = r7mail_conn_id
 
     @fail_at_once()
-    def execute(self, context: Context) -> int:
-        """Act on the messages, and return their number."""
+    def execute(self, context: Context) -> int | list[int]:
+        """Act on the messages, and return their number, or their new ids if that is asked for."""
         ids = parse_ids(self.message_ids, "message_ids")
         if not ids:
             self.log.info("No messages given: nothing to do.")
-            return 0
+            return [] if self.return_new_ids else 0
         hook = R7MailHook(self.r7mail_conn_id)
         R7MailFolderLink.push(context, hook.settings.folder_url(hook.resolve_folder(self.folder)))
-        count = self._act(hook, ids, is_retry(context))
-        self.log.info("Done: %d messages.", count)
-        return count
+        done = self._act(hook, ids, is_retry(context))
+        self.log.info("Done: %d messages.", len(ids))
+        return done
 
     @abstractmethod
-    def _act(self, hook: R7MailHook, ids: Sequence[int], tried_before: bool) -> int: ...
+    def _act(self, hook: R7MailHook, ids: Sequence[int], tried_before: bool) -> int | list[int]: ...
 
 
 class R7MailMarkReadOperator(_MessagesOperator):
@@ -446,12 +448,17 @@ class R7MailMoveOperator(_MessagesOperator):
     If the server refuses a repeated call but none of the messages is in `folder` any more, an
     earlier attempt succeeded, and so does the task (R23).
 
-    Returns the number of messages.
+    Returns the number of messages; with `return_new_ids`, the list of the ids that they have in the
+    target, in the order given. A move may give them new ids, at once or later (R35), so that tasks
+    after this one don't find them by the old ones.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
     :param message_ids: the messages' ids: a list, a task's output, or a list in JSON text; an
         empty list does nothing (templated)
     :param to_folder: the target folder's id or name (templated)
+    :param return_new_ids: look for the messages in the target, and return their ids
+    :param settle_seconds: how long, in seconds, the server may take to give them new ids. If the
+        ids stay the same, the task takes that long
     :param r7mail_conn_id: id of the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, or the login was refused
     :raises R7MailActionError: the server did not do it (R15)
@@ -460,12 +467,30 @@ class R7MailMoveOperator(_MessagesOperator):
 
     template_fields: Sequence[str] = (*_MessagesOperator.template_fields, "to_folder")
 
-    def __init__(self, *, to_folder: int | str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        to_folder: int | str,
+        return_new_ids: bool = False,
+        settle_seconds: float = MOVE_SECONDS,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.to_folder = to_folder
+        self.return_new_ids = return_new_ids
+        self.settle_seconds = settle_seconds
 
-    def _act(self, hook: R7MailHook, ids: Sequence[int], tried_before: bool) -> int:
-        return hook.move_messages(self.folder, ids, self.to_folder, tried_before=tried_before)
+    def _act(self, hook: R7MailHook, ids: Sequence[int], tried_before: bool) -> int | list[int]:
+        if not self.return_new_ids:
+            return hook.move_messages(self.folder, ids, self.to_folder, tried_before=tried_before)
+        return hook.move_messages(
+            self.folder,
+            ids,
+            self.to_folder,
+            tried_before=tried_before,
+            return_new_ids=True,
+            settle_seconds=self.settle_seconds,
+        )
 
 
 class R7MailDeleteOperator(_MessagesOperator):

@@ -38,7 +38,7 @@ from airflow_provider_r7mail.lake.catalog import (
     connection_properties,
 )
 from airflow_provider_r7mail.lake.copying import copy_attachments
-from airflow_provider_r7mail.lake.derived import UNAVAILABLE, fatal_statuses
+from airflow_provider_r7mail.lake.derived import UNAVAILABLE, check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
@@ -80,6 +80,7 @@ class _CopyOperator(FolderReader):
         attachment_pattern: str | Sequence[str] | None = None,
         max_attachment_bytes: int | None = None,
         on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail",
+        on_size_mismatch: Literal["record", "fail"] = "record",
         storage_conn_id: str | None = None,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
@@ -89,6 +90,7 @@ class _CopyOperator(FolderReader):
         self.attachment_pattern = attachment_pattern
         self.max_attachment_bytes = max_attachment_bytes
         self.on_attachment_error = on_attachment_error
+        self.on_size_mismatch = on_size_mismatch
         self.storage_conn_id = storage_conn_id
         self.r7mail_conn_id = r7mail_conn_id
         self._loop: LoopThread | None = None
@@ -192,6 +194,8 @@ class R7MailToParquetOperator(_CopyOperator):
         task after everything else is written, if a download failed; `fail_on_missing` also if the
         server doesn't name a file or several have the same name (R17, R18); or only `record` them
         in the table
+    :param on_size_mismatch: what to do about a file that came whole, but whose size is neither the
+        listed one nor that of the file in base64 (R26): `record` both sizes, or `fail` the file
     :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`; the
         possible values are in `privacy.ACTIONS`. Hashing needs the connection's `privacy_secret`
     :param refresh_windows: how many windows before this one to extract again, replacing each, so
@@ -275,6 +279,7 @@ class R7MailToParquetOperator(_CopyOperator):
             max_attachment_bytes=self.max_attachment_bytes,
             on_bad_message=self.on_bad_message,
             on_attachment_error=self.on_attachment_error,
+            on_size_mismatch=self.on_size_mismatch,
             privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
             iceberg=self._iceberg(),
         )
@@ -426,7 +431,7 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
 
     Files go to `{attachments_path}/mailbox={login}/folder={id}/message_id={Id}/{safe name}`. If it
     runs again, files that are there already are not downloaded again. Returns a list of
-    `{message_id, file_name, uri, size, sha256, status}`.
+    `{message_id, file_name, uri, size, listed_size, sha256, status}`.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
     :param message_ids: message ids: a list, an XCom of one, or a JSON list as text. None for all
@@ -445,6 +450,8 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         task after all others are, if a download failed; `fail_on_missing` also if the server
         doesn't name a file or several have the same name (R17, R18); or only `record` them in the
         result
+    :param on_size_mismatch: what to do about a file that came whole, but whose size is neither the
+        listed one nor that of the file in base64 (R26): `record` both sizes, or `fail` the file
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: a parameter is wrong, the login was refused, or an id is not in
         the folder
@@ -479,6 +486,7 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
             self.log.info("No message ids: nothing to do.")
             return []
         fatal = fatal_statuses(self.on_attachment_error)
+        check_size_mismatch(self.on_size_mismatch)
         hook = R7MailHook(self.r7mail_conn_id)
         folder = hook.resolve_folder(self.folder)
         criteria = MessageFilter.build(**self.filters)
@@ -496,15 +504,18 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
                 message_ids=ids,
                 pattern=self.attachment_pattern,
                 max_bytes=self.max_attachment_bytes,
+                strict=self.on_size_mismatch == "fail",
             ),
         )
-        names = ("message_id", "file_name", "uri", "size", "sha256", "status")
+        names = ("message_id", "file_name", "uri", "size", "listed_size", "sha256", "status")
         for row in rows:
             if row.status not in {"downloaded", "unchanged"}:
                 self.log.warning("Message %s: %s (%s).", row.message_id, row.status, row.error)
         statuses = Counter(row.status for row in rows)
         said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
         self.log.info("Files of folder %s: %s.", folder, said)
+        if different := sum(row.size_fit == "different" for row in rows):
+            self.log.warning("%s files have another size than listed (R26).", different)
         copied = [row.size or 0 for row in rows if row.status == "downloaded"]
         output.files, output.size = len(copied), sum(copied)
         failed = [row for row in rows if row.status in fatal]

@@ -213,11 +213,13 @@ class R7MailMessageEventTrigger(_FolderTrigger, BaseEventTrigger):
         reports all mail from then on, including mail that is there already
     :param poll_interval: seconds between two polls; doubled after each failure, up to 15 minutes
     :param lookback: how many seconds late a message may arrive, or how far off its date may be
+    :param index_lag: how many seconds later the server's search may find a message by `query`,
+        `body` or `subject` (R40). With one of these filters, it is added to `lookback`
     :param max_messages_per_event: the most ids in one event; the rest follow, one event a poll
     :param r7mail_conn_id: the Airflow connection
     """
 
-    own = ("lookback", "max_messages_per_event")
+    own = ("lookback", "index_lag", "max_messages_per_event")
 
     def __init__(
         self,
@@ -225,6 +227,7 @@ class R7MailMessageEventTrigger(_FolderTrigger, BaseEventTrigger):
         folder: int | str,
         poll_interval: float = 60.0,
         lookback: float = 3600.0,
+        index_lag: float = 120.0,
         max_messages_per_event: int = 1000,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
         **filters: Unpack[Filters],
@@ -233,6 +236,7 @@ class R7MailMessageEventTrigger(_FolderTrigger, BaseEventTrigger):
             folder=folder, poll_interval=poll_interval, r7mail_conn_id=r7mail_conn_id, **filters
         )
         self.lookback = lookback
+        self.index_lag = index_lag
         self.max_messages_per_event = max_messages_per_event
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -246,6 +250,7 @@ class R7MailMessageEventTrigger(_FolderTrigger, BaseEventTrigger):
         MessageFilter.build(**self.filters)
         _check_number("poll_interval", self.poll_interval, 0.01, DAY_SECONDS)
         _check_number("lookback", self.lookback, 1, 366 * DAY_SECONDS)
+        _check_number("index_lag", self.index_lag, 0, DAY_SECONDS)
         _check_number("max_messages_per_event", self.max_messages_per_event, 1, MAX_IDS, whole=True)
         return super().serialize()
 
@@ -286,6 +291,7 @@ class R7MailMessageEventTrigger(_FolderTrigger, BaseEventTrigger):
             self.shared_stream_key(),
             self.filters,
             lookback=self.lookback,
+            index_lag=self.index_lag,
             limit=self.max_messages_per_event,
             store=getattr(self, "asset_state_store", None),
         )

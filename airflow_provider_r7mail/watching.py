@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable, Iterator, Mapping, Sequence
@@ -91,12 +92,13 @@ class Position:
         """Whether messages were found that are not reported yet."""
         return bool(self._waiting)
 
-    def find(self, found: Mapping[int, int], now: int, lookback: int) -> None:
+    def find(self, found: Mapping[int, int], now: int, lookback: int, lag: int = 0) -> None:
         """Take note of all matching messages dated from `start` on.
 
         :param found: their dates by id
         :param now: when the server was asked
-        :param lookback: how late a message may arrive
+        :param lookback: how late a message may be found
+        :param lag: how much of that is due to the server's search (R40)
         """
         self._waiting = sorted(
             (date, number)
@@ -104,7 +106,7 @@ class Position:
             if date >= self.start and number not in self.told
         )
         self._horizon = now - lookback
-        self._latest = now - min(lookback, LEAST_LOOKBACK)
+        self._latest = now - min(lookback, LEAST_LOOKBACK + lag)
 
     def tell(self, limit: int | None) -> list[int]:
         """Return the ids of the oldest waiting messages, `limit` at most, and move on."""
@@ -141,16 +143,26 @@ class Watcher:
     :param watched: what is polled
     :param filters: which messages it reports
     :param lookback: how many seconds late a message may arrive
+    :param index_lag: how many seconds later a search of texts may find it (R40)
     :param limit: the most messages in one event
     :param store: the state of the trigger's assets; None if Airflow has none
     """
 
     def __init__(
-        self, watched: Watched, filters: Filters, *, lookback: float, limit: int, store: Any
+        self,
+        watched: Watched,
+        filters: Filters,
+        *,
+        lookback: float,
+        index_lag: float,
+        limit: int,
+        store: Any,
     ) -> None:
         self.watched = watched
         self.criteria = MessageFilter.build(**filters)
-        self.lookback = timedelta(seconds=lookback)
+        searches = self.criteria.query or self.criteria.body or self.criteria.subject
+        self.lag = timedelta(seconds=index_lag if searches else 0)
+        self.lookback = timedelta(seconds=lookback) + self.lag
         self.has_read = False
         self._limit = limit
         self._position: Position | None = None
@@ -221,7 +233,9 @@ class Watcher:
             if date < now + self.lookback
         }
         position = self._position or Position(to_microseconds(now - self.lookback))
-        position.find(dates, to_microseconds(now), self.lookback // MICROSECOND)
+        position.find(
+            dates, to_microseconds(now), self.lookback // MICROSECOND, self.lag // MICROSECOND
+        )
         if self._position is None:
             position.tell(None)
         self._position = position
@@ -329,11 +343,11 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """When a filter was last searched for, what the folder held then, and whether it was new."""
+    """When a filter was last searched for, what the folder held then, and when that was new."""
 
     at: float
     marks: frozenset[Hashable]
-    was_new: bool
+    new_at: float
 
 
 class FolderPoll(SharedStreamProducer):
@@ -341,8 +355,9 @@ class FolderPoll(SharedStreamProducer):
 
     Only the server knows what a search matches, so each filter needs a search of its own. But if
     there are several filters, the folder is first listed without any. A filter is then searched for
-    only if the listing shows something new, once more at the next poll, and in any case twice per
-    `lookback`, in case the search learns of mail later than the listing.
+    only if the listing shows something new, once more at the next poll, once more after `index_lag`
+    for texts, and in any case twice per `lookback`: the search may learn of mail later than the
+    listing (R40).
 
     :param watched: what is polled
     :param watchers: all its watchers, as they come and go
@@ -423,8 +438,10 @@ class FolderPoll(SharedStreamProducer):
                 watcher.find(found, now)
             before = self._asked.get(criteria)
             marks = marks or frozenset()
+            at = time.monotonic()
             was_new = before is not None and not marks <= before.marks
-            self._asked[criteria] = Asked(time.monotonic(), marks, was_new)
+            new_at = at if was_new else before.new_at if before else -math.inf
+            self._asked[criteria] = Asked(at, marks, new_at)
         if failed and not answered:
             raise failed[0]
         for failure in failed:
@@ -463,11 +480,14 @@ class FolderPoll(SharedStreamProducer):
         before = self._asked.get(criteria)
         if marks is None or before is None or not all(watcher.has_read for watcher in members):
             return True
-        lookback = min(watcher.lookback for watcher in members)
+        now = time.monotonic()
+        late = min(watcher.lookback - watcher.lag for watcher in members).total_seconds()
+        indexed_at = before.new_at + max(watcher.lag for watcher in members).total_seconds()
         return (
-            before.was_new
-            or not marks <= before.marks
-            or time.monotonic() - before.at >= lookback.total_seconds() / 2
+            not marks <= before.marks
+            or before.at <= before.new_at
+            or before.at < indexed_at <= now
+            or now - before.at >= late / 2
         )
 
 

@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS mail.attachments (
     sha256 text,
     status text NOT NULL,
     error text,
+    listed_size bigint,
     FOREIGN KEY (mailbox, folder, message_id) REFERENCES mail.messages ON DELETE CASCADE
 );
 CREATE INDEX IF NOT EXISTS attachments_message ON mail.attachments (mailbox, folder, message_id);

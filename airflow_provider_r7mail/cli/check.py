@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from airflow_provider_r7mail.cli.console import fail, make_table
-from airflow_provider_r7mail.cli.server import LOGIN, SERVER, Ca, Verify, client_config
+from airflow_provider_r7mail.cli.server import LOGIN, Ca, Verify, client_config
 
 if TYPE_CHECKING:
     from airflow_provider_r7mail.client.check import Report
@@ -35,7 +35,14 @@ def check(
         str | None,
         typer.Option(help="The id of an Airflow connection, instead of --url and --login."),
     ] = None,
-    url: Annotated[str | None, SERVER] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="R7MAIL_URL",
+            help="The server, like https://mail.example.org. If the mail API doesn't answer there, "
+            "the usual host names of its domain are tried, and the error says which one does.",
+        ),
+    ] = None,
     login: Annotated[str | None, LOGIN] = None,
     folder: Annotated[
         str | None,
@@ -70,17 +77,20 @@ def check(
     from rich.console import Console  # noqa: PLC0415
 
     from airflow_provider_r7mail.client.check import check_server  # noqa: PLC0415
+    from airflow_provider_r7mail.client.check.hosts import advice  # noqa: PLC0415
     from airflow_provider_r7mail.client.session import Client  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
 
     if connection is None and (url is None or login is None):
         fail("give --connection, or --url and --login", code=2)
+    config: ClientConfig | None = None
     try:
         if connection is not None:
             config, number, away = _connected(connection, folder, write)
         else:
             number, away = _folder_id(folder, "--folder"), _folder_id(write, "--write")
-            config = client_config(url or "", login or "", verify=verify, ca=ca, code=2)
+            server = url if url and "://" in url else f"https://{url}"
+            config = client_config(server, login or "", verify=verify, ca=ca, code=2)
         if number is None:
             fail("--folder: give the id of the folder to read: the API can't list folders", code=2)
         with Client(config) as client, Console(stderr=True).status("Checking") as status:
@@ -91,7 +101,7 @@ def check(
                 say=lambda what: status.update(f"Checking {what}"),
             )
     except R7MailError as error:
-        fail(str(error), code=2)
+        fail(f"{error} {(config and advice(error, config)) or ''}".strip(), code=2)
     _show_report(report)
     if json_file is not None:
         text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2)
@@ -125,6 +135,18 @@ def _folder_id(value: str | None, option: str) -> int | None:
         fail(f"{option}: give the folder's id: only a connection has folder names", code=2)
 
 
+def _suggested_waits(report: Report) -> list[str]:
+    """Say how long to wait for late mail, if that could be measured."""
+    if report.waits is None:
+        return []
+    waits = report.waits
+    says = (
+        f"For late mail: settle_seconds {waits.settle_seconds}, lookback {waits.lookback}, "
+        f"recheck_hours {waits.recheck_hours} ({waits.why})."
+    )
+    return [says]
+
+
 def _show_report(report: Report) -> None:
     from rich import box  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
@@ -147,6 +169,7 @@ def _show_report(report: Report) -> None:
     console.print(
         f"Suggested: page_size {report.page_size} ({report.page_size_why}),",
         f"max_concurrency {report.max_concurrency} ({report.max_concurrency_why}).",
+        *_suggested_waits(report),
         f"{report.requests} requests in {report.seconds:.1f} s.",
         _RESULTS[report.result],
         sep="\n",

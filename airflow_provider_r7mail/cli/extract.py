@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.client.http import ClientConfig
     from airflow_provider_r7mail.lake.job import ExtractJob, Progress
     from airflow_provider_r7mail.lake.storage import ObjectPath
+
+
+class SizeMismatch(StrEnum):
+    """What to do about an attachment of another size than listed (R26)."""
+
+    RECORD = "record"
+    FAIL = "fail"
 
 
 def extract(
@@ -44,6 +52,13 @@ def extract(
             "expression if it starts with ^ or ends with $. May be repeated."
         ),
     ] = None,
+    on_size_mismatch: Annotated[
+        SizeMismatch,
+        typer.Option(
+            help="What to do about an attachment that came whole, but of another size than listed: "
+            "record both sizes, or fail it."
+        ),
+    ] = SizeMismatch.RECORD,
     page_size: Annotated[
         int | None,
         typer.Option(help="Messages per request. By default it adapts to the server."),
@@ -82,6 +97,7 @@ def extract(
             page_size=page_size,
             max_sweep_messages=max_sweep_messages,
             attachment_pattern=attachment_pattern,
+            on_size_mismatch=on_size_mismatch.value,
         )
         job.check()
         config = client_config(url, login, verify=verify, ca=ca, max_concurrency=max_concurrency)

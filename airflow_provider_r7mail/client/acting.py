@@ -11,10 +11,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_provider_r7mail.client.finding import Traced, find_by_ids
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
+    R7MailMessageNotFoundError,
     R7MailRequestError,
     R7MailServerError,
 )
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.client.session import Client
 
 log = logging.getLogger(__name__)
+
+MOVE_SECONDS = 60.0
+"""How long a moved message may take to get its new id: the server synchronises now and then."""
 
 BATCH_SIZE = 500
 """Most ids in one MarkAsRead, MarkAsFavorite, Delete or MoveMessage call."""
@@ -49,7 +54,7 @@ class Action:
         *,
         removes: bool = False,
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self._removes = removes
         batches = [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]
         self._batches = [(batch, make_call(folder, batch)) for batch in batches]
@@ -79,7 +84,7 @@ class Action:
                     "The server refused a repeated call, but none of its %d messages is in folder "
                     "%d any more: an earlier attempt succeeded.",
                     len(ids),
-                    self._folder,
+                    self.folder,
                 )
             progress.add(len(ids))
 
@@ -89,8 +94,51 @@ class Action:
             return False
         wanted = set(ids)
         return not any(
-            message.id in wanted for message in iter_messages(client, self._folder, MessageFilter())
+            message.id in wanted for message in iter_messages(client, self.folder, MessageFilter())
         )
+
+
+def move_and_find(
+    client: Client,
+    action: Action,
+    ids: Sequence[int],
+    to_folder: int,
+    progress: Progress,
+    *,
+    settle_seconds: float,
+    tried_before: bool = False,
+) -> list[int]:
+    """Move messages, and return the ids that they have in the target folder (R35).
+
+    :param action: the move
+    :param ids: the messages' ids
+    :param to_folder: id of the target folder
+    :param settle_seconds: how long the server may take to list them there with new ids
+    :param tried_before: an earlier try of the task may have moved them already
+    :return: their ids now, in the order of `ids`
+    :raises R7MailMessageNotFoundError: some are not in the folder, and none was moved; or the
+        target doesn't list them after the move
+    :raises R7MailRequestError: the move failed
+    """
+    here = find_by_ids(client, action.folder, ids)
+    gone = [number for number in ids if number not in here]
+    if gone and not tried_before:
+        raise R7MailMessageNotFoundError(
+            f"Not in folder {action.folder}: messages {gone}. Nothing was moved. Were they moved "
+            "or deleted? An id is only valid in the folder it was read from."
+        )
+    traced = Traced(client, list(here.values()), to_folder)
+    now = {number: number for number in (find_by_ids(client, to_folder, gone) if gone else ())}
+    if here:
+        action.run(client, progress, tried_before=tried_before)
+        now |= traced.find(settle_seconds)
+    if lost := [number for number in ids if number not in now]:
+        raise R7MailMessageNotFoundError(
+            f"Messages {lost} were moved to folder {to_folder}, perhaps by an earlier try, but "
+            "which ids they have there could not be found out (R35). If the server lists moved "
+            f"mail late, raise settle_seconds, which is {settle_seconds:g}."
+        )
+    return [now[number] for number in ids]
 
 
 def _is_refusal(error: R7MailRequestError) -> bool:

@@ -240,6 +240,11 @@ def download_attachment(folder: int, message_id: int, file_name: str) -> Call[by
             "The file name contains half of a surrogate pair, which can't be in a URL: this file "
             "can't be downloaded through the API. Open the message in the web client."
         ) from error
+    if not name:
+        raise R7MailConfigError(
+            "file_name: empty. The API knows files by their names only: one without a name can't "
+            "be downloaded (R38). Open the message in the web client."
+        )
     if len(name) > MAX_NAME_LENGTH:
         raise R7MailRequestError(
             f"the name of a file of message {message_id} is too long for a URL",
@@ -502,7 +507,8 @@ def failure(
         hint = (
             "The message was deleted or moved meanwhile, or has no file with this name."
             if gone
-            else "Check that Host points to an R7 mail server."
+            else "Check that Host points to an R7 mail server. Each module has a host of its own; "
+            "r7mail check finds that of the mail API."
         )
     elif status == 406:
         reason, hint = "not acceptable", "The server can't deliver this file."

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_r7mail.client.compose import compose_message
-from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter
+from airflow_provider_r7mail.client.finding import find_by_ids
+from airflow_provider_r7mail.client.models import Attachment, Message
 from airflow_provider_r7mail.client.parameters import read_text
-from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,
@@ -30,17 +30,10 @@ def find_messages(client: Client, folder: int, ids: Sequence[int]) -> list[Messa
     :return: the messages, in the order of `ids`
     :raises R7MailMessageNotFoundError: some are not there; names all of them
     """
-    missing = dict.fromkeys(ids)
-    found: dict[int, Message] = {}
-    for message in iter_messages(client, folder, MessageFilter()):
-        if message.id in missing:
-            found[message.id] = message
-            del missing[message.id]
-            if not missing:
-                break
-    if missing:
+    found = find_by_ids(client, folder, ids)
+    if missing := [number for number in ids if number not in found]:
         raise R7MailMessageNotFoundError(
-            f"Not in folder {folder}: messages {list(missing)}. This try sent nothing. Were they "
+            f"Not in folder {folder}: messages {missing}. This try sent nothing. Were they "
             "moved or deleted? An id is only valid in the folder it was read from."
         )
     return [found[message_id] for message_id in ids]

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -20,8 +21,10 @@ from airflow_provider_r7mail.emulator import shapes
 from airflow_provider_r7mail.emulator.dates import local_text
 from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
-from airflow_provider_r7mail.emulator.listing import find
+from airflow_provider_r7mail.emulator.listing import Search, find
 from airflow_provider_r7mail.emulator.login import auth_data, envelope
+from airflow_provider_r7mail.emulator.messages import NESTED, listed_size
+from airflow_provider_r7mail.emulator.readings import Readings
 from airflow_provider_r7mail.emulator.service import SeenCall, Service
 from airflow_provider_r7mail.emulator.store import Refused
 
@@ -128,6 +131,9 @@ class Api:
         if path not in self._calls:
             return self._error(404, f"no call {path}")
         method, call = self._calls[path]
+        host = request.headers.get("host", "").partition(":")[0]
+        if call != self._login and self._service.readings.mail_host not in {"", host}:
+            return self._error(405, "another module")
         if request.method != method:
             return self._error(405, f"{path} takes {method}")
         if call != self._login and not self._is_known(request.headers.get("authorization", "")):
@@ -194,6 +200,7 @@ class Api:
     def _messages(self, asked: Any) -> Response:
         readings = self._service.readings
         search = shapes.search_of(asked, zoneless=readings.bounds_as == "local")
+        search = _sortable(search, readings)
         self._listings += 1
         if readings.labels_required and search.labels is None:
             raise Refused("SearchContext has no Labels")
@@ -218,17 +225,22 @@ class Api:
         """Return a message as a listing shows it (R17, R20)."""
         readings = self._service.readings
         hides_files = bool(record.files) and not readings.list_attachments
+        odd_files = bool(record.files) and (
+            readings.attachment_size != "bytes" or readings.nested_names != "given"
+        )
         changes = (
             readings.unknown_fields
             or readings.missing_fields
             or readings.null_fields
             or readings.dates_without_zone
         )
-        if not hides_files and not changes:
+        if not hides_files and not odd_files and not changes:
             return record.json()
         raw = record.raw()
         if hides_files:
             raw["Attachments"] = None
+        for file in (raw.get("Attachments") or ()) if odd_files else ():
+            _show_file(file, readings)
         if readings.unknown_fields:
             raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
         if readings.dates_without_zone:
@@ -267,8 +279,16 @@ class Api:
 
     def _move(self, asked: Any) -> Response:
         shapes.check(asked, shapes.MOVE)
-        done = self._service.mailbox.move(asked["fromId"], asked["Ids"], asked["toId"])
-        return _boolean(done, self._service.readings.repeat_answer)
+        readings = self._service.readings
+        done = self._service.mailbox.move(
+            asked["fromId"],
+            asked["Ids"],
+            asked["toId"],
+            renumber=readings.move_id != "same",
+            hide=readings.move_id == "hidden",
+            delay=0.0 if readings.move_id == "new" else readings.move_seconds,
+        )
+        return _boolean(done, readings.repeat_answer)
 
     def _attachment(self, asked: Any) -> Response:
         stored = self._service.mailbox.attached_file(*shapes.attachment_of(asked))
@@ -291,6 +311,21 @@ class _Chunked(StreamingResponse):
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(data), 65_536):
         yield data[start : start + 65_536]
+
+
+def _show_file(file: dict[str, Any], readings: Readings) -> None:
+    """Change an attachment to what the readings show of it (R26, R38)."""
+    if isinstance(file.get("Size"), int):  # a test may have set something else
+        file["Size"] = listed_size(file["Size"], readings.attachment_size)
+    if file.get("MimeType") == NESTED and readings.nested_names != "given":
+        file["FileName"] = None if readings.nested_names == "null" else ""
+
+
+def _sortable(search: Search, readings: Readings) -> Search:
+    """Return a search with an order that the readings know (R28)."""
+    if search.order_field != "Date" and readings.order_fields == "refused":
+        raise Refused(f"can't order by {search.order_field}")
+    return search if readings.order_fields == "any" else replace(search, order_field="Date")
 
 
 def _boolean(done: bool, otherwise: str) -> Response:

@@ -22,15 +22,20 @@ FOLDERS: Final = {
 
 
 class Stored:
-    """A message in a folder. ``ticks`` is its Date as a sort key."""
+    """A message in a folder.
 
-    __slots__ = ("files", "folder", "id", "ticks")
+    ``ticks`` is its Date as a sort key; ``arrived`` is when it arrived, in seconds of
+    `time.monotonic`, if the mailbox didn't have it from the beginning.
+    """
+
+    __slots__ = ("arrived", "files", "folder", "id", "ticks")
 
     def __init__(self, id: int, folder: int, ticks: int, files: tuple[StoredFile, ...]) -> None:  # noqa: A002
         self.id = id
         self.folder = folder
         self.ticks = ticks
         self.files = files
+        self.arrived = 0.0
 
     def value(self, name: str) -> Any:
         """Return the value of a field, or None if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class Search:
     sort_order: int = 1
     order_field: str = "Date"
 
+    @property
+    def by_text(self) -> bool:
+        """Whether the index of texts is searched (R40)."""
+        return bool(self.query or self.body or self.subject)
+
     def by_date_only(self, readings: Readings) -> bool:
         """Whether the dates alone decide which messages match."""
         texts = (self.query, self.body, self.sender, self.recipient, self.subject)
@@ -70,6 +76,9 @@ def find(
     places = _dated_places(folder, search, readings)
     if not search.by_date_only(readings):
         places = [place for place in places if _matches(folder.records[place], search, readings)]
+    if search.by_text and readings.index_seconds > 0:
+        known = time.monotonic() - readings.index_seconds
+        places = [place for place in places if folder.records[place].arrived <= known]
     if readings.row_per_label:
         places = [
             place

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -176,7 +177,7 @@ class Mailbox(Store):
             sent = replace(letter, was_read=True, fields={"Id": number, "WasSent": True})
             record = self._create(sent, SENT, files)
             if delay > 0:
-                self._put_later(record, delay)
+                self._do_later(delay, partial(self._put, record))
             else:
                 self._put(record)
             recipients = [*request["To"], *(request.get("Cc") or ()), *(request.get("Bcc") or ())]

@@ -10,6 +10,9 @@ from typing import Any, Final
 MISSING: Final = object()
 """As a value in the ``fields`` of a delivery: leave the field out of the message's JSON (R20)."""
 
+NESTED = "message/rfc822"
+"""The MIME type of a message that is attached to another one."""
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -67,6 +70,21 @@ class StoredFile:
             "Size": len(self.data),
             "MimeType": self.mime_type,
         }
+
+
+def listed_size(size: int, form: str) -> int:
+    """Return the ``Size`` of a file of so many bytes as a listing gives it (R26).
+
+    :param form: a value of `Readings.attachment_size`.
+    """
+    encoded = (size + 2) // 3 * 4
+    forms = {
+        "bytes": size,
+        "base64": encoded,
+        "base64_lines": encoded + 2 * ((encoded + 75) // 76),
+        "rounded": (size + 1023) // 1024 * 1024,
+    }
+    return forms[form]
 
 
 def html_of_text(text: str) -> str:

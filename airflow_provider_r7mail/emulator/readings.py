@@ -50,14 +50,27 @@ class Readings:
     :param login_refusal: the response to a wrong login or password (R14).
     :param error_body: the body of a 401, 404, 405 or 500 (R16).
     :param list_attachments: False lists ``Attachments: null`` for messages with attachments (R17).
+    :param move_id: the Id of a moved message: the ``same``; a ``new`` one at once; a new one
+        ``later``; or new and later, and ``hidden`` until then (R35).
+    :param move_seconds: how much later.
+    :param nested_names: the ``FileName`` of an attached message in listings: its own, or none, so
+        that it can't be downloaded (R38).
+    :param attachment_size: the ``Size`` of a listed attachment: the file's bytes, those of its
+        base64 in one line or in lines of 76 with CRLF, or kilobytes rounded up (R26).
     :param chunked_attachments: send attachments without ``Content-Length`` (R22).
     :param unknown_fields: add fields to listings that are not in the manual (R20).
     :param missing_fields: fields missing from messages in listings (R20).
     :param null_fields: fields that are null in messages in listings (R20).
     :param ignore_dates: ignore ``StartDate`` and ``EndDate``.
     :param ignore_offset: return the first page for every ``offset``.
+    :param index_seconds: for how long after it arrives a message is not found by ``Query``,
+        ``Body`` and ``Subject`` (R40).
     :param row_per_label: list a message once for each of its labels (R34).
     :param names: the case of names in responses: the manual's, or camelCase (R42).
+    :param order_fields: whether ``orderField`` sorts by any field, has no effect, or is refused
+        unless it is Date (R28).
+    :param mail_host: the only host name that has the mail API; others answer 405, as another
+        module does. Empty: any.
     :param latency_seconds: minimum duration of every call, in seconds.
     :param sent_delay_seconds: seconds until a sent message appears in the Sent folder (R11).
     :param strip_hidden: remove hidden HTML elements from sent messages.
@@ -92,14 +105,21 @@ class Readings:
     login_refusal: Literal["401", "500", "null_response", "no_token", "state"] = "401"
     error_body: Literal["empty", "json", "html"] = "json"
     list_attachments: bool = True
+    move_id: Literal["same", "new", "later", "hidden"] = "same"
+    move_seconds: float = 0.5
+    nested_names: Literal["given", "null", "empty"] = "given"
+    attachment_size: Literal["bytes", "base64", "base64_lines", "rounded"] = "bytes"
     chunked_attachments: bool = False
     unknown_fields: bool = False
     missing_fields: tuple[str, ...] = ()
     null_fields: tuple[str, ...] = ()
     ignore_dates: bool = False
     ignore_offset: bool = False
+    index_seconds: float = 0.0
     row_per_label: bool = False
     names: Literal["documented", "camel"] = "documented"
+    order_fields: Literal["any", "date", "refused"] = "any"
+    mail_host: str = ""
     latency_seconds: float = 0.0
     sent_delay_seconds: float = 0.0
     strip_hidden: bool = False

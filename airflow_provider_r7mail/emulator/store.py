@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from airflow_provider_r7mail.emulator.fields import fields_of
@@ -45,7 +46,7 @@ class Store:
         self._contents: dict[int, Folder] = {}
         self._records: dict[int, Stored] = {}
         self._files: dict[int, StoredFile] = {}
-        self._delayed: list[tuple[float, Delivered]] = []
+        self._delayed: list[tuple[float, Callable[[], None]]] = []
         self._last = {"id": 700, "uid": 260, "attachment": 300, "file": 200}
         self._uuids = random.Random(address)
         self._threads = Threads(self._new_uuid)
@@ -153,7 +154,7 @@ class Store:
             if record is None or record.folder != folder:
                 raise Refused(f"no message {id} in folder {folder}")
             for stored in record.files:
-                if stored.file_name == file_name:
+                if stored.file_name == file_name != "":
                     return stored
             raise Refused(f"message {id} has no file {file_name!r}")
 
@@ -178,8 +179,22 @@ class Store:
                 record.set("Important", important)
             return complete
 
-    def move(self, from_: int, ids: Iterable[int], to: int) -> bool:
-        """Move messages to another folder. Return False if some are not in ``from_``."""
+    def move(
+        self,
+        from_: int,
+        ids: Iterable[int],
+        to: int,
+        *,
+        renumber: bool = False,
+        hide: bool = False,
+        delay: float = 0.0,
+    ) -> bool:
+        """Move messages to another folder. Return False if some are not in ``from_``.
+
+        :param renumber: give them new Ids, as IMAP gives them new UIDs.
+        :param hide: don't list them before they have these.
+        :param delay: seconds until they have these.
+        """
         with self.lock:
             source, target = self.contents(from_), self.contents(to)
             known, complete = self._known(from_, ids)
@@ -187,8 +202,29 @@ class Store:
                 source.remove(record)
                 record.folder = to
                 record.set("FolderId", to)
-                target.add(record)
+                if hide:
+                    del self._records[record.id]
+                else:
+                    target.add(record)
+                if renumber:
+                    self._do_later(delay, partial(self._renumber, record, hidden=hide))
+            self._settle()
             return complete
+
+    def _renumber(self, record: Stored, *, hidden: bool) -> None:
+        """Give a message a new Id and Uid, unless it has left its folder (R35)."""
+        if not hidden:
+            if self._records.get(record.id) is not record:
+                return
+            self._contents[record.folder].remove(record)
+            del self._records[record.id]
+        if not isinstance(record, Delivered):
+            record = Delivered(record.id, record.folder, record.raw(), record.files, {})
+        record.id, uid = self.next_number("id"), self.next_number("uid")
+        for name, value in (("Id", record.id), ("Uid", uid), ("ExternalId", str(uid))):
+            record.set(name, value)
+        self._records[record.id] = record
+        self._contents[record.folder].add(record)
 
     def delete(self, folder: int, ids: Iterable[int]) -> bool:
         """Move messages to the trash; from the trash, delete them. Return as `move` does."""
@@ -265,22 +301,23 @@ class Store:
     def _put(self, record: Delivered) -> None:
         if record.id in self._records:
             raise Refused(f"message {record.id} already exists")
+        record.arrived = time.monotonic()
         self._records[record.id] = record
         self._contents[record.folder].add(record)
         self._threads.join(record, self.address)
 
-    def _put_later(self, record: Delivered, seconds: float) -> None:
-        self._delayed.append((time.monotonic() + seconds, record))
+    def _do_later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._delayed.append((time.monotonic() + seconds, act))
 
     def _settle(self) -> None:
-        """Put delayed messages that are due into their folders."""
+        """Do what was delayed and is due."""
         if not self._delayed:
             return
         now = time.monotonic()
-        due = [record for when, record in self._delayed if when <= now]
+        due = [act for when, act in self._delayed if when <= now]
         self._delayed = [item for item in self._delayed if item[0] > now]
-        for record in due:
-            self._put(record)
+        for act in due:
+            act()
 
     def _remove(self, record: Stored) -> None:
         self._contents[record.folder].remove(record)

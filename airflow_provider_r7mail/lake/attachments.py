@@ -1,7 +1,8 @@
 """Copy attachments to storage: only complete files, with checksums.
 
 The server identifies a file only by the message's id and the file's name. A file is stored only if
-it is complete: as long as its response announced, and as the listing says (R22).
+it is complete: as long as its response announced (R22). The size in the listing is only a hint, as
+it may be that of the encoded file (R26).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Self
 from airflow_provider_r7mail.client.calls import Call, download_attachment
 from airflow_provider_r7mail.client.download import AsyncDownload, Download
 from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.client.sizes import least_size, size_fit, stated
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConnectionError,
@@ -52,11 +54,13 @@ class StoredFile:
     :param uri: its URL, without an Airflow connection; tables of earlier versions have one
     :param size: its size in bytes
     :param sha256: its SHA-256 in hexadecimal
+    :param listed_size: its size in the listing it was copied by, None if unknown
     """
 
     uri: str
     size: int
     sha256: str
+    listed_size: int | None = None
 
 
 def _check(
@@ -65,16 +69,20 @@ def _check(
     source: Download | AsyncDownload,
     listed: AttachmentRow,
     attempt: int,
+    *,
+    strict: bool = False,
 ) -> None:
     """Refuse an incomplete file (R22), or a different one.
 
     :param listed: what the listing says about the file
+    :param strict: whether to refuse a file whose size is not what the listing says (R26)
     :raises R7MailConnectionError: not the announced number of bytes; a retry may help
     :raises R7MailProxyError: an HTML page came instead of the file (R16); a retry may help
     :raises R7MailAttachmentError: the response is complete, but not what the listing says
     """
     announced = source.length
-    size = _stated_size(listed)
+    size = stated(listed.listed_size)
+    fit = None if size is None else size_fit(size, received)
     if announced is not None and received != announced:
         raise R7MailConnectionError(
             f"{received} bytes came, Content-Length says {announced}",
@@ -83,7 +91,7 @@ def _check(
             status=200,
             attempt=attempt,
         )
-    if source.is_html and received != size and not _may_be_html(listed):
+    if source.is_html and fit not in {"equal", "encoded"} and not _may_be_html(listed):
         raise R7MailProxyError(
             "an HTML page came in place of the file",
             method=call.method,
@@ -92,13 +100,8 @@ def _check(
             attempt=attempt,
             hint="A proxy in front of the server may have sent it.",
         )
-    if size is not None and received != size:
+    if strict and fit == "different":
         raise R7MailAttachmentError(f"{received} bytes came, the listing says {size}")
-
-
-def _stated_size(listed: AttachmentRow) -> int | None:
-    """Return the size in the listing; None if it is missing or 0, which is .NET's "not set"."""
-    return listed.size if listed.size is not None and listed.size > 0 else None
 
 
 def _may_be_html(listed: AttachmentRow) -> bool:
@@ -112,19 +115,16 @@ def download(
     message_id: int,
     file_name: str,
     destination: ObjectPath,
-    *,
-    listed_size: int | None = None,
 ) -> StoredFile:
     """Copy one attachment to its destination, where it appears whole or not at all.
 
     :param folder: the folder's id
     :param file_name: the name exactly as listed (R19)
     :param destination: the file's path
-    :param listed_size: the size in bytes from the listing, to check against
     :raises R7MailRequestError: it could not be read completely
     """
     call = download_attachment(folder, message_id, file_name)
-    listed = AttachmentRow(message_id, file_name=file_name, size=listed_size)
+    listed = AttachmentRow(message_id, file_name=file_name)
     for attempt in client.attempts(call):
         with attempt:
             number = attempt.retry_state.attempt_number
@@ -146,7 +146,8 @@ class AttachmentCopier:
     :param folder: the folder's id
     :param root: where files go, as `message_id={Id}/{name}`
     :param wanted: tells which names to copy; others are `skipped`
-    :param max_bytes: larger files, by the listing or in fact, are `skipped`
+    :param max_bytes: larger files are `skipped`; not requested if the listing leaves no doubt
+    :param strict: whether files of another size than listed fail (R26)
     :param known: what an earlier run stored: (message id, stored name) -> file
     :param stored_name: maps a file's name to the one used in tables and storage
     """
@@ -156,6 +157,7 @@ class AttachmentCopier:
     root: ObjectPath
     wanted: Callable[[str], bool]
     max_bytes: int | None = None
+    strict: bool = False
     known: Mapping[tuple[int, str], StoredFile] = field(default_factory=dict)
     stored_name: Callable[[str], str] = str
     outdated: list[ObjectPath] = field(default_factory=list, init=False)
@@ -236,7 +238,7 @@ class AttachmentCopier:
     def _skip_unwanted(self, row: AttachmentRow) -> bool:
         if not self.wanted(row.file_name or ""):
             row.status, row.error = "skipped", "the name does not match attachment_pattern"
-        elif self.max_bytes is not None and (row.size or 0) > self.max_bytes:
+        elif self.max_bytes is not None and least_size(row.listed_size or 0) > self.max_bytes:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
         return row.status == "skipped"
 
@@ -249,7 +251,7 @@ class AttachmentCopier:
                 known is not None
                 and is_url_of(known.uri, place)
                 and await asyncio.to_thread(size_of, place) == known.size
-                and _stated_size(row) in {None, known.size}
+                and self._is_same(row, known)
             ):
                 stored, row.status = replace(known, uri=url_of(place)), "unchanged"
             else:
@@ -266,6 +268,15 @@ class AttachmentCopier:
             row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
             row.size = stored.size
 
+    def _is_same(self, row: AttachmentRow, known: StoredFile) -> bool:
+        """Whether the listing still means the file that was stored."""
+        if self.max_bytes is not None and known.size > self.max_bytes:
+            return False  # it is skipped now
+        listed = stated(row.listed_size)
+        if listed is None or size_fit(listed, known.size) != "different":
+            return True
+        return not self.strict and listed == known.listed_size
+
     async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> StoredFile:
         call = download_attachment(self.folder, row.message_id, name)
         async for attempt in self.client.attempts(call):
@@ -274,8 +285,10 @@ class AttachmentCopier:
                 target = _Target(place, self._staging)
                 try:
                     async with self.client.stream(call, number) as source:
+                        if self.max_bytes is not None and (source.length or 0) > self.max_bytes:
+                            raise _TooLargeError
                         await self._pour(source.chunks, target)
-                        _check(call, target.bytes, source, row, number)
+                        _check(call, target.bytes, source, row, number, strict=self.strict)
                     return await target.commit(self._executor)
                 except BaseException:
                     await run_to_end(target.discard, executor=self._executor)

@@ -36,6 +36,7 @@ async def copy_attachments(
     message_ids: Sequence[int] | None = None,
     pattern: str | Sequence[str] | None = None,
     max_bytes: int | None = None,
+    strict: bool = False,
 ) -> list[AttachmentRow]:
     """Copy the attachments of some messages of a folder, without writing tables.
 
@@ -46,6 +47,7 @@ async def copy_attachments(
     :param message_ids: the messages; None for all that match
     :param pattern: which files, as one pattern or several; see `filenames.name_filter`
     :param max_bytes: larger files are not copied
+    :param strict: whether files of another size than listed fail (R26)
     :return: a row for each file, with its status; one that fails doesn't stop the others
     :raises R7MailMessageNotFoundError: an id is not in the folder; nothing was copied
     """
@@ -77,6 +79,7 @@ async def copy_attachments(
             root=home,
             wanted=wanted,
             max_bytes=max_bytes,
+            strict=strict,
             known=await asyncio.to_thread(_recorded_copies, root, home, rows),
         ) as copier:
             try:
@@ -98,7 +101,7 @@ def _record_name(message_id: int) -> str:
 def _read_record(record: ObjectPath) -> dict[tuple[int, str], StoredFile]:
     return {
         (item["message_id"], item["file_name"]): StoredFile(
-            item["uri"], item["size"], item["sha256"]
+            item["uri"], item["size"], item["sha256"], item.get("listed_size")
         )
         for item in json.loads(read(record) or b"[]")
     }
@@ -118,7 +121,7 @@ def _record_copies(home: ObjectPath, rows: Iterable[AttachmentRow]) -> None:
     by_record: dict[str, dict[tuple[int, str], StoredFile]] = {}
     for row in rows:
         if row.uri is not None and row.sha256 is not None:
-            file = StoredFile(row.uri, row.size or 0, row.sha256)
+            file = StoredFile(row.uri, row.size or 0, row.sha256, row.listed_size)
             added = by_record.setdefault(_record_name(row.message_id), {})
             added[row.message_id, row.file_name or ""] = file
     if not by_record:

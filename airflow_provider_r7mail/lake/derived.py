@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_r7mail.client.sizes import SizeFit, size_fit, stated
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, text_array, zeros
 from airflow_provider_r7mail.lake.schema import schema
@@ -59,6 +60,8 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
 class AttachmentRow:
     """A row of the attachments table: a file of a message and what happened to it.
 
+    :param size: the size of the copy, or as listed if there is none
+    :param listed_size: the size as listed (R26)
     :param status: `listed`, `downloaded`, `unchanged`, `skipped`, `failed`, `unlisted` (R17) or
         `ambiguous` (R18)
     """
@@ -73,7 +76,20 @@ class AttachmentRow:
     sha256: str | None = None
     status: str = "listed"
     error: str | None = None
+    listed_size: int | None = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.listed_size = self.size
+
+    @property
+    def size_fit(self) -> SizeFit | None:
+        """How the listed size relates to that of the copy; None without one of them."""
+        listed = stated(self.listed_size)
+        copied = self.uri is not None and self.size is not None
+        return size_fit(listed, self.size or 0) if copied and listed is not None else None
+
+
+NAMELESS = "the listing gives no FileName, and the API takes nothing else (R38)"
 
 UNAVAILABLE = frozenset({"unlisted", "ambiguous"})
 """The statuses of files that the API can't give, however often one asks."""
@@ -84,6 +100,21 @@ FATAL: Mapping[str, frozenset[str]] = {
     "record": frozenset(),
 }
 """For each value of `on_attachment_error`, the statuses that fail the task."""
+
+
+SIZE_MISMATCH = ("record", "fail")
+"""The values of `on_size_mismatch`: what to do about a file of another size than listed (R26)."""
+
+
+def check_size_mismatch(on_size_mismatch: str) -> None:
+    """Check a value of `on_size_mismatch`.
+
+    :raises R7MailConfigError: no such value
+    """
+    if on_size_mismatch not in SIZE_MISMATCH:
+        raise R7MailConfigError(
+            f"on_size_mismatch: {on_size_mismatch!r}. Known: {', '.join(SIZE_MISMATCH)}."
+        )
 
 
 def fatal_statuses(on_attachment_error: str) -> frozenset[str]:
@@ -132,7 +163,7 @@ def attachment_rows(
     for file in listed:
         row = AttachmentRow(message_id, **(file or {}))
         if not row.file_name:
-            row.status, row.error = "unlisted", "the listing gives no FileName"
+            row.status, row.error = "unlisted", NAMELESS
         elif names[row.file_name] > 1:
             row.status = "ambiguous"
             row.error = "the message has several files of this name; the API can't tell them apart"

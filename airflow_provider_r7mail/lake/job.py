@@ -12,7 +12,7 @@ from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.spans import MAX_SWEEP_MESSAGES
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
-from airflow_provider_r7mail.lake.derived import fatal_statuses
+from airflow_provider_r7mail.lake.derived import check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.filenames import name_filter
 from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
 from airflow_provider_r7mail.lake.privacy import Privacy
@@ -38,6 +38,7 @@ class ExtractJob:
     :param on_bad_message: `fail` raises after everything is written; `quarantine` doesn't
     :param on_attachment_error: a key of `derived.FATAL`: which files that were not copied raise
         an error, after everything is written
+    :param on_size_mismatch: `record` a file of another size than listed, or `fail` it (R26)
     :param privacy: what must not be written
     :param iceberg: the catalog with the tables to write to; None for Parquet below `output`
     """
@@ -54,6 +55,7 @@ class ExtractJob:
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
     on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail"
+    on_size_mismatch: Literal["record", "fail"] = "record"
     privacy: Privacy = field(default_factory=Privacy)
     iceberg: IcebergTarget | None = None
 
@@ -88,6 +90,7 @@ class ExtractJob:
                 f"on_bad_message: {self.on_bad_message!r}. Known: {', '.join(known)}."
             )
         fatal_statuses(self.on_attachment_error)
+        check_size_mismatch(self.on_size_mismatch)
         columns = schema("messages").names
         if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
             raise R7MailConfigError("columns: empty, or with the same name twice.")

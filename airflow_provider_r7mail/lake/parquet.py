@@ -194,7 +194,8 @@ class ParquetWindow:
         if data is None:
             return []
         try:
-            found = pq.read_table(pa.BufferReader(data), columns=list(columns))
+            # Without the columns that an earlier version of the package didn't write.
+            found = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(columns))
         except pa.ArrowException:
             return []
         rows: list[dict[str, Any]] = found.to_pylist()

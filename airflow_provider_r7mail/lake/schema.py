@@ -78,6 +78,7 @@ def schema(table: str) -> pa.Schema:
             pa.field("sha256", text),
             pa.field("status", text, nullable=False),
             pa.field("error", text),
+            pa.field("listed_size", number),
         ]
     return pa.schema(columns, metadata={"r7mail.schema_version": str(SCHEMA_VERSION)})
 

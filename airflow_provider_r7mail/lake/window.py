@@ -202,6 +202,7 @@ class _Extraction:
             root=folder_path(root, self._mailbox, job.folder),
             wanted=name_filter(job.attachment_pattern),
             max_bytes=job.max_attachment_bytes,
+            strict=job.on_size_mismatch == "fail",
             known=_known_files(destination) if "attachments" in job.tables else {},
             stored_name=job.privacy.file_name,
         )
@@ -236,6 +237,7 @@ class _Extraction:
             "rows_repaired": writer.repaired,
             "attachments": dict(writer.statuses),
             "attachment_bytes": writer.attachment_bytes,
+            "listed_sizes": dict(writer.size_fits),
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
@@ -243,6 +245,11 @@ class _Extraction:
         """Fail after publishing if something is missing from the tables."""
         if writer.unavailable:
             log.warning("Attachments that can't be downloaded: %s.", writer.unavailable)
+        if different := writer.size_fits["different"]:
+            log.warning(
+                "%s attachments have another size than the listing says (R26). They came whole.",
+                different,
+            )
         if writer.quarantined and self._job.on_bad_message == "fail":
             raise R7MailBadMessageError(
                 f"{writer.quarantined} messages don't fit the tables: "
@@ -266,9 +273,11 @@ def _open(destination: Destination, writer: WindowWriter) -> None:
 
 def _known_files(destination: Destination) -> dict[tuple[int, str], StoredFile]:
     """Return what an earlier run of this window stored, as its attachments table says."""
-    columns = ("message_id", "file_name", "uri", "size", "sha256")
+    columns = ("message_id", "file_name", "uri", "size", "sha256", "listed_size")
     return {
-        (row["message_id"], row["file_name"]): StoredFile(row["uri"], row["size"], row["sha256"])
+        (row["message_id"], row["file_name"]): StoredFile(
+            row["uri"], row["size"], row["sha256"], row.get("listed_size")
+        )
         for row in destination.stored("attachments", columns)
         if row["sha256"] is not None
     }

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_r7mail.client.sizes import SizeFit
 from airflow_provider_r7mail.lake.arrays import int64_array, one_batch, repeated_moment
 from airflow_provider_r7mail.lake.decode import DecodedPage
 from airflow_provider_r7mail.lake.derived import (
@@ -81,6 +82,7 @@ class WindowWriter:
         self.attachment_bytes = 0
         self._fatal = fatal_statuses(job.on_attachment_error) if job.attachments else frozenset()
         self.statuses: Counter[str] = Counter()
+        self.size_fits: Counter[SizeFit] = Counter()
         self.bad_reasons = Summary()
         self.failures = Summary()
         self.unavailable = Summary()
@@ -142,6 +144,8 @@ class WindowWriter:
             self._put("attachments", attachments_batch(files), batch)
         for row in files:
             self.statuses[row.status] += 1
+            if (fit := row.size_fit) is not None:
+                self.size_fits[fit] += 1
             if row.status == "downloaded":
                 self.attachment_bytes += row.size or 0
             if row.status in self._fatal:

@@ -668,6 +668,8 @@ def test_download(server: Emulator, tmp_path: Path) -> None:
     R7MailHook().download_attachment("inbox", message, "прайс.xlsx", tmp_path / "prices.xlsx")
 
     assert (tmp_path / "prices.xlsx").read_bytes() == data
+    with pytest.raises(R7MailConfigError, match="one without a name can't be downloaded"):
+        R7MailHook().download_attachment("inbox", message, "", tmp_path / "none")
 
 
 def test_filters_are_those_of_the_filter() -> None:

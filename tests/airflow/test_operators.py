@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INBOX, PROCESSED = 24, 15
+MAY = datetime(2025, 5, 1, tzinfo=UTC)
 
 LETTER: dict[str, Any] = {"to": "a@b.ru", "subject": "Prices", "html_content": "<p>See below</p>"}
 ON_MESSAGES: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -56,6 +58,18 @@ def on_messages(name: str, ids: Any, folder: int | str = "inbox") -> Any:
     """One of the operators that act on messages."""
     kind, values = ON_MESSAGES[name]
     return kind(task_id=name, folder=folder, message_ids=ids, **values)
+
+
+def moving(ids: list[int], *, settle_seconds: float) -> Any:
+    """A move that returns the messages' new ids."""
+    return R7MailMoveOperator(
+        task_id="move",
+        folder="inbox",
+        message_ids=ids,
+        to_folder="processed",
+        return_new_ids=True,
+        settle_seconds=settle_seconds,
+    )
 
 
 def ids_in(server: Emulator, folder: int) -> list[int]:
@@ -112,6 +126,50 @@ class TestOnMessages:
         assert on_messages("move", [one]).execute({}) == 1
         assert ids_in(server, INBOX) == [two]
         assert ids_in(server, PROCESSED) == [one]
+
+    @pytest.mark.parametrize("move_id", ["same", "new", "later", "hidden"])
+    def test_move_and_find(self, server: Emulator, move_id: Any) -> None:
+        """R35: with `return_new_ids`, the next task gets the ids that the mail has after a move."""
+        server.readings = Readings(move_id=move_id, move_seconds=0.3)
+        box = server.mailbox
+        scans = [box.deliver(date=MAY, mime_message_id="scan@host") for _ in range(3)]
+        other = box.deliver(subject="other", date=MAY + timedelta(days=40))
+        undated = box.deliver(fields={"Date": "0001-01-01T00:00:00"})
+        box.deliver(date=MAY, mime_message_id="scan@host", folder=PROCESSED)
+        mime_ids = {message["Id"]: message["MessageId"] for message in box.messages(INBOX)}
+        ids = [other, *scans[1:], undated]
+
+        found = moving(ids, settle_seconds=1.0).execute({})
+
+        assert ids_in(server, INBOX) == scans[:1]
+        assert isinstance(found, list)
+        assert (found == ids) == (move_id == "same")
+        assert len(set(found)) == 4
+        for old, new in zip(ids, found, strict=True):
+            assert box.get(new)["MessageId"] == mime_ids[old]
+            assert box.get(new)["FolderId"] == PROCESSED
+        mark = R7MailMarkReadOperator(task_id="mark", folder="processed", message_ids=found)
+        assert mark.execute({}) == 4
+
+    def test_move_and_find_nothing(self, server: Emulator) -> None:
+        """R35: a moved message that the server doesn't list in time is an error, with its id."""
+        one = server.mailbox.deliver(date=MAY)
+        server.readings = Readings(move_id="hidden", move_seconds=60)
+        move = moving([one], settle_seconds=0.1)
+
+        with pytest.raises(AirflowFailException, match=rf"\[{one}\] were moved to folder 15"):
+            move.execute({})
+        with pytest.raises(AirflowFailException, match="Nothing was moved"):
+            move.execute({})
+
+    def test_move_and_find_in_a_later_try(self, server: Emulator) -> None:
+        """R35, R23: if an earlier try moved the mail and its ids stay, they are returned."""
+        one, two = server.mailbox.deliver(date=MAY), server.mailbox.deliver(date=MAY)
+        server.mailbox.move(INBOX, [one], PROCESSED)
+        move = moving([one, two], settle_seconds=0.1)
+
+        assert move.execute(on_try(2)) == [one, two]
+        assert ids_in(server, INBOX) == []
 
     def test_delete(self, server: Emulator) -> None:
         """Messages are deleted from the folder."""

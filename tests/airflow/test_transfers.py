@@ -142,7 +142,15 @@ def test_in_a_dag(
         (tmp_path / "lake/messages" / WINDOW / "_manifest.json").read_text()
     )
     assert [item["status"] for item in copied] == ["downloaded"]
-    assert set(copied[0]) == {"message_id", "file_name", "uri", "size", "sha256", "status"}
+    assert set(copied[0]) == {
+        "message_id",
+        "file_name",
+        "uri",
+        "size",
+        "listed_size",
+        "sha256",
+        "status",
+    }
     assert copied[0]["sha256"] == hashlib.sha256(b"1;2").hexdigest()
     assert Path(ObjectStoragePath(copied[0]["uri"]).path).read_bytes() == b"1;2"
     for text in (logged(), json.dumps(manifest, ensure_ascii=False)):
@@ -418,6 +426,26 @@ def test_attachments_that_fail(server: Emulator, tmp_path: Path) -> None:
 
     assert [item["status"] for item in found] == ["failed", "unchanged"]
     assert "\\u0000" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("on_size_mismatch", ["record", "fail"])
+def test_a_listed_size_that_fits_nothing(
+    server: Emulator, tmp_path: Path, on_size_mismatch: Any, logged: Callable[[], str]
+) -> None:
+    """R26: a file of another size than listed is copied, with both sizes, or fails if I say so."""
+    odd = {"Id": 1, "FileId": 1, "FileName": "a.csv", "Size": 7, "MimeType": "text/csv"}
+    attached = [("a.csv", b"1;2", "text/csv")]
+    server.mailbox.deliver(date=START, attachments=attached, fields={"Attachments": [odd]})
+
+    if on_size_mismatch == "fail":
+        with pytest.raises(R7MailAttachmentError, match="3 bytes came, the listing says 7"):
+            attachments(tmp_path, on_size_mismatch="fail")
+        with pytest.raises(AirflowFailException, match="on_size_mismatch"):
+            attachments(tmp_path, on_size_mismatch="skip")
+    else:
+        [found] = attachments(tmp_path)
+        assert (found["size"], found["listed_size"], found["status"]) == (3, 7, "downloaded")
+        assert "1 files have another size than listed" in logged()
 
 
 def test_attachments_that_the_server_cannot_give(

@@ -180,7 +180,8 @@ async def test_what_arrives_is_told(server: Emulator, triggerer: Triggerer) -> N
 
     [(_, event)] = triggerer.events
     assert event == {"message_ids": [new], "folder": 24, "cursor": event["cursor"]}
-    assert ago(hours=1, minutes=1) < datetime.fromisoformat(event["cursor"]) < ago(minutes=59)
+    # An hour, and two minutes for the search.
+    assert ago(minutes=63) < datetime.fromisoformat(event["cursor"]) < ago(minutes=61)
     assert {request["path"].rpartition("/")[2] for request in server.requests} == {
         "Login",
         "Messages",
@@ -510,6 +511,38 @@ async def test_a_search_that_learns_late(server: Emulator, triggerer: Triggerer)
     assert triggerer.events[0][1]["message_ids"] == [new]
 
 
+@pytest.mark.parametrize(("watchers", "lookback"), [(1, 1), (2, 60)])
+async def test_an_index_that_lags(
+    server: Emulator, triggerer: Triggerer, watchers: int, lookback: int
+) -> None:
+    """R40: mail that a text search finds only later is reported then, past `lookback` as well."""
+    server.readings = Readings(index_seconds=1.5)
+    for subject in ("invoice", "offer")[:watchers]:
+        triggerer.watch(State(), subject=subject, lookback=lookback, index_lag=2)
+    await triggerer.ready()
+    new = server.mailbox.deliver(subject="An invoice")
+    await polls(server)
+    assert triggerer.events == []
+    await until(lambda: triggerer.events)
+
+    assert triggerer.ids() == [new]
+    searches = [search for search in listings(server) if search.get("Subject") == "invoice"]
+    assert watchers == 1 or len(searches) < 10  # not at every poll
+
+
+async def test_an_index_that_lags_in_a_flood(server: Emulator, triggerer: Triggerer) -> None:
+    """R40: however many ids are remembered, a text search may lag by `index_lag`."""
+    triggerer.watch(
+        State(), subject="x", index_lag=100, start=ago(hours=1), max_messages_per_event=5000
+    )
+    ids = [server.mailbox.deliver(subject="x") for _ in range(MAX_TOLD + 100)]
+    await until(lambda: len(triggerer.ids()) >= len(ids), 30)
+    late = server.mailbox.deliver(subject="x", date=ago(seconds=150))
+    await until(lambda: len(triggerer.ids()) > len(ids))
+
+    assert triggerer.ids()[-1] == late
+
+
 async def test_other_mailboxes_have_polls_of_their_own(triggerer: Triggerer) -> None:
     """Watchers share a poll if folder, connection and interval are equal, in any form."""
     keys = [
@@ -704,6 +737,7 @@ async def test_a_filter_that_the_server_fails_on(server: Emulator, triggerer: Tr
         ({"was_read": "maybe"}, "was_read"),
         ({"poll_interval": 0}, r"poll_interval: got 0\. Give a number from 0\.01"),
         ({"lookback": "1h"}, "lookback: got '1h'"),
+        ({"index_lag": -1}, "index_lag: got -1"),
         ({"max_messages_per_event": 0}, "whole number from 1"),
         ({"max_messages_per_event": True}, "max_messages_per_event"),
     ],

@@ -112,6 +112,18 @@ def test_extract_copies_the_attachments_that_match(server: Emulator, tmp_path: P
     assert sorted(copied) == ["a.txt", "b.csv", "c.pdf"]
 
 
+def test_extract_with_a_wrong_listed_size(server: Emulator, tmp_path: Path) -> None:
+    """R26: a file of another size than listed is an error only if I ask for that."""
+    odd = {"Id": 1, "FileId": 1, "FileName": "a.txt", "Size": 7, "MimeType": "text/plain"}
+    files = [Attachment("a.txt", b"hello", "text/plain")]
+    server.mailbox.deliver(date=JUNE, attachments=files, fields={"Attachments": [odd]})
+    copying = tmp_path / "out", f"--attachments={tmp_path}/files"
+
+    assert "Attachments: 1 downloaded" in extract(server, *copying)
+    said = extract(server, *copying, "--on-size-mismatch=fail")
+    assert "5 bytes came, the listing says 7" in said
+
+
 def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
     """A second run of a window replaces the first."""
     server.mailbox.deliver(date=JUNE)

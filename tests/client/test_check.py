@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.client.check import Report, check_server, inquiry
+from airflow_provider_r7mail.client.check.hosts import advice, find_hosts, hosts_of, summary_of
 from airflow_provider_r7mail.client.check.inquiry import MAX_REQUESTS, MAX_WRITE_REQUESTS
 from airflow_provider_r7mail.client.check.questions.bounds import (
     ALL_BOUNDS,
@@ -36,6 +37,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailConnectionError,
     R7MailProxyError,
+    R7MailServerError,
 )
 from airflow_provider_r7mail.operators import R7MailCheckOperator
 
@@ -55,6 +57,10 @@ def fill(mailbox: Mailbox, count: int = 120) -> None:
             subject=f"{SECRET} {number}",
             body=SECRET,
             sender=f"{SECRET}@example.org",
+            # Some are stored hours after they were written.
+            fields={"Timestamp": f"{date + timedelta(hours=26):%FT%TZ}"}
+            if number % 30 == 2
+            else {},
             sender_name=SECRET,
             to=[f"{SECRET}@example.org"],
             date=date,
@@ -62,6 +68,8 @@ def fill(mailbox: Mailbox, count: int = 120) -> None:
             labels=[3, 5][: 1 + number % 4 // 2] if number % 10 == 0 else None,
             attachments=[Attachment(f"{SECRET}.txt", b"12345", "text/plain")]
             if number % 5 == 0
+            else [Attachment(f"{SECRET}.eml", b"Subject: x", "message/rfc822")]
+            if number == 11
             else (),
         )
     if count > 5:
@@ -145,6 +153,13 @@ class TestReadings:
             *[({"list_attachments": v}, "list_attachments", v) for v in (True, False)],
             ({"chunked_attachments": False}, "attachment_length", "Content-Length"),
             ({"chunked_attachments": True}, "attachment_length", "chunked"),
+            ({"nested_names": "given"}, "file_names", "all have one"),
+            ({"nested_names": "null"}, "file_names", "some without"),
+            ({"nested_names": "empty"}, "file_names", "some without"),
+            ({"attachment_size": "bytes"}, "attachment_size", "bytes"),
+            ({"attachment_size": "base64"}, "attachment_size", "encoded"),
+            ({"attachment_size": "base64_lines"}, "attachment_size", "encoded"),
+            ({"attachment_size": "rounded"}, "attachment_size", "rounded"),
             ({"unknown_fields": False}, "unknown_fields", []),
             ({"unknown_fields": True}, "unknown_fields", ["SpamScore", "TotalPages", "Workspace"]),
             ({"missing_fields": ()}, "missing_fields", []),
@@ -153,6 +168,12 @@ class TestReadings:
             ({"null_fields": ("Subject",)}, "null_fields", ["Subject"]),
             ({"ignore_dates": True}, "dates", "not honoured"),
             ({"ignore_dates": False}, "dates", "honoured"),
+            ({"order_fields": "any"}, "order_id", "works"),
+            ({"order_fields": "date"}, "order_id", "ignored"),
+            ({"order_fields": "refused"}, "order_id", "refused"),
+            ({"order_fields": "any"}, "order_timestamp", "works"),
+            ({"order_fields": "date"}, "order_timestamp", "ignored"),
+            ({"order_fields": "refused"}, "order_timestamp", "refused"),
             ({"ignore_offset": True}, "offset", "ignored"),
             ({"ignore_offset": False}, "offset", "works"),
         ],
@@ -197,6 +218,42 @@ class TestReadings:
         assert report["restored"].reading is True
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
+    @pytest.mark.parametrize(
+        ("setting", "named"),
+        [
+            ({"move_id": "same"}, "same"),
+            ({"move_id": "new"}, "new at once"),
+            ({"move_id": "later"}, "new later"),
+            ({"move_id": "hidden"}, "new at once"),
+            ({"move_id": "later", "move_seconds": 0.02}, None),  # whichever look comes first
+            ({"move_id": "later", "move_seconds": 0.9, "repeat_answer": "false"}, "new later"),
+        ],
+        ids=str,
+    )
+    def test_a_move_that_changes_the_id(
+        self, server: Emulator, setting: dict[str, Any], named: str | None
+    ) -> None:
+        """R35: the message is put back, as it was, even if its id changes whenever it is moved."""
+        fill(server.mailbox)
+        server.readings = Readings(**setting)
+
+        def contents() -> list[dict[str, Any]]:
+            messages = server.mailbox.messages(INBOX)
+            assert server.mailbox.messages(PROCESSED) == []
+            for message in messages:
+                for name in ("Id", "Uid", "ExternalId"):
+                    del message[name]
+            return sorted(messages, key=lambda message: str(message["MessageId"]))
+
+        before = contents()
+        report = run(server, write_folder=PROCESSED)
+
+        if named is not None:
+            assert report["move_id"].reading == named
+        assert report["move"].reading == "works"
+        assert report["restored"].level == "ok", report["restored"]
+        assert contents() == before
+
     def test_latency(self, server: Emulator) -> None:
         """Page times are reported by size, and concurrency is suggested if requests wait."""
         fill(server.mailbox)
@@ -226,9 +283,15 @@ class TestReadings:
             if mark.name == "parametrize"
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
-        elsewhere = {"latency_seconds", "login_refusal"}
+        elsewhere = {"latency_seconds", "login_refusal", "move_id", "move_seconds"}
         # Not visible by reading: what happens to sent mail, and to a header that is never sent.
-        beyond = {"sent_delay_seconds", "strip_hidden", "token_header_strict"}
+        beyond = {
+            "index_seconds",
+            "mail_host",  # see TestHosts
+            "sent_delay_seconds",
+            "strip_hidden",
+            "token_header_strict",
+        }
 
         assert {field.name for field in fields(Readings)} == named | elsewhere | beyond
 
@@ -888,6 +951,121 @@ class TestWriting:
         assert server.requests == []
 
 
+class TestDates:
+    """How late mail is, and whether its dates can be right."""
+
+    def test_lateness(self, server: Emulator) -> None:
+        """R27: Timestamp minus Date tells how late mail is, and how long to wait for it."""
+        for number in range(300):
+            delay = timedelta(seconds=30 if number % 20 else 90)
+            if number in {17, 170}:
+                delay = timedelta(hours=26)
+            if number > 290:
+                delay = timedelta(days=400)  # imported
+            date = JUNE + timedelta(minutes=number)
+            server.mailbox.deliver(date=date, fields={"Timestamp": f"{date + delay:%FT%TZ}"})
+
+        report = run(server)
+
+        assert report["lateness"].says.startswith("of 291 messages, half within 30 s, 9 of 10")
+        assert "all within 26 h; 9 more than 30 days later" in report["lateness"].says
+        assert report.waits is not None
+        assert report.waits.settle_seconds == 30
+        assert report.waits.lookback == 600
+        assert report.waits.recheck_hours == 32
+        assert report.as_dict()["suggested"]["waits"]["recheck_hours"] == 32
+
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_too_little_mail(self, server: Emulator, count: int) -> None:
+        """R27: a handful of messages says nothing about how long to wait."""
+        fill(server.mailbox, count)
+
+        assert run(server).waits is None
+
+    def test_wrong_clocks(self, server: Emulator) -> None:
+        """R27: dates in 1970, 2038 and the future, and none at all, are counted."""
+        fill(server.mailbox, 5)
+        assert run(server)["clocks"].reading == []
+        stored = {"Timestamp": f"{JUNE:%FT%TZ}"}
+        for date in ("1970-01-01T00:00:01Z", "2038-01-19T03:14:08Z", "0001-01-01T00:00:00"):
+            server.mailbox.deliver(date=date, fields=stored)
+        server.mailbox.deliver(date=JUNE + timedelta(hours=1), fields=stored)
+
+        assert run(server)["clocks"].reading == [
+            "1 without one, such as 0001-01-01",
+            "1 before 1990, such as 1970",
+            "1 in 2038 or later",
+            "1 later than the message was stored",
+        ]
+
+    def test_replies(self, server: Emulator) -> None:
+        """R33: it is told whether replies to listed messages are listed."""
+        fill(server.mailbox, 5)
+        assert run(server)["threads"].reading is None
+        server.mailbox.deliver(date=JUNE, mime_message_id="one@x")
+        server.mailbox.deliver(date=JUNE, folder=PROCESSED, in_reply_to="one@x")
+        assert run(server)["threads"].reading == "not seen"
+        server.mailbox.deliver(date=JUNE, in_reply_to="one@x")
+        assert run(server)["threads"].reading == "listed"
+
+
+class TestHosts:
+    """Each module of the server has a host of its own, and only one has the mail API (F7)."""
+
+    @pytest.mark.parametrize(
+        ("url", "mail_host"),
+        [
+            ("http://example.org", "mail.example.org"),
+            ("http://cddisk.example.org", "cmail.example.org"),
+            ("http://portal.example.org", "cmail.example.org"),
+            ("http://mail.example.org", "example.org"),
+            ("http://admin.example.org:8080", "mail.example.org:8080"),
+        ],
+    )
+    def test_the_host_is_found(self, server: Emulator, url: str, mail_host: str) -> None:
+        """Given a domain or another module's host, the host of the mail API is named."""
+        server.readings = Readings(mail_host=mail_host.partition(":")[0])
+        config = ClientConfig(
+            url=url, login="user_test", password="TestPassword", proxy=server.url, max_retries=0
+        )
+        with Client(config) as client, pytest.raises(R7MailServerError) as caught:
+            check_server(client, INBOX)
+        server.requests.clear()
+
+        said = advice(caught.value, config)
+
+        assert said == f"The mail API answers at http://{mail_host}: give that as the server."
+        assert len(server.requests) <= 12
+        assert "TestPassword" not in str(server.requests)
+
+    def test_no_host_is_found(self, server: Emulator) -> None:
+        """If no usual name has the mail API, what each answers is told."""
+        server.readings = Readings(mail_host="post.example.org")
+        config = ClientConfig(
+            url="http://example.org", login="a", password="b", proxy=server.url, max_retries=0
+        )
+
+        found = find_hosts(config)
+
+        assert {host.url for host in found} >= {"http://example.org", "http://mail.example.org"}
+        assert {host.says for host in found} == {"another module (status 405)"}
+        assert "none of the usual host names" in summary_of(found, config.url)
+
+    def test_web_pages_are_no_api(self, server: Emulator) -> None:
+        """A proxy's page that forbids a host is not taken for the mail API."""
+        server.readings = Readings(mail_host="mail.example.org")
+        server.faults.append(Fault(status=403, body="<html>Forbidden</html>", times=None))
+        config = ClientConfig(
+            url="http://example.org", login="a", password="b", proxy=server.url, max_retries=0
+        )
+
+        assert {host.says for host in find_hosts(config)} == {"a web page (status 403)"}
+
+    def test_an_address_has_no_other_names(self) -> None:
+        """An IP address belongs to no domain."""
+        assert hosts_of("https://192.0.2.1:8443") == ["https://192.0.2.1:8443"]
+
+
 class TestReport:
     """The report can be shown to others."""
 
@@ -1003,7 +1181,7 @@ class TestCommand:
             ([], "give --connection, or --url and --login"),
             (["--url=http://127.0.0.1:1", "--login=a"], "--folder"),
             (["--url=http://127.0.0.1:1", "--login=a", "--folder=inbox"], "--folder"),
-            (["--url=mail.example.org", "--login=a", "--folder=1"], "--url: give"),
+            (["--url=mail.invalid", "--login=a", "--folder=1"], "https://cmail.invalid"),
             (["--url=http://127.0.0.1:1", "--login=a", "--folder=1"], "could not be reached"),
             (["--connection=nowhere"], "no Airflow connection 'nowhere'"),
         ],

@@ -391,6 +391,24 @@ def test_a_sent_message_appears_later(mailbox: Mailbox, server: Emulator, api: A
     assert api.ids(folder=25) == [number]
 
 
+@pytest.mark.parametrize("reading", ["same", "new", "later", "hidden"])
+def test_ids_of_moved_messages(mailbox: Mailbox, server: Emulator, api: Api, reading: Any) -> None:
+    """A moved message keeps its Id, or gets a new one at once or later (R35)."""
+    server.readings = Readings(move_id=reading, move_seconds=0.2)
+    number = mailbox.deliver(attachments=[("a", b"file", "x/y")])
+    kept = {name: mailbox.get(number)[name] for name in ("MessageId", "Date", "Subject")}
+    api.post("MoveMessage", {"fromId": 24, "Ids": [number], "toId": 15})
+
+    at_once = {"same": [number], "new": [number + 1], "later": [number], "hidden": []}
+    assert api.ids(folder=15) == at_once[reading]
+    time.sleep(0.25)
+    later = number if reading == "same" else number + 1
+    assert api.ids(folder=15) == [later]
+    assert {name: mailbox.get(later)[name] for name in kept} == kept
+    assert api.file(later, "a", folder=15).content == b"file"
+    assert api.ids() == []
+
+
 def test_a_draft_is_sent_once(mailbox: Mailbox, api: Api) -> None:
     """A draft can be sent by its id, once; then it is no longer a draft (R10)."""
     draft = mailbox.deliver(folder=26, subject="черновик")
@@ -414,6 +432,76 @@ def test_files_are_sent_by_reference(mailbox: Mailbox, api: Api) -> None:
     assert api.file(answer["Id"], "прайс.xlsx", folder=25).content == b"xlsx"
     assert api.file(answer["Id"], "отчёт.csv", folder=25).content == b"csv"
     assert api.file(number, "прайс.xlsx").content == b"xlsx"
+
+
+@pytest.mark.parametrize(
+    ("reading", "sizes"),
+    [
+        ("bytes", [100, 9]),
+        ("base64", [136, 12]),
+        ("base64_lines", [140, 14]),
+        ("rounded", [1024, 1024]),
+    ],
+)
+def test_listed_sizes(
+    mailbox: Mailbox, server: Emulator, api: Api, reading: Any, sizes: list[int]
+) -> None:
+    """A listing may give the size of a file's base64, or round it (R26)."""
+    server.readings = Readings(attachment_size=reading)
+    number = mailbox.deliver(attachments=[("a", bytes(100), "x/y"), ("b", bytes(9), "x/y")])
+
+    assert [file["Size"] for file in api.page()["Items"][0]["Attachments"]] == sizes
+    assert api.file(number, "a").content == bytes(100)
+
+
+@pytest.mark.parametrize(("reading", "name"), [("given", "m.eml"), ("null", None), ("empty", "")])
+def test_attached_messages(
+    mailbox: Mailbox, server: Emulator, api: Api, reading: Any, name: str | None
+) -> None:
+    """An attached message may have no name, and can't be asked for by an empty one (R38)."""
+    server.readings = Readings(nested_names=reading)
+    nested = ("m.eml", b"Subject: x", "message/rfc822")
+    number = mailbox.deliver(attachments=[("a", b"a", "x/y"), nested])
+
+    [listed] = [item["Attachments"] for item in api.page()["Items"]]
+    assert [file["FileName"] for file in listed] == ["a", name]
+    assert api.file(number, "").status_code == 500
+
+
+def test_an_index_that_lags(mailbox: Mailbox, server: Emulator, api: Api) -> None:
+    """New mail is listed at once, but found by its texts only later (R40)."""
+    server.readings = Readings(index_seconds=0.2)
+    number = mailbox.deliver(subject="prices", body="prices", sender="prices@x.ru")
+
+    for name in ("Subject", "Body", "Query"):
+        assert api.ids(**{name: "prices"}) == []
+    assert api.ids(From="prices") == api.ids() == [number]
+    time.sleep(0.25)
+    assert api.ids(Subject="prices") == [number]
+
+
+@pytest.mark.parametrize("reading", ["any", "date", "refused"])
+def test_other_orders(mailbox: Mailbox, server: Emulator, api: Api, reading: Any) -> None:
+    """A listing can be sorted by any field, by Date whatever is asked, or by Date only (R28)."""
+    server.readings = Readings(order_fields=reading)
+    late, early = (mailbox.deliver(date=f"2025-06-0{day}T00:00:00Z") for day in (2, 1))
+
+    answer = api.post("Messages", {**listing(), "orderField": "Id"})
+    if reading == "refused":
+        assert answer.status_code == 500
+    else:
+        ids = [item["Id"] for item in answer.json()["Items"]]
+        assert ids == ([late, early] if reading == "any" else [early, late])
+
+
+def test_another_modules_host(server: Emulator, api: Api) -> None:
+    """Hosts of other modules answer 405 to mail calls, and let one log in (F7)."""
+    server.readings = Readings(mail_host="mail.example.org")
+    here, there = ({"Host": name} for name in ("mail.example.org", "cddisk.example.org"))
+
+    assert httpx.post(f"{server.url}{MAIL}/Messages", headers=here, json={}).status_code == 401
+    assert httpx.post(f"{server.url}{MAIL}/Messages", headers=there, json={}).status_code == 405
+    assert httpx.post(f"{server.url}{LOGIN}", headers=there, json={}).status_code == 500
 
 
 def test_threads_are_counted(mailbox: Mailbox) -> None:

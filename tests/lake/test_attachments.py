@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -29,15 +30,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
-from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailConfigError
+from airflow_provider_r7mail.emulator.messages import listed_size
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.attachments import STAGING, AttachmentCopier, StoredFile, download
+from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import AttachmentRow
 from airflow_provider_r7mail.lake.filenames import name_filter, object_names
 from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
 from tests.lake.support import INBOX, files, quick_config
+from tests.wire import Wire, reply
 
 # R19: names that a sender may give a file.
 HOSTILE = [
@@ -222,7 +227,11 @@ class Copies:
     def listed(self) -> list[AttachmentRow]:
         """All files of the mailbox, as its listing shows them."""
         return [
-            AttachmentRow(message["Id"], file_name=file["FileName"], size=file["Size"])
+            AttachmentRow(
+                message["Id"],
+                file_name=file["FileName"],
+                size=listed_size(file["Size"], self.server.readings.attachment_size),
+            )
             for message in self.server.mailbox.messages(INBOX)
             for file in message["Attachments"]
         ]
@@ -246,7 +255,9 @@ def copies(server: Emulator, client: AsyncClient, tmp_path: Path) -> Copies:
 def known(rows: list[AttachmentRow]) -> dict[tuple[int, str], StoredFile]:
     """What a run stored, for the next one."""
     return {
-        (row.message_id, row.file_name or ""): StoredFile(row.uri, row.size or 0, row.sha256)
+        (row.message_id, row.file_name or ""): StoredFile(
+            row.uri, row.size or 0, row.sha256, row.listed_size
+        )
         for row in rows
         if row.uri and row.sha256
     }
@@ -298,26 +309,135 @@ async def test_a_broken_off_file_is_fetched_again(
 
 
 @pytest.mark.parametrize(
-    ("size", "status"),
+    ("size", "fit"),
     [
-        (10, "downloaded"),
-        (0, "downloaded"),
-        (None, "downloaded"),
-        (-1, "downloaded"),
-        (9, "failed"),
-        (11, "failed"),
+        (10, "equal"),
+        (0, None),
+        (None, None),
+        (-1, None),
+        (16, "encoded"),
+        (18, "encoded"),
+        (1024, "rounded"),
+        (9, "different"),
+        (11, "different"),
     ],
 )
-async def test_the_listed_size_must_be_right(copies: Copies, size: int | None, status: str) -> None:
-    """R22: a file with another size than listed fails, unless the listing has no size."""
+@pytest.mark.parametrize("strict", [False, True])
+async def test_another_size_than_listed(
+    copies: Copies, size: int | None, fit: str | None, strict: bool
+) -> None:
+    """R26: a file that came whole is whole, whatever size is listed, unless that shall fail it."""
     number = copies.server.mailbox.deliver(attachments=[("a.bin", b"0123456789", "x/y")])
     row = AttachmentRow(number, file_name="a.bin", size=size)
 
-    await copies.copy([row])
+    await copies.copy([row], strict=strict)
 
-    assert row.status == status
-    assert len(copies.stored()) == (status == "downloaded")
-    assert "10 bytes came" in (row.error or "10 bytes came")
+    fails = strict and fit == "different"
+    assert row.status == ("failed" if fails else "downloaded")
+    assert len(copies.stored()) == (not fails)
+    assert row.listed_size == size
+    if fails:
+        assert row.error == f"10 bytes came, the listing says {size}"
+    else:
+        assert (row.size, row.size_fit) == (10, fit)
+
+
+@pytest.mark.parametrize("size", ["bytes", "base64", "base64_lines", "rounded"])
+async def test_the_size_that_counts_is_the_real_one(copies: Copies, size: Any) -> None:
+    """R26: whatever sizes are listed, `max_bytes` is about the files' own, and none comes twice."""
+    files = [("a.bin", bytes(1000), "x/y"), ("b.bin", bytes(1001), "x/y")]
+    copies.server.mailbox.deliver(attachments=[*files, ("c.bin", bytes(9_000), "x/y")])
+    copies.server.readings = Readings(attachment_size=size)
+    listed = copies.listed()
+
+    rows = await copies.copy(max_bytes=1000)
+
+    assert [row.status for row in rows] == ["downloaded", "skipped", "skipped"]
+    assert [row.listed_size for row in rows] == [row.size for row in listed]
+    assert copies.downloads == 2  # for the third, the listing leaves no doubt
+    [again] = await copies.copy(listed[:1], max_bytes=1000, known=known(rows))
+    assert (again.status, copies.downloads) == ("unchanged", 2)
+    [smaller] = await copies.copy(copies.listed()[:1], max_bytes=999, known=known(rows))
+    assert smaller.status == "skipped"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    readings=st.builds(
+        Readings,
+        attachment_size=st.sampled_from(["bytes", "base64", "base64_lines", "rounded"]),
+        nested_names=st.sampled_from(["given", "null", "empty"]),
+        chunked_attachments=st.booleans(),
+        sort_one=st.sampled_from(["ascending", "descending"]),
+        page_cap=st.sampled_from([None, 1, 3]),
+    ),
+    messages=st.lists(
+        st.lists(st.tuples(st.integers(0, 3_000), st.booleans()), max_size=3), max_size=4
+    ),
+    limit=st.none() | st.integers(0, 3_000),
+)
+def test_files_under_all_readings(
+    readings: Readings, messages: list[list[tuple[int, bool]]], limit: int | None
+) -> None:
+    """R22, R26, R38: whatever is listed, each file is copied whole, skipped or reported, once."""
+    mailbox = Mailbox()
+    shuffle = random.Random(1)
+    wanted: dict[tuple[int, str], bytes | None] = {}
+    for files_of_one in messages:
+        attached = [
+            (f"{place}.bin", shuffle.randbytes(size), "message/rfc822" if nested else "x/y")
+            for place, (size, nested) in enumerate(files_of_one)
+        ]
+        number = mailbox.deliver(attachments=attached)
+        for name, data, kind in attached:
+            if kind == "x/y" or readings.nested_names == "given":
+                wanted[number, name] = data if limit is None or len(data) <= limit else None
+    unnamed = sum(map(len, messages)) - len(wanted)
+    with Emulator(mailbox, readings) as server, tempfile.TemporaryDirectory() as folder:
+
+        async def copy() -> list[AttachmentRow]:
+            async with AsyncClient(quick_config(server.url)) as client:
+                return await copy_attachments(
+                    client, INBOX, MessageFilter(), UPath(folder), max_bytes=limit, strict=True
+                )
+
+        rows = asyncio.run(copy())
+        named = {(row.message_id, row.file_name): row for row in rows if row.file_name}
+        assert named.keys() == wanted.keys()
+        assert [row.status for row in rows if not row.file_name] == ["unlisted"] * unnamed
+        for key, content in wanted.items():
+            row = named[key]
+            assert row.status == ("skipped" if content is None else "downloaded")
+            assert content is None or Path((row.uri or "")[7:]).read_bytes() == content
+        stored = sum(data is not None for data in wanted.values())
+        asked = len(server.requests)
+        assert Counter(row.status for row in asyncio.run(copy()))["unchanged"] == stored
+        again = [call for call in server.requests[asked:] if "Attachments" in call["path"]]
+        assert len(again) <= len(wanted) - stored
+
+
+async def test_a_size_that_fits_nothing_is_still_recognised(copies: Copies) -> None:
+    """R26: a file stored before isn't downloaded again while the listing says what it said then."""
+    number = copies.server.mailbox.deliver(attachments=[("a.bin", b"0123456789", "x/y")])
+    rows = await copies.copy([AttachmentRow(number, file_name="a.bin", size=7)])
+    assert rows[0].size_fit == "different"
+
+    for size, status in ((7, "unchanged"), (8, "downloaded")):
+        row = AttachmentRow(number, file_name="a.bin", size=size)
+        await copies.copy([row], known=known(rows))
+        assert row.status == status
+
+
+async def test_a_file_without_an_end_of_its_own(copies: Copies) -> None:
+    """R22, R26: without Content-Length or chunks, nobody can tell whether a file is whole."""
+    with Wire(lambda _: reply(b"0123456789", framed=False), close=True) as server:
+        async with AsyncClient(quick_config(server.url)) as client:
+            unframed = Copies(copies.server, client, copies.root)
+            [row] = await unframed.copy([AttachmentRow(1, file_name="a.bin", size=16)])
+
+    assert row.status == "failed"
+    assert "without Content-Length or chunks" in (row.error or "")
+    assert copies.stored() == {}
 
 
 @pytest.mark.parametrize(
@@ -382,14 +502,14 @@ async def test_what_is_not_wanted_is_skipped(copies: Copies) -> None:
         ]
     )
     rows = copies.listed()
-    rows[2].size = None
+    rows[2].size = rows[2].listed_size = None
 
     await copies.copy(rows, wanted=name_filter("*.csv"), max_bytes=100)
 
     assert [row.status for row in rows] == ["downloaded", "skipped", "skipped", "skipped"]
     assert all(row.error and row.uri is None for row in rows[1:])
     assert list(copies.stored()) == [f"message_id={number}/a.csv"]
-    assert copies.downloads == 2
+    assert copies.downloads == 3  # the second's listed size may be that of its base64 (R26)
 
 
 async def test_one_bad_file_does_not_lose_the_others(copies: Copies) -> None:
@@ -522,14 +642,10 @@ def test_the_sync_download(server: Emulator, tmp_path: Path) -> None:
     server.faults.append(Fault("Attachments", kind="truncate"))
     path = ObjectStoragePath(f"file://{tmp_path}/a.bin")
     with Client(quick_config(server.url)) as client:
-        stored = download(client, INBOX, number, "Отчёт.bin", path, listed_size=200_000)
+        stored = download(client, INBOX, number, "Отчёт.bin", path)
 
         assert (tmp_path / "a.bin").read_bytes() == data
         assert stored == StoredFile(str(path), 200_000, hashlib.sha256(data).hexdigest())
-        tried = len(server.requests)
-        with pytest.raises(R7MailAttachmentError, match="the listing says 7"):
-            download(client, INBOX, number, "Отчёт.bin", path, listed_size=7)
-        assert len(server.requests) == tried + 1  # a retry doesn't change a complete response
     assert (tmp_path / "a.bin").read_bytes() == data
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 

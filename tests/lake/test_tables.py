@@ -614,7 +614,7 @@ SCHEMAS = {
     "attachments": """
         message_id: int64 not null, attachment_id: int64, file_id: int64, file_name: string,
         size: int64, mime_type: string, uri: string, sha256: string, status: string not null,
-        error: string""",
+        error: string, listed_size: int64""",
 }
 
 

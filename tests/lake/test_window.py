@@ -626,6 +626,64 @@ async def test_a_rerun_with_a_meaningless_listed_size(
     assert again["attachments"] == {"unchanged": 2}
 
 
+@pytest.mark.parametrize(
+    ("reading", "fit"),
+    [
+        ("bytes", "equal"),
+        ("base64", "encoded"),
+        ("base64_lines", "encoded"),
+        ("rounded", "rounded"),
+    ],
+)
+async def test_listed_sizes(
+    server: Emulator, client: AsyncClient, tmp_path: Path, reading: Any, fit: str
+) -> None:
+    """R26: attachments are copied whatever their listed size means, and both sizes are recorded."""
+    server.readings = Readings(attachment_size=reading)
+    server.mailbox.deliver(date=START, attachments=[("a.csv", bytes(1_500), "text/csv")])
+    options = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    manifest = await extract(client, tmp_path, **options)
+    again = await extract(client, tmp_path, **options, on_size_mismatch="fail")
+
+    assert (manifest["attachments"], again["attachments"]) == ({"downloaded": 1}, {"unchanged": 1})
+    assert manifest["listed_sizes"] == again["listed_sizes"] == {fit: 1}
+    [row] = table(tmp_path, "attachments")
+    listed = {"bytes": 1_500, "base64": 2_000, "base64_lines": 2_054, "rounded": 2_048}
+    assert (row["size"], row["listed_size"]) == (1_500, listed[reading])
+
+
+async def test_a_listed_size_that_fits_nothing(
+    server: Emulator, client: AsyncClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R26: a file of another size than listed is kept, counted and logged, or fails if asked."""
+    file = {"Id": 1, "FileId": 1, "FileName": "a.csv", "Size": 7, "MimeType": "text/csv"}
+    attached = [("a.csv", b"abc", "text/csv")]
+    server.mailbox.deliver(date=START, attachments=attached, fields={"Attachments": [file]})
+    options = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    manifest = await extract(client, tmp_path, **options)
+
+    assert manifest["listed_sizes"] == {"different": 1}
+    assert "1 attachments have another size than the listing says" in caplog.text
+    assert (await extract(client, tmp_path, **options))["attachments"] == {"unchanged": 1}
+    with pytest.raises(R7MailAttachmentError, match="3 bytes came, the listing says 7"):
+        await extract(client, tmp_path, **options, on_size_mismatch="fail")
+    with pytest.raises(R7MailConfigError, match="on_size_mismatch: 'ignore'"):
+        await extract(client, tmp_path, **options, on_size_mismatch="ignore")
+
+
+async def test_tables_of_an_earlier_version(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """A window written before `listed_size` existed keeps its files, without downloads."""
+    deliver(server, 3, attachments=[("a.csv", b"abc", "text/csv")])
+    options = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    await extract(client, tmp_path, **options)
+    path = tmp_path / "attachments" / WINDOW / "part-00000.parquet"
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["listed_size"]), path)
+
+    assert (await extract(client, tmp_path, **options))["attachments"] == {"unchanged": 3}
+
+
 async def test_a_window_that_is_read_again_downloads_its_files_once(
     server: Emulator, client: AsyncClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -682,6 +740,26 @@ async def test_unlisted_attachments(
     assert manifest["attachments"] == {"unlisted": 2}
     assert [row["message_id"] for row in table(tmp_path, "attachments")] == ids
     assert f"message {ids[0]}: HasAttachments is true" in caplog.text
+
+
+@pytest.mark.parametrize("names", ["null", "empty"])
+async def test_attachments_without_a_name(
+    server: Emulator, client: AsyncClient, tmp_path: Path, names: Any
+) -> None:
+    """R38: an attached message without a name is `unlisted`, which fails a task only if asked."""
+    nested = ("Re: hello.eml", b"Subject: hello", "message/rfc822")
+    server.mailbox.deliver(date=START, attachments=[("a.csv", b"abc", "text/csv"), nested])
+    server.readings = Readings(nested_names=names)
+    options: dict[str, Any] = {"attachments": ObjectStoragePath(f"file://{tmp_path}/files")}
+    manifest = await extract(client, tmp_path, **options)
+
+    assert manifest["attachments"] == {"downloaded": 1, "unlisted": 1}
+    [row] = [row for row in table(tmp_path, "attachments") if row["status"] == "unlisted"]
+    assert "no FileName" in row["error"]
+    assert row["mime_type"] == "message/rfc822"
+    assert calls(server, "Attachments") == 1
+    with pytest.raises(R7MailAttachmentError, match="1 of 2 attachments"):
+        await extract(client, tmp_path, **options, on_attachment_error="fail_on_missing")
 
 
 @pytest.mark.parametrize("on_attachment_error", ["fail", "record"])

@@ -26,6 +26,7 @@ class Row:
     :param important: its Important, None if unknown
     :param receipts: whether it requests a receipt
     :param mime_id: its MIME Message-ID, to recognize a message whose Id changes when it is moved
+    :param stored: its Timestamp, None without one
     """
 
     key: int | None
@@ -36,6 +37,7 @@ class Row:
     important: bool | None
     receipts: bool
     mime_id: str | None
+    stored: datetime | None
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> Row:
@@ -51,6 +53,7 @@ class Row:
             important=_flag(item.get("Important")),
             receipts=bool(item.get("IsReturnReceiptTo") or item.get("IsDispositionNotificationTo")),
             mime_id=mime_id if isinstance(mime_id, str) and mime_id else None,
+            stored=read_date(item.get("Timestamp")),
         )
 
 

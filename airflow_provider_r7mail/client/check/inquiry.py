@@ -31,6 +31,8 @@ from airflow_provider_r7mail.exceptions import (
 if TYPE_CHECKING:
     import httpx
 
+    from airflow_provider_r7mail.client.check.report import Waits
+
 
 T = TypeVar("T")
 ListCall = calls.Call[tuple[Mapping[str, Any], bool]]
@@ -94,6 +96,7 @@ class Inquiry:
         self.token_lives: list[int] = []
         self.served = 0
         self.concurrency = client.config.max_concurrency, "not measured"
+        self.waits: Waits | None = None
         self._client = client
         self._show = show
         self._begun = time.monotonic()
@@ -257,8 +260,12 @@ class Inquiry:
         end: int | None = None,
         labels: tuple[int, ...] = (),
         folder: int | None = None,
+        order_field: str = "Date",
     ) -> ListCall:
-        """Return the call that lists messages; see `fetch`."""
+        """Return the call that lists messages; see `fetch`.
+
+        :param order_field: the field to sort by
+        """
         call = calls.list_messages(
             self.folder if folder is None else folder,
             MessageFilter(labels=labels),
@@ -268,7 +275,7 @@ class Inquiry:
             size=size,
             parse=_parse_listing,
         )
-        body = dict(call.body or {})
+        body = {**(call.body or {}), "orderField": order_field}
         body["SearchContext"] = {
             **body["SearchContext"],
             "StartDate": _bound_text(start),

@@ -95,6 +95,22 @@ class PageTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """How long to wait for mail that comes late, as far as the messages seen tell.
+
+    :param settle_seconds: how long after its end to extract a window
+    :param lookback: how many seconds back the event trigger should look
+    :param recheck_hours: for how many hours to look again at windows that were extracted
+    :param why: the reason
+    """
+
+    settle_seconds: int
+    lookback: int
+    recheck_hours: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a check has found out. Contains no mail, so it can be shown to others.
 
@@ -104,6 +120,7 @@ class Report:
     :param page_size_why: the reason
     :param max_concurrency: the suggested `max_concurrency`
     :param max_concurrency_why: the reason
+    :param waits: suggestions for mail that comes late; None if too few messages were seen
     :param requests: number of requests made, logins included
     :param seconds: duration of the check
     """
@@ -114,6 +131,7 @@ class Report:
     page_size_why: str
     max_concurrency: int
     max_concurrency_why: str
+    waits: Waits | None
     requests: int
     seconds: float
 
@@ -145,6 +163,7 @@ class Report:
                 "page_size_why": self.page_size_why,
                 "max_concurrency": self.max_concurrency,
                 "max_concurrency_why": self.max_concurrency_why,
+                "waits": None if self.waits is None else asdict(self.waits),
             },
             "page_times": [
                 {**asdict(page), "seconds": round(page.seconds, 4)} for page in self.page_times

@@ -100,6 +100,7 @@ def _report(questions: Sequence[Question], found: Findings, inquiry: Inquiry) ->
         page_size_why=why,
         max_concurrency=inquiry.concurrency[0],
         max_concurrency_why=inquiry.concurrency[1],
+        waits=inquiry.waits,
         requests=inquiry.requests,
         seconds=inquiry.seconds,
     )

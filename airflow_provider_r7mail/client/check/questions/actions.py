@@ -5,6 +5,7 @@ The only question that changes the mailbox. It restores the message in any case.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ from airflow_provider_r7mail.exceptions import R7MailActionError, R7MailRequestE
 # Pages to search for a message if many have a similar date.
 _CROWDED = 3
 _RESTORE_TRIES = 3
+# A moved message may be listed only some time later, and get its new id even later (F12, R35).
+_MOVE_PAUSES = (0.0, 0.25, 0.75, 2.0)
+_ID_SECONDS = 1.0
+_LOST_PAUSES = (0.0, 0.5, 1.5, 5.0, 15.0, 30.0)
 
 _LOOKS = "Fails unless the response is `true`; after a retry, checks the listing."
 
@@ -38,6 +43,12 @@ class Actions(Question):
         Subject("mark_read", "R15", "Mark read and unread", _LOOKS),
         Subject("mark_important", "R15", "Mark important and not important", _LOOKS),
         Subject("move", "R15", "Move there and back", _LOOKS),
+        Subject(
+            "move_id",
+            "R35",
+            "Id of a moved message",
+            "Returns the new ids of moved messages with `return_new_ids`.",
+        ),
         Subject("repeat_answer", "R23", "Repeat a move", _LOOKS),
         Subject("unknown_mark_answer", "R15", "Mark a message not in the folder", _LOOKS),
         Subject("restored", "", "Message put back", ""),
@@ -79,7 +90,8 @@ def choose(rows: Sequence[Row]) -> Row | None:
 
 def _touchable(row: Row) -> int:
     """Return how suitable a message is: 2 if it is read, 1 if unread, 0 if not at all."""
-    if row.receipts or row.read is None or row.important is None:
+    # By its MIME id it is found again, should it have another Id after the move.
+    if row.receipts or row.read is None or row.important is None or row.mime_id is None:
         return 0
     return 2 if row.read else 1
 
@@ -101,18 +113,26 @@ class Loan:
         self._key = row.key or 0
 
     def look(self, folder: int) -> Row | None:
-        """Return the message as a folder lists it now; None if it is not there."""
+        """Return the message as a folder lists it now, and note its id; None if it is not there."""
         before, offset = self._before, 0
         for _ in range(_CROWDED):
             page = self._inquiry.near(before, folder, offset)
             for row in page.rows:
-                if row.key == self._key:
-                    return row
-                if before.mime_id and (row.mime_id, row.date) == (before.mime_id, before.date):
+                same = before.mime_id and (row.mime_id, row.date) == (before.mime_id, before.date)
+                if row.key is not None and (row.key == self._key or same):
+                    self._key = row.key
                     return row
             if self._inquiry.is_whole(page):
                 break
             offset += len(page.rows)
+        return None
+
+    def _await(self, folder: int) -> Row | None:
+        """Return the message as soon as a folder lists it; None if it does not within seconds."""
+        for pause in _MOVE_PAUSES:
+            time.sleep(pause)
+            if (row := self.look(folder)) is not None:
+                return row
         return None
 
     def try_marks(self) -> None:
@@ -141,23 +161,24 @@ class Loan:
         """Move it to the other folder, repeat that, and move it back."""
         with self._noted("move"):
             self._inquiry.ask(calls.move_messages(self._home, [self._key], self._away))
-            there, here = self.look(self._away), self.look(self._home)
-            if there is None or here is not None:
+            there = self._await(self._away)
+            if there is None or self.look(self._home) is not None:
                 says = "the response is true, but the listings do not show the change"
                 self.found["move"] = "warning", "no effect", says
                 return
-            changed = there.key != self._key
-            if not changed:
+            when = "at once"
+            if there.key == self._before.key:
                 self._try_refusals()
-            self._bring_home(there)
-            if self.look(self._home) is None:
+                time.sleep(_ID_SECONDS)
+                there, when = self.look(self._away) or there, "later"
+            changed = there.key != self._before.key
+            self._bring_home()
+            if self._find(_MOVE_PAUSES) is None:
                 says = "works; moving back returned true, but the listing does not show the change"
                 self.found["move"] = "warning", "no way back", says
-            elif changed:
-                says = "works, but the message gets a new id: ids read before become invalid"
-                self.found["move"] = "warning", "id changes", says
             else:
-                self.found["move"] = "ok", "works", "works, and the id stays the same"
+                self.found["move"] = "ok", "works", "works, and the listings show the change"
+            self.found["move_id"] = move_id_of(changed, when)
 
     def _try_refusals(self) -> None:
         """Request what is already done, and what can't be done: both are harmless."""
@@ -182,17 +203,13 @@ class Loan:
         why = "the listing shows something else"
         for _ in range(_RESTORE_TRIES):
             try:
-                now = self.look(self._home)
+                now = self._find(_LOST_PAUSES)
                 if now is None:
-                    there = self.look(self._away)
-                    if there is None:
-                        why = "it is in neither folder"
-                        continue
-                    self._bring_home(there)
-                    now = self.look(self._home)
-                if now is not None and now.read is not before.read:
+                    why = "it is in neither folder, or does not come back"
+                    break
+                if now.read is not before.read:
                     self._inquiry.ask(self._mark_read(bool(before.read)))
-                if now is not None and now.important is not before.important:
+                if now.important is not before.important:
                     self._inquiry.ask(self._mark_important(bool(before.important)))
                 now = self.look(self._home)
             except R7MailRequestError as error:
@@ -211,12 +228,23 @@ class Loan:
             ),
         )
 
-    def _bring_home(self, there: Row) -> None:
-        self._key = self._key if there.key is None else there.key
+    def _find(self, pauses: Sequence[float]) -> Row | None:
+        """Return the message in its folder; bring it back from the other one if it is there.
+
+        An attempt with an id that has changed meanwhile has no effect.
+
+        :param pauses: seconds before each look
+        """
+        for pause in pauses:
+            time.sleep(pause)
+            if (now := self.look(self._home)) is not None:
+                return now
+            if self.look(self._away) is not None:
+                self._bring_home()
+        return self.look(self._home)
+
+    def _bring_home(self) -> None:
         self._inquiry.ask(calls.move_messages(self._away, [self._key], self._home))
-        here = self.look(self._home)
-        if here is not None and here.key is not None:
-            self._key = here.key
 
     def _mark_read(self, read: bool) -> calls.Call[bool]:
         return calls.mark_as_read(self._home, [self._key], read=read)
@@ -233,6 +261,17 @@ class Loan:
             self.found[key] = "warning", "refused", "the response is not true"
         except R7MailRequestError as error:
             self.found[key] = "warning", "failed", f"failed: {failure_kind(error)}"
+
+
+def move_id_of(changed: bool, when: str) -> Verdict:
+    """Return whether a move changes a message's id.
+
+    :param changed: whether the id was another one when it was last looked at
+    :param when: whether that was `at once`, or only `later`
+    """
+    if changed:
+        return "note", f"new {when}", f"changes {when}: ids read before become invalid"
+    return "ok", "same", f"the same {_ID_SECONDS:g} s later"
 
 
 QUESTIONS = (Actions,)

@@ -1,4 +1,4 @@
-"""Whether listings name attachments (R17), and how they are downloaded (R22)."""
+"""How attachments are listed (R17, R26, R38) and downloaded (R22)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from airflow_provider_r7mail.client.check.evidence import Listing, is_a
 from airflow_provider_r7mail.client.check.inquiry import Answer, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.sizes import SizeFit, size_fit
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 MAX_FILE_BYTES = 1 << 20
@@ -70,8 +71,42 @@ def naming_of(named: int, unnamed: int) -> Verdict:
     return "warning", False, says
 
 
+class FileNames(Question):
+    """Whether all listed attachments have a name: the API takes nothing else."""
+
+    subjects = (
+        Subject("file_names", "R38", "Attachments without a name", "Reports them as `unlisted`."),
+    )
+
+    def __init__(self) -> None:
+        self._nameless: dict[int, int] = {}
+
+    def see(self, listing: Listing) -> None:
+        """Count files without a name in each message that has files."""
+        for item, row in zip(listing.items, listing.page.rows, strict=True):
+            if row.key is not None and (files := _files_of(item)):
+                self._nameless[row.key] = sum(not file.get("FileName") for file in files)
+
+    def conclude(self, inquiry: Inquiry) -> Findings:
+        """Add the numbers up."""
+        count = sum(self._nameless.values())
+        return {"file_names": nameless_of(count, bool(self._nameless))}
+
+
+def nameless_of(nameless: int, any_listed: bool) -> Verdict:
+    """Return whether listed files lack a name, as messages attached to messages may.
+
+    :param nameless: number of files without a name
+    :param any_listed: whether any file was listed
+    """
+    if nameless:
+        says = f"{nameless}, such as attached messages: they cannot be copied"
+        return "note", "some without", says
+    return ("ok", "all have one", "none") if any_listed else unknown("no file was listed")
+
+
 class Download(Question):
-    """How an attachment is transferred, and whether it is as long as listed."""
+    """How an attachment is transferred, and what its listed size means."""
 
     about = "an attachment"
     subjects = (
@@ -80,6 +115,12 @@ class Download(Question):
             "R22",
             "Length of an attachment",
             "Never keeps a truncated file.",
+        ),
+        Subject(
+            "attachment_size",
+            "R26",
+            "Listed size of an attachment",
+            "Takes it for a hint, and records both sizes.",
         ),
     )
 
@@ -97,7 +138,7 @@ class Download(Question):
         names = Counter(str(file.get("FileName")) for file in files)
         for file in files:
             name, size = file.get("FileName"), file.get("Size")
-            if not (isinstance(name, str) and isinstance(size, int) and names[name] == 1):
+            if not (name and isinstance(name, str) and isinstance(size, int) and names[name] == 1):
                 continue
             known = MAX_FILE_BYTES + 1 if self._smallest is None else self._smallest[2]
             if 0 < size < known and not isinstance(size, bool):
@@ -105,19 +146,25 @@ class Download(Question):
 
     def ask(self, inquiry: Inquiry) -> Findings:
         """Download a small attachment and discard it."""
-        return {"attachment_length": self._download(inquiry)}
+        found = self._download(inquiry)
+        if not isinstance(found, Answer):
+            return {subject.key: found for subject in self.subjects}
+        assert self._smallest is not None  # noqa: S101 - it was downloaded
+        size = size_of(len(found.body), self._smallest[2])
+        return {"attachment_length": framing_of(found), "attachment_size": size}
 
-    def _download(self, inquiry: Inquiry) -> Verdict:
+    def _download(self, inquiry: Inquiry) -> Answer | Verdict:
+        """Return the response with the file, or why there is none."""
         if self._smallest is None:
             return unknown("no message with a small, named attachment was seen")
-        key, name, size = self._smallest
+        key, name, _ = self._smallest
         try:
             call = calls.download_attachment(inquiry.folder, key, name)
         except R7MailConfigError:
             return unknown("the file's name cannot be requested")
         answer = inquiry.look(call)
         if calls.failure(call, answer.status, answer.headers, 1) is None:
-            return framing_of(answer, size)
+            return answer
         row = next((row for row in inquiry.rows() if row.key == key), None)
         if row is None or not inquiry.near(row).holds(key):
             return unknown("the message it was tested with is gone")
@@ -125,12 +172,23 @@ class Download(Question):
         return "warning", f"status {answer.status}", says
 
 
-def framing_of(answer: Answer, listed: int) -> Verdict:
-    """Return how the length is transferred, and whether it is as listed."""
+def framing_of(answer: Answer) -> Verdict:
+    """Return how the length is transferred."""
     form = "Content-Length" if "content-length" in answer.headers else "chunked"
-    if len(answer.body) != listed:
-        return "note", form, f"with {form}; the length differs from the listed Size"
-    return "ok", form, f"with {form}, and as listed"
+    return "ok", form, f"with {form}"
 
 
-QUESTIONS = (ListedFiles, Download)
+_SIZES: Mapping[SizeFit, Verdict] = {
+    "equal": ("ok", "bytes", "the file's bytes"),
+    "encoded": ("note", "encoded", "that of the file in base64, about a third larger"),
+    "rounded": ("note", "rounded", "in whole kilobytes"),
+    "different": ("note", "different", "neither the file's, nor that of its base64"),
+}
+
+
+def size_of(real: int, listed: int) -> Verdict:
+    """Return what the listed size means."""
+    return _SIZES[size_fit(listed, real)]
+
+
+QUESTIONS = (ListedFiles, Download, FileNames)
