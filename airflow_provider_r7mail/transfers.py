@@ -190,6 +190,9 @@ class R7MailToParquetOperator(_CopyOperator):
         task after everything else is written, if a download failed; `fail_on_missing` also if the
         server doesn't name a file or several have the same name (R17, R18); or only `record` them
         in the table
+    :param on_gone: what to do, when a window is extracted again, about rows of mail that is no
+        longer in the folder, or doesn't match the filters any more: `drop` them, so that a window
+        is a picture of the folder, or `keep` them, with the time in `gone_at`
     :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`; the
         possible values are in `privacy.ACTIONS`. Hashing needs the connection's `privacy_secret`
     :param refresh_windows: how many windows before this one to extract again, replacing each, so
@@ -232,6 +235,7 @@ class R7MailToParquetOperator(_CopyOperator):
         columns: Sequence[str] | None = None,
         page_size: int | None = None,
         on_bad_message: Literal["fail", "quarantine"] = "fail",
+        on_gone: Literal["drop", "keep"] = "drop",
         privacy: Mapping[str, str] | None = None,
         refresh_windows: int = 0,
         table_format: Literal["parquet", "iceberg"] = "parquet",
@@ -246,6 +250,7 @@ class R7MailToParquetOperator(_CopyOperator):
         self.columns = columns
         self.page_size = page_size
         self.on_bad_message = on_bad_message
+        self.on_gone = on_gone
         self.privacy = privacy
         self.refresh_windows = refresh_windows
         self.table_format = table_format
@@ -270,6 +275,7 @@ class R7MailToParquetOperator(_CopyOperator):
             max_attachment_bytes=self.max_attachment_bytes,
             on_bad_message=self.on_bad_message,
             on_attachment_error=self.on_attachment_error,
+            on_gone=self.on_gone,
             privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
             iceberg=self._iceberg(),
         )

@@ -61,7 +61,7 @@ LAYERS = (
     },
     {"lake.storage", "lake.filenames", "lake.decode", "lake.derived"},
     {"lake.layout", "lake.locks", "lake.staging", "lake.privacy"},
-    {"lake.parquet", "lake.attachments", "lake.catalog"},
+    {"lake.manifest", "lake.parquet", "lake.attachments", "lake.catalog"},
     {"lake.dayfiles", "lake.job"},
     {"lake.iceberg"},
     {"lake.writer"},

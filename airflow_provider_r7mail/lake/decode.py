@@ -19,7 +19,7 @@ from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
 from airflow_provider_r7mail.client.seek import Listing
 from airflow_provider_r7mail.lake.items import read_item
-from airflow_provider_r7mail.lake.schema import arrow_type, schema
+from airflow_provider_r7mail.lake.schema import OF_A_RUN, arrow_type, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +96,7 @@ class BadMessage:
 
 @dataclass(slots=True)
 class DecodedPage:
-    """A page of messages in the columns of the messages table, without `extracted_at`.
+    """A page of messages in the columns of the messages table, without those in `OF_A_RUN`.
 
     :param batch: one row per message, in the page's order
     :param listing: keys, dates and Count, for the reader of the window
@@ -183,7 +183,7 @@ def _decode_fast(body: bytes) -> DecodedPage | None:
         else:
             columns.append(values)
     columns.append(pa.nulls(len(items), pa.string()))  # extra
-    names = [name for name in schema("messages").names if name != "extracted_at"]
+    names = [name for name in schema("messages").names if name not in OF_A_RUN]
     listing = Listing(wire["Id"].to_pylist(), dates.view(pa.int64()).to_pylist(), count)
     return DecodedPage(pa.RecordBatch.from_arrays(columns, names=names), listing)
 
@@ -271,7 +271,7 @@ def _decode_carefully(body: bytes) -> DecodedPage:
             bad[index] = BadMessage(None, "Id is missing or not a 64-bit integer", item)
         elif moment is None:
             bad[index] = BadMessage(message_id, no_date or "Date is missing", item)
-    names = [name for name in schema("messages").names if name != "extracted_at"]
+    names = [name for name in schema("messages").names if name not in OF_A_RUN]
     columns = [
         pa.array([row.get(name) for row in rows], schema("messages").field(name).type)
         for name in names

@@ -18,6 +18,10 @@ from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
 from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors
 
+GONE = ("drop", "keep")
+# The columns by which mail that has left is told from the rest.
+KEPT_BY = {"message_id", "extracted_at", "gone_at"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractJob:
@@ -35,6 +39,8 @@ class ExtractJob:
     :param on_bad_message: `fail` raises after everything is written; `quarantine` doesn't
     :param on_attachment_error: a key of `derived.FATAL`: which files that were not copied raise
         an error, after everything is written
+    :param on_gone: `drop` leaves out mail that has left the folder since an earlier run of the
+        window; `keep` keeps its rows, with `gone_at`
     :param privacy: what must not be written
     :param iceberg: the catalog with the tables to write to; None for Parquet below `output`
     """
@@ -50,6 +56,7 @@ class ExtractJob:
     max_attachment_bytes: int | None = None
     on_bad_message: Literal["fail", "quarantine"] = "fail"
     on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail"
+    on_gone: Literal["drop", "keep"] = "drop"
     privacy: Privacy = field(default_factory=Privacy)
     iceberg: IcebergTarget | None = None
 
@@ -80,6 +87,8 @@ class ExtractJob:
                 f"on_bad_message: {self.on_bad_message!r}. Known: {', '.join(known)}."
             )
         fatal_statuses(self.on_attachment_error)
+        if self.on_gone not in GONE:
+            raise R7MailConfigError(f"on_gone: {self.on_gone!r}. Known: {', '.join(GONE)}.")
         columns = schema("messages").names
         if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
             raise R7MailConfigError("columns: empty, or with the same name twice.")
@@ -87,6 +96,10 @@ class ExtractJob:
         if wrong:
             raise R7MailConfigError(
                 f"columns: messages has no {', '.join(wrong)}. Known: {', '.join(columns)}."
+            )
+        if self.on_gone == "keep" and not set(self.columns or KEPT_BY) >= KEPT_BY:
+            raise R7MailConfigError(
+                f'columns: on_gone="keep" needs {", ".join(sorted(KEPT_BY))} among them.'
             )
         name_filter(self.attachment_pattern)
         if self.iceberg is not None:

@@ -6,37 +6,52 @@ The manifest is removed first and written last: a window without one is incomple
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
 from airflow_provider_r7mail.exceptions import R7MailPublishError
-from airflow_provider_r7mail.lake.layout import MANIFEST
+from airflow_provider_r7mail.lake.layout import MANIFEST, REPLACED
 from airflow_provider_r7mail.lake.locks import locked
+from airflow_provider_r7mail.lake.manifest import stored_privacy
 from airflow_provider_r7mail.lake.staging import StagedObject
-from airflow_provider_r7mail.lake.storage import ObjectPath, remove
+from airflow_provider_r7mail.lake.storage import ObjectPath, read, remove
 from airflow_provider_r7mail.lake.writer import Destination, WindowWriter
 
 
 def publish(
     destination: Destination,
     writer: WindowWriter,
-    manifest: dict[str, Any],
+    make_manifest: Callable[[], dict[str, Any]],
     outdated: Iterable[ObjectPath],
-) -> None:
+    *,
+    keep_gone: bool,
+) -> dict[str, Any]:
     """Replace an earlier result of the window with what was written.
 
     :param destination: where the tables are
-    :param writer: a finished writer
-    :param manifest: the manifest; ids that only a commit gives are filled in
+    :param writer: a writer that has everything that was read
+    :param make_manifest: returns the manifest; ids that only a commit gives are filled in
     :param outdated: attachments of the earlier result to remove
+    :param keep_gone: whether to keep the earlier result's rows of mail that has left
+    :return: the manifest
     :raises R7MailPublishError: it failed halfway, or another run published at the same time
     """
+    if not keep_gone:
+        writer.finish()
     with ExitStack() as stack:
         stack.enter_context(locked(destination.output, destination.name))
+        replaced = None
+        if keep_gone:  # only now: what is there can't change any more
+            writer.keep_gone(stored_privacy(destination.home))
+            writer.finish()
+            replaced = read(destination.home / MANIFEST)
+        manifest = make_manifest()
         # Staged before anything is removed: a disk that is full must not cost the earlier result.
         notes = _staged(destination, manifest, stack)
         try:
+            if replaced is not None:
+                _note_replaced(destination, replaced)
             for folder in (*destination.folders.values(), *destination.stale_folders()):
                 remove(folder / MANIFEST)
             for file in outdated:  # a rerun knows of them only as long as the old table is there
@@ -51,11 +66,24 @@ def publish(
             for note in notes:
                 note.commit()
             _verify(destination, writer)
+            if keep_gone:
+                remove(destination.home / REPLACED)
         except OSError as error:
             raise R7MailPublishError(
                 f"{destination.home}: the window was read but could not be published ({error}). It "
                 "may have no manifest now, which makes it incomplete: run it again."
             ) from error
+    return manifest
+
+
+def _note_replaced(destination: Destination, manifest: bytes) -> None:
+    """Note what the tables have, for the next run should this one be killed halfway."""
+    note = StagedObject(destination.home / REPLACED)
+    try:
+        note.write(manifest)
+        note.commit()
+    finally:
+        note.discard()
 
 
 def _staged(

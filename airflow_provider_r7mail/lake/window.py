@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from airflow_provider_r7mail import __version__
@@ -150,10 +151,16 @@ class _Extraction:
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
                 if counted.missing <= gone:
                     self._refuse_unreadable(writer)
-                    await run_to_end(writer.finish)
-                    manifest = self._manifest(destination, writer, counted)
-                    outdated = [] if copier is None else copier.outdated
-                    await run_to_end(publish, destination, writer, manifest, outdated)
+                    manifest = await run_to_end(
+                        partial(
+                            publish,
+                            destination,
+                            writer,
+                            partial(self._manifest, destination, writer, counted),
+                            [] if copier is None else copier.outdated,
+                            keep_gone=self._job.on_gone == "keep",
+                        )
+                    )
                     self._judge(destination, writer)
                     return manifest
             finally:
@@ -222,6 +229,7 @@ class _Extraction:
             "privacy": self._job.privacy.record(),
             **writer.written(),
             "messages": writer.messages,
+            "gone": writer.gone,
             "quarantined": writer.quarantined,
             "server_count": {"before": counted.counted_before, "after": counted.counted_after},
             **{name: number - self._earlier[name] for name, number in stats.as_dict().items()},
