@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, Literal, Self
 
 from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter
@@ -60,6 +63,25 @@ class ExtractJob:
     privacy: Privacy = field(default_factory=Privacy)
     iceberg: IcebergTarget | None = None
 
+    def of(self, window: Window) -> Self:
+        """Return the same job for another window."""
+        return replace(self, criteria=replace(self.criteria, window=window))
+
+    def filters(self) -> str | None:
+        """Return what tells filters from others, without naming them; None if there are none."""
+        given = asdict(replace(self.criteria, window=Window()))
+        if given == asdict(MessageFilter()):
+            return None
+        return self.privacy.pseudonym(json.dumps(given, sort_keys=True))[:16]
+
+    def made(self, manifest: Mapping[str, Any]) -> bool:
+        """Return whether a window was read with these filters and this privacy policy.
+
+        Manifests of schema version 1 don't tell.
+        """
+        known = manifest.get("filters", ...), manifest["privacy"]
+        return known == (self.filters(), self.privacy.record())
+
     @property
     def notes(self) -> Any:
         """The root of the folders with the windows' manifests."""
@@ -104,6 +126,21 @@ class ExtractJob:
         name_filter(self.attachment_pattern)
         if self.iceberg is not None:
             self.iceberg.check(self.output)
+
+
+def seconds_to_settle(window: Window, settle_seconds: float) -> float:
+    """Return how long to wait before a window is read, so that mail on its way is there.
+
+    :param window: the window, with its end
+    :param settle_seconds: how long after its end it may be read
+    :return: seconds; none or less if it may be read at once
+    :raises R7MailConfigError: not a number of seconds
+    """
+    given: object = settle_seconds
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < inf:
+        raise R7MailConfigError(f"settle_seconds: {given!r}. Give a number, 0 or more.")
+    assert window.end is not None  # noqa: S101 - ExtractJob.check made sure
+    return (window.end - datetime.now(UTC)).total_seconds() + given
 
 
 @dataclass(slots=True)

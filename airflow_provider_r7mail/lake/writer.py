@@ -70,7 +70,7 @@ class WindowWriter:
     """
 
     def __init__(self, job: ExtractJob, destination: Destination, extracted_at: datetime) -> None:
-        self._extracted_at = extracted_at
+        self.extracted_at = extracted_at
         self._moments = repeated_moment(extracted_at, 0)
         self._job = job
         self._destination = destination
@@ -106,7 +106,7 @@ class WindowWriter:
         else:
             batch = page.batch.take(int64_array(good))
         if len(self._moments) < batch.num_rows:
-            self._moments = repeated_moment(self._extracted_at, batch.num_rows)
+            self._moments = repeated_moment(self.extracted_at, batch.num_rows)
         batch = batch.append_column("extracted_at", self._moments.slice(0, batch.num_rows))
         batch = batch.append_column("gone_at", pa.nulls(batch.num_rows, self._moments.type))
         for index in indexes:
@@ -195,7 +195,7 @@ class WindowWriter:
                 batch = batch.filter(gone)
                 ids = batch["message_id"]
                 chunks.append(ids)
-                moments = repeated_moment(self._extracted_at, batch.num_rows)
+                moments = repeated_moment(self.extracted_at, batch.num_rows)
                 missed = pc.if_else(
                     pc.is_in(ids, value_set=there), pa.nulls(len(moments), moments.type), moments
                 )
