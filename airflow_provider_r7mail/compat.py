@@ -6,10 +6,13 @@ Airflow's own constraints pin `common-compat` to versions without most of these:
 
 from __future__ import annotations
 
+from datetime import datetime
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from airflow import __version__
 from airflow.providers.common.compat.notifier import BaseNotifier
+from airflow.triggers.base import BaseTrigger
 from asgiref.sync import sync_to_async
 
 AIRFLOW = tuple(int(part) for part in __version__.split(".")[:2])
@@ -42,7 +45,8 @@ else:
     from airflow.models.variable import Variable
     from airflow.models.xcom import XCom
     from airflow.sensors.base import BaseSensorOperator, PokeReturnValue
-    from airflow.triggers.base import BaseTrigger as BaseEventTrigger
+
+    BaseEventTrigger = BaseTrigger
     from airflow.utils.context import Context
 
 if TYPE_CHECKING or AIRFLOW >= (3, 1):
@@ -105,10 +109,18 @@ __all__ = [
     "XCom",
     "amask_secret",
     "conf",
+    "date_time_trigger",
     "get_async_connection",
     "mask_secret",
     "redact",
 ]
+
+
+def date_time_trigger(moment: datetime) -> BaseTrigger:
+    """Return the trigger that fires at a moment."""
+    home = "airflow.providers.standard" if AIRFLOW >= (3, 0) else "airflow"
+    trigger: BaseTrigger = import_module(f"{home}.triggers.temporal").DateTimeTrigger(moment)
+    return trigger
 
 
 async def get_async_connection(hook: BaseHook, conn_id: str) -> Connection:

@@ -7,7 +7,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_r7mail.client.dates import Window, parse_moment
@@ -20,6 +22,8 @@ from airflow_provider_r7mail.compat import (
     AirflowNotFoundException,
     BaseHook,
     ObjectStoragePath,
+    conf,
+    date_time_trigger,
 )
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
@@ -39,9 +43,10 @@ from airflow_provider_r7mail.lake.catalog import (
 )
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import UNAVAILABLE, check_size_mismatch, fatal_statuses
-from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
+from airflow_provider_r7mail.lake.job import ExtractJob, seconds_to_settle, stored_windows
 from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.recheck import Look, looks, recheck
 from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 from airflow_provider_r7mail.lake.window import extract_window
@@ -196,8 +201,19 @@ class R7MailToParquetOperator(_CopyOperator):
         in the table
     :param on_size_mismatch: what to do about a file that came whole, but whose size is neither the
         listed one nor that of the file in base64 (R26): `record` both sizes, or `fail` the file
+    :param on_gone: what to do, when a window is extracted again, about rows of mail that is no
+        longer in the folder, or doesn't match the filters any more: `drop` them, so that a window
+        is a picture of the folder, or `keep` them, with the time in `gone_at`
     :param privacy: what must not be written, such as `{"body": "drop", "addresses": "hash"}`; the
         possible values are in `privacy.ACTIONS`. Hashing needs the connection's `privacy_secret`
+    :param settle_seconds: how long after its end a window is read at the earliest, since mail takes
+        a while to arrive
+    :param recheck_hours: how far back to look for mail that came late or has left: earlier windows
+        in the tables that ended at most so long before this one are looked at again, a handful per
+        run, and extracted again if they differ; 0 for none. The returned manifest then has
+        `rechecked`: the `window`, `path` and `messages` of each that was extracted again
+    :param deferrable: wait in the triggerer, without taking a worker slot; defaults to
+        `[operators] default_deferrable`
     :param refresh_windows: how many windows before this one to extract again, replacing each, so
         that they include mail that arrived late or changed. These are the windows in the tables;
         where there are none, the schedule's data intervals, or else windows of the same length,
@@ -239,7 +255,11 @@ class R7MailToParquetOperator(_CopyOperator):
         page_size: int | None = None,
         max_sweep_messages: int = 20_000,
         on_bad_message: Literal["fail", "quarantine"] = "fail",
+        on_gone: Literal["drop", "keep"] = "drop",
         privacy: Mapping[str, str] | None = None,
+        settle_seconds: float = 60,
+        recheck_hours: float = 72,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         refresh_windows: int = 0,
         table_format: Literal["parquet", "iceberg"] = "parquet",
         catalog_conn_id: str | None = None,
@@ -254,7 +274,11 @@ class R7MailToParquetOperator(_CopyOperator):
         self.page_size = page_size
         self.max_sweep_messages = max_sweep_messages
         self.on_bad_message = on_bad_message
+        self.on_gone = on_gone
         self.privacy = privacy
+        self.settle_seconds = settle_seconds
+        self.recheck_hours = recheck_hours
+        self.deferrable = deferrable
         self.refresh_windows = refresh_windows
         self.table_format = table_format
         self.catalog_conn_id = catalog_conn_id
@@ -263,7 +287,15 @@ class R7MailToParquetOperator(_CopyOperator):
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
-        """Extract the window, then refresh those before it."""
+        """Wait until the window has settled, extract it, then look again at those before it."""
+        return self._extract_settled(context)
+
+    @fail_at_once()
+    def execute_complete(self, context: Context, event: Any) -> dict[str, Any]:
+        """Go on once the window has settled."""
+        return self._extract_settled(context)
+
+    def _extract_settled(self, context: Context) -> dict[str, Any]:
         hook = R7MailHook(self.r7mail_conn_id)
         filters: Filters = {**self.filters, **self._window(context)}
         job = ExtractJob(
@@ -280,17 +312,20 @@ class R7MailToParquetOperator(_CopyOperator):
             on_bad_message=self.on_bad_message,
             on_attachment_error=self.on_attachment_error,
             on_size_mismatch=self.on_size_mismatch,
+            on_gone=self.on_gone,
             privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
             iceberg=self._iceberg(),
         )
         job.check()
-        earlier = self._earlier_windows(job, self._stored(job, hook, context), context)
+        horizon = self._horizon()
+        self._settle(job.criteria.window)
+        stored = self._stored(job, hook, context)
+        refreshed = self._earlier_windows(job, stored, context)
+        again = looks(job.criteria.window, stored, horizon)
+        again = [look for look in again if look.window not in refreshed]
         self._copy = extract_copy(job, hook.settings.folder_uri(job.folder))
         R7MailFolderLink.push(context, hook.settings.folder_url(job.folder))
-        manifest, *refreshed = self._run(hook, lambda client: self._extract(client, job, earlier))
-        if self.refresh_windows:
-            names = ("window", "path", "messages")
-            manifest["refreshed"] = [{name: item[name] for name in names} for item in refreshed]
+        manifest = self._run(hook, lambda client: self._extract(client, job, refreshed, again))
         self._copy.tell_outlets(self.outlets, context, extract_extra(job, manifest))
         return manifest
 
@@ -327,36 +362,54 @@ class R7MailToParquetOperator(_CopyOperator):
         return IcebergTarget(properties, need_text(self.namespace, "namespace"))
 
     async def _extract(
-        self, client: AsyncClient, job: ExtractJob, earlier: Sequence[Window]
-    ) -> list[dict[str, Any]]:
+        self,
+        client: AsyncClient,
+        job: ExtractJob,
+        refreshed: Sequence[Window],
+        again: Sequence[Look],
+    ) -> dict[str, Any]:
         """Extract the job's own window, which other tasks wait for, then the earlier ones.
 
         If a window fails, the next ones are still tried, unless the server can't be reached.
+
+        :param refreshed: the windows to extract in any case
+        :param again: the windows to extract if they differ
         """
         assert self._copy is not None  # noqa: S101 - set by the caller
         say = _Throttle(self.log.info)
-        manifests: list[dict[str, Any]] = []
+        own = job.criteria.window
+        steps: list[tuple[str, Look]] = [
+            ("own", Look(own, last=True)),
+            *(("refreshed", Look(window, last=True)) for window in refreshed),
+            *(("rechecked", look) for look in again),
+        ]
+        manifests: dict[str, list[dict[str, Any]]] = {kind: [] for kind, _ in steps}
         failures: list[R7MailExtractError | R7MailAttachmentError] = []
-        for window in (job.criteria.window, *earlier):
-            self.log.info("Extracting folder %s, window %s.", job.folder, window.label())
-            part = replace(job, criteria=replace(job.criteria, window=window))
+        for kind, look in steps:
+            label = look.window.label()
             try:
-                manifest = await extract_window(client, part, say)
+                if kind == "rechecked":
+                    manifest = await recheck(client, job, look, say)
+                    if manifest is None:
+                        continue
+                else:
+                    self.log.info("Extracting folder %s, window %s.", job.folder, label)
+                    manifest = await extract_window(client, job.of(look.window), say)
             except (R7MailExtractError, R7MailAttachmentError) as error:
-                if earlier:
-                    self.log.error("Window %s: %s", window.label(), error)  # noqa: TRY400 - raised below
+                if len(steps) > 1:
+                    self.log.error("Window %s: %s", label, error)  # noqa: TRY400 - raised below
                 failures.append(error)
                 if isinstance(error.__cause__, (R7MailConnectionError, R7MailProxyError)):
                     break
                 continue
-            if part.criteria == job.criteria:
+            if kind == "own":
                 count_extract(self._copy, manifest)
-            manifests.append(manifest)
+            manifests[kind].append(manifest)
             self.log.info(
                 "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
                 manifest["messages"],
                 manifest["attachments"],
-                window.label(),
+                label,
                 manifest["seconds"],
                 manifest["requests"],
                 manifest["path"],
@@ -366,15 +419,48 @@ class R7MailToParquetOperator(_CopyOperator):
                 raise failure
         if failures:  # a retry would meet the same messages
             raise AirflowFailException(str(failures[0])) from failures[0]
-        return manifests
+        [manifest] = manifests.pop("own")
+        names = ("window", "path", "messages")
+        return manifest | {
+            kind: [{name: item[name] for name in names} for item in found]
+            for kind, found in manifests.items()
+        }
+
+    def _settle(self, window: Window) -> None:
+        """Wait until mail on its way into the window has arrived."""
+        seconds = seconds_to_settle(window, self.settle_seconds)
+        if seconds <= 0:
+            return
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        self.log.info(
+            "Window %s ends, or ended only just: waiting until %s, settle_seconds after its end.",
+            window.label(),
+            until.isoformat(timespec="seconds"),
+        )
+        if self.deferrable:
+            self.defer(trigger=date_time_trigger(until), method_name="execute_complete")
+        time.sleep(seconds)
+
+    def _horizon(self) -> timedelta:
+        hours: object = self.recheck_hours
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 <= hours < inf:
+            raise R7MailConfigError(f"recheck_hours: {hours!r}. Give a number, 0 or more.")
+        return timedelta(hours=hours)
 
     def _stored(self, job: ExtractJob, hook: R7MailHook, context: Context) -> list[Window]:
         """Return the windows in the tables, and warn if the job's own doesn't fit them."""
         try:
             stored = stored_windows(job, hook.settings.client.login)
-        except OSError:  # such as no right to list
+        except OSError as error:  # such as no right to list
             if self.refresh_windows:
                 raise
+            if self.recheck_hours:
+                self.log.warning(
+                    "%s: can't be listed, so that no earlier window is looked at again (%s). Allow "
+                    "it, or set recheck_hours=0.",
+                    url_of(job.output),
+                    error,
+                )
             return []
         timetable = getattr(context.get("dag"), "timetable", None)
         if says := misfit(job.criteria.window, stored, timetable):

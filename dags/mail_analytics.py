@@ -71,7 +71,8 @@ def response_times(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 def unread_backlog(messages: pd.DataFrame, zone: str) -> pd.DataFrame:
     """Count unread messages by folder and age at the last extract, and find the oldest."""
-    unread = messages[messages["was_read"].eq(other=False) & ~messages["was_sent"]]
+    there = messages[messages["gone_at"].isna()]
+    unread = there[there["was_read"].eq(other=False) & ~there["was_sent"]]
     age = messages["extracted_at"].max() - unread["date"]
     aged = unread.assign(day=age.dt.days < 1, week=age.dt.days.between(1, 6), older=age.dt.days > 6)
     sums = {name: (name, "sum") for name in ("day", "week", "older")}
@@ -102,7 +103,7 @@ def attachment_types(attachments: pd.DataFrame, zone: str) -> pd.DataFrame:
 MARTS: dict[Callable[[pd.DataFrame, str], pd.DataFrame], tuple[str, list[str]]] = {
     daily_volume: ("messages", ["from_address", "date"]),
     response_times: ("messages", ["date", "thread_id", "is_auto_submitted"]),
-    unread_backlog: ("messages", ["was_read", "date"]),
+    unread_backlog: ("messages", ["was_read", "date", "gone_at"]),
     busiest_hours: ("messages", ["date"]),
     attachment_types: ("attachments", ["file_name", "size"]),
 }

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq  # noqa: TID253
 from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_r7mail.compat import AirflowSkipException
+from airflow_provider_r7mail.lake.schema import schema
 
 FOLDER = ["mailbox", "folder"]
 # Rows of different folders that agree in these are the same message; in a folder, those with the
@@ -35,6 +36,9 @@ def read(lake: str, table: str, columns: Iterable[str]) -> pd.DataFrame:
         cache = "all" if size < READ_WHOLE else "readahead"
         with root.fs.open(path, "rb", size=size, cache_type=cache) as file:
             rows = pq.read_table(file, columns=list(columns))
+        for name in set(columns).difference(rows.column_names):  # of a later version
+            rows = rows.append_column(name, pa.nulls(len(rows), schema(table).field(name).type))
+        rows = rows.select(list(columns))
         # From the path, always as text: a login may be 007.
         for part in home.split("/")[-3:]:
             name, _, text = part.partition("=")
@@ -48,7 +52,10 @@ def read(lake: str, table: str, columns: Iterable[str]) -> pd.DataFrame:
 
 def read_tables(lake: str, wanted: Iterable[tuple[str, list[str]]]) -> dict[str, pd.DataFrame]:
     """Read columns of `messages`, each message as last seen, and of its `attachments`."""
-    columns = {"messages": {"message_id", "extracted_at", *IDENTITY}, "attachments": {"message_id"}}
+    columns = {
+        "messages": {"message_id", "extracted_at", "gone_at", *IDENTITY},
+        "attachments": {"message_id"},
+    }
     for table, names in wanted:
         columns[table].update(names)
     messages, attachments = (read(lake, table, names) for table, names in columns.items())
@@ -60,10 +67,13 @@ def read_tables(lake: str, wanted: Iterable[tuple[str, list[str]]]) -> dict[str,
 
 def last_seen(messages: pd.DataFrame) -> pd.Index[int]:
     """Return the index of each message's last row; see docs/sql/latest_messages.sql."""
-    rows = messages[[*FOLDER, "message_id", "extracted_at", *IDENTITY]].copy()
+    rows = messages[[*FOLDER, "message_id", "extracted_at", "gone_at", *IDENTITY]].copy()
     mime_id = rows["mime_message_id"].replace("", None)
     rows["mime_message_id"] = mime_id.fillna(rows["message_id"].astype("str"))
-    rows = rows.sort_values("extracted_at").drop_duplicates([*FOLDER, "message_id"], keep="last")
+    rows["known_at"] = rows["gone_at"].fillna(rows["extracted_at"])
+    rows = rows.sort_values("known_at").drop_duplicates([*FOLDER, "message_id"], keep="last")
+    rows["there"] = rows["gone_at"].isna()
+    rows = rows.sort_values(["there", "extracted_at"])
     by_id = rows.sort_values("message_id").groupby([*FOLDER, *IDENTITY], dropna=False)
     rows["copy"] = by_id.cumcount()
     return rows.drop_duplicates(["mailbox", *IDENTITY, "copy"], keep="last").index

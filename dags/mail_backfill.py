@@ -72,6 +72,7 @@ with DAG(
             task_id=f"extract_{folder}",
             folder=folder,
             output_path=f"{LAKE}/tables",
+            recheck_hours=0,  # what is late by years is there at the first reading
             pool="r7mail",  # the mail server has other users
             max_active_tis_per_dag=8,  # leaves workers for other DAGs, whatever the pool size
             map_index_template="{{ task.start }}",

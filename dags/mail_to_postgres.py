@@ -125,7 +125,7 @@ def stage(
             for batch in stored.iter_batches(BATCH, columns=columns):
                 for row in batch.to_pylist():
                     copy.write_row(
-                        [key[name] if name in key else plain(row[name]) for name in names]
+                        [key[name] if name in key else plain(row.get(name)) for name in names]
                     )
 
 

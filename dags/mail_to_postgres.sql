@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS mail.messages (
     mime_reply_to_id text,
     size bigint,
     extracted_at timestamptz NOT NULL,
+    gone_at timestamptz,
     PRIMARY KEY (mailbox, folder, message_id)
 );
 CREATE INDEX IF NOT EXISTS messages_date ON mail.messages (date);

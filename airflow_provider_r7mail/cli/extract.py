@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -71,6 +72,13 @@ def extract(
             "use, so that the whole folder must be listed.",
         ),
     ] = 20_000,
+    settle_seconds: Annotated[
+        float,
+        typer.Option(
+            help="How long after its end the window is read at the earliest: mail takes a while "
+            "to arrive."
+        ),
+    ] = 60,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Maximum concurrent requests.")] = 4,
     verify: Verify = True,
     ca: Ca = None,
@@ -87,7 +95,10 @@ def extract(
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
 
     try:
-        from airflow_provider_r7mail.lake.job import ExtractJob  # noqa: PLC0415
+        from airflow_provider_r7mail.lake.job import (  # noqa: PLC0415
+            ExtractJob,
+            seconds_to_settle,
+        )
 
         job = ExtractJob(
             folder=folder,
@@ -100,11 +111,22 @@ def extract(
             on_size_mismatch=on_size_mismatch.value,
         )
         job.check()
+        _settle(seconds_to_settle(job.criteria.window, settle_seconds))
         config = client_config(url, login, verify=verify, ca=ca, max_concurrency=max_concurrency)
         manifest = _run_extract(config, job)
     except R7MailError as error:
         fail(str(error))
     _show_manifest(manifest)
+
+
+def _settle(seconds: float) -> None:
+    if seconds > 0:
+        typer.echo(
+            f"Waiting {seconds:.0f} s until mail on its way into the window has arrived "
+            "(--settle-seconds).",
+            err=True,
+        )
+        time.sleep(seconds)
 
 
 def _object_path(value: str, option: str) -> ObjectPath:

@@ -28,7 +28,7 @@ from airflow_provider_r7mail.client.fields import (
 from airflow_provider_r7mail.client.sweep import Key, Listing
 from airflow_provider_r7mail.lake.arrays import int64_array, text_array
 from airflow_provider_r7mail.lake.items import ItemRow, json_texts, read_item
-from airflow_provider_r7mail.lake.schema import arrow_type, schema
+from airflow_provider_r7mail.lake.schema import OF_A_RUN, arrow_type, schema
 from airflow_provider_r7mail.lake.shape import Parts, Shape, mended, parse
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class BadMessage:
 
 @dataclass(slots=True)
 class DecodedPage:
-    """A page of messages in the columns of the messages table, without `extracted_at`.
+    """A page of messages in the columns of the messages table, without those in `OF_A_RUN`.
 
     :param batch: one row per message, in the page's order
     :param listing: keys, dates and Count, for the reader of the window
@@ -292,7 +292,7 @@ def _page(
             if texts
             else pa.nulls(length, pa.string())
         )
-    names = [name for name in schema("messages").names if name != "extracted_at"]
+    names = [name for name in schema("messages").names if name not in OF_A_RUN]
     batch = pa.RecordBatch.from_arrays([columns[name] for name in names], names=names)
     ids = columns["message_id"].to_pylist()
     for row, key in keys.items():

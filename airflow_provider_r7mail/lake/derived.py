@@ -49,6 +49,7 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
                     positions.cast(pa.int32()),
                     addresses,
                     domains_of(addresses),
+                    pa.nulls(len(addresses), pa.timestamp("us", tz="UTC")),
                 ],
                 schema=schema("recipients"),
             )

@@ -9,7 +9,7 @@ join on it never mixes runs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import tenacity
@@ -124,6 +124,15 @@ class IcebergWindow:
             scan = found.scan(row_filter=self.where(), selected_fields=tuple(columns))
             rows: list[dict[str, Any]] = scan.to_arrow().to_pylist()
             return rows
+
+    def rows(self, table: str) -> Iterator[pa.RecordBatch]:
+        """Yield the window's rows that an earlier run wrote, in bounded memory.
+
+        :raises OSError: they can't be read
+        """
+        with self.target.errors():
+            found = self._tables[table].refresh()
+            yield from found.scan(row_filter=self.where()).to_arrow_batch_reader()
 
     def stale_folders(self) -> Sequence[Any]:
         """Return nothing: tables that this run doesn't write have no manifests of their own."""

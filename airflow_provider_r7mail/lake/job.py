@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, Literal, Self
 
 from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter
@@ -18,6 +21,10 @@ from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
 from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors
+
+GONE = ("drop", "keep")
+# The columns by which mail that has left is told from the rest.
+KEPT_BY = {"message_id", "extracted_at", "gone_at"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +46,8 @@ class ExtractJob:
     :param on_attachment_error: a key of `derived.FATAL`: which files that were not copied raise
         an error, after everything is written
     :param on_size_mismatch: `record` a file of another size than listed, or `fail` it (R26)
+    :param on_gone: `drop` leaves out mail that has left the folder since an earlier run of the
+        window; `keep` keeps its rows, with `gone_at`
     :param privacy: what must not be written
     :param iceberg: the catalog with the tables to write to; None for Parquet below `output`
     """
@@ -56,8 +65,28 @@ class ExtractJob:
     on_bad_message: Literal["fail", "quarantine"] = "fail"
     on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail"
     on_size_mismatch: Literal["record", "fail"] = "record"
+    on_gone: Literal["drop", "keep"] = "drop"
     privacy: Privacy = field(default_factory=Privacy)
     iceberg: IcebergTarget | None = None
+
+    def of(self, window: Window) -> Self:
+        """Return the same job for another window."""
+        return replace(self, criteria=replace(self.criteria, window=window))
+
+    def filters(self) -> str | None:
+        """Return what tells filters from others, without naming them; None if there are none."""
+        given = asdict(replace(self.criteria, window=Window()))
+        if given == asdict(MessageFilter()):
+            return None
+        return self.privacy.pseudonym(json.dumps(given, sort_keys=True))[:16]
+
+    def made(self, manifest: Mapping[str, Any]) -> bool:
+        """Return whether a window was read with these filters and this privacy policy.
+
+        Manifests of schema version 1 don't tell.
+        """
+        known = manifest.get("filters", ...), manifest["privacy"]
+        return known == (self.filters(), self.privacy.record())
 
     @property
     def notes(self) -> Any:
@@ -91,6 +120,8 @@ class ExtractJob:
             )
         fatal_statuses(self.on_attachment_error)
         check_size_mismatch(self.on_size_mismatch)
+        if self.on_gone not in GONE:
+            raise R7MailConfigError(f"on_gone: {self.on_gone!r}. Known: {', '.join(GONE)}.")
         columns = schema("messages").names
         if self.columns is not None and len(set(self.columns)) != (len(self.columns) or 1):
             raise R7MailConfigError("columns: empty, or with the same name twice.")
@@ -99,9 +130,28 @@ class ExtractJob:
             raise R7MailConfigError(
                 f"columns: messages has no {', '.join(wrong)}. Known: {', '.join(columns)}."
             )
+        if self.on_gone == "keep" and not set(self.columns or KEPT_BY) >= KEPT_BY:
+            raise R7MailConfigError(
+                f'columns: on_gone="keep" needs {", ".join(sorted(KEPT_BY))} among them.'
+            )
         name_filter(self.attachment_pattern)
         if self.iceberg is not None:
             self.iceberg.check(self.output)
+
+
+def seconds_to_settle(window: Window, settle_seconds: float) -> float:
+    """Return how long to wait before a window is read, so that mail on its way is there.
+
+    :param window: the window, with its end
+    :param settle_seconds: how long after its end it may be read
+    :return: seconds; none or less if it may be read at once
+    :raises R7MailConfigError: not a number of seconds
+    """
+    given: object = settle_seconds
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < inf:
+        raise R7MailConfigError(f"settle_seconds: {given!r}. Give a number, 0 or more.")
+    assert window.end is not None  # noqa: S101 - ExtractJob.check made sure
+    return (window.end - datetime.now(UTC)).total_seconds() + given
 
 
 @dataclass(slots=True)

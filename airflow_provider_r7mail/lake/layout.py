@@ -9,6 +9,8 @@ from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.storage import ObjectPath, is_local
 
 MANIFEST = "_manifest.json"
+# What the manifest was, while a run that keeps rows of the earlier result replaces it.
+REPLACED = "_replaced.json"
 QUARANTINE = "_quarantine.jsonl"
 PART = "part-00000.parquet"
 MAX_PART_BYTES = 255  # of one name on the usual file systems

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
 from airflow_provider_r7mail.lake.layout import MANIFEST, PART
 from airflow_provider_r7mail.lake.schema import (
     LONG_COLUMNS,
@@ -17,7 +17,7 @@ from airflow_provider_r7mail.lake.schema import (
     schema,
 )
 from airflow_provider_r7mail.lake.staging import StagedObject
-from airflow_provider_r7mail.lake.storage import ObjectPath, read, url_of
+from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, store_errors, url_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,6 +200,26 @@ class ParquetWindow:
             return []
         rows: list[dict[str, Any]] = found.to_pylist()
         return rows
+
+    def rows(self, table: str) -> Iterator[pa.RecordBatch]:
+        """Yield the window's rows that an earlier run wrote, in bounded memory.
+
+        :raises R7MailPublishError: they can't be read
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.folders[table] / PART
+        with absence(path), store_errors(path), path.fs.open(path.path, "rb") as file:
+            try:
+                found = pq.ParquetFile(file)
+                for group in range(found.num_row_groups):
+                    yield from found.read_row_group(group).to_batches()
+            except pa.ArrowException as error:
+                raise R7MailPublishError(
+                    f"{url_of(path)}: can't be read ({error}), so that rows of mail that has left "
+                    'would be lost. Run the window with on_gone="drop" to replace it nevertheless.'
+                ) from error
 
     def stale_folders(self) -> Iterator[Any]:
         """Yield the folders of other tables whose manifests list files that this run replaces."""

@@ -158,6 +158,37 @@ class Privacy:
                 batch = batch.set_column(place, column, changed)
         return batch
 
+    def protect_stored(
+        self, batch: pa.RecordBatch, earlier: Mapping[str, Any] | None
+    ) -> pa.RecordBatch:
+        """Return rows that an earlier run wrote without what must not be written.
+
+        What that run protected in the same way stays. What it didn't protect is protected now, and
+        what it protected otherwise becomes null. So do paths of files when their names are hashed.
+
+        :param batch: columns of `messages`, `recipients` or `attachments`
+        :param earlier: that run's policy, as `record` returns it, with no actions if it had none;
+            None if it is unknown
+        """
+        import pyarrow as pa
+
+        key_id = (self.record() or {}).get("key_id")
+        for place, column in enumerate(batch.schema):
+            name = _KEY_OF.get(column.name, "file_names" if column.name == "uri" else "")
+            action = self.actions.get(name)
+            if action is None:
+                continue
+            before = None if earlier is None else earlier["actions"].get(name, "keep")
+            if before == action and (action != "hash" or (earlier or {})["key_id"] == key_id):
+                continue
+            values = batch.column(place)
+            if before == "keep" and column.name != "uri":
+                values = self._protected(column.name, action, values)
+            else:
+                values = pa.nulls(len(values), values.type)
+            batch = batch.set_column(place, column, values)
+        return batch
+
     def pseudonym(self, text: str) -> str:
         """Return the hash of a text, unchanged."""
         return _hash(self.key, text)

@@ -6,15 +6,19 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # The key under which files and snapshots name the run that wrote them.
 RUN_ID_KEY = "r7mail.run_id"
 TABLES = ("messages", "recipients", "attachments")
+
+# Columns of messages that are not of the mail, but of the run that writes it.
+OF_A_RUN = frozenset({"extracted_at", "gone_at"})
 
 # Columns without statistics: their values are long, and nobody filters by their range.
 LONG_COLUMNS = frozenset({"body", "html_body", "subject", "extra", "children", "error"})
@@ -32,6 +36,7 @@ REPEATING_COLUMNS = frozenset(
         "mime_type",
         "status",
         "extracted_at",
+        "gone_at",
         # only in Iceberg tables
         "mailbox",
         "folder",
@@ -80,7 +85,38 @@ def schema(table: str) -> pa.Schema:
             pa.field("error", text),
             pa.field("listed_size", number),
         ]
+    columns.append(pa.field("gone_at", moment))
     return pa.schema(columns, metadata={"r7mail.schema_version": str(SCHEMA_VERSION)})
+
+
+def fitted(batch: pa.RecordBatch, table: str) -> pa.RecordBatch:
+    """Return rows that any version wrote, with the table's columns; those they lack are null.
+
+    :param batch: the rows; of other columns only `date` stays, which Iceberg tables have
+    :raises R7MailConfigError: they lack one that can't be null
+    """
+    import pyarrow as pa
+
+    names, columns = batch.schema.names, list(schema(table))
+    if lacking := [c.name for c in columns if not c.nullable and c.name not in names]:
+        raise R7MailConfigError(
+            f"{table}: an earlier run wrote no {', '.join(lacking)}, so that rows of mail that has "
+            'left can\'t be kept. Run the window with on_gone="drop" first.'
+        )
+    if "date" in names and "date" not in schema(table).names:
+        columns.append(schema("messages").field("date"))
+    return pa.RecordBatch.from_arrays(
+        [
+            batch[column.name].cast(column.type)
+            if column.name in names
+            else pa.nulls(batch.num_rows, column.type)
+            for column in columns
+        ],
+        # As those made of a listing, next to which they are written.
+        schema=pa.schema(c.with_nullable(True) for c in columns)
+        if table == "messages"
+        else pa.schema(columns),
+    )
 
 
 def arrow_type(kind: str) -> pa.DataType:

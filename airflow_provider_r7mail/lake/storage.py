@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ def store_errors(path: ObjectPath) -> Iterator[None]:
     """
     try:
         yield
+    except R7MailError:
+        raise
     except OSError as error:
         action = getattr(error.__cause__, "operation_name", None)  # botocore's
         if action is None:

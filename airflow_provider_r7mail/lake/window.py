@@ -12,9 +12,11 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from airflow_provider_r7mail import __version__
+from airflow_provider_r7mail.client.counting import count_bounds
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.sweep import Key
 from airflow_provider_r7mail.client.window_reader import Reconciliation, RereadError
@@ -30,6 +32,7 @@ from airflow_provider_r7mail.lake.iceberg import IcebergWindow
 from airflow_provider_r7mail.lake.intake import Intake
 from airflow_provider_r7mail.lake.job import ExtractJob, Progress
 from airflow_provider_r7mail.lake.layout import QUARANTINE, folder_path, window_name
+from airflow_provider_r7mail.lake.manifest import read_manifest
 from airflow_provider_r7mail.lake.parquet import ParquetWindow
 from airflow_provider_r7mail.lake.publication import publish
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION
@@ -74,6 +77,7 @@ class _Extraction:
         self._started = time.monotonic()
         self._earlier = client.stats.as_dict()
         self._extracted_at = datetime.now(UTC)
+        self._replaces: dict[str, Any] | None = None
         self._mailbox = job.privacy.mailbox(client.config.login)
         self._name = window_name(self._mailbox, job.folder, job.criteria.window.label())
 
@@ -147,15 +151,24 @@ class _Extraction:
             )
             try:
                 await run_to_end(_open, destination, writer)
+                self._replaces = await run_to_end(read_manifest, destination.home)
                 counted = await intake.run(keys)
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
                 if counted.missing <= gone:
                     self._refuse_unreadable(writer)
-                    await run_to_end(writer.finish)
-                    manifest = self._manifest(destination, writer, counted)
-                    outdated = [] if copier is None else copier.outdated
-                    await run_to_end(publish, destination, writer, manifest, outdated)
-                    self._judge(destination, writer)
+                    manifest = await run_to_end(
+                        partial(
+                            publish,
+                            destination,
+                            writer,
+                            partial(self._manifest, destination, writer, counted),
+                            [] if copier is None else copier.outdated,
+                            began_over=self._replaces,
+                            keep_gone=self._job.on_gone == "keep",
+                        )
+                    )
+                    if manifest["run_id"] == self._run_id:
+                        self._judge(destination, writer)
                     return manifest
             except RereadError:
                 continue
@@ -225,12 +238,15 @@ class _Extraction:
                 "end": bounds.end.isoformat() if bounds.end else None,
             },
             "extracted_at": self._extracted_at.isoformat(),
+            "filters": self._job.filters(),
             "path": url_of(destination.home),
             "privacy": self._job.privacy.record(),
             **writer.written(),
             "messages": writer.messages,
+            "gone": writer.gone,
             "quarantined": writer.quarantined,
             "readings": self._client.traits.record(),
+            "counted": self._counted(counted),
             "server_count": {"before": counted.counted_before, "after": counted.counted_after},
             **{name: number - self._earlier[name] for name, number in stats.as_dict().items()},
             "duplicates_dropped": counted.repeated,
@@ -239,6 +255,20 @@ class _Extraction:
             "attachment_bytes": writer.attachment_bytes,
             "listed_sizes": dict(writer.size_fits),
             "seconds": round(time.monotonic() - self._started, 3),
+        }
+
+    def _counted(self, counted: Reconciliation) -> dict[str, Any]:
+        """Return what a Count under the same bounds gives as long as nothing changes (R2, R4).
+
+        It is only known if the folder didn't change while it was read.
+        """
+        start, end = count_bounds(self._client.traits, self._job.criteria.window)
+        before, after = counted.counted_before, counted.counted_after
+        still = before == counted.read and after in {None, before}
+        return {
+            "start": start.isoformat() if start else None,
+            "end": end.isoformat() if end else None,
+            "messages": before if still else None,
         }
 
     def _judge(self, destination: Destination, writer: WindowWriter) -> None:

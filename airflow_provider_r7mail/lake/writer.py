@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from airflow_provider_r7mail.lake.iceberg import IcebergTable, IcebergWindow
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.layout import PATH_LEVELS, QUARANTINE
 from airflow_provider_r7mail.lake.parquet import ParquetPart, ParquetWindow
+from airflow_provider_r7mail.lake.schema import TABLES, fitted
 from airflow_provider_r7mail.lake.staging import StagedObject
 from airflow_provider_r7mail.lake.storage import remove, remove_empty
 
@@ -70,15 +71,17 @@ class WindowWriter:
     """
 
     def __init__(self, job: ExtractJob, destination: Destination, extracted_at: datetime) -> None:
-        self._extracted_at = extracted_at
+        self.extracted_at = extracted_at
         self._moments = repeated_moment(extracted_at, 0)
         self._job = job
         self._destination = destination
         self._tables: dict[str, ParquetPart | IcebergTable] = {}
         self._quarantine: StagedObject | None = None
         self._addressed: list[pa.RecordBatch] = []
+        self._seen: list[pa.Array] = []  # ids of what was read, if rows of other mail are kept
+        self._set_aside_ids: list[int] = []
         self._with_files = "attachments" in job.tables or job.attachments is not None
-        self.messages = self.quarantined = self.repaired = 0
+        self.messages = self.quarantined = self.repaired = self.gone = 0
         self.attachment_bytes = 0
         self._fatal = fatal_statuses(job.on_attachment_error) if job.attachments else frozenset()
         self.statuses: Counter[str] = Counter()
@@ -97,14 +100,17 @@ class WindowWriter:
         self, page: DecodedPage, indexes: Sequence[int]
     ) -> tuple[pa.RecordBatch, list[AttachmentRow]]:
         """Return the rows of a page to write, and their attachments."""
+        import pyarrow as pa
+
         good = [index for index in indexes if index not in page.bad]
         if good and good[-1] - good[0] + 1 == len(good):
             batch = page.batch.slice(good[0], len(good))  # no copy
         else:
             batch = page.batch.take(int64_array(good))
         if len(self._moments) < batch.num_rows:
-            self._moments = repeated_moment(self._extracted_at, batch.num_rows)
+            self._moments = repeated_moment(self.extracted_at, batch.num_rows)
         batch = batch.append_column("extracted_at", self._moments.slice(0, batch.num_rows))
+        batch = batch.append_column("gone_at", pa.nulls(batch.num_rows, self._moments.type))
         for index in indexes:
             if index in page.bad:
                 self._set_aside(page, index)
@@ -128,12 +134,16 @@ class WindowWriter:
             bad = replace(bad, raw=None)  # it may contain what the policy protects
         self._quarantine.write(f"{bad.to_json()}\n".encode())
         self.quarantined += 1
+        if bad.message_id is not None:
+            self._set_aside_ids.append(bad.message_id)
         self.bad_reasons.add(f"{bad.message_id}: {bad.reason}")
         log.warning("Message %s is set aside: %s.", bad.message_id, bad.reason)
 
     def write(self, batch: pa.RecordBatch, files: Sequence[AttachmentRow]) -> None:
         """Write a page's rows."""
         self.messages += batch.num_rows
+        if self._job.on_gone == "keep":
+            self._seen.append(batch["message_id"])
         if "messages" in self._tables:
             self._put("messages", batch, batch)
         if "recipients" in self._tables:
@@ -163,6 +173,42 @@ class WindowWriter:
     def _put(self, table: str, rows: pa.RecordBatch, messages: pa.RecordBatch) -> None:
         """Write rows to a table; there is no other way into it, past the privacy policy."""
         self._tables[table].write(self._job.privacy.protect(rows), messages)
+
+    def keep_gone(self, privacy: Mapping[str, Any] | None) -> None:
+        """Write what the tables have of mail that has left the folder.
+
+        A message that is set aside now was there before: its rows stay as they are.
+
+        :param privacy: the policy of the rows in the tables; see `Privacy.protect_stored`
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        read = pa.chunked_array(self._seen, pa.int64())
+        there = int64_array(self._set_aside_ids)
+        kept: pa.ChunkedArray | None = None
+        # From messages on: the others' rows without one were left by a run that was killed.
+        for table in sorted(self._tables, key=TABLES.index):
+            chunks = []
+            for stored in self._destination.rows(table):
+                batch = fitted(stored, table)
+                ids = batch["message_id"]
+                gone = pc.invert(pc.is_in(ids, value_set=read))
+                if kept is not None:
+                    gone = pc.and_(gone, pc.is_in(ids, value_set=kept))
+                batch = batch.filter(gone)
+                ids = batch["message_id"]
+                chunks.append(ids)
+                moments = repeated_moment(self.extracted_at, batch.num_rows)
+                missed = pc.if_else(
+                    pc.is_in(ids, value_set=there), pa.nulls(len(moments), moments.type), moments
+                )
+                place = batch.schema.get_field_index("gone_at")
+                batch = batch.set_column(place, "gone_at", pc.coalesce(batch["gone_at"], missed))
+                self._tables[table].write(self._job.privacy.protect_stored(batch, privacy), batch)
+            if table == "messages":
+                kept = pa.chunked_array(chunks, pa.int64())
+                self.gone = len(kept)
 
     def finish(self) -> None:
         """Write the remaining rows and the footers."""

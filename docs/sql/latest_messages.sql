@@ -3,7 +3,9 @@
 --
 -- It needs a relation `messages` with the columns `mailbox` and `folder` from the path. In DuckDB:
 --   CREATE VIEW messages AS SELECT * FROM read_parquet(
---       '/data/mail/messages/**/*.parquet', hive_types = {'mailbox': VARCHAR, 'folder': BIGINT}
+--       '/data/mail/messages/**/*.parquet',
+--       union_by_name = true,
+--       hive_types = {'mailbox': VARCHAR, 'folder': BIGINT}
 --   );
 --
 -- In a folder, the server id identifies a message. Different mail may have the same MIME
@@ -13,6 +15,8 @@
 -- a MIME id, in the server id.
 -- A copy in a second folder can't be told from a move: only the one extracted later is kept. Each
 -- row replaces one row of another folder, since a folder may have several copies.
+-- A row with `gone_at`, of mail that has left its folder, is shown only if no other folder has the
+-- message: WHERE gone_at IS NULL leaves such mail out.
 -- `was_sent` keeps mail sent to oneself apart from the copy that arrived.
 CREATE VIEW latest_messages AS
 WITH
@@ -22,7 +26,7 @@ rows_by_age AS (
         coalesce(nullif(m.mime_message_id, ''), CAST(m.message_id AS VARCHAR)) AS mail_id,
         row_number() OVER (
             PARTITION BY m.mailbox, m.folder, m.message_id
-            ORDER BY m.extracted_at DESC
+            ORDER BY coalesce(m.gone_at, m.extracted_at) DESC
         ) AS age
     FROM messages AS m
 ),
@@ -45,7 +49,9 @@ places AS (
             PARTITION BY
                 c.mailbox, c.mail_id, c.from_address, c.date, c.subject,
                 coalesce(c.was_sent, false), c.copy_number
-            ORDER BY c.extracted_at DESC, c.folder
+            ORDER BY
+                CASE WHEN c.gone_at IS NULL THEN 0 ELSE 1 END,
+                c.extracted_at DESC, c.folder
         ) AS place
     FROM copies AS c
 )

@@ -72,7 +72,7 @@ def extract(root: Path | str, start: datetime, end: datetime | None = None, **op
         "data_interval_end": end or start + DAY,
         **options.pop("context", {}),
     }
-    given = {"folder": INBOX, "output_path": str(root), **options}
+    given = {"folder": INBOX, "output_path": str(root), "recheck_hours": 0, **options}
     operator: Any = R7MailToParquetOperator(task_id="extract", **given)
     return operator.execute(context)
 

@@ -156,7 +156,7 @@ def test_messages_as_a_dataframe(server: Emulator) -> None:
     assert list(frame["to_name"]) == ["half \ufffd"]  # R21
     assert frame["attachments"][0][0]["file_name"] == "x.csv"
     assert list(frame.columns) == list(empty.columns)
-    assert set(frame.columns) == set(schema("messages").names) - {"extracted_at"}
+    assert set(frame.columns) == set(schema("messages").names) - {"extracted_at", "gone_at"}
     assert "attachment_id" in frame["attachments"][0][0]
 
 

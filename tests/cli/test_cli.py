@@ -124,6 +124,16 @@ def test_extract_with_a_wrong_listed_size(server: Emulator, tmp_path: Path) -> N
     assert "5 bytes came, the listing says 7" in said
 
 
+def test_extract_waits_for_mail_on_its_way(server: Emulator, tmp_path: Path) -> None:
+    """A window that has only just ended is read settle_seconds later."""
+    end = datetime.now(UTC)
+    said = extract(server, tmp_path, f"--end={end.isoformat()}", "--settle-seconds=4")
+
+    assert "0 messages" in said
+    assert server.requests[0]["time"] - end.timestamp() >= 4
+    assert "settle_seconds: -1" in extract(server, tmp_path, "--settle-seconds=-1")
+
+
 def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
     """A second run of a window replaces the first."""
     server.mailbox.deliver(date=JUNE)
