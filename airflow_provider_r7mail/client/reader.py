@@ -24,6 +24,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConnectionError,
     R7MailExtractError,
     R7MailProxyError,
+    R7MailRequestError,
     R7MailResponseError,
     R7MailServerError,
 )
@@ -50,9 +51,19 @@ MAX_PAGE_BYTES = 8 << 20
 FIRST_SHARED_PAGE = 10
 MAX_SHARED_PAGE = 100
 
+TOO_LARGE = frozenset({400, 413, 500})
+"""Statuses that may mean that too many messages were requested at once (R37)."""
+
 NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
 """A time that no mail is dated in: a Count above zero is not of what is searched for (R2)."""
 
+
+PAGE_ERRORS = (
+    R7MailConnectionError,
+    R7MailProxyError,
+    R7MailResponseError,
+    R7MailServerError,
+)
 
 P = TypeVar("P")
 
@@ -78,31 +89,29 @@ class _Messages:
     """Decides which page to request next, and picks its new messages; see `iter_messages`."""
 
     def __init__(
-        self, folder: int, criteria: MessageFilter, page_size: int, *, keep_undated: bool
+        self, folder: int, criteria: MessageFilter, size: PageSize, *, keep_undated: bool
     ) -> None:
         window = criteria.window
         self._folder = folder
         self._criteria = criteria
-        self._seek = Seek(window, page_size)
+        self._size = size
+        self._seek = Seek(window, size.rows)
         self._skip_undated = not keep_undated and (
             window.start is not None or window.end is not None
         )
 
-    def next_page(
-        self, parse: Callable[[bytes], Page] = parse_page
-    ) -> tuple[PageRequest, Call[Page]] | None:
-        """Return the request and the call for the next page, None at the end."""
+    def next_request(self) -> PageRequest | None:
+        """Return the request for the next page, None at the end."""
         request = self._seek.request()
-        if request is None:
-            return None
-        return request, _call(self._folder, self._criteria, request, parse)
+        return None if request is None else self._size.within(request)
 
-    def take(self, page: Page, next_size: int) -> Iterator[Message]:
-        """Return the new messages of a page.
+    def call(self, request: PageRequest, parse: Callable[[bytes], Page] = parse_page) -> Call[Page]:
+        """Return the call for a request."""
+        return _call(self._folder, self._criteria, request, parse)
 
-        :param next_size: number of messages to request after it
-        """
-        self._seek.resize(next_size)
+    def take(self, page: Page) -> Iterator[Message]:
+        """Return the new messages of a page."""
+        self._seek.resize(self._size.rows)
         listing = Listing(
             [row.id if isinstance(row, Message) else row.key for row in page.rows],
             [None if row.date is None else to_microseconds(row.date) for row in page.rows],
@@ -145,9 +154,17 @@ def iter_messages(
     :raises R7MailRequestError: a page could not be read
     :raises R7MailExtractError: the server's responses contradict the requests
     """
-    messages = _Messages(folder, criteria, page_size, keep_undated=keep_undated)
-    while (following := messages.next_page()) is not None:
-        yield from messages.take(client.send(following[1]), page_size)
+    size = PageSize(page_size)
+    messages = _Messages(folder, criteria, size, keep_undated=keep_undated)
+    while (request := messages.next_request()) is not None:
+        page = None
+        while page is None:
+            try:
+                page = client.send(messages.call(request))
+            except R7MailRequestError as error:
+                request = size.smaller(request, error)
+        size.learn(request, len(page.rows), 0, 0.0)
+        yield from messages.take(page)
 
 
 async def aiter_messages(
@@ -162,7 +179,7 @@ async def aiter_messages(
     Doesn't hold up the event loop: pages are parsed in a thread, and stay short.
     """
     size = PageSize(None, first=FIRST_SHARED_PAGE, most=MAX_SHARED_PAGE, max_bytes=PAGE_BYTES)
-    messages = _Messages(folder, criteria, size.rows, keep_undated=keep_undated)
+    messages = _Messages(folder, criteria, size, keep_undated=keep_undated)
     length = 0
 
     def parse(body: bytes) -> Page:
@@ -172,12 +189,16 @@ async def aiter_messages(
 
     executor = ThreadPoolExecutor(1, "r7mail-parse")
     try:
-        while (following := messages.next_page(parse)) is not None:
-            request, call = following
-            started = time.monotonic()
-            page = await client.send(call, executor=executor)
+        while (request := messages.next_request()) is not None:
+            page = None
+            while page is None:
+                started = time.monotonic()
+                try:
+                    page = await client.send(messages.call(request, parse), executor=executor)
+                except R7MailRequestError as error:
+                    request = size.smaller(request, error)
             size.learn(request, len(page.rows), length, time.monotonic() - started)
-            for message in messages.take(page, size.rows):
+            for message in messages.take(page):
                 yield message
     finally:
         executor.shutdown(wait=False)
@@ -246,6 +267,14 @@ class PageSize:
         self._most = most if told is None else told
         self._max_bytes = max_bytes
         self._told = told is not None
+        self._good = 0
+        self._limit: int | None = None
+
+    def within(self, request: PageRequest) -> PageRequest:
+        """Return a request that isn't larger than what the server is known to refuse (R37)."""
+        if self._limit is None or request.size <= self._limit:
+            return request
+        return replace(request, size=self._limit)
 
     def learn(self, request: PageRequest, rows: int, length: int, seconds: float) -> None:
         """Adapt to a page.
@@ -255,23 +284,42 @@ class PageSize:
         :param length: its size in bytes
         :param seconds: how long it took, including waiting
         """
+        self._good = max(self._good, request.size)
         if self._told or rows == 0:
             return
         if length > self._max_bytes:
             self.rows = max(min(self.rows, rows * self._max_bytes // length), 1)
         elif rows >= request.size and seconds < PAGE_SECONDS:  # neither capped (R3) nor too slow
-            fitting = min(rows * PAGE_BYTES // length, 2 * rows, self._most)
+            fitting = min(rows * PAGE_BYTES // max(length, 1), 2 * rows, self._most)
             self.rows = max(self.rows, fitting)
 
-    def retreat(self, request: PageRequest) -> bool:
-        """Return whether to repeat a failed request with fewer messages.
+    def smaller(self, request: PageRequest, error: R7MailRequestError) -> PageRequest:
+        """Return a smaller request in place of a failed one.
 
-        A server or proxy may refuse a large request rather than return fewer messages (R3).
+        A server may refuse a large request rather than return fewer messages (R37), and so may a
+        proxy (R3).
+
+        :param request: the request that failed
+        :param error: what it failed with
+        :raises R7MailRequestError: that error, if the size isn't the reason
         """
-        if self._told or request.size <= FIRST_PAGE:
-            return False
-        self.rows = self._most = FIRST_PAGE
-        return True
+        refused = error.status in TOO_LARGE
+        size = FIRST_PAGE
+        if refused:  # 1 if none has been served: if that is refused as well, it isn't the size
+            size = self._good if 0 < self._good < request.size else 1
+        if error.never_sent or size >= request.size or (self._told and not refused):
+            raise error
+        self.rows, self._most = min(self.rows, size), size
+        if refused:
+            self._most = self._limit = max(request.size // 2, size)
+        log.warning(
+            "Requesting %d messages at once%s: %s",
+            size,
+            " although page_size is larger" if self._told else "",
+            error,
+        )
+        self._told = False
+        return replace(request, size=size)
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -421,6 +469,7 @@ class WindowReader(Generic[L]):
         return f"Folder {self._folder}, window {self._criteria.window.label()}"
 
     async def _fetch(self, request: PageRequest) -> L:
+        request = self._page_size.within(request)
         length, started = 0, time.monotonic()
 
         def decode(body: bytes) -> L:
@@ -428,23 +477,19 @@ class WindowReader(Generic[L]):
             length = len(body)
             return self._decode(body)
 
-        try:
-            page = await self._client.send(
-                _call(self._folder, self._criteria, request, decode), executor=self._executor
-            )
-        except (
-            R7MailConnectionError,
-            R7MailProxyError,
-            R7MailResponseError,
-            R7MailServerError,
-        ) as error:
-            if not error.never_sent and self._page_size.retreat(request):
-                log.warning("Requesting fewer messages at once: %s", error)
-                return await self._fetch(replace(request, size=self._page_size.rows))
-            raise R7MailExtractError(
-                f"{self._where()}: the page of {request.size} at offset {request.offset} from "
-                f"{request.start} to {request.end} could not be read. {error.text}"
-            ) from error
+        page = None
+        while page is None:
+            call = _call(self._folder, self._criteria, request, decode)
+            try:
+                page = await self._client.send(call, executor=self._executor)
+            except PAGE_ERRORS as error:
+                try:
+                    request = self._page_size.smaller(request, error)
+                except R7MailRequestError:
+                    raise R7MailExtractError(
+                        f"{self._where()}: the page of {request.size} at offset {request.offset} "
+                        f"from {request.start} to {request.end} could not be read. {error.text}"
+                    ) from error
         elapsed = time.monotonic() - started
         self._page_size.learn(request, len(page.listing.keys), length, elapsed)
         return page

@@ -13,6 +13,7 @@ from airflow_provider_r7mail.client.check.questions import (
     labels,
     load,
     paging,
+    sending,
     ties,
     tokens,
     undated,
@@ -30,4 +31,6 @@ QUESTIONS: tuple[type[Question], ...] = (
     *actions.QUESTIONS,
     *load.QUESTIONS,
     *fields.QUESTIONS,
+    *tokens.SESSIONS,
+    *sending.QUESTIONS,
 )
