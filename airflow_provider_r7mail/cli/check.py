@@ -62,14 +62,18 @@ def check(
             help="Also mark and unmark a message of --folder, and move it to this folder and back.",
         ),
     ] = None,
+    send: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Also send one message to this address."),
+    ] = None,
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
     """Find out how a mail server behaves where the API's manual is open.
 
     Logs in, reads a folder, and shows for each open point what this server does and how the package
-    handles it. It only reads, unless you pass --write, and makes a few dozen requests. The report
-    contains no mail, names, addresses or tokens.
+    handles it. It only reads, unless you pass --write or --send, and makes a few dozen requests.
+    The report contains no mail, names, addresses or tokens.
 
     The exit code is 0 if all is fine, 1 after a warning or if the server violates the contract, 2
     if nothing could be checked. The password is read from R7MAIL_PASSWORD, or prompted for.
@@ -93,11 +97,15 @@ def check(
             config = client_config(server, login or "", verify=verify, ca=ca, code=2)
         if number is None:
             fail("--folder: give the id of the folder to read: the API can't list folders", code=2)
-        with Client(config) as client, Console(stderr=True).status("Checking") as status:
+        with (
+            Client(config, insist=True) as client,
+            Console(stderr=True).status("Checking") as status,
+        ):
             report = check_server(
                 client,
                 number,
                 write_folder=away,
+                send_to=send,
                 say=lambda what: status.update(f"Checking {what}"),
             )
     except R7MailError as error:

@@ -142,5 +142,5 @@ def move_and_find(
 
 
 def _is_refusal(error: R7MailRequestError) -> bool:
-    failed = isinstance(error, R7MailServerError) and error.status == 500
+    failed = isinstance(error, R7MailServerError) and error.status in {403, 406, 500}
     return failed or isinstance(error, R7MailActionError)

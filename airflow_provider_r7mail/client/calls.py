@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
@@ -37,9 +37,21 @@ from airflow_provider_r7mail.exceptions import (
 T = TypeVar("T")
 
 LOGIN_PATH = "/api/v2/auth/Login"
+MESSAGES_PATH = "/api/v1/email/Messages"
 PROXY_LOGIN = "the proxy requires a login"
 PROXY_LOGIN_HINT = "Set proxy in the connection to http://login:password@proxy.example.org:3128."
 LOGIN_HINT = "Check Login and Password of the connection, and that Host is an R7 mail server."
+NO_MAIL = "the account has no access to the Mail module (R41)"
+NO_MAIL_HINT = (
+    "The login's ModulesAccess doesn't list it. Enable it for the account, or use another account."
+)
+DRAFTS_ONLY = (
+    "If the server sends drafts only (R39), make one in the web client, and pass its id as "
+    "draft_id."
+)
+REFUSED = frozenset({401, 403, 406})
+"""Statuses that mean a dead token (R24), or that something is not allowed or not there (R25)."""
+
 MAX_RETRY_AFTER_SECONDS = 300.0
 """If `Retry-After` is longer, the task fails, and Airflow's own retries apply."""
 
@@ -86,6 +98,7 @@ class Call(Generic[T]):
     :param refusals: statuses other than 401 that mean the login was refused (R14)
     :param not_found: what a 404 means, if not that the endpoint doesn't exist
     :param tentative: whether an error of the server is an answer, and not retried
+    :param refused: what a refusal may mean besides, and what to do
     """
 
     method: str
@@ -98,6 +111,11 @@ class Call(Generic[T]):
     refusals: frozenset[int] = frozenset()
     not_found: str = ""
     tentative: bool = False
+    refused: str = ""
+
+    def explain(self, status: int | None) -> str:
+        """Return what to add to a hint about a response of this status."""
+        return f" {self.refused}" if self.refused and status in {400, 403, 406, 500} else ""
 
 
 def log_in(login: str, password: str, *, proven: bool = False) -> Call[str]:
@@ -148,7 +166,7 @@ def list_messages(
         del context["Labels"]
     return Call(
         method="POST",
-        path="/api/v1/email/Messages",
+        path=MESSAGES_PATH,
         tentative=tentative,
         body={
             "folderId": folder,
@@ -160,6 +178,11 @@ def list_messages(
         },
         parse=parse,
     )
+
+
+def glance(call: Call[Any]) -> Call[bytes]:
+    """Return the cheapest request that the server must answer if it has answered this listing."""
+    return replace(call, body={**(call.body or {}), "offset": 0, "size": 1}, parse=bytes)
 
 
 def send_message(
@@ -198,6 +221,7 @@ def send_message(
         },
         parse=parse_message,
         repeatable=False,
+        refused="" if draft_id else DRAFTS_ONLY,
     )
 
 
@@ -318,8 +342,33 @@ def parse_token(body: bytes) -> str:
     return token
 
 
+def lists_mail(body: bytes) -> bool:
+    """Whether the account has the Mail module, by the login's `ModulesAccess` (R41).
+
+    True also if it has no such list.
+    """
+    modules = login_data(body).get("ModulesAccess")
+    return not isinstance(modules, list) or has_mail(modules)
+
+
+def has_mail(modules: Sequence[object]) -> bool:
+    """Whether the Mail module is among modules."""
+    return any("mail" in str(name).lower() for name in modules)
+
+
+def error_message(body: bytes) -> str:
+    """Return what the body of an error says, empty for nothing (F4). It may contain names."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    message = _ERROR.restore(answer).get("ErrorMessage") if isinstance(answer, dict) else None
+    return " ".join(message.split())[:500] if isinstance(message, str) else ""
+
+
 _LISTING = Names(*ENVELOPE)
-_LOGIN = Names("Response", "Data", "Tokens", "AuthToken", "ExpiredAt", "State")
+_LOGIN = Names("Response", "Data", "Tokens", "AuthToken", "ExpiredAt", "State", "ModulesAccess")
+_ERROR = Names("ErrorMessage")
 
 
 def _object(raw: Any) -> Mapping[str, Any]:
@@ -467,7 +516,7 @@ def failure(
             "Check Login and Password of the connection."
             if not call.authorized
             else "The server refused a token it had just issued; check that the account may use "
-            "the mail module."
+            "the mail module, and that nobody else keeps logging in to it (R36)."
         )
     elif status in call.refusals:
         error, reason = R7MailAuthError, "the login was refused, or the server failed"
@@ -510,10 +559,15 @@ def failure(
             else "Check that Host points to an R7 mail server. Each module has a host of its own; "
             "r7mail check finds that of the mail API."
         )
-    elif status == 406:
-        reason, hint = "not acceptable", "The server can't deliver this file."
+    elif status in REFUSED:
+        reason = "refused, or not there"
+        hint = (
+            "The folder, message or file doesn't exist any more, or the account may not use it. "
+            "The DEBUG log has what the server says."
+        )
     else:
         reason, hint = "the server refused the request", "Check the folder, ids and file name."
+    hint += call.explain(status)
     if retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS:
         hint += f" Retry-After asks to wait {retry_after:.0f} s, so it was not retried."
     return error(

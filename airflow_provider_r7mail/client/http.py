@@ -23,6 +23,7 @@ from airflow_provider_r7mail.client.calls import (
     PROXY_LOGIN_HINT,
     AnswerError,
     Call,
+    error_message,
     failure,
 )
 from airflow_provider_r7mail.client.models import Stats
@@ -170,6 +171,8 @@ def interpret(call: Call[T], status: int, headers: httpx.Headers, body: bytes, a
     """
     error = failure(call, status, headers, attempt)
     if error is not None:
+        if said := error_message(body):  # not in the error: it may contain names
+            log.debug("%s %s: status %d, ErrorMessage: %s", call.method, call.path, status, said)
         raise error
     try:
         return call.parse(body)
@@ -327,13 +330,14 @@ def outcome_of_send(call: Call[Any]) -> Iterator[None]:
     except R7MailRequestError as error:
         if not _unclear(call, error):
             raise
+        hint = "It was not sent again. Check the Sent folder before sending it again."
         raise R7MailSendUnclearError(
             f"it is unclear whether the message was sent: {error.reason}",
             method=error.method,
             path=error.path,
             status=error.status,
             attempt=error.attempt,
-            hint="It was not sent again. Check the Sent folder before sending it again.",
+            hint=hint + call.explain(error.status),
         ) from error
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -56,6 +57,9 @@ MAX_PAGE_BYTES = 8 << 20
 FIRST_SHARED_PAGE = 10
 MAX_SHARED_PAGE = 100
 
+TOO_LARGE = frozenset({400, 413, 500})
+"""Statuses that may mean that too many messages were requested at once (R37)."""
+
 # Given in place of a missing bound to a server that wants both (R29); a day from the ends of .NET's
 # dates, since the server may convert them to another zone.
 FAR_PAST, FAR_FUTURE = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
@@ -84,6 +88,14 @@ class PageSize:
         self._most = most if told is None else told
         self._max_bytes = max_bytes
         self._told = told is not None
+        self._good = 0
+        self._limit: int | None = None
+
+    def within(self, request: PageRequest) -> PageRequest:
+        """Return a request that isn't larger than what the server is known to refuse (R37)."""
+        if self._limit is None or request.size <= self._limit:
+            return request
+        return replace(request, size=self._limit)
 
     def learn(self, request: PageRequest, rows: int, length: int, seconds: float) -> None:
         """Adapt to a page.
@@ -93,23 +105,42 @@ class PageSize:
         :param length: its size in bytes
         :param seconds: how long it took, including waiting
         """
+        self._good = max(self._good, request.size)
         if self._told or rows == 0:
             return
         if length > self._max_bytes:
             self.rows = max(min(self.rows, rows * self._max_bytes // length), 1)
         elif rows >= request.size and seconds < PAGE_SECONDS:  # neither capped (R3) nor too slow
-            fitting = min(rows * PAGE_BYTES // length, 2 * rows, self._most)
+            fitting = min(rows * PAGE_BYTES // max(length, 1), 2 * rows, self._most)
             self.rows = max(self.rows, fitting)
 
-    def retreat(self, request: PageRequest) -> bool:
-        """Return whether to repeat a failed request with fewer messages.
+    def smaller(self, request: PageRequest, error: R7MailRequestError) -> PageRequest:
+        """Return a smaller request in place of a failed one.
 
-        A server or proxy may refuse a large request rather than return fewer messages (R3).
+        A server may refuse a large request rather than return fewer messages (R37), and so may a
+        proxy (R3).
+
+        :param request: the request that failed
+        :param error: what it failed with
+        :raises R7MailRequestError: that error, if the size isn't the reason
         """
-        if self._told or request.size <= FIRST_PAGE:
-            return False
-        self.rows = self._most = FIRST_PAGE
-        return True
+        refused = error.status in TOO_LARGE
+        size = FIRST_PAGE
+        if refused:  # 1 if none has been served: if that is refused as well, it isn't the size
+            size = self._good if 0 < self._good < request.size else 1
+        if error.never_sent or size >= request.size or (self._told and not refused):
+            raise error
+        self.rows, self._most = min(self.rows, size), size
+        if refused:
+            self._most = self._limit = max(request.size // 2, size)
+        log.warning(
+            "Requesting %d messages at once%s: %s",
+            size,
+            " although page_size is larger" if self._told else "",
+            error,
+        )
+        self._told = False
+        return replace(request, size=size)
 
 
 class _Messages:
@@ -120,7 +151,7 @@ class _Messages:
         traits: Traits,
         folder: int,
         criteria: MessageFilter,
-        page_size: int,
+        size: PageSize,
         *,
         keep_undated: bool,
     ) -> None:
@@ -129,8 +160,8 @@ class _Messages:
         self._folder = folder
         self._criteria = criteria
         self._window = window
-        self._span = open_span(traits, window, page_size, MAX_SWEEP_MESSAGES)
-        self._size = page_size
+        self._size = size
+        self._span = open_span(traits, window, size.rows, MAX_SWEEP_MESSAGES)
         self._yielded: set[Key] = set()
         self._rows = self._pages = 0
         self._calibrated = self._beyond = False
@@ -138,17 +169,15 @@ class _Messages:
             window.start is not None or window.end is not None
         )
 
-    def next_page(
-        self, parse: Callable[[bytes], Page] = parse_page
-    ) -> tuple[PageRequest, Call[Page]] | None:
-        """Return the request and the call for the next page, None at the end."""
-        request = self._span.request()
-        if request is None:
-            request = self._request_beyond()
-        if request is None:
-            return None
+    def next_request(self) -> PageRequest | None:
+        """Return the request for the next page, None at the end."""
+        request = self._span.request() or self._request_beyond()
+        return None if request is None else self._size.within(request)
+
+    def call(self, request: PageRequest, parse: Callable[[bytes], Page] = parse_page) -> Call[Page]:
+        """Return the call for a request."""
         labels = self._traits.labels != "left out"
-        return request, page_call(self._folder, self._criteria, request, parse, empty_labels=labels)
+        return page_call(self._folder, self._criteria, request, parse, empty_labels=labels)
 
     def _request_beyond(self) -> PageRequest | None:
         """Return a request for what follows after the messages read; None if that isn't needed.
@@ -169,7 +198,7 @@ class _Messages:
     ) -> Generator[Question, Listing | None, bool]:
         """Find out from the first page how the server reads bounds and labels (R29, R31).
 
-        :return: whether to take the page; if not, `next_page` has a better one
+        :return: whether to take the page; if not, `next_request` asks for a better one
         """
         if self._calibrated:
             return True
@@ -195,16 +224,14 @@ class _Messages:
         self._restart()
 
     def _restart(self) -> None:
-        self._span = open_span(self._traits, self._window, self._size, MAX_SWEEP_MESSAGES)
+        self._span = open_span(self._traits, self._window, self._size.rows, MAX_SWEEP_MESSAGES)
 
-    def take(self, page: Page, next_size: int) -> Iterator[Message]:
+    def take(self, page: Page) -> Iterator[Message]:
         """Return the new messages of a page.
 
-        :param next_size: number of messages to request after it
         :raises ContradictionError: the response contradicts the request
         """
-        self._span.resize(next_size)
-        self._size = next_size
+        self._span.resize(self._size.rows)
         page = self._in_utc(page)
         listing = listing_of(page)
         if self._beyond and not self._traits.sweeps:
@@ -276,7 +303,8 @@ def iter_messages(
     :raises R7MailRequestError: a page could not be read
     :raises R7MailExtractError: the server's responses contradict the requests
     """
-    messages = _Messages(client.traits, folder, criteria, page_size, keep_undated=keep_undated)
+    size = PageSize(page_size)
+    messages = _Messages(client.traits, folder, criteria, size, keep_undated=keep_undated)
 
     def ask(inquiry: Generator[Question, Listing | None, P]) -> P:
         answer: Listing | None = None
@@ -292,13 +320,18 @@ def iter_messages(
                     raise
                 answer = None
 
-    while (following := messages.next_page()) is not None:
-        request, call = following
-        page = client.send(call)
+    while (request := messages.next_request()) is not None:
+        page = None
+        while page is None:
+            try:
+                page = client.send(messages.call(request))
+            except R7MailRequestError as error:
+                request = size.smaller(request, error)
+        size.learn(request, len(page.rows), 0, 0.0)
         if not ask(messages.prepare(request, page)):
             continue
         try:
-            fresh = messages.take(page, page_size)
+            fresh = messages.take(page)
         except ContradictionError as error:
             ask(messages.contradicted(error, request, page))
         else:
@@ -317,7 +350,7 @@ async def aiter_messages(
     Doesn't hold up the event loop: pages are parsed in a thread, and stay short.
     """
     size = PageSize(None, first=FIRST_SHARED_PAGE, most=MAX_SHARED_PAGE, max_bytes=PAGE_BYTES)
-    messages = _Messages(client.traits, folder, criteria, size.rows, keep_undated=keep_undated)
+    messages = _Messages(client.traits, folder, criteria, size, keep_undated=keep_undated)
     length = 0
 
     def parse(body: bytes) -> Page:
@@ -331,15 +364,19 @@ async def aiter_messages(
 
     executor = ThreadPoolExecutor(1, "r7mail-parse")
     try:
-        while (following := messages.next_page(parse)) is not None:
-            request, call = following
-            started = time.monotonic()
-            page = await client.send(call, executor=executor)
+        while (request := messages.next_request()) is not None:
+            page = None
+            while page is None:
+                started = time.monotonic()
+                try:
+                    page = await client.send(messages.call(request, parse), executor=executor)
+                except R7MailRequestError as error:
+                    request = size.smaller(request, error)
             size.learn(request, len(page.rows), length, time.monotonic() - started)
             if not await answer_all(messages.prepare(request, page), answer):
                 continue
             try:
-                fresh = messages.take(page, size.rows)
+                fresh = messages.take(page)
             except ContradictionError as error:
                 await answer_all(messages.contradicted(error, request, page), answer)
                 continue

@@ -195,7 +195,8 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
         except R7MailSendUnclearError as error:
             folder = sending.sent_folder
             if folder is None:
-                raise error.but(hint=what_to_do(sending.marker)) from error
+                hint = what_to_do(sending.marker) + sending.call.explain(error.status)
+                raise error.but(hint=hint) from error
             log.warning("%s. Checking folder %d.", error.reason, folder)
             # From now, not from the beginning: a login, a timeout or a proxy that asked to wait
             # may have taken a while.
@@ -292,10 +293,11 @@ def _conclude(search: Search) -> Generator[_Step, Any, int | None]:
 def _not_sent(error: R7MailSendUnclearError, sending: Sending) -> R7MailRequestError:
     """Return the error for a message that got no response, and isn't in the Sent folder."""
     cause = error.__cause__ if isinstance(error.__cause__, R7MailRequestError) else error
+    hint = "It is considered not sent; an operator's next try checks again before sending."
     return cause.but(
         reason=f"{cause.reason}; in each of {MAX_SENDS} attempts the message was not in folder "
         f"{sending.sent_folder} after {sending.settle_seconds:g} s",
-        hint="It is considered not sent; an operator's next try checks again before sending.",
+        hint=hint + sending.call.explain(cause.status),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
@@ -19,7 +20,6 @@ from contextlib import (
     contextmanager,
     suppress,
 )
-from copy import copy
 from functools import partial
 from http.cookiejar import CookieJar
 from types import TracebackType
@@ -28,7 +28,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import tenacity
 
-from airflow_provider_r7mail.client.calls import Call, is_html, log_in
+from airflow_provider_r7mail.client.calls import NO_MAIL, NO_MAIL_HINT, REFUSED, Call, is_html
 from airflow_provider_r7mail.client.download import (
     PIECE_BYTES,
     AsyncDownload,
@@ -46,13 +46,11 @@ from airflow_provider_r7mail.client.http import (
     retry_options,
 )
 from airflow_provider_r7mail.client.models import Stats
+from airflow_provider_r7mail.client.tokens import Refusals, Token, Tokens
 from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.exceptions import R7MailAuthError, R7MailRequestError
 
 T = TypeVar("T")
-
-MAX_REFUSALS = 5
-"""Responses of 401 to one request after which it fails, although each token had worked before."""
 
 
 class _WithoutQuery(logging.Filter):
@@ -81,15 +79,13 @@ def _is_quiet(record: logging.LogRecord) -> bool:
 
 
 class _Base:
-    """State and decisions that the two clients share: configuration, token, statistics, traits."""
+    """State that the two clients share: configuration, token, statistics, traits."""
 
-    def __init__(self, config: ClientConfig) -> None:
+    def __init__(self, config: ClientConfig, *, insist: bool = False) -> None:
         self.config = config
         self.stats = Stats()
         self.traits = Traits()
-        self._token: str | None = None
-        self._served: str | None = None
-        self._refusal: R7MailAuthError | None = None
+        self._tokens = Tokens(config, insist=insist)
         self._base = ""
         # All requests carry the same ones: a balancer's say which node has the login (F8).
         self._cookies = CookieJar()
@@ -97,38 +93,32 @@ class _Base:
         logging.getLogger("httpx").addFilter(_without_query)
         logging.getLogger("httpcore.http11").addFilter(_is_quiet)
 
-    def _log_in(self) -> Call[str]:
-        if self._refusal is not None:
-            # Concurrent calls would each try the wrong password, and lock the account.
-            raise copy(self._refusal)
-        config = self.config
-        return log_in(config.login, config.password, proven=self.stats.logins > 0)
+    def _options(self, call: Call[Any], token: Token | None) -> dict[str, Any]:
+        self.stats.requests += 1
+        return request_options(call, None if token is None else token.value, self._base)
 
-    def _died(self, call: Call[Any], token: str | None, status: int, refusals: int) -> bool:
-        """Whether the response means that the token has expired, so that a new one is due (R12).
-
-        A second 401 in a row is final, unless the token has worked for another call meanwhile:
-        calls that share a token may see it expire together.
-
-        :param refusals: how many times this request has received a 401 before
-        """
-        if not call.authorized:
-            return False
-        if status != 401:
-            self._served = token
-            return False
-        return refusals == 0 or (refusals < MAX_REFUSALS and token == self._served)
-
-    def _accept_token(self, token: str) -> str:
+    def _accept(self, value: str) -> Token:
         self.stats.logins += 1
-        self._token = token
-        return token
+        return self._tokens.accept(value)
+
+    def _check_module(self, call: Call[Any], status: int, attempt: int) -> None:
+        """Name the reason if the account can't use mail at all (R41)."""
+        if call.authorized and not self._tokens.has_mail and status in {*REFUSED, 405}:
+            raise R7MailAuthError(
+                NO_MAIL,
+                method=call.method,
+                path=call.path,
+                status=status,
+                attempt=attempt,
+                hint=NO_MAIL_HINT,
+            )
 
 
 class Client(_Base):
     """The sync client; a context manager.
 
     :param config: how to reach the server
+    :param insist: try a password even if it was refused recently, since a person asks for it
     """
 
     def __enter__(self) -> Self:
@@ -185,6 +175,11 @@ class Client(_Base):
         """Open a download, in one attempt. An interruption raises, whatever the framing (R22)."""
         with self.exchange(call, attempt) as response:
             head = response.status_code, response.headers
+            if response.status_code != 200:
+                body = b""
+                with suppress(R7MailRequestError), network(call, attempt):
+                    body = response.read()
+                interpret(call, *head, body, attempt)
             length, unpacking = begin_download(call, *head, attempt)
             with closing(self._pieces(call, attempt, response, unpacking)) as chunks:
                 yield Download(length, is_html(response.headers), chunks)
@@ -207,38 +202,81 @@ class Client(_Base):
         `network`.
         """
         http = self._http if call.repeatable else self._fresh
-        for refusals in range(MAX_REFUSALS + 1):
-            token = self._get_token(call)
-            self.stats.requests += 1
+        past = Refusals()
+        while True:
+            token = self._get_token() if call.authorized else None
+            sent = time.monotonic()
             with network(call, attempt, proxy=self._proxy):
-                request = http.build_request(**request_options(call, token, self._base))
+                request = http.build_request(**self._options(call, token))
                 response = http.send(request, stream=True)
             try:
-                if self._died(call, token, response.status_code, refusals):
-                    self._drop_token(token)
-                    continue
-                yield response
-                return
+                if token is None or not self._is_dead(call, attempt, token, response, sent, past):
+                    self._check_module(call, response.status_code, attempt)
+                    yield response
+                    return
             finally:
                 with suppress(R7MailRequestError), network(call, attempt):
                     response.close()
 
-    def _get_token(self, call: Call[Any]) -> str | None:
-        if not call.authorized:
-            return None
-        with self._lock:
-            if self._token is not None:
-                return self._token
-            try:
-                return self._accept_token(self.send(self._log_in()))
-            except R7MailAuthError as error:
-                self._refusal = error
-                raise
+    def _is_dead(
+        self,
+        call: Call[Any],
+        attempt: int,
+        token: Token,
+        response: httpx.Response,
+        sent: float,
+        past: Refusals,
+    ) -> bool:
+        """Whether the token is dead, so that the call is to be repeated with another one.
 
-    def _drop_token(self, token: str | None) -> None:
+        :param sent: when the call was sent
+        :param past: the refusals that it has met
+        """
+        status = response.status_code
+        if status == 200:
+            self._tokens.served(call, token, sent, past)
+            return False
+        past.add(status)
+        verdict = self._tokens.judge(call, token, status, past)
+        if verdict == "ask":
+            refused = time.monotonic()
+            with network(call, attempt):
+                response.read()  # so that its connection is free
+            with self._lock:
+                verdict = "stands" if self._is_alive(token, refused) else "dead"
+        if verdict == "dead":
+            with self._lock:
+                self._tokens.drop(token, status)
+        return verdict == "dead"
+
+    def _is_alive(self, token: Token, since: float) -> bool:
+        """Whether a request that was sent since then was served with this token."""
+        probe = self._tokens.probe
+        if token is self._tokens.current and token.alive < since and probe is not None:
+            with suppress(R7MailRequestError), network(probe, 1):
+                sent = time.monotonic()
+                request = self._http.build_request(**self._options(probe, token))
+                if self._http.send(request).status_code == 200:
+                    self._tokens.served(probe, token, sent, Refusals())
+        return token.alive >= since
+
+    def log_in(self) -> None:
+        """Log in, unless that has been done."""
+        self._get_token()
+
+    def _get_token(self) -> Token:
         with self._lock:
-            if self._token == token:
-                self._token = None
+            if self._tokens.current is not None:
+                return self._tokens.current
+            try:
+                for pause in self._tokens.before_login():
+                    time.sleep(pause)
+                return self._accept(self.send(self._tokens.login_call()))
+            except R7MailAuthError as error:
+                self._tokens.refuse(error)
+                raise
+            finally:
+                self._tokens.account.leave()
 
 
 def _async_network(
@@ -284,6 +322,7 @@ class AsyncClient(_Base):
             **config.http_options(),
         )
         self._lock = asyncio.Lock()
+        self._asking = asyncio.Lock()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         return self
 
@@ -329,6 +368,11 @@ class AsyncClient(_Base):
         """Open a download, in one attempt. An interruption raises, whatever the framing (R22)."""
         async with self.exchange(call, attempt) as response:
             head = response.status_code, response.headers
+            if response.status_code != 200:
+                body = b""
+                with suppress(R7MailRequestError), _async_network(call, attempt):
+                    body = await response.aread()
+                interpret(call, *head, body, attempt)
             length, unpacking = begin_download(call, *head, attempt)
             async with aclosing(self._pieces(call, attempt, response, unpacking)) as chunks:
                 yield AsyncDownload(length, is_html(response.headers), chunks)
@@ -354,35 +398,72 @@ class AsyncClient(_Base):
     async def exchange(self, call: Call[Any], attempt: int) -> AsyncIterator[httpx.Response]:
         """Make one attempt; see `Client.exchange`."""
         http = self._carrier(call)
-        for refusals in range(MAX_REFUSALS + 1):
-            token = await self._get_token(call)
+        past = Refusals()
+        while True:
+            token = await self._get_token() if call.authorized else None
             async with self._slots:
-                self.stats.requests += 1
+                sent = time.monotonic()
                 with _async_network(call, attempt, self._proxy):
-                    request = http.build_request(**request_options(call, token, self._base))
+                    request = http.build_request(**self._options(call, token))
                     response = await http.send(request, stream=True)
                 try:
-                    if self._died(call, token, response.status_code, refusals):
-                        self._drop_token(token)
-                        continue
-                    yield response
-                    return
+                    if token is None or not await self._is_dead(
+                        call, attempt, token, response, sent, past
+                    ):
+                        self._check_module(call, response.status_code, attempt)
+                        yield response
+                        return
                 finally:
                     with suppress(R7MailRequestError), _async_network(call, attempt):
                         await response.aclose()
 
-    async def _get_token(self, call: Call[Any]) -> str | None:
-        if not call.authorized:
-            return None
-        async with self._lock:
-            if self._token is not None:
-                return self._token
-            try:
-                return self._accept_token(await self.send(self._log_in()))
-            except R7MailAuthError as error:
-                self._refusal = error
-                raise
+    async def _is_dead(
+        self,
+        call: Call[Any],
+        attempt: int,
+        token: Token,
+        response: httpx.Response,
+        sent: float,
+        past: Refusals,
+    ) -> bool:
+        """Whether the token is dead; see `Client`."""
+        status = response.status_code
+        if status == 200:
+            self._tokens.served(call, token, sent, past)
+            return False
+        past.add(status)
+        verdict = self._tokens.judge(call, token, status, past)
+        if verdict == "ask":
+            refused = time.monotonic()
+            with _async_network(call, attempt):
+                await response.aread()
+            async with self._asking:
+                verdict = "stands" if await self._is_alive(token, refused) else "dead"
+        if verdict == "dead":
+            self._tokens.drop(token, status)
+        return verdict == "dead"
 
-    def _drop_token(self, token: str | None) -> None:
-        if self._token == token:
-            self._token = None
+    async def _is_alive(self, token: Token, since: float) -> bool:
+        """Whether a request that was sent since then was served with this token."""
+        probe = self._tokens.probe
+        if token is self._tokens.current and token.alive < since and probe is not None:
+            with suppress(R7MailRequestError), _async_network(probe, 1):
+                sent = time.monotonic()
+                request = self._http.build_request(**self._options(probe, token))
+                if (await self._http.send(request)).status_code == 200:
+                    self._tokens.served(probe, token, sent, Refusals())
+        return token.alive >= since
+
+    async def _get_token(self) -> Token:
+        async with self._lock:
+            if self._tokens.current is not None:
+                return self._tokens.current
+            try:
+                for pause in self._tokens.before_login():
+                    await asyncio.sleep(pause)
+                return self._accept(await self.send(self._tokens.login_call()))
+            except R7MailAuthError as error:
+                self._tokens.refuse(error)
+                raise
+            finally:
+                self._tokens.account.leave()

@@ -41,6 +41,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConnectionError,
     R7MailExtractError,
     R7MailProxyError,
+    R7MailRequestError,
     R7MailResponseError,
     R7MailServerError,
 )
@@ -65,6 +66,12 @@ class HasListing(Protocol):
         """Keys and dates of its rows."""
 
 
+PAGE_ERRORS = (
+    R7MailConnectionError,
+    R7MailProxyError,
+    R7MailResponseError,
+    R7MailServerError,
+)
 L = TypeVar("L", bound=HasListing)
 
 
@@ -349,6 +356,7 @@ class WindowReader(Generic[L]):
         return f"Folder {self._folder}, window {self._criteria.window.label()}"
 
     async def _fetch(self, request: PageRequest) -> L:
+        request = self._page_size.within(request)
         length, started = 0, time.monotonic()
 
         def decode(body: bytes) -> L:
@@ -356,30 +364,25 @@ class WindowReader(Generic[L]):
             length = len(body)
             return self._decode(body)
 
-        try:
-            page = await self._client.send(
-                page_call(
-                    self._folder,
-                    self._criteria,
-                    request,
-                    decode,
-                    empty_labels=self._traits.labels != "left out",
-                ),
-                executor=self._executor,
+        page = None
+        while page is None:
+            call = page_call(
+                self._folder,
+                self._criteria,
+                request,
+                decode,
+                empty_labels=self._traits.labels != "left out",
             )
-        except (
-            R7MailConnectionError,
-            R7MailProxyError,
-            R7MailResponseError,
-            R7MailServerError,
-        ) as error:
-            if not error.never_sent and self._page_size.retreat(request):
-                log.warning("Requesting fewer messages at once: %s", error)
-                return await self._fetch(replace(request, size=self._page_size.rows))
-            raise R7MailExtractError(
-                f"{self._where()}: the page of {request.size} at offset {request.offset} from "
-                f"{request.start} to {request.end} could not be read. {error.text}"
-            ) from error
+            try:
+                page = await self._client.send(call, executor=self._executor)
+            except PAGE_ERRORS as error:
+                try:
+                    request = self._page_size.smaller(request, error)
+                except R7MailRequestError:
+                    raise R7MailExtractError(
+                        f"{self._where()}: the page of {request.size} at offset {request.offset} "
+                        f"from {request.start} to {request.end} could not be read. {error.text}"
+                    ) from error
         elapsed = time.monotonic() - started
         self._page_size.learn(request, len(page.listing.keys), length, elapsed)
         return page

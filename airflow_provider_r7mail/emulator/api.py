@@ -26,7 +26,7 @@ from airflow_provider_r7mail.emulator.login import auth_data, envelope
 from airflow_provider_r7mail.emulator.messages import NESTED, listed_size
 from airflow_provider_r7mail.emulator.readings import Readings
 from airflow_provider_r7mail.emulator.service import SeenCall, Service
-from airflow_provider_r7mail.emulator.store import Refused
+from airflow_provider_r7mail.emulator.store import NotThere, Refused
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -35,6 +35,7 @@ _HTML_ERROR = (
     "Error</h1></center>\r\n<hr><center>proxy</center>\r\n</body>\r\n</html>\r\n"
 )
 _LOGIN = "/api/v2/auth/Login"
+_NODE = "node"
 _SECRETS = re.compile(rb'(?i)("(?:AuthToken|RefreshToken|ClientHash)":)"[^"]*"')
 _SHOWN_BYTES = 2_000
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+")
@@ -128,35 +129,49 @@ class Api:
     def _act(self, request: Request, content: bytes) -> Response:
         """Do what a call asks, and return the correct response."""
         path: str = request.scope["path"]
+        readings = self._service.readings
         if path not in self._calls:
-            return self._error(404, f"no call {path}")
+            return self._error(int(readings.wrong_path), f"no call {path}")
         method, call = self._calls[path]
         host = request.headers.get("host", "").partition(":")[0]
         if call != self._login and self._service.readings.mail_host not in {"", host}:
             return self._error(405, "another module")
         if request.method != method:
             return self._error(405, f"{path} takes {method}")
-        if call != self._login and not self._is_known(request.headers.get("authorization", "")):
-            return self._error(401, "unknown token")
+        if call != self._login and not self._is_known(request):
+            return self._error(int(readings.dead_token), "unknown token")
         try:
+            if call != self._login and not readings.mail_module:
+                raise NotThere("the account has no access to the module Mail")
             asked: Any = request.url.query
             if method == "POST":
                 asked = _json_of(request.headers.get("content-type", ""), content)
             with self._service.mailbox.lock:
                 return self._named(call(asked))
         except Refused as refusal:
-            return self._error(500, str(refusal))
+            return self._error(self._status_of(refusal), str(refusal))
+
+    def _status_of(self, refusal: Refused) -> int:
+        readings = self._service.readings
+        if isinstance(refusal, NotThere):
+            return int(readings.refusal)
+        return int(readings.size_refusal) if isinstance(refusal, _TooLarge) else 500
 
     def _named(self, response: Response) -> Response:
         """Return a response with the names that the readings ask for (R42)."""
         is_json = response.headers["Content-Type"] == JSON_TYPE
         if self._service.readings.names == "documented" or not is_json:
             return response
-        return _json_response(to_json(_in_camel_case(json.loads(bytes(response.body)))))
+        named = to_json(_in_camel_case(json.loads(bytes(response.body))))
+        response.body = named
+        response.headers["Content-Length"] = str(len(named))
+        return response
 
-    def _is_known(self, header: str) -> bool:
-        strict = self._service.readings.token_header_strict
-        return self._service.accepts_token(header if strict else header.removeprefix("Bearer "))
+    def _is_known(self, request: Request) -> bool:
+        token = request.headers.get("authorization", "")
+        if not self._service.readings.token_header_strict:
+            token = token.removeprefix("Bearer ")
+        return self._service.accepts_token(token, request.cookies.get(_NODE))
 
     def _error(self, status: int, reason: str) -> Response:
         match self._service.readings.error_body:
@@ -166,8 +181,8 @@ class Api:
                 page = _HTML_ERROR.format(status=status)
                 return Response(page, status, media_type="text/html")
             case _:
-                body = {"Status": status, "StatusCode": status, "Message": reason, "Response": None}
-                return _json_response(to_json(body), status)
+                body = {"Status": status, "StatusCode": status, "ErrorMessage": reason}
+                return self._named(_json_response(to_json(body), status))
 
     # The calls
 
@@ -177,8 +192,14 @@ class Api:
         service.logins += 1
         known = (service.mailbox.login, service.mailbox.password)
         if (asked["Login"], asked["Password"]) != known:
+            service.wrong_passwords += 1
             return self._refuse_login()
-        return _json_response(to_json(envelope(self._auth_data(service.issue_token()))))
+        if service.is_locked():
+            return self._refuse_login()
+        token, node = service.issue_token()
+        response = _json_response(to_json(envelope(self._auth_data(token))))
+        response.set_cookie(_NODE, node, httponly=True)
+        return response
 
     def _refuse_login(self) -> Response:
         match self._service.readings.login_refusal:
@@ -195,10 +216,11 @@ class Api:
         return _json_response(to_json(envelope(data)))
 
     def _auth_data(self, token: str | None) -> dict[str, Any]:
-        return auth_data(self._service.mailbox, token, self._service.readings.expired_at)
+        return auth_data(self._service.mailbox, token, self._service.readings)
 
     def _messages(self, asked: Any) -> Response:
         readings = self._service.readings
+        _check_size(asked["offset"], asked["size"], readings)
         search = shapes.search_of(asked, zoneless=readings.bounds_as == "local")
         search = _sortable(search, readings)
         self._listings += 1
@@ -255,6 +277,8 @@ class Api:
         shapes.check(asked, shapes.SEND)
         if not any(asked.get(name) for name in ("To", "Cc", "Bcc")):
             raise Refused("no recipients")
+        if self._service.readings.drafts_only and asked["Id"] == 0:
+            raise NotThere("message 0 is not a draft")
         delay = self._service.readings.sent_delay_seconds
         if self._service.readings.strip_hidden:
             asked = {**asked, "HtmlBody": _HIDDEN.sub("", asked["HtmlBody"])}
@@ -328,9 +352,21 @@ def _sortable(search: Search, readings: Readings) -> Search:
     return search if readings.order_fields == "any" else replace(search, order_field="Date")
 
 
+class _TooLarge(Refused):
+    """More messages are asked for than the server returns (R37)."""
+
+
+def _check_size(offset: int, size: int, readings: Readings) -> None:
+    for value, limit in ((size, readings.size_limit), (offset + size, readings.reach_limit)):
+        if limit is not None and value > limit:
+            raise _TooLarge(f"no more than {limit} messages")
+
+
 def _boolean(done: bool, otherwise: str) -> Response:
     if not done and otherwise == "500":
         raise Refused("some of the messages are not in the folder")
+    if not done and otherwise == "406":
+        raise NotThere("some of the messages are not in the folder")
     return _json_response(b"true" if done or otherwise == "true" else b"false")
 
 

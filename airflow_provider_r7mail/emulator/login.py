@@ -11,6 +11,7 @@ from airflow_provider_r7mail.emulator.dates import text_of_ticks, ticks_of
 
 if TYPE_CHECKING:
     from airflow_provider_r7mail.emulator.mailbox import Mailbox
+    from airflow_provider_r7mail.emulator.readings import Readings
 
 _MOSCOW_HOURS = 3
 _TOKEN_HOURS = 12
@@ -22,11 +23,8 @@ def envelope(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"Status": 200, "StatusCode": 200, "Response": response}
 
 
-def auth_data(mailbox: Mailbox, token: str | None, expired_at: str) -> dict[str, Any]:
-    """Return the data of a successful login.
-
-    :param expired_at: the reading of that name.
-    """
+def auth_data(mailbox: Mailbox, token: str | None, readings: Readings) -> dict[str, Any]:
+    """Return the data of a successful login (R12, R41)."""
     tokens = {
         "Id": 2,
         "User": None,
@@ -34,12 +32,14 @@ def auth_data(mailbox: Mailbox, token: str | None, expired_at: str) -> dict[str,
         "AuthToken": token,
         "RefreshToken": str(uuid.uuid4()),
         "UserId": 3,
-        "ExpiredAt": _expired_at(expired_at),
+        "ExpiredAt": _expired_at(readings.expired_at),
         "Type": None,
     }
-    if expired_at == "absent":
+    if readings.expired_at == "absent":
         del tokens["ExpiredAt"]
     modules = ["Disk", "Admin", "Mail", "Calendar", "Draw", "Contacts", "Projects"]
+    if not readings.mail_module:
+        modules.remove("Mail")
     return {"Tokens": tokens, "State": "Login", "User": _user(mailbox), "ModulesAccess": modules}
 
 

@@ -14,7 +14,7 @@ from airflow_provider_r7mail.emulator.folders import DRAFTS, INBOX, SENT
 from airflow_provider_r7mail.emulator.loading import read
 from airflow_provider_r7mail.emulator.messages import Attachment, MailMessage, StoredFile
 from airflow_provider_r7mail.emulator.office import fill
-from airflow_provider_r7mail.emulator.store import Refused, Store
+from airflow_provider_r7mail.emulator.store import NotThere, Store
 from airflow_provider_r7mail.emulator.synthetic import generate
 
 
@@ -190,7 +190,7 @@ class Mailbox(Store):
         """Return the file that a Send request attaches, under the name given in the request."""
         stored = self._files.get(wanted["FileId"])
         if stored is None:
-            raise Refused(f"no file {wanted['FileId']} in Storage")
+            raise NotThere(f"no file {wanted['FileId']} in Storage")
         return StoredFile(
             self.next_number("attachment"),
             stored.file_id,
@@ -204,11 +204,11 @@ class Mailbox(Store):
         if number == 0:
             return self.next_number("id")
         if any(item["Id"] == number for item in self.sent):
-            raise Refused(f"message {number} was already sent")
+            raise NotThere(f"message {number} was already sent")
         draft = self._records.get(number)
         if draft is not None:
             if draft.folder != DRAFTS:
-                raise Refused(f"message {number} is not a draft")
+                raise NotThere(f"message {number} is not a draft")
             self._remove(draft)
         self._reserve(number)
         return number

@@ -1,7 +1,7 @@
 """Settings of the emulator: how it behaves where the manual is open, and how calls fail.
 
-Every open point of the contract (R1 to R43) that is up to a server is a field of `Readings`. The
-defaults are the friendliest behaviour. A `Fault` makes individual calls fail.
+Every open point of the contract that is up to a server is a field of `Readings`. The defaults are
+those of the likeliest server. A `Fault` makes individual calls fail.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Readings:
     :param undated: whether messages without a valid Date match date bounds; ``as_min`` treats them
         as older than any date.
     :param expired_at: ``ExpiredAt`` of a token; the token works regardless (R12).
-    :param token_calls: number of calls a token is valid for, then 401; None: no limit (R12).
+    :param token_calls: number of calls a token is valid for; None: no limit (R12).
     :param login_refusal: the response to a wrong login or password (R14).
-    :param error_body: the body of a 401, 404, 405 or 500 (R16).
+    :param error_body: the body of an error: JSON with ``ErrorMessage``, a page, or none (R16).
     :param list_attachments: False lists ``Attachments: null`` for messages with attachments (R17).
     :param move_id: the Id of a moved message: the ``same``; a ``new`` one at once; a new one
         ``later``; or new and later, and ``hidden`` until then (R35).
@@ -78,6 +78,18 @@ class Readings:
     :param repeat_answer: the response of Delete and MoveMessage to an id that is not in the folder
         (R23).
     :param unknown_mark_answer: the response of MarkAsRead and MarkAsFavorite to such an id (R15).
+    :param dead_token: the status for a token that is missing, unknown or dead (R24).
+    :param refusal: the status for what is not there or not allowed (R25).
+    :param wrong_path: the status for a path that doesn't exist.
+    :param one_session: a login ends all earlier sessions (R36).
+    :param sticky: a token works only with the cookies of its login, as behind a balancer.
+    :param lock_after: wrong passwords after which all logins are refused; None: any number.
+    :param size_limit: the largest ``size``; above it, a listing is refused (R37).
+    :param reach_limit: the largest ``offset`` plus ``size``, likewise (R37).
+    :param size_refusal: the status of these refusals (R37).
+    :param drafts_only: refuse to send with ``Id: 0`` (R39).
+    :param mail_module: False leaves ``Mail`` out of ``ModulesAccess``, and refuses all mail calls
+        (R41).
     """
 
     sort_one: Order = "descending"
@@ -124,8 +136,19 @@ class Readings:
     sent_delay_seconds: float = 0.0
     strip_hidden: bool = False
     token_header_strict: bool = True
-    repeat_answer: Literal["true", "false", "500"] = "true"
+    repeat_answer: Literal["true", "false", "500", "406"] = "true"
     unknown_mark_answer: Literal["true", "false", "500"] = "false"
+    dead_token: Literal["401", "403", "406"] = "401"  # noqa: S105 - a status
+    refusal: Literal["406", "403", "500"] = "406"
+    wrong_path: Literal["405", "404"] = "405"
+    one_session: bool = False
+    sticky: bool = False
+    lock_after: int | None = None
+    size_limit: int | None = None
+    reach_limit: int | None = None
+    size_refusal: Literal["400", "413", "500"] = "400"
+    drafts_only: bool = False
+    mail_module: bool = True
 
     def __post_init__(self) -> None:
         for name in ("missing_fields", "null_fields"):  # JSON has lists only

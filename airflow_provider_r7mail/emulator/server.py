@@ -174,7 +174,7 @@ class Emulator:
         self._service.on_request = on_request
 
     def expire_tokens(self) -> None:
-        """Respond 401 to every token issued so far (R12)."""
+        """Refuse every token issued so far (R12, R24)."""
         self._service.expire_tokens()
 
     def connection(self, **extra: Any) -> str:

@@ -80,17 +80,35 @@ class Service:
         self.logins = 0
         self.on_request = on_request
         self._source = source
+        self.wrong_passwords = 0
         self._tokens: dict[str, int | None] = {}
+        self._nodes: dict[str, str] = {}
 
-    def issue_token(self) -> str:
-        """Return a new token, valid for as many calls as the readings say (R12)."""
+    def issue_token(self) -> tuple[str, str]:
+        """Return a new token, and the node that knows it.
+
+        It is valid for as many calls as the readings say (R12), or until the next login (R36).
+        """
+        if self.readings.one_session:
+            self._tokens.clear()
         token = str(uuid.uuid4())
         self._tokens[token] = self.readings.token_calls
-        return token
+        self._nodes[token] = uuid.uuid4().hex
+        return token, self._nodes[token]
 
-    def accepts_token(self, token: str) -> bool:
-        """Return whether a token is valid, and count the call."""
+    def is_locked(self) -> bool:
+        """Return whether there were too many wrong passwords."""
+        limit = self.readings.lock_after
+        return limit is not None and self.wrong_passwords >= limit
+
+    def accepts_token(self, token: str, node: str | None) -> bool:
+        """Return whether a token is valid, and count the call.
+
+        :param node: the node that the call's cookie names, if any
+        """
         if token not in self._tokens:
+            return False
+        if self.readings.sticky and node != self._nodes[token]:
             return False
         left = self._tokens[token]
         if left is None:
@@ -101,7 +119,7 @@ class Service:
         return True
 
     def expire_tokens(self) -> None:
-        """Respond 401 to every token issued so far (R12)."""
+        """Refuse every token issued so far (R12, R24)."""
         self._tokens.clear()
 
     def reset(self) -> None:
@@ -110,7 +128,7 @@ class Service:
         self.calls.clear()
         self.faults.clear()
         self.expire_tokens()
-        self.logins = 0
+        self.logins = self.wrong_passwords = 0
         self.readings = Readings()
         if self._source is not None:
             self.mailbox = self._source()

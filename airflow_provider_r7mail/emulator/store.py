@@ -28,7 +28,11 @@ from airflow_provider_r7mail.emulator.threads import Threads
 
 
 class Refused(ValueError):  # noqa: N818 - the server's response, not an error in the emulator
-    """The server can't do what was asked, and responds with 500."""
+    """The server can't do what was asked: the request is wrong. It responds with 500."""
+
+
+class NotThere(Refused):
+    """What was asked for is not there, or not allowed (R25)."""
 
 
 class Store:
@@ -65,7 +69,7 @@ class Store:
         """Return a folder's messages as they are stored. Hold ``lock`` while you use them."""
         self._settle()
         if folder not in self._contents:
-            raise Refused(f"no folder {folder}")
+            raise NotThere(f"no folder {folder}")
         return self._contents[folder]
 
     def everything(self) -> Folder:
@@ -152,11 +156,11 @@ class Store:
             self.contents(folder)
             record = self._records.get(id)
             if record is None or record.folder != folder:
-                raise Refused(f"no message {id} in folder {folder}")
+                raise NotThere(f"no message {id} in folder {folder}")
             for stored in record.files:
                 if stored.file_name == file_name != "":
                     return stored
-            raise Refused(f"message {id} has no file {file_name!r}")
+            raise NotThere(f"message {id} has no file {file_name!r}")
 
     # What changes
 
@@ -249,7 +253,7 @@ class Store:
     def _find(self, id: int) -> Stored:  # noqa: A002
         self._settle()
         if id not in self._records:
-            raise Refused(f"no message {id}")
+            raise NotThere(f"no message {id}")
         return self._records[id]
 
     def _known(self, folder: int, ids: Iterable[int]) -> tuple[list[Stored], bool]:

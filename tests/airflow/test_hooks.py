@@ -428,7 +428,7 @@ class TestTestConnection:
 
         assert worked is False
         assert f"{server.url}: logged in, but folder 'inbox' (4711) was not read: " in text
-        assert "An unknown folder id" in text
+        assert "refused, or not there (status 406)" in text
 
     def test_an_empty_folder(self, server: Emulator) -> None:
         """An empty folder is pointed out: the server may know no such folder."""

@@ -277,8 +277,8 @@ def test_a_password_changed_while_waiting(server: Emulator, mode: str) -> None:
 
 async def test_the_trigger_survives_some_failures(server: Emulator) -> None:
     """The trigger survives occasional failed polls and continues in the same session."""
-    server.faults.append(Fault("Messages", times=2, status=403))
-    server.faults.append(Fault("Messages", times=2, skip=1, status=403))
+    server.faults.append(Fault("Messages", times=2, status=404))
+    server.faults.append(Fault("Messages", times=2, skip=1, status=404))
     deliver_at(server, 6)
     trigger = R7MailMessageTrigger(folder="inbox", poll_interval=0.01)
 

@@ -143,11 +143,11 @@ class TestReadings:
             ({"token_calls": None}, "token_calls", "none refused"),
             *[({"token_calls": value}, "token_calls", value) for value in (1, 2, 7)],
             *[
-                ({"error_body": value}, "wrong_path", f"404, {value}")
+                ({"error_body": value}, "wrong_path", f"405, {value}")
                 for value in ("empty", "json", "html")
             ],
             *[
-                ({"error_body": value}, "missing_folder", f"500, {value}")
+                ({"error_body": value}, "missing_folder", f"406, {value}")
                 for value in ("empty", "json", "html")
             ],
             *[({"list_attachments": v}, "list_attachments", v) for v in (True, False)],
@@ -176,6 +176,20 @@ class TestReadings:
             ({"order_fields": "refused"}, "order_timestamp", "refused"),
             ({"ignore_offset": True}, "offset", "ignored"),
             ({"ignore_offset": False}, "offset", "works"),
+            *[({"dead_token": v}, "dead_token", v) for v in ("401", "403", "406")],
+            *[({"refusal": v}, "refusal", v) for v in ("406", "403", "500")],
+            *[({"wrong_path": v}, "wrong_path", f"{v}, json") for v in ("405", "404")],
+            *[({"one_session": value}, "one_session", value) for value in (True, False)],
+            ({"one_session": True, "dead_token": "406"}, "one_session", True),
+            ({"token_calls": 1}, "one_session", None),
+            ({"sticky": True}, "one_session", False),
+            ({"size_limit": None}, "size_limit", "none seen"),
+            *[({"size_limit": value}, "size_limit", "refused") for value in (1, 7, 50, 60)],
+            *[
+                ({"size_limit": 60, "size_refusal": value}, "size_limit", "refused")
+                for value in ("400", "413", "500")
+            ],
+            ({"mail_module": True}, "mail_module", True),
         ],
         ids=str,
     )
@@ -254,6 +268,41 @@ class TestReadings:
         assert report["restored"].level == "ok", report["restored"]
         assert contents() == before
 
+    @pytest.mark.parametrize("value", [True, False])
+    def test_it_is_named_by_sending(self, server: Emulator, value: bool) -> None:
+        """With an address to send to, it reports whether only drafts can be sent (R39)."""
+        fill(server.mailbox)
+        server.readings = Readings(drafts_only=value)
+
+        report = run(server, send_to="ann@example.org")
+
+        assert report["drafts_only"].reading is value
+        assert len(server.mailbox.sent) == (not value)
+        assert "ann@example.org" not in json.dumps(report.as_dict())
+
+    def test_an_account_without_mail(self, server: Emulator) -> None:
+        """If the account has no access to mail, the error names the module (R41)."""
+        server.readings = Readings(mail_module=False)
+
+        with pytest.raises(R7MailAuthError, match=r"the Mail module \(R41\)"):
+            run(server)
+
+    def test_what_the_server_says(self, server: Emulator) -> None:
+        """The `ErrorMessage` of errors that the check provokes is in the report (R25)."""
+        fill(server.mailbox, 3)
+
+        assert "no folder 2147483647" in run(server)["missing_folder"].says
+
+    def test_page_size_within_what_is_served(self, server: Emulator) -> None:
+        """No page size is suggested that the server refuses, nor is that a failure (R37)."""
+        fill(server.mailbox)
+        server.readings = Readings(size_limit=60)
+
+        report = run(server)
+
+        assert report.page_size <= 60
+        assert report["failures"].reading == []
+
     def test_latency(self, server: Emulator) -> None:
         """Page times are reported by size, and concurrency is suggested if requests wait."""
         fill(server.mailbox)
@@ -283,11 +332,13 @@ class TestReadings:
             if mark.name == "parametrize"
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
-        elsewhere = {"latency_seconds", "login_refusal", "move_id", "move_seconds"}
-        # Not visible by reading: what happens to sent mail, and to a header that is never sent.
+        elsewhere = {"latency_seconds", "login_refusal", "drafts_only", "move_id", "move_seconds"}
+        # Not visible by reading: what happens to sent mail, and to what is never sent.
         beyond = {
             "index_seconds",
+            "lock_after",
             "mail_host",  # see TestHosts
+            "reach_limit",
             "sent_delay_seconds",
             "strip_hidden",
             "token_header_strict",
@@ -359,6 +410,11 @@ class TestCareful:
             "labels",
             "expired_at",
             "token_calls",
+            "dead_token",
+            "one_session",
+            "mail_module",
+            "refusal",
+            "size_limit",
             "wrong_path",
             "missing_folder",
             "timeout",
@@ -749,7 +805,7 @@ class TestFailures:
 
     def test_a_folder_that_cannot_be_read(self, server: Emulator) -> None:
         """Without a folder, there is nothing to check."""
-        with pytest.raises(Exception, match="Messages: the server failed"):
+        with pytest.raises(Exception, match="Messages: refused, or not there"):
             run(server, folder=77)
 
     def test_another_server(self, server: Emulator) -> None:
@@ -798,7 +854,7 @@ class TestFailures:
 
         assert "status 503" in report["ties"].says
         assert report["sort_one"].reading == "ascending"
-        assert report["wrong_path"].reading == "404, json"
+        assert report["wrong_path"].reading == "405, json"
 
     def test_a_server_that_can_take_one_request_at_a_time(self, server: Emulator) -> None:
         """If concurrent requests are refused, fewer are suggested (R16)."""

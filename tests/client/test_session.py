@@ -14,14 +14,14 @@ import time
 import traceback
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl
 
 import aiohttp  # noqa: TID253 - no DAG file reads a test
@@ -33,7 +33,7 @@ from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.download import PIECE_BYTES
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Attachment, Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
@@ -48,79 +48,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
     R7MailTimeoutError,
 )
+from tests.client.clients import INBOX, MARK, SEND, Kind, opened
 from tests.wire import TOKEN, Certificates, Proxy, Request, Wire, free_port
 from tests.wire import reply as _reply
-
-T = TypeVar("T")
-INBOX = 24
-MARK = calls.mark_as_read(INBOX, [1], read=True)
-SEND = calls.send_message(
-    subject="Quarterly secret",
-    text="Dear Anna",
-    html="<p>Dear Anna</p>",
-    to=["anna@partner.example"],
-)
-
-
-# Either client, behind one face, so that one test holds for both.
-
-
-@dataclass
-class Session:
-    """An open client. Calls of the sync one run in threads, so that they can overlap, too."""
-
-    client: Client | AsyncClient
-
-    async def send(self, call: Call[T]) -> T:
-        """Send a call."""
-        if isinstance(self.client, AsyncClient):
-            return await self.client.send(call)
-        return await asyncio.to_thread(self.client.send, call)
-
-    @asynccontextmanager
-    async def stream(self, call: Call[bytes]) -> AsyncIterator[tuple[int | None, Any]]:
-        """Open a download: its length and its pieces."""
-        if isinstance(self.client, AsyncClient):
-            async with self.client.stream(call) as download:
-                yield download.length, download.chunks
-        else:
-            with self.client.stream(call) as started:
-                yield started.length, _each(started.chunks)
-
-    async def download(self, call: Call[bytes]) -> bytes:
-        """Download a whole file."""
-        async with self.stream(call) as (_, chunks):
-            return b"".join([chunk async for chunk in chunks])
-
-
-async def _each(items: Iterator[T]) -> AsyncIterator[T]:
-    for item in items:
-        yield item
-
-
-Kind = Literal["sync", "async"]
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    """Return which client to use."""
-    found: Kind = request.param
-    return found
-
-
-@asynccontextmanager
-async def _opened(kind: Kind, server: str | Any, **options: Any) -> AsyncIterator[Session]:
-    url = server if isinstance(server, str) else server.url
-    defaults: dict[str, Any] = {"login": "user_test", "password": "TestPassword"}
-    defaults |= {"backoff": 0.01, "max_retries": 2}
-    config = ClientConfig(url=url, **(defaults | options))
-    if kind == "sync":
-        with Client(config) as client:
-            yield Session(client)
-    else:
-        async with AsyncClient(config) as aclient:
-            yield Session(aclient)
-
 
 # Servers.
 
@@ -152,10 +82,10 @@ async def test_answers_may_be_in_camel_case(kind: Kind, server: Emulator) -> Non
     call = calls.list_messages(
         INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=calls.parse_page
     )
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         before = await session.send(call)
     server.readings = Readings(names="camel")
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         assert await session.send(call) == before
         assert (await session.send(SEND)).subject == "Quarterly secret"
         assert await session.send(MARK) is True
@@ -176,7 +106,7 @@ async def test_each_call_does_what_it_says(kind: Kind, server: Emulator) -> None
         size=10,
         parse=calls.parse_page,
     )
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         page = await session.send(listing)
         await session.send(calls.mark_as_read(INBOX, [two], read=True))
         await session.send(calls.mark_as_important(INBOX, [two], important=True))
@@ -206,7 +136,7 @@ async def test_an_answer_may_be_read_in_a_thread(server: Emulator) -> None:
         return bool(body)
 
     with ThreadPoolExecutor(1) as executor:
-        async with _opened("async", server) as session:
+        async with opened("async", server) as session:
             assert isinstance(session.client, AsyncClient)
             await session.client.send(replace(MARK, parse=parse), executor=executor)
             await session.client.send(replace(MARK, parse=parse))
@@ -221,7 +151,7 @@ async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server:
     listing = calls.list_messages(
         INBOX, MessageFilter(), start=None, end=None, offset=0, size=100, parse=len
     )
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.send(listing)
         gc.collect()
         gc.disable()
@@ -242,7 +172,7 @@ async def test_answers_do_not_wait_for_the_garbage_collector(kind: Kind, server:
 async def test_requests_in_flight_are_limited(server: Emulator, call: Call[Any]) -> None:
     """`max_concurrency` is the maximum number of concurrent requests of the async client."""
     server.readings = Readings(latency_seconds=0.5)
-    async with _opened("async", server, max_concurrency=3) as session:
+    async with opened("async", server, max_concurrency=3) as session:
         await session.send(MARK)
         started = time.monotonic()
         await asyncio.gather(*(session.send(call) for _ in range(6)))
@@ -258,7 +188,7 @@ async def test_a_log_has_no_tokens(kind: Kind, caplog: pytest.LogCaptureFixture)
         caplog.set_level(logging.DEBUG, logger=name)
     answers = iter([_reply(status="500 x"), None])
     with Wire(lambda _: next(answers, _reply())) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             assert await session.send(MARK) is True
             with suppress(R7MailSendUnclearError):
                 await session.send(SEND)
@@ -274,7 +204,7 @@ async def test_all_calls_carry_the_same_cookies(kind: Kind) -> None:
         return _reply("true", f"Set-Cookie: node=n{len(wire.calls)}; Path=/")
 
     with Wire(answer) as wire:
-        async with _opened(kind, wire, max_retries=0) as session:
+        async with opened(kind, wire, max_retries=0) as session:
             each: list[Call[Any]] = [MARK, SEND, MARK, SEND]
             for call in each:
                 with suppress(R7MailSendUnclearError):
@@ -309,7 +239,7 @@ async def test_a_call_that_does_no_harm_is_repeated(
 ) -> None:
     """After a temporary failure, a call that is safe to repeat is retried, unnoticed."""
     server.faults.append(replace(fault, times=2))
-    async with _opened(kind, server, timeout=_patience(fault)) as session:
+    async with opened(kind, server, timeout=_patience(fault)) as session:
         assert await session.send(MARK) is True
         retries = session.client.stats.retries
 
@@ -321,7 +251,7 @@ async def test_a_call_that_does_no_harm_is_repeated(
 async def test_retries_come_to_an_end(kind: Kind, server: Emulator) -> None:
     """If a server stays down, the error says how often it was tried."""
     server.faults.append(Fault("MarkAsRead", status=502, times=None))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailProxyError, match="attempt 3") as caught:
             await session.send(MARK)
 
@@ -333,7 +263,7 @@ async def test_retries_come_to_an_end(kind: Kind, server: Emulator) -> None:
 async def test_a_refusal_is_final(kind: Kind, server: Emulator, status: int) -> None:
     """A request that the server refused is not retried, nor is one that got an undefined status."""
     server.faults.append(Fault("MarkAsRead", status=status, times=None))
-    async with _opened(kind, server, max_retries=1) as session:
+    async with opened(kind, server, max_retries=1) as session:
         with pytest.raises(R7MailRequestError) as caught:
             await session.send(MARK)
 
@@ -355,7 +285,7 @@ async def test_waits_grow_and_differ(
 ) -> None:
     """Each wait is twice the last plus a random part, so that tasks don't retry in step."""
     server.faults.append(Fault("MarkAsRead", status=503, times=5))
-    async with _opened(kind, server, max_retries=5) as session:
+    async with opened(kind, server, max_retries=5) as session:
         await session.send(MARK)
     waits = _sleeps(caplog)
     jitters = [wait - 0.01 * 2**number for number, wait in enumerate(waits)]
@@ -373,7 +303,7 @@ async def test_the_server_says_how_long_to_wait(
     moment = datetime.now(UTC) + timedelta(seconds=2)
     value = "1" if form == "seconds" else format_datetime(moment, usegmt=True)
     server.faults.append(Fault("MarkAsRead", status=429, headers={"Retry-After": value}))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.send(MARK)
     first, second = [record for record in server.requests if record["path"].endswith("AsRead")]
 
@@ -384,7 +314,7 @@ async def test_the_server_says_how_long_to_wait(
 async def test_hours_are_not_waited_for(kind: Kind, server: Emulator) -> None:
     """If a proxy asks to wait an hour, the task fails at once; Airflow's retries apply (R16)."""
     server.faults.append(Fault("MarkAsRead", status=503, headers={"Retry-After": "3600"}))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailProxyError, match="Retry-After asks to wait 3600 s") as caught:
             await session.send(MARK)
 
@@ -428,7 +358,7 @@ async def test_a_send_that_may_have_worked_is_not_repeated(
 ) -> None:
     """If it is unclear whether a message was sent, it is not sent again (R23)."""
     server.faults.append(fault)
-    async with _opened(kind, server, timeout=_patience(fault)) as session:
+    async with opened(kind, server, timeout=_patience(fault)) as session:
         with pytest.raises(R7MailSendUnclearError, match="Check the Sent folder") as caught:
             await session.send(SEND)
 
@@ -442,7 +372,7 @@ async def test_a_send_that_may_have_worked_is_not_repeated(
 async def test_a_refused_send_is_told_as_refused(kind: Kind, server: Emulator, status: int) -> None:
     """A message that the server certainly didn't accept is not called unclear."""
     server.faults.append(Fault("Send", status=status))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailRequestError) as caught:
             await session.send(SEND)
 
@@ -454,7 +384,7 @@ async def test_a_refused_send_is_told_as_refused(kind: Kind, server: Emulator, s
 async def test_a_send_that_a_proxy_held_back_is_repeated(kind: Kind, server: Emulator) -> None:
     """A 429 means that the message was not accepted: it is sent again, and arrives once (R23)."""
     server.faults.append(Fault("Send", status=429, times=2))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.send(SEND)
 
     assert _count(server, "Send") == 3
@@ -463,7 +393,7 @@ async def test_a_send_that_a_proxy_held_back_is_repeated(kind: Kind, server: Emu
 
 async def test_a_send_with_a_dead_token_is_repeated(kind: Kind, server: Emulator) -> None:
     """A 401 means that the message was refused: it is sent once, after a new login (R12, R23)."""
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.send(MARK)
         server.expire_tokens()
         await session.send(SEND)
@@ -477,7 +407,7 @@ async def test_a_send_without_a_connection_is_repeated(
     kind: Kind, server: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the server restarts, no connection can be opened: Send waits, and sends once (R23)."""
-    async with _opened(kind, server, max_retries=8, backoff=0.05) as session:
+    async with opened(kind, server, max_retries=8, backoff=0.05) as session:
         await session.send(MARK)
         server.stop()
         restart = threading.Timer(0.3, server.start)
@@ -492,7 +422,7 @@ async def test_a_send_without_a_connection_is_repeated(
 async def test_a_send_without_a_login_was_not_made(kind: Kind, server: Emulator) -> None:
     """If the login finally fails, the message was not sent, and the error says so."""
     server.faults.append(Fault("Login", status=502, times=None))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailProxyError) as caught:
             await session.send(SEND)
 
@@ -514,7 +444,7 @@ async def test_a_closed_connection_neither_loses_nor_doubles_a_send(kind: Kind) 
         return _reply(sent if request.target.endswith("/Send") else b"true")
 
     with Wire(answer) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             await session.send(MARK)
             for _ in range(3):
                 await session.send(SEND)
@@ -534,7 +464,7 @@ async def test_when_a_token_expires_is_not_asked(
 ) -> None:
     """A token is used until the server refuses it, whatever `ExpiredAt` says (R12)."""
     server.readings = Readings(expired_at=expired_at)
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         for _ in range(3):
             await session.send(MARK)
 
@@ -545,7 +475,7 @@ async def test_a_token_may_die_at_any_time(kind: Kind, server: Emulator) -> None
     """After a 401, the client logs in again and repeats the call, including downloads (R12)."""
     number = server.mailbox.deliver(attachments=[("a.txt", b"data", "text/plain")])
     server.readings = Readings(token_calls=1)
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         for _ in range(3):
             await session.send(MARK)
         downloaded = await session.download(calls.download_attachment(INBOX, number, "a.txt"))
@@ -560,7 +490,7 @@ async def test_a_token_may_die_at_any_time(kind: Kind, server: Emulator) -> None
 async def test_a_dead_token_costs_one_login(kind: Kind, server: Emulator) -> None:
     """Concurrent calls that meet an expired token log in once, not once each (R12)."""
     server.readings = Readings(latency_seconds=0.05)
-    async with _opened(kind, server, max_concurrency=8) as session:
+    async with opened(kind, server, max_concurrency=8) as session:
         await asyncio.gather(*(session.send(MARK) for _ in range(8)))
         first = server.logins
         server.expire_tokens()
@@ -571,7 +501,7 @@ async def test_a_dead_token_costs_one_login(kind: Kind, server: Emulator) -> Non
 
 async def test_a_late_refusal_of_an_old_token_costs_nothing(kind: Kind, server: Emulator) -> None:
     """A call that learns late of its token's expiry uses the new one (R12)."""
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.send(MARK)
         server.expire_tokens()
         server.faults.append(Fault("Delete", status=401, delay=0.2))
@@ -583,7 +513,7 @@ async def test_a_late_refusal_of_an_old_token_costs_nothing(kind: Kind, server: 
 async def test_a_token_refused_anew_is_an_error(kind: Kind, server: Emulator) -> None:
     """A call that is refused even with a new token is an error, not an endless loop (R12)."""
     server.faults.append(Fault("MarkAsRead", status=401, times=None))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailAuthError, match="a token it had just issued"):
             await session.send(MARK)
 
@@ -600,7 +530,7 @@ async def test_a_refused_login_is_tried_once(
 ) -> None:
     """A wrong password is reported, however the server refuses it, and tried once (R14)."""
     server.readings = Readings(login_refusal=refusal, error_body=error_body)
-    async with _opened(kind, server, password="wrong") as session:
+    async with opened(kind, server, password="wrong") as session:
         with pytest.raises(R7MailAuthError) as caught:
             await session.send(MARK)
 
@@ -614,7 +544,7 @@ async def test_concurrent_calls_do_not_hammer_a_refused_login(
 ) -> None:
     """Concurrent calls with a wrong password try it once, so as not to lock the account (R14)."""
     server.readings = Readings(login_refusal=refusal)
-    async with _opened(kind, server, password="wrong", max_concurrency=8) as session:
+    async with opened(kind, server, password="wrong", max_concurrency=8) as session:
         failures = await asyncio.gather(
             *(session.send(MARK) for _ in range(8)), return_exceptions=True
         )
@@ -640,7 +570,7 @@ async def test_a_login_that_only_failed_is_repeated(
 ) -> None:
     """A temporary failure of the login doesn't mean a wrong password: it is retried (R16)."""
     server.faults.append(fault)
-    async with _opened(kind, server, timeout=_patience(fault)) as session:
+    async with opened(kind, server, timeout=_patience(fault)) as session:
         assert await session.send(MARK) is True
 
     assert _count(server, "Login") == 2
@@ -648,7 +578,7 @@ async def test_a_login_that_only_failed_is_repeated(
 
 async def test_a_proven_password_outlives_a_500(kind: Kind, server: Emulator) -> None:
     """Once a password has worked, a 500 to a later login is a failure to retry (R14)."""
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.send(MARK)
         server.expire_tokens()
         server.faults.append(Fault("Login", status=500))
@@ -670,7 +600,7 @@ async def test_a_login_of_another_shape_names_its_keys(
 ) -> None:
     """If a login's response lacks a key, the error names those that came, and nothing else."""
     server.faults.append(Fault("Login", kind="answer", answer=data, times=None))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailAuthError, match=f"the keys that came: {came} ") as caught:
             await session.send(MARK)
 
@@ -688,7 +618,7 @@ async def test_anything_but_true_is_a_failed_action(
 ) -> None:
     """An action whose response is anything but `true` has failed, and isn't retried (R15)."""
     server.faults.append(Fault("MarkAsRead", kind="answer", answer=answer, times=None))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailActionError):
             await session.send(MARK)
 
@@ -699,7 +629,7 @@ async def test_anything_but_true_is_a_failed_action(
 async def test_an_error_body_may_hold_anything(kind: Kind, server: Emulator, body: str) -> None:
     """The body of an error is neither needed nor shown, whatever it is (R16)."""
     server.faults.append(Fault("MarkAsRead", status=500, body=body, times=None))
-    async with _opened(kind, server, max_retries=0) as session:
+    async with opened(kind, server, max_retries=0) as session:
         with pytest.raises(R7MailServerError) as caught:
             await session.send(MARK)
 
@@ -715,7 +645,7 @@ async def test_a_redirect_is_not_followed(kind: Kind, server: Emulator, call: Ca
         headers = {"Location": f"{elsewhere.url}/sign-in"}
         for status in (301, 302, 303, 307, 308):
             server.faults.append(Fault(call.path, status=status, headers=headers))
-        async with _opened(kind, server) as session:
+        async with opened(kind, server) as session:
             for _ in range(5):
                 with pytest.raises(error, match="something in front"):
                     await session.send(call)
@@ -725,7 +655,7 @@ async def test_a_redirect_is_not_followed(kind: Kind, server: Emulator, call: Ca
 
 async def test_a_sign_in_page_is_told(kind: Kind, server: Emulator) -> None:
     """A proxy's page with status 200 is told apart from a truncated response, and retried (R16)."""
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         server.faults.append(Fault("MarkAsRead", status=200, body=PAGE))
         assert await session.send(MARK) is True
         server.faults.append(Fault("MarkAsRead", times=None, status=200, body=PAGE))
@@ -758,7 +688,7 @@ NAMES = [
 async def test_a_file_of_any_name_arrives(kind: Kind, server: Emulator, name: str) -> None:
     """A file is requested by exactly the name that the server listed, and returned (R19)."""
     number = server.mailbox.deliver(attachments=[Attachment(name, b"data")])
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         downloaded = await session.download(calls.download_attachment(INBOX, number, name))
 
     assert downloaded == b"data"
@@ -771,7 +701,7 @@ async def test_a_file_comes_in_pieces(kind: Kind, server: Emulator, chunked: boo
     data = bytes(range(256)) * 4_000
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", data)])
     server.readings = Readings(chunked_attachments=chunked)
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         call = calls.download_attachment(INBOX, number, "big.bin")
         async with session.stream(call) as (length, chunks):
             pieces = [piece async for piece in chunks]
@@ -789,7 +719,7 @@ async def test_a_file_that_breaks_off_is_an_error(
     """An interrupted download never passes for a short file, with a length or chunked (R22)."""
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", b"x" * 300_000)])
     server.faults.append(Fault("Attachments", kind="truncate", chunked=chunked, keep=keep))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailConnectionError, match="connection broke"):
             await session.download(calls.download_attachment(INBOX, number, "big.bin"))
 
@@ -803,7 +733,7 @@ FILE = calls.download_attachment(INBOX, 1, "prices.csv")
 async def test_a_gzipped_file_is_unpacked(kind: Kind) -> None:
     """A file that a proxy compressed without being asked arrives uncompressed."""
     with Wire(lambda _: _reply(GZIPPED, GZIP)) as wire:
-        async with _opened(kind, wire) as session, session.stream(FILE) as (length, chunks):
+        async with opened(kind, wire) as session, session.stream(FILE) as (length, chunks):
             data = b"".join([chunk async for chunk in chunks])
 
         assert wire.calls[0].headers["accept-encoding"] == "identity"
@@ -826,7 +756,7 @@ async def test_a_page_in_place_of_a_file_can_be_told(kind: Kind, header: str, ht
     """The caller can see that an HTML page arrived, perhaps a proxy's (R16)."""
     lines = ["HTTP/1.1 200 OK", f"Content-Type: {header}", "Content-Length: 0", "", ""]
     with Wire(lambda _: "\r\n".join(lines).encode()) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             client = session.client
             if isinstance(client, AsyncClient):
                 async with client.stream(FILE) as download:
@@ -846,7 +776,7 @@ async def test_a_file_gzipped_in_parts_is_unpacked_whole(kind: Kind, pad: bytes,
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
     answer = _reply(chunks, GZIP, "Transfer-Encoding: chunked", framed=False)
     with Wire(lambda _: answer) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             assert await session.download(FILE) == DATA
 
 
@@ -854,7 +784,7 @@ async def test_what_a_small_answer_unpacks_to_is_not_held_whole(kind: Kind) -> N
     """A compressed file arrives in pieces of bounded size, even if it grows a thousandfold."""
     large = bytes(40 * PIECE_BYTES)
     with Wire(lambda _: _reply(gzip.compress(large), GZIP)) as wire:
-        async with _opened(kind, wire) as session, session.stream(FILE) as (_, chunks):
+        async with opened(kind, wire) as session, session.stream(FILE) as (_, chunks):
             pieces = [len(chunk) async for chunk in chunks]
 
     assert sum(pieces) == len(large)
@@ -894,7 +824,7 @@ async def test_no_answer_passes_for_a_whole_file(
 ) -> None:
     """A file that may be incomplete is an error, whatever its framing and compression (R22)."""
     with Wire(lambda _: answer, close=True) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             with pytest.raises(error):
                 await session.download(FILE)
 
@@ -902,7 +832,7 @@ async def test_no_answer_passes_for_a_whole_file(
 async def test_a_download_can_be_left(kind: Kind, server: Emulator) -> None:
     """I can stop reading a file half-way, and continue to use the client."""
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", b"x" * 3_000_000)])
-    async with _opened(kind, server, max_concurrency=1) as session:
+    async with opened(kind, server, max_concurrency=1) as session:
         for _ in range(3):
             call = calls.download_attachment(INBOX, number, "big.bin")
             async with session.stream(call) as (_, chunks):
@@ -928,7 +858,7 @@ async def test_a_consumer_s_own_error_is_its_own(
 ) -> None:
     """If my disk or bucket fails in the middle of a download, I see that error unchanged."""
     number = server.mailbox.deliver(attachments=[Attachment("big.bin", b"x" * 300_000)])
-    async with _opened(kind, server, max_concurrency=1) as session:
+    async with opened(kind, server, max_concurrency=1) as session:
 
         async def consume() -> None:
             call = calls.download_attachment(INBOX, number, "big.bin")
@@ -946,7 +876,7 @@ async def test_a_consumer_s_own_error_is_its_own(
 
 async def test_a_file_that_is_not_there_is_an_error(kind: Kind, server: Emulator) -> None:
     """A file that the server fails to deliver is an error, not an empty file."""
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailServerError):
             await session.download(FILE)
 
@@ -954,7 +884,7 @@ async def test_a_file_that_is_not_there_is_an_error(kind: Kind, server: Emulator
 async def test_a_file_that_is_gone_is_told_as_gone(kind: Kind, server: Emulator) -> None:
     """If a message was deleted before its file is fetched, the error doesn't blame Host."""
     server.faults.append(Fault("Attachments", status=404, body="{}"))
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         with pytest.raises(R7MailServerError, match="message 1 has no such file") as told:
             await session.download(FILE)
 
@@ -967,7 +897,7 @@ async def test_a_file_name_may_be_as_long_as_a_url(kind: Kind, server: Emulator)
     """The longest possible name is requested; a longer one is an error of that file."""
     longest = "n" * calls.MAX_NAME_LENGTH
     with Wire(lambda _: _reply(DATA)) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             assert await session.download(calls.download_attachment(INBOX, 1, longest)) == DATA
     with pytest.raises(R7MailRequestError, match="of message 1 is too long for a URL") as told:
         calls.download_attachment(INBOX, 1, longest + "n")
@@ -982,7 +912,7 @@ async def test_a_file_name_may_be_as_long_as_a_url(kind: Kind, server: Emulator)
 async def test_a_silent_server_is_a_timeout(kind: Kind, server: Emulator) -> None:
     """A server that doesn't respond within `timeout` seconds is an error."""
     server.faults.append(Fault("MarkAsRead", kind="hang", times=None))
-    async with _opened(kind, server, timeout=0.2, max_retries=1) as session:
+    async with opened(kind, server, timeout=0.2, max_retries=1) as session:
         with pytest.raises(R7MailTimeoutError, match=r"in time .*Raise timeout") as caught:
             await session.send(MARK)
 
@@ -995,7 +925,7 @@ async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None
     """A response that takes long but keeps arriving is not a timeout."""
     number = server.mailbox.deliver(attachments=[Attachment("a.bin", b"x" * 100)])
     server.faults.append(Fault("Attachments", kind="slow", seconds=3.0, trickle=True))
-    async with _opened(kind, server, timeout=1.5) as session:
+    async with opened(kind, server, timeout=1.5) as session:
         data = await session.download(calls.download_attachment(INBOX, number, "a.bin"))
 
     assert data == b"x" * 100
@@ -1006,7 +936,7 @@ async def test_bytes_too_many_hold_up_no_run(kind: Kind) -> None:
     rest = _reply(b"x", "Content-Length: 1000", framed=False)
 
     with Wire(lambda _: _reply(DATA) + rest) as wire:
-        async with _opened(kind, wire, timeout=0.2, connect_timeout=0.2, max_retries=0) as session:
+        async with opened(kind, wire, timeout=0.2, connect_timeout=0.2, max_retries=0) as session:
             async with asyncio.timeout(10):
                 for _ in range(2):
                     with suppress(R7MailConnectionError):
@@ -1033,7 +963,7 @@ async def test_making_a_connection_has_its_own_time_limit(kind: Kind) -> None:
     """An unreachable server is an error after `connect_timeout`, long before `timeout`."""
     started = time.monotonic()
     with _full_server() as url:
-        async with _opened(kind, url, timeout=99, connect_timeout=0.2, max_retries=1) as session:
+        async with opened(kind, url, timeout=99, connect_timeout=0.2, max_retries=1) as session:
             with pytest.raises(R7MailTimeoutError, match="Check Host") as caught:
                 await session.send(MARK)
 
@@ -1045,7 +975,7 @@ async def test_no_server_is_told(kind: Kind) -> None:
     """If there is no server, the error says what to check."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    async with _opened(kind, f"http://127.0.0.1:{port}") as session:
+    async with opened(kind, f"http://127.0.0.1:{port}") as session:
         with pytest.raises(R7MailConnectionError, match=r"could not be reached.*Check Host"):
             await session.send(MARK)
         assert session.client.stats.retries == 2
@@ -1053,7 +983,7 @@ async def test_no_server_is_told(kind: Kind) -> None:
 
 async def test_an_unknown_host_is_told(kind: Kind) -> None:
     """If the host name can't be resolved, the error says so."""
-    async with _opened(kind, "http://mail.invalid", max_retries=0) as session:
+    async with opened(kind, "http://mail.invalid", max_retries=0) as session:
         with pytest.raises(R7MailConnectionError, match=r"could not be reached: .*Check Host"):
             await session.send(MARK)
 
@@ -1061,7 +991,7 @@ async def test_an_unknown_host_is_told(kind: Kind) -> None:
 @pytest.mark.parametrize("url", ["mail.example.org", "ftp://x", "http://mail..example.org"])
 async def test_a_url_that_cannot_be_is_told(kind: Kind, url: str) -> None:
     """An invalid URL is an error of the connection, and isn't retried."""
-    async with _opened(kind, url) as session:
+    async with opened(kind, url) as session:
         with pytest.raises(R7MailConfigError, match="Check Host, Schema and Port"):
             await session.send(MARK)
         assert session.client.stats.retries == 0
@@ -1076,7 +1006,7 @@ async def test_a_status_may_be_told_in_russian(kind: Kind, code: str) -> None:
     ]
     replies = iter([answer.decode().encode(code) for answer in answers])
     with Wire(lambda _: next(replies)) as wire:
-        async with _opened(kind, wire, max_retries=1) as session:
+        async with opened(kind, wire, max_retries=1) as session:
             assert await session.send(MARK) is True
             assert session.client.stats.retries == 1
 
@@ -1084,7 +1014,7 @@ async def test_a_status_may_be_told_in_russian(kind: Kind, code: str) -> None:
 async def test_what_is_no_http_is_told(kind: Kind) -> None:
     """If another service uses that port, the error quotes nothing from it."""
     with Wire(lambda _: b"SSH-2.0-secret\r\n\r\n") as wire:
-        async with _opened(kind, wire, max_retries=0) as session:
+        async with opened(kind, wire, max_retries=0) as session:
             with pytest.raises(R7MailConnectionError, match="not HTTP") as caught:
                 await session.send(MARK)
 
@@ -1100,7 +1030,7 @@ async def test_a_cancelled_call_leaves_nothing(server: Emulator) -> None:
         return _reply()
 
     with Wire(answer) as wire:
-        async with _opened("async", wire, max_concurrency=1) as session:
+        async with opened("async", wire, max_concurrency=1) as session:
             for call in (calls.delete_messages(1, [2]), replace(MARK, path="/x/Delete"), SEND):
                 task = asyncio.create_task(session.send(replace(call, path="/x/Delete")))
                 await asyncio.sleep(0.1)
@@ -1119,7 +1049,7 @@ async def test_a_cancelled_download_leaves_nothing(server: Emulator) -> None:
     """A cancelled download frees its slot at once."""
     number = server.mailbox.deliver(attachments=[Attachment("a.bin", b"x" * 100_000)])
     server.faults.append(Fault("Attachments", kind="slow", seconds=30, trickle=True))
-    async with _opened("async", server, max_concurrency=1) as session:
+    async with opened("async", server, max_concurrency=1) as session:
         call = calls.download_attachment(INBOX, number, "a.bin")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
@@ -1134,7 +1064,7 @@ async def test_a_cancelled_download_leaves_nothing(server: Emulator) -> None:
 async def test_an_unknown_authority_is_told(kind: Kind, certificates: Certificates) -> None:
     """A certificate of my company's CA fails, and the error says what to set."""
     with Wire(tls=certificates.server()) as wire:
-        async with _opened(kind, wire, max_retries=1) as session:
+        async with opened(kind, wire, max_retries=1) as session:
             with pytest.raises(R7MailConnectionError, match=r"could not be verified.*Set verify"):
                 await session.send(MARK)
 
@@ -1148,7 +1078,7 @@ async def test_verify_takes_a_bundle_or_nothing(
     """With my CA bundle, or with `verify` false, the connection works, for Send, too."""
     given = certificates.path(verify) if isinstance(verify, str) else verify
     with Wire(tls=certificates.server()) as wire:
-        async with _opened(kind, wire, verify=given) as session:
+        async with opened(kind, wire, verify=given) as session:
             assert await session.send(MARK) is True
             with suppress(R7MailSendUnclearError):
                 await session.send(SEND)
@@ -1162,7 +1092,7 @@ async def test_the_system_s_authorities_are_known(
     """A CA that my company added to its systems works without a setting."""
     monkeypatch.setenv("SSL_CERT_FILE", certificates.path("ca-cert"))
     with Wire(tls=certificates.server()) as wire:
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             assert await session.send(MARK) is True
 
 
@@ -1174,7 +1104,7 @@ async def test_a_client_certificate_is_shown(
     path = certificates.path
     cert: Any = path("client") if form == "one file" else (path("client-cert"), path("client-key"))
     with Wire(tls=certificates.server(ask=True)) as wire:
-        async with _opened(kind, wire, verify=path("ca-cert"), cert=cert) as session:
+        async with opened(kind, wire, verify=path("ca-cert"), cert=cert) as session:
             assert await session.send(MARK) is True
 
 
@@ -1184,7 +1114,7 @@ async def test_a_missing_client_certificate_is_told(
 ) -> None:
     """A missing client certificate is one of this package's errors."""
     with Wire(tls=certificates.server(ask=True, oldest=oldest)) as wire:
-        async with _opened(
+        async with opened(
             kind, wire, verify=certificates.path("ca-cert"), max_retries=0
         ) as session:
             with pytest.raises(R7MailConnectionError):
@@ -1250,7 +1180,7 @@ def test_a_client_certificate_in_der_says_how_to_convert_it(certificates: Certif
 async def test_an_authority_may_be_given_in_der(kind: Kind, certificates: Certificates) -> None:
     """`verify` takes the DER file that an administrator exports as .cer."""
     with Wire(tls=certificates.server()) as wire:
-        async with _opened(kind, wire, verify=str(certificates.folder / "ca.der")) as session:
+        async with opened(kind, wire, verify=str(certificates.folder / "ca.der")) as session:
             assert await session.send(MARK) is True
 
 
@@ -1269,7 +1199,7 @@ async def test_a_refused_certificate_comes_with_its_reason(
     certificates.make("odd", **made)
     with Wire(tls=certificates.server("odd")) as wire:
         verify = certificates.path("ca-cert")
-        async with _opened(kind, wire, verify=verify, max_retries=0) as session:
+        async with opened(kind, wire, verify=verify, max_retries=0) as session:
             with pytest.raises(R7MailConnectionError, match=reason) as caught:
                 await session.send(MARK)
 
@@ -1282,7 +1212,7 @@ async def test_an_authority_without_key_usage_works(kind: Kind, tmp_path: Path) 
     for name in ("ca", "server"):
         company.make(name, key_usage=False)
     with Wire(tls=company.server()) as wire:
-        async with _opened(kind, wire, verify=company.path("ca-cert")) as session:
+        async with opened(kind, wire, verify=company.path("ca-cert")) as session:
             assert await session.send(MARK) is True
 
 
@@ -1320,7 +1250,7 @@ async def test_a_proxy_is_used(
         url = proxy.url.removeprefix("http://") if source == "without scheme" else proxy.url
         if source != "connection":
             environment.setenv("HTTPS_PROXY" if tls else "http_proxy", url)
-        async with _opened(
+        async with opened(
             kind,
             f"{'https' if tls else 'http'}://server",
             proxy=proxy.url if source == "connection" else None,
@@ -1356,7 +1286,7 @@ async def test_no_proxy_goes_past_the_proxy(
         environment.setenv("HTTP_PROXY", proxy.url)
         environment.setenv("http_proxy", proxy.url)
         environment.setenv("NO_PROXY", hosts.format(port=wire.port))
-        async with _opened(kind, wire) as session:
+        async with opened(kind, wire) as session:
             assert await session.send(MARK) is True
 
         assert proxy.requests == []
@@ -1396,7 +1326,7 @@ async def test_the_connection_may_say_no_proxy(kind: Kind, environment: pytest.M
     """With `proxy` false in the connection, the environment's proxy is not used."""
     with Wire() as wire, Proxy(wire.port) as proxy:
         environment.setenv("http_proxy", proxy.url)
-        async with _opened(kind, wire, proxy=False) as session:
+        async with opened(kind, wire, proxy=False) as session:
             assert await session.send(MARK) is True
 
         assert proxy.requests == []
@@ -1409,7 +1339,7 @@ async def test_an_error_names_the_proxy(kind: Kind, tls: bool) -> None:
     """If the proxy can't be reached, the error names it, without its password."""
     proxy = f"127.0.0.1:{free_port()}"
     url = f"{'https' if tls else 'http'}://mail.example.org"
-    async with _opened(kind, url, proxy=f"http://u:s3cret@{proxy}", max_retries=0) as session:
+    async with opened(kind, url, proxy=f"http://u:s3cret@{proxy}", max_retries=0) as session:
         with pytest.raises(R7MailConnectionError, match=f"The proxy is http://{proxy}") as caught:
             await session.send(MARK)
 
@@ -1422,7 +1352,7 @@ async def test_the_connection_s_proxy_goes_first(
     """A proxy in the connection is used whatever the environment says."""
     environment.setenv("no_proxy", "*")
     with Wire() as wire, Proxy(wire.port) as proxy:
-        async with _opened(kind, wire, proxy=proxy.url) as session:
+        async with opened(kind, wire, proxy=proxy.url) as session:
             assert await session.send(MARK) is True
 
         assert len(proxy.requests) >= 1
@@ -1438,13 +1368,13 @@ async def test_a_proxy_may_ask_for_a_password(
     with Wire(tls=context) as wire, Proxy(wire.port, password="dTpwQDU1") as proxy:
         options: dict[str, Any] = {"verify": certificates.path("ca-cert"), "max_retries": 0}
         url = proxy.url.replace("http://", "http://u:p%4055@")
-        async with _opened(kind, wire, proxy=url, **options) as session:
+        async with opened(kind, wire, proxy=url, **options) as session:
             assert await session.send(MARK) is True
-        async with _opened(kind, wire, proxy=proxy.url, **options) as session:
+        async with opened(kind, wire, proxy=proxy.url, **options) as session:
             with pytest.raises(R7MailRequestError, match=r"407.*proxy in the connection"):
                 await session.send(MARK)
         wrong = proxy.url.replace("http://", "http://u:s3cret@")
-        async with _opened(kind, wire, proxy=wrong, **options) as session:
+        async with opened(kind, wire, proxy=wrong, **options) as session:
             with pytest.raises(R7MailRequestError) as caught:
                 await session.send(MARK)
 
@@ -1456,7 +1386,7 @@ async def test_a_silent_proxy_is_a_timeout(kind: Kind) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
         options: dict[str, Any] = {"timeout": 0.2, "connect_timeout": 0.2, "max_retries": 0}
-        async with _opened(kind, "https://mail.invalid", proxy=proxy, **options) as session:
+        async with opened(kind, "https://mail.invalid", proxy=proxy, **options) as session:
             with pytest.raises(R7MailTimeoutError):
                 await asyncio.wait_for(session.send(MARK), 5)
 
@@ -1523,7 +1453,7 @@ async def test_no_error_tells_what_the_mail_says(
     ]
     failures = []
     with Wire(lambda _: answer, close=True) as wire:
-        async with _opened(kind, wire, max_retries=1) as session:
+        async with opened(kind, wire, max_retries=1) as session:
             for call in sent:
                 try:
                     await session.send(call)
@@ -1551,7 +1481,7 @@ async def test_a_log_has_no_file_names(
     # Airflow 3 quiets httpx once it is imported.
     caplog.set_level(logging.INFO, logger="httpx")
     number = server.mailbox.deliver(attachments=[Attachment("salary.xlsx", b"data")])
-    async with _opened(kind, server) as session:
+    async with opened(kind, server) as session:
         await session.download(calls.download_attachment(INBOX, number, "salary.xlsx"))
     async with httpx.AsyncClient(trust_env=False) as other:
         await other.get(f"{server.url}/?mine=1")
@@ -1576,7 +1506,7 @@ async def test_a_login_in_the_url_is_refused(kind: Kind, server: Emulator) -> No
     """A URL that contains a login is a clear error that doesn't show the password."""
     url = server.url.replace("http://", "http://ann:hidden@")
     with pytest.raises(R7MailConfigError, match="Login and Password instead") as caught:
-        async with _opened(kind, url):
+        async with opened(kind, url):
             pass
     assert "hidden" not in str(caught.value)
 
@@ -1585,5 +1515,5 @@ async def test_tls_towards_a_server_without_it_is_told(kind: Kind, server: Emula
     """For https to a server that speaks plain http, the error says which field to change."""
     url = server.url.replace("http://", "https://")
     with pytest.raises(R7MailConnectionError, match="Set Schema of the connection to http"):
-        async with _opened(kind, url, max_retries=0) as session:
+        async with opened(kind, url, max_retries=0) as session:
             await session.send(MARK)

@@ -168,7 +168,7 @@ def test_calls_are_listed_without_secrets(server: Emulator, http: httpx.Client) 
 
     for page in pages:
         assert re.findall(r'class="status \w+">(\S+)<', page) == [
-            *("401", "503", "200", "401", "404", "200")
+            *("401", "503", "200", "401", "405", "200")
         ]
         assert '"Items":[]' in page
         assert '"folderId":24' in page

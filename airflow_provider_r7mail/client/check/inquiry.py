@@ -20,6 +20,7 @@ from airflow_provider_r7mail.client.dates import (
 )
 from airflow_provider_r7mail.client.http import interpret, may_repeat, network
 from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.reader import TOO_LARGE
 from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.exceptions import (
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ListCall = calls.Call[tuple[Mapping[str, Any], bool]]
 
-MAX_REQUESTS = 50
+MAX_REQUESTS = 60
 MAX_WRITE_REQUESTS = 20
 """Additional requests with `write_folder`. Restoring the message is not limited by any number."""
 
@@ -67,6 +68,25 @@ class Answer:
     body: bytes
     seconds: float
 
+    @property
+    def form(self) -> str:
+        """An error's status, and what its body is."""
+        if not self.body.strip():
+            return f"{self.status}, empty"
+        try:
+            calls.read_json(self.body)
+        except calls.AnswerError:
+            head = self.body.lstrip()[:1]
+            html = head == b"<" or "html" in self.headers.get("content-type", "").lower()
+            return f"{self.status}, {'html' if html else 'text'}"
+        return f"{self.status}, json"
+
+    @property
+    def told(self) -> str:
+        """What an error looks like, and what the server says in it (F4)."""
+        message = calls.error_message(self.body)
+        return f"status {self.form}" + (f": “{message}”" if message else "")
+
 
 class Inquiry:
     """One check of a server: how the questions make requests, and what all of them have seen.
@@ -75,6 +95,7 @@ class Inquiry:
     :param folder: id of the folder to read
     :param write_folder: id of the folder that a message may be moved to and back from, None for
         none
+    :param send_to: address that a message may be sent to, None for none
     :param show: called with each listing
     """
 
@@ -83,11 +104,13 @@ class Inquiry:
         client: Client,
         folder: int,
         write_folder: int | None,
+        send_to: str | None,
         show: Callable[[Listing], None],
     ) -> None:
         self.config = client.config
         self.folder = folder
         self.write_folder = write_folder
+        self.send_to = send_to
         self.login_data: Mapping[str, Any] = {}
         self.login_time = EPOCH
         self.pages: list[Page] = []
@@ -95,12 +118,16 @@ class Inquiry:
         self.failures: list[str] = []
         self.token_lives: list[int] = []
         self.served = 0
+        self._exact = True
+        self.served_size = 0
+        self.refused_size: tuple[int, int] | None = None
         self.concurrency = client.config.max_concurrency, "not measured"
         self.waits: Waits | None = None
         self._client = client
         self._show = show
         self._begun = time.monotonic()
         self._requests_before = client.stats.requests
+        self._requests_elsewhere = 0
         # The last one may need a login and a repetition besides.
         self._allowed = MAX_REQUESTS - 2
         self._limited = True
@@ -110,7 +137,8 @@ class Inquiry:
     @property
     def requests(self) -> int:
         """Number of requests made so far, logins included."""
-        return self._client.stats.requests - self._requests_before
+        own = self._client.stats.requests - self._requests_before
+        return own + self._requests_elsewhere
 
     @property
     def seconds(self) -> float:
@@ -156,6 +184,21 @@ class Inquiry:
         _, answer = self.ask(call)
         self.login_data, self.login_time = data[0], _time_of(answer.headers)
 
+    @contextmanager
+    def another_client(self) -> Iterator[Client]:
+        """Open another client of the same account: without token and cookies."""
+        with Client(self.config, insist=True) as client:
+            try:
+                yield client
+            finally:
+                self._requests_elsewhere += client.stats.requests
+
+    def keeps_token(self) -> bool:
+        """Whether a request is served without another login."""
+        logins, call = self._client.stats.logins, self.list_call(1)
+        self.interpret(call, self.look(call, counted=False))
+        return self._client.stats.logins == logins
+
     def exchange(self, call: calls.Call[Any], attempt: int = 1) -> Answer:
         """Make one attempt outside the budget; from any thread."""
         begun = time.perf_counter()
@@ -174,7 +217,8 @@ class Inquiry:
     def look(self, call: calls.Call[Any], attempt: int = 1, *, counted: bool = True) -> Answer:
         """Make one request, and return the response whatever its status.
 
-        :param counted: whether a 401 means that the token has died
+        :param counted: whether it counts as one call in the life of the token: not if a refusal is
+            likely, since the client may then make more to find out whether the token has died
         """
         self.spend()
         logins = self._client.stats.logins
@@ -184,10 +228,11 @@ class Inquiry:
             self.failures.append(failure_kind(error))
             raise
         if self._client.stats.logins > logins > 0:
-            if counted:
+            if counted and self._exact:
                 self.token_lives.append(self.served)
-            self.served = 0
+            self.served, self._exact = 0, True
         self.served += counted and call.authorized
+        self._exact = self._exact and counted
         return answer
 
     def interpret(self, call: calls.Call[T], answer: Answer, attempt: int = 1) -> T:
@@ -231,8 +276,25 @@ class Inquiry:
         :param folder: another folder than the one that is checked
         """
         folder = self.folder if folder is None else folder
+        if self.refused_size is not None:
+            size = min(size, self.served_size)
         call = self.list_call(size, offset, start, end, labels, folder)
-        (envelope, as_named), answer = self.ask(call, tries)
+        try:
+            (envelope, as_named), answer = self.ask(call, tries)
+        except R7MailRequestError as error:
+            if error.status not in TOO_LARGE or size <= max(self.served_size, 1):
+                raise
+            if error.status == 500 and tries == 1:  # or has it failed just once?
+                tries = _TRIES
+            elif self.served_size:
+                self._note_refusal(size, error)
+                raise
+            else:
+                page = self.fetch(max(size // 5, 1), offset=offset, start=start, end=end)
+                self._note_refusal(size, error)
+                return page
+            return self.fetch(size, offset=offset, start=start, end=end, tries=tries)
+        self.served_size = max(self.served_size, size)
         items = [item if isinstance(item, Mapping) else {} for item in envelope["Items"]]
         page = Page(
             folder=folder,
@@ -251,6 +313,11 @@ class Inquiry:
         if folder == self.folder:
             self.pages.append(page)
         return page
+
+    def _note_refusal(self, size: int, error: R7MailRequestError) -> None:
+        """Note that a page was refused for its size: smaller ones are served (R37)."""
+        self.failures = [kind for kind in self.failures if kind != failure_kind(error)]
+        self.refused_size = size, error.status or 0
 
     def list_call(
         self,

@@ -26,6 +26,9 @@ class Question:
     writes: ClassVar[bool] = False
     """Whether it changes the mailbox: it is asked only with a `write_folder`, and reported last."""
 
+    sends: ClassVar[bool] = False
+    """Whether it sends mail: it is asked only with an address to send to."""
+
     def see(self, listing: Listing) -> None:
         """Look at any listing of the check, whichever question requested it."""
 

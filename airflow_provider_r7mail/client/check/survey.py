@@ -35,6 +35,7 @@ def check_server(
     folder: int,
     *,
     write_folder: int | None = None,
+    send_to: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Report:
     """Find out what a server does where the API's manual leaves it open.
@@ -43,6 +44,7 @@ def check_server(
     :param folder: id of the folder to read: one with mail from different days, and attachments
     :param write_folder: id of another folder: also mark and unmark one message of `folder`, and
         move it there and back. None: nothing is changed on the server
+    :param send_to: address to send one message to. None: nothing is sent
     :param say: called with what is being checked, in a few words
     :return: the report
     :raises R7MailConfigError: both folders are the same
@@ -55,14 +57,18 @@ def check_server(
             "to it and back."
         )
     say = say or (lambda _: None)
-    writes = write_folder is not None
-    questions = [question() for question in QUESTIONS if writes or not question.writes]
+    questions = [
+        question()
+        for question in QUESTIONS
+        if (write_folder is not None or not question.writes)
+        and (send_to is not None or not question.sends)
+    ]
 
     def show(listing: Listing) -> None:
         for question in questions:
             question.see(listing)
 
-    inquiry = Inquiry(client, folder, write_folder, show)
+    inquiry = Inquiry(client, folder, write_folder, send_to, show)
     say("logging in")
     inquiry.log_in()
     say("reading the folder")
@@ -88,6 +94,8 @@ def _ask(question: Question, inquiry: Inquiry) -> Findings:
 def _report(questions: Sequence[Question], found: Findings, inquiry: Inquiry) -> Report:
     page_times = page_times_of(inquiry.unfiltered)
     size, why = page_size_of(page_times, found["page_cap"][1], inquiry.config.timeout)
+    if inquiry.refused_size is not None and size > inquiry.served_size:
+        size, why = inquiry.served_size, "the server refuses larger pages"
     return Report(
         findings=tuple(
             Finding.of(subject, found[subject.key])
@@ -109,7 +117,7 @@ def _report(questions: Sequence[Question], found: Findings, inquiry: Inquiry) ->
 def _place(question: Question) -> tuple[bool, float]:
     """Order the report by the contract's open points; what was written comes last."""
     point = question.subjects[0].point if question.subjects else ""
-    return question.writes, float(point[1:]) if point else math.inf
+    return question.writes or question.sends, float(point[1:]) if point else math.inf
 
 
 def page_times_of(pages: Iterable[Page]) -> tuple[PageTime, ...]:

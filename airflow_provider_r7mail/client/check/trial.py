@@ -29,14 +29,14 @@ class Trial:
             connect_timeout=min(config.connect_timeout, TEST_STEP_SECONDS),
         )
         self._folder = folder
-        self._client = Client(self._config)
+        self._client = Client(self._config, insist=True)
 
     def run(self) -> tuple[bool, str]:
         """Return whether it worked, and what did or did not."""
         try:
             with self._client as client:
                 if self._folder is None:
-                    client.send(calls.log_in(self._config.login, self._config.password))
+                    client.log_in()
                     return True, "Logged in. No folder was read: `folders` is empty."
                 page = client.send(
                     calls.list_messages(

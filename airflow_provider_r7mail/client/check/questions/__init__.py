@@ -15,6 +15,7 @@ from airflow_provider_r7mail.client.check.questions import (
     load,
     orders,
     paging,
+    sending,
     threads,
     ties,
     tokens,
@@ -36,4 +37,6 @@ QUESTIONS: tuple[type[Question], ...] = (
     *actions.QUESTIONS,
     *load.QUESTIONS,
     *fields.QUESTIONS,
+    *tokens.SESSIONS,
+    *sending.QUESTIONS,
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from airflow_provider_r7mail.client import calls
-from airflow_provider_r7mail.client.check.inquiry import Answer, Inquiry
+from airflow_provider_r7mail.client.check.inquiry import Inquiry
 from airflow_provider_r7mail.client.check.question import Question
-from airflow_provider_r7mail.client.check.report import Findings, Subject
+from airflow_provider_r7mail.client.check.report import Findings, Level, Subject, Verdict
 
 _NO_PATH = "/api/v1/email/R7MailCheckNoSuchCall"
 # A folder that no server has, in the range of .NET's Int32.
@@ -24,42 +24,40 @@ class WrongPath(Question):
         """Request such a path."""
         call = calls.Call(method="POST", path=_NO_PATH, parse=bytes, body={})
         answer = inquiry.look(call, counted=False)
-        form = error_form(answer)
-        return {"wrong_path": ("note" if answer.status == 200 else "ok", form, f"status {form}")}
+        level: Level = "note" if answer.status == 200 else "ok"
+        return {"wrong_path": (level, answer.form, answer.told)}
 
 
 class MissingFolder(Question):
     """How the server responds to a folder that doesn't exist."""
 
     about = "errors"
-    subjects = (Subject("missing_folder", "R16", "Error for a missing folder", _BY_STATUS),)
+    subjects = (
+        Subject("missing_folder", "R16", "Error for a missing folder", _BY_STATUS),
+        Subject(
+            "refusal",
+            "R25",
+            "What is not there",
+            "Tells it from a dead token by a request that has been served before.",
+        ),
+    )
 
     def ask(self, inquiry: Inquiry) -> Findings:
         """List such a folder."""
         call = inquiry.list_call(10, folder=_NO_FOLDER)
-        answer = inquiry.look(call)
+        answer = inquiry.look(call, counted=False)
         if answer.status != 200:
-            form = error_form(answer)
-            return {"missing_folder": ("ok", form, f"status {form}")}
+            refusal: Verdict = "ok", str(answer.status), f"status {answer.status}"
+            return {
+                "missing_folder": ("ok", answer.form, answer.told),
+                "refusal": refusal,
+            }
         listing, _ = inquiry.interpret(call, answer)
         if listing["Items"]:
             says = "messages: folderId seems to have no effect"
             return {"missing_folder": ("outside", "messages", says)}
         says = "none: a wrong folder id looks like an empty folder"
         return {"missing_folder": ("note", "an empty folder", says)}
-
-
-def error_form(answer: Answer) -> str:
-    """Return an error's status, and what its body is."""
-    if not answer.body.strip():
-        return f"{answer.status}, empty"
-    try:
-        calls.read_json(answer.body)
-    except calls.AnswerError:
-        head = answer.body.lstrip()[:1]
-        html = head == b"<" or "html" in answer.headers.get("content-type", "").lower()
-        return f"{answer.status}, {'html' if html else 'text'}"
-    return f"{answer.status}, json"
 
 
 QUESTIONS = (WrongPath, MissingFolder)

@@ -12,7 +12,7 @@ from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.window_reader import NOWHERE
-from airflow_provider_r7mail.exceptions import R7MailConnectionError
+from airflow_provider_r7mail.exceptions import R7MailConnectionError, R7MailServerError
 
 LARGER_PAGES = (200, 1000)
 
@@ -72,6 +72,12 @@ class Paging(Question):
             "Never takes a short page for the last one.",
         ),
         Subject(
+            "size_limit",
+            "R37",
+            "Too large a page",
+            "Requests smaller pages, down to 1.",
+        ),
+        Subject(
             "offset",
             "R3",
             "Paging by offset",
@@ -110,6 +116,7 @@ class Paging(Question):
             "sort_one": order_of(inquiry.pages, self._end),
             "count": count_of(first_pages, self._end, self._nowhere),
             "count_form": form_of(self._forms, inquiry.is_empty),
+            "size_limit": limit_of(inquiry.refused_size, inquiry.served_size),
         }
         longer = [page for page in inquiry.pages if len(page.rows) > page.asked]
         if longer:
@@ -128,6 +135,10 @@ def _largest_page(inquiry: Inquiry) -> Page:
             page = inquiry.fetch(size, tries=1)
         except R7MailConnectionError:
             break  # reported with the failures
+        except R7MailServerError:
+            if inquiry.refused_size is None:
+                raise
+            break
     return page
 
 
@@ -178,6 +189,18 @@ def cap_of(end: End) -> Verdict:
     if got > 0 and end.follows and len(end.again.rows) == got:
         return "note", got, f"{got}, whatever is requested"
     return unknown("offset has no effect" if end.is_ignored else _CHANGED)
+
+
+def limit_of(refused: tuple[int, int] | None, served: int) -> Verdict:
+    """Return whether a page was refused for its size (R37).
+
+    :param refused: its size, and the status; None if there was none
+    :param served: the largest size that was served
+    """
+    if refused is None:
+        return "ok", "none seen", f"a request for {served} messages is served"
+    says = f"{refused[0]} messages at once are refused (status {refused[1]}), {served} are not"
+    return "note", "refused", says
 
 
 def offset_of(end: End) -> Verdict:

@@ -1,14 +1,16 @@
-"""How long a token lives (R12), and what a rejected login looks like (R14)."""
+"""The account and its sessions: tokens (R12, R24), logins (R14, R36), and modules (R41)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
+from airflow_provider_r7mail.client.calls import REFUSED, has_mail
 from airflow_provider_r7mail.client.check.evidence import is_a, read_date
 from airflow_provider_r7mail.client.check.inquiry import Inquiry
 from airflow_provider_r7mail.client.check.question import Question
-from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.check.report import Findings, Level, Subject, Verdict, unknown
 
 _GOES_ON = "Ignores it: logs in again when a token is rejected."
 
@@ -80,4 +82,76 @@ class RejectedLogin(Question):
         return {"login_refusal": unknown("not tried: a wrong password could lock the account")}
 
 
-QUESTIONS = (StatedLife, RejectedTokens, RejectedLogin)
+class NoToken(Question):
+    """How the server responds to a request without a token: most likely, as to a dead one."""
+
+    about = "tokens"
+    subjects = (
+        Subject(
+            "dead_token",
+            "R24",
+            "Request without a token",
+            "Takes 401, 403 and 406 for a dead token, if that's what they are.",
+        ),
+    )
+
+    def ask(self, inquiry: Inquiry) -> Findings:
+        """List the folder without token and cookies."""
+        inquiry.spend()
+        call = replace(inquiry.list_call(1), authorized=False)
+        with inquiry.another_client() as stranger, stranger.exchange(call, 1) as response:
+            status = response.status_code
+        if status == 200:
+            return {"dead_token": ("warning", "served", "served: anyone can read this folder")}
+        level: Level = "ok" if status in REFUSED else "warning"
+        return {"dead_token": (level, str(status), f"status {status}")}
+
+
+class Sessions(Question):
+    """Whether a login ends the account's earlier session."""
+
+    about = "sessions"
+    subjects = (
+        Subject(
+            "one_session",
+            "R36",
+            "A second login",
+            "Logs in again after a while; sessions that end each other take turns.",
+        ),
+    )
+
+    def ask(self, inquiry: Inquiry) -> Findings:
+        """Log in elsewhere, and see whether the token still works; then the same again."""
+        inquiry.keeps_token()
+        for _ in range(2):
+            if not inquiry.keeps_token():
+                return {"one_session": unknown("tokens expire all the time")}
+            inquiry.spend()
+            with inquiry.another_client() as other:
+                other.log_in()
+            if inquiry.keeps_token():
+                return {"one_session": ("ok", False, "leaves earlier sessions alone")}
+        says = "ends the earlier session: tasks that run at the same time slow each other down"
+        return {"one_session": ("note", True, says)}
+
+
+class Modules(Question):
+    """Whether the account has the Mail module."""
+
+    subjects = (
+        Subject("mail_module", "R41", "The Mail module", "Names it if mail calls are refused."),
+    )
+
+    def conclude(self, inquiry: Inquiry) -> Findings:
+        """Read the login response."""
+        modules = inquiry.login_data.get("ModulesAccess")
+        if not isinstance(modules, list):
+            return {"mail_module": unknown("the login response has no ModulesAccess")}
+        if has_mail(modules):
+            return {"mail_module": ("ok", True, "listed in ModulesAccess")}
+        return {"mail_module": ("note", False, "not in ModulesAccess, but the folder can be read")}
+
+
+QUESTIONS = (StatedLife, RejectedTokens, RejectedLogin, Modules)
+SESSIONS = (NoToken, Sessions)
+"""Asked after the others, since they may cost the token."""
