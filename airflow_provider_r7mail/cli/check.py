@@ -55,6 +55,14 @@ def check(
             help="Also mark and unmark a message of --folder, and move it to this folder and back.",
         ),
     ] = None,
+    disk: Annotated[
+        bool,
+        typer.Option(
+            "--disk",
+            help="Also check the server's Disk, which takes files to be sent; with --write, upload "
+            "a small file and delete it.",
+        ),
+    ] = False,
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
@@ -77,8 +85,9 @@ def check(
         fail("give --connection, or --url and --login", code=2)
     try:
         if connection is not None:
-            config, number, away = _connected(connection, folder, write)
+            config, number, away, disk_folder = _connected(connection, folder, write)
         else:
+            disk_folder = None
             number, away = _folder_id(folder, "--folder"), _folder_id(write, "--write")
             config = client_config(url or "", login or "", verify=verify, ca=ca, code=2)
         if number is None:
@@ -88,6 +97,8 @@ def check(
                 client,
                 number,
                 write_folder=away,
+                disk=disk,
+                disk_folder=disk_folder,
                 say=lambda what: status.update(f"Checking {what}"),
             )
     except R7MailError as error:
@@ -105,8 +116,11 @@ def check(
 
 def _connected(
     connection: str, folder: str | None, write: str | None
-) -> tuple[ClientConfig, int | None, int | None]:
-    """Return the server of an Airflow connection, and the ids of the folders to read and write."""
+) -> tuple[ClientConfig, int | None, int | None, int | None]:
+    """Return the server of an Airflow connection, and the ids of its folders.
+
+    :return: the server, the folders to read and to write to, and the Disk's
+    """
     from airflow_provider_r7mail.hooks import R7MailHook  # noqa: PLC0415 - imports Airflow
 
     settings = R7MailHook(connection).settings
@@ -115,6 +129,7 @@ def _connected(
         settings.client,
         None if name is None else settings.resolve_folder(name, "--folder"),
         None if write is None else settings.resolve_folder(write, "--write"),
+        settings.disk_folder,
     )
 
 

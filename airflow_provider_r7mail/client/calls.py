@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 from airflow_provider_r7mail.client.fields import ENVELOPE, Names, restore_names
@@ -32,6 +32,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.client.upload import Upload
 
 T = TypeVar("T")
 
@@ -84,6 +87,8 @@ class Call(Generic[T]):
     :param authorized: whether the call needs the token
     :param refusals: statuses other than 401 that mean the login was refused (R14)
     :param not_found: what a 404 means, if not that the endpoint doesn't exist
+    :param upload: body with a file, in place of `body`
+    :param on_disk: whether the server's Disk answers it, which may be at another address
     """
 
     method: str
@@ -95,6 +100,8 @@ class Call(Generic[T]):
     authorized: bool = True
     refusals: frozenset[int] = frozenset()
     not_found: str = ""
+    upload: Upload | None = field(default=None, repr=False)
+    on_disk: bool = False
 
 
 def log_in(login: str, password: str, *, proven: bool = False) -> Call[str]:

@@ -117,6 +117,16 @@ class _Base:
             return False
         return refusals == 0 or (refusals < MAX_REFUSALS and token == self._served)
 
+    def _build(
+        self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], token: str | None
+    ) -> httpx.Request:
+        """Build a call's request."""
+        base = self.config.disk_url if call.on_disk and self.config.disk_url else self._base
+        request = http.build_request(**request_options(call, token, base))
+        if call.upload is not None:
+            request.stream = call.upload
+        return request
+
     def _accept_token(self, token: str) -> str:
         self.stats.logins += 1
         self._token = token
@@ -209,7 +219,7 @@ class Client(_Base):
             token = self._get_token(call)
             self.stats.requests += 1
             with network(call, attempt, proxy=self._proxy):
-                request = http.build_request(**request_options(call, token, self._base))
+                request = self._build(http, call, token)
                 response = http.send(request, stream=True)
             try:
                 if self._died(call, token, response.status_code, refusals):
@@ -357,7 +367,7 @@ class AsyncClient(_Base):
             async with self._slots:
                 self.stats.requests += 1
                 with _async_network(call, attempt, self._proxy):
-                    request = http.build_request(**request_options(call, token, self._base))
+                    request = self._build(http, call, token)
                     response = await http.send(request, stream=True)
                 try:
                     if self._died(call, token, response.status_code, refusals):

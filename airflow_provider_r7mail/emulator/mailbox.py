@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from airflow_provider_r7mail.emulator.disk import Disk
 from airflow_provider_r7mail.emulator.fields import fields_of
 from airflow_provider_r7mail.emulator.folders import DRAFTS, INBOX, SENT
 from airflow_provider_r7mail.emulator.loading import read
@@ -41,6 +42,7 @@ class Mailbox(Store):
         self.password = password
         self.name = name
         self.sent: list[dict[str, Any]] = []
+        self.disk = Disk(self)
 
     @classmethod
     def office(

@@ -73,6 +73,7 @@ class Inquiry:
     :param folder: id of the folder to read
     :param write_folder: id of the folder that a message may be moved to and back from, None for
         none
+    :param disk_folder: id of the Disk folder that takes files to be sent, None for the default
     :param show: called with each listing
     """
 
@@ -81,11 +82,13 @@ class Inquiry:
         client: Client,
         folder: int,
         write_folder: int | None,
+        disk_folder: int | None,
         show: Callable[[Listing], None],
     ) -> None:
         self.config = client.config
         self.folder = folder
         self.write_folder = write_folder
+        self.disk_folder = disk_folder
         self.login_data: Mapping[str, Any] = {}
         self.login_time = EPOCH
         self.pages: list[Page] = []

@@ -26,6 +26,9 @@ class Question:
     writes: ClassVar[bool] = False
     """Whether it changes the mailbox: it is asked only with a `write_folder`, and reported last."""
 
+    on_disk: ClassVar[bool] = False
+    """Whether it is about the server's Disk: it is asked only if that is wanted."""
+
     def see(self, listing: Listing) -> None:
         """Look at any listing of the check, whichever question requested it."""
 

@@ -35,6 +35,8 @@ def check_server(
     folder: int,
     *,
     write_folder: int | None = None,
+    disk: bool = False,
+    disk_folder: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Report:
     """Find out what a server does where the API's manual leaves it open.
@@ -43,6 +45,8 @@ def check_server(
     :param folder: id of the folder to read: one with mail from different days, and attachments
     :param write_folder: id of another folder: also mark and unmark one message of `folder`, and
         move it there and back. None: nothing is changed on the server
+    :param disk: also check the server's Disk; with `write_folder`, upload and delete a small file
+    :param disk_folder: id of the Disk folder that takes files to be sent, None for the default
     :param say: called with what is being checked, in a few words
     :return: the report
     :raises R7MailConfigError: both folders are the same
@@ -56,13 +60,17 @@ def check_server(
         )
     say = say or (lambda _: None)
     writes = write_folder is not None
-    questions = [question() for question in QUESTIONS if writes or not question.writes]
+    questions = [
+        question()
+        for question in QUESTIONS
+        if (writes or not question.writes) and (disk or not question.on_disk)
+    ]
 
     def show(listing: Listing) -> None:
         for question in questions:
             question.see(listing)
 
-    inquiry = Inquiry(client, folder, write_folder, show)
+    inquiry = Inquiry(client, folder, write_folder, disk_folder, show)
     say("logging in")
     inquiry.log_in()
     say("reading the folder")

@@ -8,6 +8,7 @@ from airflow_provider_r7mail.client.check.questions import (
     actions,
     attachments,
     bounds,
+    disk,
     errors,
     fields,
     labels,
@@ -28,6 +29,7 @@ QUESTIONS: tuple[type[Question], ...] = (
     *undated.QUESTIONS,
     *attachments.QUESTIONS,
     *actions.QUESTIONS,
+    *disk.QUESTIONS,
     *load.QUESTIONS,
     *fields.QUESTIONS,
 )
