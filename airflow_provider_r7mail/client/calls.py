@@ -442,10 +442,12 @@ def failure(
 ) -> R7MailRequestError | None:
     """Return the error for a status other than 200, None for 200 (R16).
 
+    The Disk's manual isn't known, so any status below 300 is taken as success there.
+
     :param headers: headers of the response, with case-insensitive or lower-case names
     :param attempt: the number of the attempt, from 1
     """
-    if status == 200:
+    if status == 200 or (call.on_disk and 200 < status < 300):
         return None
     retry_after = _retry_after(headers.get("retry-after"), datetime.now(UTC))
     html = is_html(headers)

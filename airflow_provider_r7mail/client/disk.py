@@ -62,6 +62,7 @@ _UPLOAD = "/api/v1/Documents/Upload"
 _DELETE = "/api/v1/Documents/Delete"
 _PATHS = frozenset({_GET, _ADD, _UPLOAD, _DELETE})
 
+_NOBODY = "the Disk API does not answer at this address"
 _NOT_HERE = (
     "Set disk_url of the connection to the address of the server's Disk, which often has a host "
     "name of its own. If there is none, send links in place of files."
@@ -69,6 +70,15 @@ _NOT_HERE = (
 _NO_ACCESS = (
     "Check that the account has the Disk module, and that disk_folder of the connection, if set, "
     "is the id of a folder that it may write to."
+)
+_OTHER_SERVER = (
+    "Check that disk_url of the connection is of the same installation as Host, and that the "
+    "account has the Disk module."
+)
+_NO_CONNECTION = "Check disk_url of the connection or, if it is not set, Host, and the proxy."
+_BROKEN = (
+    "The server, or a proxy in front of it, may limit the size of files or the time of requests: "
+    "check their logs."
 )
 _NO_ROOM = (
     "The account's quota may be used up, the file too large, or the folder not writable: check the "
@@ -180,10 +190,13 @@ def _directory(raw: Any) -> Directory:
     )
 
 
-def _walk(directories: Iterable[Directory]) -> Iterator[Directory]:
+def _walk(
+    directories: Iterable[Directory], parent: int | None = None
+) -> Iterator[tuple[int | None, Directory]]:
+    """Yield all folders of a listing, with the id of the folder that each is in."""
     for directory in directories:
-        yield directory
-        yield from _walk(directory.children)
+        yield (parent if directory.parent is None else directory.parent), directory
+        yield from _walk(directory.children, directory.id)
 
 
 # -- the calls --------------------------------------------------------------------------------
@@ -245,16 +258,12 @@ def find_folder(disk_folder: int | None, *, make: bool = True) -> Steps[int | No
 
     def look() -> Steps[int | None]:
         found = yield Ask(get_directories(root))
-        return min(
-            (
-                child.id
-                for directory in found
-                if directory.id == root
-                for child in directory.children
-                if child.name == FOLDER and child.parent in (None, root)
-            ),
-            default=None,  # the first, if two tasks have each made one
-        )
+        made = [
+            directory.id
+            for parent, directory in _walk(found)
+            if (parent, directory.name) == (root, FOLDER)
+        ]
+        return min(made, default=None)  # the first, if two tasks have each made one
 
     number = yield from look()
     if number is not None or not make:
@@ -297,7 +306,7 @@ def list_files(folder: int) -> Steps[tuple[DiskFile, ...]]:
     found = yield Ask(get_directories(folder))
     files = {
         file.id: file
-        for directory in _walk(found)
+        for _, directory in _walk(found)
         for home, file in directory.files
         if home == folder
     }
@@ -375,7 +384,7 @@ class Uploads:
         try:
             yield from delete_files(ids)
         except R7MailRequestError as error:
-            log.warning("The message was sent, but files %s stay on the Disk: %s", ids, error)
+            log.warning("The message was sent, but files %s may stay on the Disk: %s", ids, error)
 
     def token(self, file: File) -> str:
         """Return the part of a file's name on the Disk by which it is recognised."""
@@ -449,7 +458,8 @@ def _free_name(file: File, token: str, taken: set[str]) -> str:
 
 
 def _mime_type(file: File) -> str:
-    return mimetypes.guess_type(file.source.name)[0] or "application/octet-stream"
+    kind, packing = mimetypes.guess_type(file.source.name)
+    return kind if kind and not packing else "application/octet-stream"
 
 
 def _attachment(file: File, found: DiskFile) -> Attachment:
@@ -503,22 +513,20 @@ def clear_errors(file: File | None = None) -> Iterator[None]:
 
 def _meaning(error: R7MailRequestError) -> tuple[str, str]:
     """Return what a failed call of the Disk means, and what to do."""
-    status = error.status or 0
-    from_web_server = isinstance(error, R7MailProxyError) and status not in {
-        407,
-        429,
-        502,
-        503,
-        504,
-    }
-    if status == 413:
-        return "the file is too large for the server, or for a proxy in front of it", _TOO_LARGE
-    if status in {404, 405} or (from_web_server and status == 200):
-        return "the Disk API does not answer at this address", _NOT_HERE
-    if error.path == _UPLOAD and (from_web_server or status in {400, 403, 406, 500, 507}):
-        return f"the Disk refused it: {error.reason}", _NO_ROOM
-    if status in {403, 406}:
-        return "the Disk, or its folder, is not accessible", _NO_ACCESS
-    if from_web_server:
-        return "the Disk API does not answer at this address", _NOT_HERE
-    return error.reason, error.hint
+    status = error.status
+    uploading = error.path == _UPLOAD
+    gateway = {407, 429, 502, 503, 504}
+    by_web_server = isinstance(error, R7MailProxyError) and status not in gateway
+    refused = f"the Disk refused it: {error.reason}"
+    meanings = (
+        (error.never_sent, error.reason, _NO_CONNECTION),
+        (uploading and status is None, error.reason, _BROKEN),
+        (status == 401, "the Disk does not accept the token of the mail server", _OTHER_SERVER),
+        (status == 413, "the file is too large for the server, or for a proxy", _TOO_LARGE),
+        (status in {404, 405} or (by_web_server and status == 200), _NOBODY, _NOT_HERE),
+        (uploading and (by_web_server or status in {400, 403, 406, 500, 507}), refused, _NO_ROOM),
+        (status in {403, 406}, "the Disk, or its folder, is not accessible", _NO_ACCESS),
+        (by_web_server, _NOBODY, _NOT_HERE),
+        (True, error.reason, error.hint),
+    )
+    return next((reason, hint) for applies, reason, hint in meanings if applies)

@@ -204,6 +204,16 @@ def test_an_alert_without_its_file(server: Emulator, logged: Callable[[], str]) 
     assert "/data/gone.csv can't be attached: there is no such file" in logged()
 
 
+def test_an_alert_whose_files_cannot_be_rendered(
+    server: Emulator, logged: Callable[[], str]
+) -> None:
+    """If the template in `files` fails, the alert is not sent without them."""
+    R7MailNotifier(to="a@b.ru", throttle=None, files="{{ nothing }}")({})
+
+    assert server.mailbox.sent == []
+    assert "the mail was not sent" in logged()
+
+
 # -- in a DAG ---------------------------------------------------------------------------------
 
 
