@@ -128,6 +128,18 @@ def _connection_fields() -> dict[str, dict[str, Any]]:
             "such as https://mail.example.org/mail/{folder}. {folder} becomes the folder's id.",
             "schema": {"type": ["string", "null"]},
         },
+        "disk_url": {
+            "label": "Disk",
+            "description": "Where the server's Disk answers, if not at Host, such as "
+            "https://cddisk.example.org. It takes the files that are sent with mail.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "disk_folder": {
+            "label": "Disk folder",
+            "description": "Id of the Disk folder that takes the files that are sent. If empty, a "
+            "folder Airflow is created in the account's own root folder.",
+            "schema": {"type": ["integer", "null"], "minimum": 1},
+        },
         "privacy_secret": {
             "label": "Privacy secret",
             "description": "Key for hashing addresses and names in extracts: a long random text. "

@@ -30,6 +30,7 @@ class Settings:
 
     :param client: how to reach the server
     :param folders: folder ids by name
+    :param disk_folder: id of the Disk folder that takes files to be sent; None for the default
     :param web_url: URL of a folder in the web client, with `{folder}` for the folder's id, or None
     :param privacy_secret: key for hashing personal data in tables, or None
     :param conn_id: the connection's id, for errors
@@ -37,6 +38,7 @@ class Settings:
 
     client: ClientConfig
     folders: Mapping[str, int] = field(default_factory=dict)
+    disk_folder: int | None = None
     web_url: str | None = None
     privacy_secret: str | None = field(default=None, repr=False)
     conn_id: str
@@ -188,6 +190,17 @@ class _Fields:
             )
         return value.strip()
 
+    def disk_url(self) -> str | None:
+        value = self.text("disk_url", "https://cddisk.example.org")
+        return None if value is None else _base_url(self, "disk_url", value)
+
+    def disk_folder(self) -> int | None:
+        value = self.extra.get("disk_folder")
+        number = read_id(value)
+        if value is not None and (number is None or number < 1):
+            raise self.wrong("disk_folder", f"got {value!r}. Give the folder's id, a whole number.")
+        return number
+
     def folders(self) -> dict[str, int]:
         value = _parsed(self.extra.get("folders", {}))
         example = 'Give an object of names and ids, like {"inbox": 24, "processed": 15}.'
@@ -245,10 +258,12 @@ def config_from_connection(connection: Connection) -> Settings:
     return Settings(
         conn_id=conn_id,
         folders=source.folders(),
+        disk_folder=source.disk_folder(),
         web_url=source.web_url(),
         privacy_secret=source.text("privacy_secret", "a long random text"),
         client=ClientConfig(
-            url=_base_url(source, connection.host, connection.schema, connection.port),
+            url=_base_url(source, "host", connection.host, connection.schema, connection.port),
+            disk_url=source.disk_url(),
             login=connection.login,
             password=connection.password,
             verify=source.verify(),
@@ -261,11 +276,19 @@ def config_from_connection(connection: Connection) -> Settings:
     )
 
 
-def _base_url(source: _Fields, host: str | None, schema: str | None, port: int | None) -> str:
-    """The server's URL. A full URL in Host takes precedence over Schema and Port."""
+def _base_url(
+    source: _Fields,
+    field_name: str,
+    host: str | None,
+    schema: str | None = None,
+    port: int | None = None,
+) -> str:
+    """A server's URL. A full URL in the field takes precedence over Schema and Port."""
     text = (host or "").strip()
     if not text:
-        raise source.wrong("host", "missing. Give the mail server's name, like mail.example.org.")
+        raise source.wrong(
+            field_name, "missing. Give the mail server's name, like mail.example.org."
+        )
     if "://" not in text:
         scheme = (schema or "").strip().lower() or "https"
         if scheme not in {"http", "https"}:
@@ -274,7 +297,8 @@ def _base_url(source: _Fields, host: str | None, schema: str | None, port: int |
             text = f"[{text}]"  # IPv6
         text = f"{scheme}://{text}"
     wrong = source.wrong(
-        "host", "not a host or URL. Give mail.example.org or https://mail.example.org:8443/path."
+        field_name,
+        "not a host or URL. Give mail.example.org or https://mail.example.org:8443/path.",
     )
     try:
         parts = urlsplit(text)
@@ -282,7 +306,7 @@ def _base_url(source: _Fields, host: str | None, schema: str | None, port: int |
     except ValueError:
         raise wrong from None
     if parts.username is not None or parts.password is not None:
-        raise source.wrong("host", "holds a login. Give it in Login and Password instead.")
+        raise source.wrong(field_name, "holds a login. Give it in Login and Password instead.")
     if parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
         raise wrong
     if not name or re.search(r"[\s\x00-\x1f\x7f%<>\"'\\^`{|}]", name):

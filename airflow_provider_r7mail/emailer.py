@@ -7,6 +7,7 @@ ignore it in `email_on_failure` and `email_on_retry`, and use SMTP: use `R7MailN
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from html import escape
@@ -14,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_r7mail.client.compose import compose_message
-from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailSendUnclearError
+from airflow_provider_r7mail.exceptions import R7MailSendUnclearError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import R7MailHook
 
@@ -46,7 +47,7 @@ def send_email(
     :param to: addresses: a list, or text with commas or semicolons
     :param subject: the subject, one line
     :param html_content: the body in HTML, or plain text if `mime_subtype` is `plain`
-    :param files: must be empty: the API has no upload
+    :param files: paths of files to upload to the server's Disk and to attach
     :param dryrun: check the parameters, log the counts, and send nothing
     :param cc: addresses, like `to`
     :param bcc: addresses, like `to`
@@ -60,11 +61,6 @@ def send_email(
         whether the message was sent (R23)
     :raises R7MailRequestError: the message was not sent; another try may succeed
     """
-    if files:
-        raise R7MailConfigError(
-            f"files: {len(files)} given, but the mail server's API has no upload. Write the files "
-            "to object storage and send links to them, or put a table into html_content."
-        )
     if custom_headers:
         log.warning("Ignored %d custom_headers: the API has no headers.", len(custom_headers))
     text_content = None
@@ -83,6 +79,8 @@ def send_email(
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc")]
         log.info("Dry run, nothing is sent: %d to, %d cc, %d bcc.", *numbers)
         return
+    # As Airflow's own backend, which opens them: from the working directory.
+    letter["files"] = [os.path.abspath(file) for file in files or ()]  # noqa: PTH100 - no I/O
     if conn_id in (None, "", AIRFLOWS_DEFAULT):
         conn_id = R7MailHook.default_conn_name
     _refuse_second_text(letter)

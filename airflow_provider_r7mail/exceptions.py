@@ -13,7 +13,7 @@ R7MailError
 │   └── R7MailSendUnclearError           unclear whether a message was sent: check first
 │       └── R7MailSendUnsettledError     and the Sent folder could not be read: try again later
 ├── R7MailMessageNotFoundError (LookupError)  a message id is not in the folder
-├── R7MailAttachmentError                attachments could not be copied
+├── R7MailAttachmentError                files could not be copied or attached
 └── R7MailExtractError                   the window could not be read completely and exactly once
     ├── R7MailBadMessageError            messages don't fit any table
     └── R7MailPublishError               the result could not be published
@@ -157,7 +157,7 @@ class R7MailMessageNotFoundError(R7MailError, LookupError):
 
 
 class R7MailAttachmentError(R7MailError):
-    """Attachments could not be copied. The attachments table says which and why."""
+    """Attachments could not be copied, as the attachments table says, or a file not be attached."""
 
 
 class R7MailExtractError(R7MailError):

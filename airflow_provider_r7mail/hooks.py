@@ -8,11 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+from asgiref.sync import sync_to_async
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.acting import MOVE_SECONDS, Action, move_and_find
 from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
+from airflow_provider_r7mail.client.disk import DiskFile, Uploads, delete_files, list_disk
 from airflow_provider_r7mail.client.frames import messages_frame
 from airflow_provider_r7mail.client.limit import run_within
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids
@@ -21,6 +23,7 @@ from airflow_provider_r7mail.client.progress import Progress
 from airflow_provider_r7mail.client.reader import iter_messages
 from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, asend_once, send_once
 from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.client.steps import carry_out
 from airflow_provider_r7mail.compat import (
     AIRFLOW,
     AirflowNotFoundException,
@@ -36,6 +39,7 @@ from airflow_provider_r7mail.connection import (
 )
 from airflow_provider_r7mail.connection_form import form_behaviour, form_widgets
 from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.files import AfterSending, find_files, find_uploads, open_storage
 from airflow_provider_r7mail.filters import Filters
 
 if TYPE_CHECKING:
@@ -44,7 +48,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from upath import UPath
 
-    from airflow_provider_r7mail.compat import ObjectStoragePath
     from airflow_provider_r7mail.lake.attachments import StoredFile
 
 TEST_SECONDS = 4.5
@@ -178,6 +181,8 @@ class R7MailHook(BaseHook):
         cc: str | Iterable[str] | None = None,
         bcc: str | Iterable[str] | None = None,
         attachments: Iterable[Attachment | Mapping[str, Any]] | None = None,
+        files: Any = None,
+        after_sending: AfterSending = "keep",
         draft_id: int | str = 0,
         links: Iterable[Any] | None = None,
         link_seconds: int = LINK_SECONDS,
@@ -198,6 +203,9 @@ class R7MailHook(BaseHook):
         :param bcc: addresses, like `to`
         :param attachments: files in the server's Storage, each as
             `{"Id", "FileId", "FileName", "Size", "MimeType"}`
+        :param files: files to upload to the server's Disk and to attach: absolute paths, URLs that
+            `ObjectStoragePath` supports, or path objects
+        :param after_sending: `keep` keeps the uploaded files on the Disk, `delete` deletes them
         :param draft_id: id of the draft to send; 0 for none (R10)
         :param links: links to add at the end: URLs, files in object storage as `s3://bucket/key` or
             `ObjectStoragePath`, or `{"url": ..., "name": ...}`
@@ -207,6 +215,7 @@ class R7MailHook(BaseHook):
         :param settle_seconds: how long, in seconds, a message may take to appear there (R11)
         :return: the server's id, and `accepted`: accepted by the server, not yet delivered (R11)
         :raises R7MailConfigError: a parameter is wrong; nothing was sent
+        :raises R7MailAttachmentError: a file is missing, unreadable or empty; nothing was sent
         :raises R7MailSendUnclearError: it is unclear whether the message was sent
         :raises R7MailRequestError: the message was not sent
         """
@@ -222,8 +231,9 @@ class R7MailHook(BaseHook):
             links=resolve_links(links, link_seconds, open_storage),
         )
         where = self.settings.resolve_sent_folder(sent_folder, settle_seconds)
+        uploads = find_uploads(files, after_sending, self.settings)
         with self.get_conn() as client:
-            sent = send_once(client, Sending.of(call, None, *where))
+            sent = send_once(client, Sending.of(call, None, *where, uploads))
         return {"id": sent.id, "accepted": True}
 
     async def asend_message(
@@ -235,6 +245,8 @@ class R7MailHook(BaseHook):
         text_content: str | None = None,
         cc: str | Iterable[str] | None = None,
         bcc: str | Iterable[str] | None = None,
+        files: Any = None,
+        after_sending: AfterSending = "keep",
         sent_folder: int | str | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> Accepted:
@@ -245,9 +257,53 @@ class R7MailHook(BaseHook):
         )
         settings = await self._asettings()
         where = settings.resolve_sent_folder(sent_folder, settle_seconds)
+        # In a thread from which Airflow's connections can be read.
+        find = sync_to_async(find_uploads, thread_sensitive=False)
+        uploads = await find(files, after_sending, settings)
         async with await self.aget_conn() as client:
-            sent = await asend_once(client, Sending.of(call, None, *where))
+            sent = await asend_once(client, Sending.of(call, None, *where, uploads))
         return {"id": sent.id, "accepted": True}
+
+    def upload_file(self, file: Any, *, storage_conn_id: str | None = None) -> dict[str, Any]:
+        """Upload a file to the server's Disk, unless it is there already.
+
+        :param file: an absolute path, a URL that `ObjectStoragePath` supports, or a path object
+        :param storage_conn_id: Airflow connection of the object storage; by default the one in the
+            URL
+        :return: the file as `attachments` takes it: `{"Id", "FileId", "FileName", "Size",
+            "MimeType"}`
+        :raises R7MailConfigError: it is neither a path nor a URL
+        :raises R7MailAttachmentError: it is missing, unreadable or empty
+        :raises R7MailRequestError: the Disk failed, refused the file, or could not be reached
+        """
+        sources = find_files([file], storage_conn_id)
+        uploads = Uploads(sources=sources, disk_folder=self.settings.disk_folder)
+        with self.get_conn() as client:
+            [attachment] = carry_out(uploads.steps(), client.send)
+        return attachment.to_json()
+
+    def list_disk(self) -> list[DiskFile]:
+        """List the files in the Disk folder that takes files to be sent.
+
+        :return: the files, in the order of their ids; none if there is no such folder yet
+        :raises R7MailRequestError: the Disk failed or could not be reached
+        """
+        with self.get_conn() as client:
+            return list(carry_out(list_disk(self.settings.disk_folder), client.send))
+
+    def delete_from_disk(self, file_ids: Iterable[int | str] | str) -> int:
+        """Delete files from the Disk, such as old uploads.
+
+        :param file_ids: the files' ids (`DiskFile.id`): a list, or a list in JSON text
+        :return: number of files
+        :raises R7MailConfigError: an id is wrong
+        :raises R7MailRequestError: the Disk failed or could not be reached
+        """
+        ids = parse_ids(file_ids, "file_ids")
+        if ids:
+            with self.get_conn() as client:
+                carry_out(delete_files(ids), client.send)
+        return len(ids)
 
     def iter_messages(
         self, folder: int | str, *, page_size: int = 100, **filters: Unpack[Filters]
@@ -469,15 +525,3 @@ class R7MailHook(BaseHook):
         if AIRFLOW >= (3, 0):  # Airflow 2 removes the login from the URI, and warns
             uri = self.settings.folder_uri(folder)
             get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
-
-
-def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath:
-    """Make a path in object storage from its URL.
-
-    :param conn_id: the storage's Airflow connection; by default the one in the URL
-    :raises ValueError: no storage backend handles the URL
-    """
-    # Few hooks need it: don't load the storage layers for every DAG file.
-    from airflow_provider_r7mail.compat import ObjectStoragePath  # noqa: PLC0415
-
-    return ObjectStoragePath(url, conn_id=conn_id)

@@ -28,6 +28,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailError,
     R7MailSendUnclearError,
 )
+from airflow_provider_r7mail.files import AfterSending, find_files
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.template_files import TemplateFiles
 
@@ -41,8 +42,8 @@ log = logging.getLogger(__name__)
 
 MAX_EXCEPTION_CHARS = 2000
 
-REQUIRED = frozenset({"to", "r7mail_conn_id"})
-"""Parameters without a default that is safe."""
+REQUIRED = frozenset({"to", "files", "r7mail_conn_id"})
+"""Parameters without a default that is safe: nothing is sent without its files."""
 
 SEND_SECONDS = 10.0
 """How long a callback waits for the mail server.
@@ -123,6 +124,8 @@ class _Letter(TypedDict):
     html_content: str
     cc: tuple[str, ...]
     bcc: tuple[str, ...]
+    files: Any
+    after_sending: AfterSending
 
 
 class R7MailNotifier(TemplateFiles, BaseNotifier):
@@ -144,6 +147,10 @@ class R7MailNotifier(TemplateFiles, BaseNotifier):
         callbacks of failed and retried tasks have (templated)
     :param cc: addresses, like `to` (templated)
     :param bcc: addresses, like `to` (templated)
+    :param files: files to upload to the server's Disk and to attach, as in `R7MailSendOperator`;
+        small ones, since a callback has 10 seconds. If one can't be attached, nothing is sent
+        (templated)
+    :param after_sending: `keep` keeps the uploaded files on the Disk, `delete` deletes them
     :param throttle: minimum time between two mails with the same key, a timedelta or seconds; None
         sends every mail
     :param throttle_key: mails with the same key share a throttle; by default, mails about the same
@@ -157,6 +164,7 @@ class R7MailNotifier(TemplateFiles, BaseNotifier):
         "html_content",
         "cc",
         "bcc",
+        "files",
         "throttle_key",
         "r7mail_conn_id",
     )
@@ -170,6 +178,8 @@ class R7MailNotifier(TemplateFiles, BaseNotifier):
         *,
         cc: str | Iterable[str] | None = None,
         bcc: str | Iterable[str] | None = None,
+        files: Any = None,
+        after_sending: AfterSending = "keep",
         throttle: timedelta | float | None = timedelta(minutes=10),
         throttle_key: str | None = None,
         r7mail_conn_id: str = R7MailHook.default_conn_name,
@@ -181,6 +191,8 @@ class R7MailNotifier(TemplateFiles, BaseNotifier):
         self.html_content = html_content
         self.cc = cc
         self.bcc = bcc
+        self.files = files
+        self.after_sending = after_sending
         self.throttle = throttle
         self.throttle_key = throttle_key
         self.r7mail_conn_id = r7mail_conn_id
@@ -289,7 +301,9 @@ class R7MailNotifier(TemplateFiles, BaseNotifier):
 
     def _send(self, letter: _Letter) -> Accepted:
         hook = R7MailHook(self.r7mail_conn_id)
-        hook.settings  # noqa: B018 - read here: Airflow's API is not for other threads
+        # Airflow's API is not for other threads: read connections here.
+        hook.settings  # noqa: B018
+        letter = {**letter, "files": find_files(letter["files"])}
         try:
             return run_within(SEND_SECONDS, lambda: hook.send_message(**letter))
         except TimeoutError as error:
@@ -341,6 +355,8 @@ class R7MailNotifier(TemplateFiles, BaseNotifier):
             "html_content": html + _unrendered_note(self._unrendered),
             "cc": parse_addresses(self.cc, "cc"),
             "bcc": parse_addresses(self.bcc, "bcc"),
+            "files": self.files,
+            "after_sending": self.after_sending,
         }
 
 

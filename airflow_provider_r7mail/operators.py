@@ -24,7 +24,8 @@ from airflow_provider_r7mail.client.sending import SETTLE_SECONDS, Sending, send
 from airflow_provider_r7mail.compat import AirflowFailException, BaseOperator
 from airflow_provider_r7mail.exceptions import R7MailRequestError, R7MailSendUnclearError
 from airflow_provider_r7mail.failures import fail_at_once
-from airflow_provider_r7mail.hooks import Accepted, R7MailHook, open_storage
+from airflow_provider_r7mail.files import AfterSending, find_uploads, open_storage
+from airflow_provider_r7mail.hooks import Accepted, R7MailHook
 from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.template_files import TemplateFiles
 from airflow_provider_r7mail.tries import Tries, is_retry
@@ -98,7 +99,10 @@ class R7MailSendOperator(_SendingOperator):
     :param cc: addresses, like `to` (templated)
     :param bcc: addresses, like `to` (templated)
     :param attachments: files in the server's Storage, each as
-        `{"Id", "FileId", "FileName", "Size", "MimeType"}`; the API has no upload (templated)
+        `{"Id", "FileId", "FileName", "Size", "MimeType"}` (templated)
+    :param files: files to upload to the server's Disk and to attach: absolute paths, URLs that
+        `ObjectStoragePath` supports, or path objects; one, a list, or a task's output (templated)
+    :param after_sending: `keep` keeps the uploaded files on the Disk, `delete` deletes them
     :param draft_id: id of the draft to send; 0 for none (R10) (templated)
     :param links: links to add at the end: URLs, files in object storage as `s3://bucket/key` or
         `ObjectStoragePath`, or `{"url": ..., "name": ...}` (templated)
@@ -116,6 +120,7 @@ class R7MailSendOperator(_SendingOperator):
         whether the message was sent
     :raises R7MailSendUnsettledError: it is unclear whether the message was sent, and the Sent
         folder couldn't be read; the next try looks there first
+    :raises R7MailAttachmentError: a file is missing, unreadable or empty; nothing was sent
     :raises R7MailRequestError: the message was not sent; another try may succeed
     """
 
@@ -127,6 +132,7 @@ class R7MailSendOperator(_SendingOperator):
         "cc",
         "bcc",
         "attachments",
+        "files",
         "draft_id",
         "links",
         "storage_conn_id",
@@ -148,6 +154,8 @@ class R7MailSendOperator(_SendingOperator):
         cc: str | Iterable[str] | None = None,
         bcc: str | Iterable[str] | None = None,
         attachments: Iterable[Mapping[str, Any]] | None = None,
+        files: Any = None,
+        after_sending: AfterSending = "keep",
         draft_id: int | str = 0,
         links: Iterable[Any] | str | None = None,
         link_seconds: int = LINK_SECONDS,
@@ -166,6 +174,8 @@ class R7MailSendOperator(_SendingOperator):
         self.cc = cc
         self.bcc = bcc
         self.attachments = attachments
+        self.files = files
+        self.after_sending = after_sending
         self.draft_id = draft_id
         self.links = links
         self.link_seconds = link_seconds
@@ -179,6 +189,7 @@ class R7MailSendOperator(_SendingOperator):
     def execute(self, context: Context) -> Accepted:
         """Send the message, unless an earlier try has sent it."""
         hook = R7MailHook(self.r7mail_conn_id)
+        storage_conn_id = read_text(self.storage_conn_id, "storage_conn_id")
         call = compose_message(
             self.to,
             self.subject,
@@ -191,16 +202,20 @@ class R7MailSendOperator(_SendingOperator):
             links=resolve_links(
                 self.links,
                 self.link_seconds,
-                partial(open_storage, conn_id=read_text(self.storage_conn_id, "storage_conn_id")),
+                partial(open_storage, conn_id=storage_conn_id),
             ),
         )
+        uploads = find_uploads(self.files, self.after_sending, hook.settings, storage_conn_id)
         body = call.body or {}
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc", "Attachments")]
+        numbers[-1] += len(uploads.sources)
         where = hook.settings.resolve_sent_folder(self.sent_folder, self.settle_seconds)
         tries = Tries(context)
         marker = tries.marker(recipients_of(call))
-        sending = Sending.of(call, marker, *where)
+        sending = Sending.of(call, marker, *where, uploads)
         if self._dry_run:
+            for source in uploads.sources:
+                source.measure()
             self.log.info(
                 "Dry run, nothing is sent: %d to, %d cc, %d bcc, %d attachments.", *numbers
             )

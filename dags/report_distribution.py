@@ -6,8 +6,8 @@ Requires: the connection `r7mail_default` with `sent` in its `folders`; the tabl
 
 Each person gets their own message, sent by its own task: if one fails, it is retried, and the
 others get nothing twice. If it is unclear whether a message was sent, its task checks the Sent
-folder. The API can't attach local files: the full table is a CSV file in object storage, and the
-message links to it. If the storage can sign links, the link works for a week.
+folder. The full table is attached as a CSV file, which is uploaded to the server's Disk for that.
+Where `r7mail check --disk` finds none, write `links` in place of `files`.
 
 To adapt: `make_report`, and the message in `report_distribution.html`.
 """
@@ -103,7 +103,7 @@ with DAG(
     send = R7MailSendOperator.partial(
         task_id="send_report",
         html_content="report_distribution.html",  # a template next to this file
-        links=["{{ ti.xcom_pull('make_report')['file'] }}"],
+        files=["{{ ti.xcom_pull('make_report')['file'] }}"],
         sent_folder="sent",
         max_active_tis_per_dagrun=4,
     ).expand_kwargs(address(YESTERDAY))

@@ -2,6 +2,12 @@
 
 from airflow.decorators import task  # type: ignore[attr-defined]
 
-from airflow_provider_r7mail.compat import DAG, Asset, AssetAlias, BaseOperator
+from airflow_provider_r7mail.compat import (
+    DAG,
+    Asset,
+    AssetAlias,
+    BaseOperator,
+    ObjectStoragePath,
+)
 
-__all__ = ["DAG", "Asset", "AssetAlias", "BaseOperator", "task"]
+__all__ = ["DAG", "Asset", "AssetAlias", "BaseOperator", "ObjectStoragePath", "task"]

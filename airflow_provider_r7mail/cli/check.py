@@ -66,6 +66,14 @@ def check(
         str | None,
         typer.Option(metavar="ADDRESS", help="Also send one message to this address."),
     ] = None,
+    disk: Annotated[
+        bool,
+        typer.Option(
+            "--disk",
+            help="Also check the server's Disk, which takes files to be sent; with --write, upload "
+            "a small file and delete it.",
+        ),
+    ] = False,
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
@@ -90,8 +98,9 @@ def check(
     config: ClientConfig | None = None
     try:
         if connection is not None:
-            config, number, away = _connected(connection, folder, write)
+            config, number, away, disk_folder = _connected(connection, folder, write)
         else:
+            disk_folder = None
             number, away = _folder_id(folder, "--folder"), _folder_id(write, "--write")
             server = url if url and "://" in url else f"https://{url}"
             config = client_config(server, login or "", verify=verify, ca=ca, code=2)
@@ -106,6 +115,8 @@ def check(
                 number,
                 write_folder=away,
                 send_to=send,
+                disk=disk,
+                disk_folder=disk_folder,
                 say=lambda what: status.update(f"Checking {what}"),
             )
     except R7MailError as error:
@@ -123,8 +134,11 @@ def check(
 
 def _connected(
     connection: str, folder: str | None, write: str | None
-) -> tuple[ClientConfig, int | None, int | None]:
-    """Return the server of an Airflow connection, and the ids of the folders to read and write."""
+) -> tuple[ClientConfig, int | None, int | None, int | None]:
+    """Return the server of an Airflow connection, and the ids of its folders.
+
+    :return: the server, the folders to read and to write to, and the Disk's
+    """
     from airflow_provider_r7mail.hooks import R7MailHook  # noqa: PLC0415 - imports Airflow
 
     settings = R7MailHook(connection).settings
@@ -133,6 +147,7 @@ def _connected(
         settings.client,
         None if name is None else settings.resolve_folder(name, "--folder"),
         None if write is None else settings.resolve_folder(write, "--write"),
+        settings.disk_folder,
     )
 
 

@@ -52,9 +52,10 @@ def demo(
 ) -> None:
     """Show the whole pipeline in about a minute: mail server, Airflow, Parquet tables.
 
-    Starts the emulator with an office's mail, and runs three DAGs in a real Airflow with its own
-    database: mail_extract for three weeks, supplier_price_list and mail_analytics. Then it shows
-    what was written, what to try next, and where the report with the charts is.
+    Starts the emulator with an office's mail, and runs four DAGs in a real Airflow with its own
+    database: mail_extract for three weeks, supplier_price_list, mail_analytics and
+    report_distribution. Then it shows what was written and sent, what to try next, and where the
+    report with the charts is.
 
     It does not touch any other Airflow or mail, and leaves nothing running.
     """
@@ -141,7 +142,7 @@ class _DemoAirflow:
         self.lake = home / "lake"
         self.log = home / "airflow.log"
         # The three weeks before today, when the office's mail ends.
-        today = datetime.now(UTC).date()
+        today = self.today = datetime.now(UTC).date()
         self.weeks = [today - timedelta(weeks=age) for age in (3, 2, 1)]
         self._console = console
         self.settings = {
@@ -167,9 +168,10 @@ class _DemoAirflow:
             *(["dags", "test", "mail_extract", end] for end in ends),
         )
         self._run(
-            "supplier_price_list and mail_analytics",
+            "supplier_price_list, mail_analytics and report_distribution",
             ["dags", "test", "supplier_price_list"],
             ["dags", "test", "mail_analytics"],
+            ["dags", "test", "report_distribution", f"{self.today}T06:00:00"],
         )
 
     def _run(self, what: str, *commands: Sequence[str]) -> None:
@@ -224,7 +226,7 @@ class _DemoAirflow:
 def _say_start(console: Console, server: Emulator, airflow: _DemoAirflow) -> None:
     count = sum(len(server.mailbox.messages(number)) for number in server.mailbox.folders)
     console.print(f"The emulator runs at {server.url}, with {count:,} messages of an office.")
-    console.print("Running three example DAGs in a real Airflow. Its log:")
+    console.print("Running four example DAGs in a real Airflow. Its log:")
     console.print(str(airflow.log), soft_wrap=True, markup=False)
 
 
@@ -255,6 +257,9 @@ def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow) -> Non
     filed = [m for m in server.mailbox.messages(_processed(server)) if m["Id"] in prices]
     if any(message["WasRead"] for message in filed):
         console.print("The price list's message was marked as read and moved to folder processed.")
+    for sent in server.mailbox.sent:
+        [file] = sent["Attachments"]
+        console.print(f"The report was sent as message {sent['Id']}, with {file['FileName']}.")
     messages = rows("tables/messages")
     _show_rows(console, messages)
     _show_senders(console, messages, airflow.lake / "tables/messages")
@@ -330,7 +335,8 @@ def _show_next(console: Console, airflow: _DemoAirflow) -> None:
         f"  {short(tools / 'python')} -c " + (f'"{ask}"' if plain else shlex.quote(ask)),
         f"  {short(tools / 'r7mail')} emulator",
         f"  . {short(settings)} && PATH={shlex.quote(str(tools))}:$PATH airflow standalone",
-        "Run the last two in separate terminals: the emulator, and Airflow with its UI.",
+        "Run the last two in separate terminals: the emulator, and Airflow with its UI. Trigger",
+        "report_distribution there: its message, with the file, appears on the emulator's page.",
         "",
         "A report on the mail, with charts, to open in a browser:",
         f"  {short(lake / 'marts' / 'report.html')}",

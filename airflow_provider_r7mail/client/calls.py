@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 from airflow_provider_r7mail.client.dates import lacks_zone
@@ -33,6 +33,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.client.upload import Upload
 
 T = TypeVar("T")
 
@@ -99,6 +102,8 @@ class Call(Generic[T]):
     :param not_found: what a 404 means, if not that the endpoint doesn't exist
     :param tentative: whether an error of the server is an answer, and not retried
     :param refused: what a refusal may mean besides, and what to do
+    :param upload: body with a file, in place of `body`
+    :param on_disk: whether the server's Disk answers it, which may be at another address
     """
 
     method: str
@@ -112,6 +117,8 @@ class Call(Generic[T]):
     not_found: str = ""
     tentative: bool = False
     refused: str = ""
+    upload: Upload | None = field(default=None, repr=False)
+    on_disk: bool = False
 
     def explain(self, status: int | None) -> str:
         """Return what to add to a hint about a response of this status."""
@@ -502,10 +509,12 @@ def failure(
 ) -> R7MailRequestError | None:
     """Return the error for a status other than 200, None for 200 (R16).
 
+    The Disk's manual isn't known, so any status below 300 is taken as success there.
+
     :param headers: headers of the response, with case-insensitive or lower-case names
     :param attempt: the number of the attempt, from 1
     """
-    if status == 200:
+    if status == 200 or (call.on_disk and 200 < status < 300):
         return None
     retry_after = _retry_after(headers.get("retry-after"), datetime.now(UTC))
     html = is_html(headers)

@@ -59,6 +59,7 @@ class ClientConfig:
     """How to reach a server.
 
     :param url: base URL of the server, such as `https://mail.example.org`
+    :param disk_url: the same of its Disk, if that is elsewhere
     :param login: login of the account
     :param password: its password
     :param verify: True verifies the server's certificate against the system's and certifi's CAs,
@@ -76,6 +77,7 @@ class ClientConfig:
     url: str
     login: str
     password: str = field(repr=False)
+    disk_url: str | None = None
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
     proxy: str | Literal[False] | None = field(default=None, repr=False)
@@ -91,7 +93,8 @@ class ClientConfig:
         :raises R7MailConfigError: the file in `verify` or `cert` is missing or has no certificate
         """
         # Without TLS there is no need to load the CAs, which takes 40 ms.
-        is_plain = self.url.startswith("http://") and self.effective_proxy() is None
+        urls = (self.url, self.disk_url or self.url)
+        is_plain = all(url.startswith("http://") for url in urls) and self.effective_proxy() is None
         return make_context(None if self.verify is True and is_plain else self.verify, self.cert)
 
     def effective_proxy(self) -> httpx.Proxy | None:
@@ -151,6 +154,8 @@ def request_options(call: Call[Any], token: str | None, base: str = "") -> dict[
     headers = {"Content-Type": "application/json"}
     if call.authorized and token is not None:
         headers["Authorization"] = token
+    if call.upload is not None:
+        headers |= call.upload.headers
     if call.body is None:
         # A file's length is checked against its Content-Length, so it must not be compressed (R22).
         headers["Accept-Encoding"] = "identity"
@@ -313,8 +318,8 @@ def may_repeat(call: Call[Any], error: BaseException) -> bool:
 
 
 def _unclear(call: Call[Any], error: R7MailRequestError) -> bool:
-    """Whether the server may have acted on a call that must not be repeated (R23)."""
-    if call.repeatable or error.path != call.path or error.never_sent:
+    """Whether the server may have sent a message that must not be sent again (R23)."""
+    if call.repeatable or call.on_disk or error.path != call.path or error.never_sent:
         return False
     return error.status not in NOT_SENT
 

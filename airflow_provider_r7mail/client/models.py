@@ -205,7 +205,7 @@ class Attachment:
 
         :param raw: an object with `Id`, `FileId`, `FileName`, `Size` and `MimeType`, all required
         :param position: its index in the list, for the error
-        :raises R7MailConfigError: a path or URL (the API has no upload), or a field is missing
+        :raises R7MailConfigError: a path or URL, which belongs in `files`, or a field is missing
         """
         if isinstance(raw, cls):
             attachment = raw
@@ -218,9 +218,9 @@ class Attachment:
         else:
             raise R7MailConfigError(
                 f"attachments[{position}]: the R7 API can only attach files that are in the "
-                "server's own Storage, by their ids; it has no upload. Give "
-                '{"Id", "FileId", "FileName", "Size", "MimeType"}, or write the file to object '
-                "storage and send a link to it."
+                "server's own Storage, by their ids. Give "
+                '{"Id", "FileId", "FileName", "Size", "MimeType"}, or the path or URL of a file to '
+                "upload in files."
             )
         missing = [
             name

@@ -7,20 +7,21 @@ again only if it isn't there. `_steps` decides what to do and performs no I/O; `
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from uuid import uuid4
 
 from airflow_provider_r7mail.client.dates import parse_moment
+from airflow_provider_r7mail.client.disk import Uploads
 from airflow_provider_r7mail.client.marker import Marker
 from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
 from airflow_provider_r7mail.client.search import Sample, Search, unclear, what_to_do
+from airflow_provider_r7mail.client.steps import Ask, Progress, Step, Wait, atake, take
 from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
     R7MailConfigError,
@@ -116,12 +117,14 @@ class Sending:
     :param marker: its marker; None only if there is no folder to search
     :param sent_folder: id of the folder for sent mail, None if unknown
     :param settle_seconds: how long the message may take to appear there
+    :param uploads: files to upload before, and to attach
     """
 
     call: Call[Message]
     marker: Marker | None = None
     sent_folder: int | None = None
     settle_seconds: float = SETTLE_SECONDS
+    uploads: Uploads = field(default_factory=lambda: Uploads(sources=()))
 
     @classmethod
     def of(
@@ -130,28 +133,37 @@ class Sending:
         marker: Marker | None,
         sent_folder: int | None,
         settle_seconds: float,
+        uploads: Uploads | None = None,
     ) -> Self:
         """Put the marker into the call; a random one if there is none but a folder to search."""
         if marker is None and sent_folder is not None:
             marker = Marker.random()
+        uploads = uploads or Uploads(sources=())
+        if uploads.delete:
+            owner = uuid4().hex if marker is None else marker.recipients
+            uploads = replace(uploads, owner=owner)
         return cls(
             call=call if marker is None else marker.put_into(call),
             marker=marker,
             sent_folder=sent_folder,
             settle_seconds=settle_seconds,
+            uploads=uploads,
+        )
+
+    def attaching(self, files: Sequence[Mapping[str, Any]]) -> Call[Message]:
+        """Return the call with more files attached."""
+        body = dict(self.call.body or {})
+        return replace(
+            self.call, body={**body, "Attachments": [*body.get("Attachments", ()), *files]}
         )
 
     def search(self, folder: int, since: datetime, *, quick: bool = False) -> Search:
         """Return a search for this message; see `Search`."""
-        return Search(folder, self.call.body or {}, self.marker, since, quick=quick)
+        named = self.attaching([{"FileName": name} for name in self.uploads.names])
+        return Search(folder, named.body or {}, self.marker, since, quick=quick)
 
 
 # -- the decisions ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Send:
-    """Send the call; its result is the step's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +174,12 @@ class _Look:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wait:
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Record:
     attempt: Attempt
 
 
-_Step: TypeAlias = _Send | _Look | _Wait | _Record
-_Steps: TypeAlias = Generator[_Step, "Message | None", Sent]
+_Step: TypeAlias = Step | _Look | _Record
+_Steps: TypeAlias = Generator[_Step, Any, Sent]
 
 
 def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
@@ -186,12 +193,25 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
         if number is not None:
             yield _Record(replace(earlier, state="sent", id=number))
             return Sent(number, before=True)
+    files = yield from sending.uploads.steps()
+    call = sending.attaching([file.to_json() for file in files])
+    sent = yield from _send(sending, call, since)
+    yield from sending.uploads.remove(files)
+    return sent
+
+
+def _send(sending: Sending, call: Call[Message], since: datetime | None) -> _Steps:
+    """Send the message, which no earlier try has sent.
+
+    :param call: the call that sends it, with all its files
+    :param since: when earlier tries may have begun, None if there were none
+    """
     for turn in range(1, MAX_SENDS + 1):
         now = datetime.now(UTC)
         begun = Attempt(state="sending", since=since or now, last=now)
         yield _Record(begun)
         try:
-            message = yield _Send()
+            message = yield Ask(call)
         except R7MailSendUnclearError as error:
             folder = sending.sent_folder
             if folder is None:
@@ -268,7 +288,7 @@ def _settle(
             if is_last:
                 raise _unsettled(error, sending) from error
             log.warning("The Sent folder could not be read: %s", error)
-        yield _Wait(max(0.0, min(pause, end - time.monotonic())))
+        yield Wait(max(0.0, min(pause, end - time.monotonic())))
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -316,48 +336,6 @@ def _unsettled(error: R7MailError, sending: Sending) -> R7MailSendUnsettledError
 # -- carrying them out ------------------------------------------------------------------------
 
 
-class _Progress:
-    """How far the steps have come; a context manager around each of them.
-
-    :param steps: what to do
-    """
-
-    step: _Step | None
-    """The step that is due, None at the end."""
-
-    result: Sent
-    """What came of it, at the end."""
-
-    def __init__(self, steps: _Steps) -> None:
-        self._steps = steps
-        self.answer: Message | None = None
-        self._advance(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if error is not None and not isinstance(error, R7MailError):
-            return False
-        self._advance(error)
-        return True
-
-    def _advance(self, error: R7MailError | None) -> None:
-        try:
-            if error is None:
-                self.step = self._steps.send(self.answer)
-            else:
-                self.step = self._steps.throw(error)
-        except StopIteration as end:
-            self.step, self.result = None, end.value
-        self.answer = None
-
-
 def send_once(
     client: Client,
     sending: Sending,
@@ -377,33 +355,30 @@ def send_once(
     :raises R7MailSendUnclearError: it is unclear whether it was sent; a person must check (R23)
     :raises R7MailRequestError: it was not sent
     """
-    progress = _Progress(_steps(sending, earlier))
+    progress = Progress(_steps(sending, earlier))
     while progress.step is not None:
         with progress:
             match progress.step:
-                case _Send():
-                    progress.answer = client.send(sending.call)
                 case _Look(search):
                     for message in iter_messages(
                         client, search.folder, search.criteria(), keep_undated=True
                     ):
                         if search.see(message):
                             break
-                case _Wait(seconds):
-                    time.sleep(seconds)
-                case _Record(attempt) if record is not None:
-                    record(attempt)
+                case _Record(attempt):
+                    if record is not None:
+                        record(attempt)
+                case step:
+                    progress.answer = take(step, client.send)
     return progress.result
 
 
 async def asend_once(client: AsyncClient, sending: Sending) -> Sent:
     """Send a message; like `send_once`, without earlier tries."""
-    progress = _Progress(_steps(sending, None))
+    progress = Progress(_steps(sending, None))
     while progress.step is not None:
         with progress:
             match progress.step:
-                case _Send():
-                    progress.answer = await client.send(sending.call)
                 case _Look(search):
                     messages = aiter_messages(
                         client, search.folder, search.criteria(), keep_undated=True
@@ -412,6 +387,8 @@ async def asend_once(client: AsyncClient, sending: Sending) -> Sent:
                         async for message in messages:
                             if search.see(message):
                                 break
-                case _Wait(seconds):
-                    await asyncio.sleep(seconds)
+                case _Record():
+                    pass
+                case step:
+                    progress.answer = await atake(step, client)
     return progress.result

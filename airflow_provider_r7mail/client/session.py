@@ -93,9 +93,17 @@ class _Base:
         logging.getLogger("httpx").addFilter(_without_query)
         logging.getLogger("httpcore.http11").addFilter(_is_quiet)
 
-    def _options(self, call: Call[Any], token: Token | None) -> dict[str, Any]:
+    def _build(
+        self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], token: Token | None
+    ) -> httpx.Request:
+        """Build a call's request."""
         self.stats.requests += 1
-        return request_options(call, None if token is None else token.value, self._base)
+        base = self.config.disk_url if call.on_disk and self.config.disk_url else self._base
+        value = None if token is None else token.value
+        request = http.build_request(**request_options(call, value, base))
+        if call.upload is not None:
+            request.stream = call.upload
+        return request
 
     def _accept(self, value: str) -> Token:
         self.stats.logins += 1
@@ -103,7 +111,12 @@ class _Base:
 
     def _check_module(self, call: Call[Any], status: int, attempt: int) -> None:
         """Name the reason if the account can't use mail at all (R41)."""
-        if call.authorized and not self._tokens.has_mail and status in {*REFUSED, 405}:
+        if (
+            not call.on_disk
+            and call.authorized
+            and not self._tokens.has_mail
+            and status in {*REFUSED, 405}
+        ):
             raise R7MailAuthError(
                 NO_MAIL,
                 method=call.method,
@@ -207,7 +220,7 @@ class Client(_Base):
             token = self._get_token() if call.authorized else None
             sent = time.monotonic()
             with network(call, attempt, proxy=self._proxy):
-                request = http.build_request(**self._options(call, token))
+                request = self._build(http, call, token)
                 response = http.send(request, stream=True)
             try:
                 if token is None or not self._is_dead(call, attempt, token, response, sent, past):
@@ -255,7 +268,7 @@ class Client(_Base):
         if token is self._tokens.current and token.alive < since and probe is not None:
             with suppress(R7MailRequestError), network(probe, 1):
                 sent = time.monotonic()
-                request = self._http.build_request(**self._options(probe, token))
+                request = self._build(self._http, probe, token)
                 if self._http.send(request).status_code == 200:
                     self._tokens.served(probe, token, sent, Refusals())
         return token.alive >= since
@@ -404,7 +417,7 @@ class AsyncClient(_Base):
             async with self._slots:
                 sent = time.monotonic()
                 with _async_network(call, attempt, self._proxy):
-                    request = http.build_request(**self._options(call, token))
+                    request = self._build(http, call, token)
                     response = await http.send(request, stream=True)
                 try:
                     if token is None or not await self._is_dead(
@@ -449,7 +462,7 @@ class AsyncClient(_Base):
         if token is self._tokens.current and token.alive < since and probe is not None:
             with suppress(R7MailRequestError), _async_network(probe, 1):
                 sent = time.monotonic()
-                request = self._http.build_request(**self._options(probe, token))
+                request = self._build(self._http, probe, token)
                 if (await self._http.send(request)).status_code == 200:
                     self._tokens.served(probe, token, sent, Refusals())
         return token.alive >= since

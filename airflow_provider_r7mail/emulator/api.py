@@ -1,4 +1,4 @@
-"""The API over HTTP: the eight calls of the manual, subject to `Readings` and `Fault`."""
+"""The API over HTTP: the manual's eight calls and the Disk's, with `Readings` and `Fault`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
 import anyio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from airflow_provider_r7mail.emulator import shapes
 from airflow_provider_r7mail.emulator.dates import local_text
+from airflow_provider_r7mail.emulator.disk import DiskCalls, form_of
 from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
 from airflow_provider_r7mail.emulator.listing import Search, find
 from airflow_provider_r7mail.emulator.login import auth_data, envelope
 from airflow_provider_r7mail.emulator.messages import NESTED, listed_size
-from airflow_provider_r7mail.emulator.readings import Readings
+from airflow_provider_r7mail.emulator.readings import Fault, Readings
 from airflow_provider_r7mail.emulator.service import SeenCall, Service
 from airflow_provider_r7mail.emulator.store import NotThere, Refused
 
@@ -36,6 +38,7 @@ _HTML_ERROR = (
 )
 _LOGIN = "/api/v2/auth/Login"
 _NODE = "node"
+_UPLOAD = "/api/v1/Documents/Upload"
 _SECRETS = re.compile(rb'(?i)("(?:AuthToken|RefreshToken|ClientHash)":)"[^"]*"')
 _SHOWN_BYTES = 2_000
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+")
@@ -63,16 +66,23 @@ class Api:
             "/api/v1/email/MoveMessage": ("POST", self._move),
             "/api/v1/email/Attachments": ("GET", self._attachment),
         }
+        self._disk = DiskCalls(lambda: service.mailbox.disk, lambda: service.readings)
+        for path, (method, _) in self._disk.calls.items():
+            self._calls[path] = method, partial(self._use_disk, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record a call and respond to it, unless a fault hits it."""
         request = Request(scope, receive)
-        content = await request.body()
+        cut = self._service.faults.take(scope["path"], receiving=True)
+        try:
+            content = await (request.body() if cut is None else _beginning(request, cut.keep))
+        except ClientDisconnect:  # in the middle of its request
+            return
         record = {
             "method": request.method,
             "path": scope["path"],
             "query": request.url.query,
-            "json": _json_or_none(content),
+            "json": None if scope["path"] == _UPLOAD else _json_or_none(content),
             "status": None,
             "time": time.time(),
         }
@@ -80,7 +90,7 @@ class Api:
         seen = self._see(request, content)
         began = time.perf_counter()
         try:
-            response = await self._respond(request, content, record, seen)
+            response = await self._respond(request, content, record, seen, cut)
             await response(scope, receive, send)
         finally:
             seen.seconds = time.perf_counter() - began
@@ -102,7 +112,12 @@ class Api:
         return seen
 
     async def _respond(
-        self, request: Request, content: bytes, record: dict[str, Any], seen: SeenCall
+        self,
+        request: Request,
+        content: bytes,
+        record: dict[str, Any],
+        seen: SeenCall,
+        cut: Fault | None,
     ) -> Response:
         """Return the response to a call, and record it."""
         service = self._service
@@ -110,7 +125,7 @@ class Api:
             await anyio.sleep(service.readings.latency_seconds)
         if service.on_request is not None:
             service.on_request(record)
-        fault = service.faults.take(request.scope["path"])
+        fault = cut or service.faults.take(request.scope["path"])
         if fault is None:
             response = self._act(request, content)
             record["status"] = seen.status = response.status_code
@@ -144,7 +159,11 @@ class Api:
             if call != self._login and not readings.mail_module:
                 raise NotThere("the account has no access to the module Mail")
             asked: Any = request.url.query
-            if method == "POST":
+            if path in self._disk.calls:
+                self._disk.check_host(request.headers.get("host", ""))
+            if path == _UPLOAD:
+                asked = form_of(request.headers, content)
+            elif method == "POST":
                 asked = _json_of(request.headers.get("content-type", ""), content)
             with self._service.mailbox.lock:
                 return self._named(call(asked))
@@ -155,12 +174,12 @@ class Api:
         readings = self._service.readings
         if isinstance(refusal, NotThere):
             return int(readings.refusal)
-        return int(readings.size_refusal) if isinstance(refusal, _TooLarge) else 500
+        return int(readings.size_refusal) if isinstance(refusal, _TooLarge) else refusal.status
 
     def _named(self, response: Response) -> Response:
         """Return a response with the names that the readings ask for (R42)."""
         is_json = response.headers["Content-Type"] == JSON_TYPE
-        if self._service.readings.names == "documented" or not is_json:
+        if self._service.readings.names == "documented" or not is_json or not response.body:
             return response
         named = to_json(_in_camel_case(json.loads(bytes(response.body))))
         response.body = named
@@ -314,6 +333,9 @@ class Api:
         )
         return _boolean(done, readings.repeat_answer)
 
+    def _use_disk(self, path: str, asked: Any) -> Response:
+        return _json_response(self._disk.answer(path, asked))
+
     def _attachment(self, asked: Any) -> Response:
         stored = self._service.mailbox.attached_file(*shapes.attachment_of(asked))
         # The type comes from the sender of the mail: an invalid one must not reach the headers.
@@ -330,6 +352,17 @@ class _Chunked(StreamingResponse):
     def __init__(self, data: bytes, headers: Mapping[str, str]) -> None:
         super().__init__(_pieces(data), headers=headers)
         self.body = data
+
+
+async def _beginning(request: Request, fraction: float) -> bytes:
+    """Receive a part of a request's body."""
+    wanted = int(int(request.headers.get("content-length", 0)) * fraction)
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) >= wanted:
+            break
+    return bytes(content[:wanted])
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

@@ -42,7 +42,7 @@ class Failed(Response):
     @property
     def status(self) -> int | None:
         """The status that the client sees, if any."""
-        return None if self._fault.kind in {"reset", "hang"} else self.status_code
+        return None if self._fault.kind in {"reset", "cut", "hang"} else self.status_code
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond as the fault says."""
@@ -50,7 +50,7 @@ class Failed(Response):
         if fault.delay and await _is_gone(receive, fault.delay):
             return
         match fault.kind:
-            case "reset":
+            case "reset" | "cut":
                 await _reset(scope, receive)
             case "hang":
                 if not await _is_gone(receive, fault.seconds or None):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from airflow_provider_r7mail.emulator.disk import Disk
 from airflow_provider_r7mail.emulator.fields import fields_of
 from airflow_provider_r7mail.emulator.folders import DRAFTS, INBOX, SENT
 from airflow_provider_r7mail.emulator.loading import read
@@ -42,6 +43,7 @@ class Mailbox(Store):
         self.password = password
         self.name = name
         self.sent: list[dict[str, Any]] = []
+        self.disk = Disk(self)
 
     @classmethod
     def office(

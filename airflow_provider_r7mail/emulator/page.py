@@ -1,4 +1,4 @@
-"""The web page: the mail, the last calls, and buttons that make calls fail.
+"""The web page: the mail, the Disk, the last calls, and buttons that make calls fail.
 
 Mail is untrusted. Templates escape all text. A message's HTML is sanitised and shown in a frame
 that can't run scripts or load anything; its files can only be downloaded.
@@ -42,6 +42,7 @@ FAULTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     ),
     "error": ("500", {"status": 500}),
     "reset": ("Connection reset", {"kind": "reset"}),
+    "cut": ("Reset in mid-upload", {"kind": "cut"}),
     "lost": ("Done, but the response is lost", {"kind": "reset", "after_acting": True}),
     "truncate": ("Body cut off", {"kind": "truncate"}),
     "bad_json": ("Half of the JSON", {"kind": "bad_json"}),
@@ -55,6 +56,7 @@ CALLS: Final = (
     "Messages",
     "Attachments",
     "Send",
+    "Upload",
     "MarkAsRead",
     "MarkAsFavorite",
     "MoveMessage",
@@ -96,6 +98,8 @@ def routes() -> list[Route]:
         Route("/messages/{id:int}/html", _html),
         Route("/messages/{id:int}/files/{place:int}", _file),
         Route("/sent", _sent),
+        Route("/disk", _disk),
+        Route("/disk/{id:int}", _disk_file),
         Route("/calls", _calls),
         Route("/faults", _add_fault, methods=["POST"]),
         Route("/faults/clear", _clear_faults, methods=["POST"]),
@@ -210,7 +214,10 @@ async def _file(request: Request) -> Response:
     place = request.path_params["place"]
     if place >= len(files):
         raise HTTPException(404, "No such file.")
-    file: StoredFile = files[place]
+    return _download(files[place])
+
+
+def _download(file: StoredFile) -> Response:
     # Whatever type the mail claims, the browser must not display it.
     answer = _answer(file.data, "application/octet-stream", _FILE_POLICY)
     name = quote(file.file_name, safe="", errors="replace")
@@ -236,6 +243,25 @@ async def _sent(request: Request) -> Response:
     return _page(
         request, "sent.html", here="sent", title="Accepted by Send", sent=sent[::-1], part=part
     )
+
+
+async def _disk(request: Request) -> Response:
+    mailbox = service_of(request).mailbox
+    with mailbox.lock:
+        directories = [
+            (directory, mailbox.disk.files(directory.id))
+            for directory in mailbox.disk.directories.values()
+        ]
+    return _page(request, "disk.html", here="disk", title="Disk", directories=directories)
+
+
+async def _disk_file(request: Request) -> Response:
+    mailbox = service_of(request).mailbox
+    with mailbox.lock:
+        document = mailbox.disk.documents.get(request.path_params["id"])
+    if document is None:
+        raise HTTPException(404, "No such file.")
+    return _download(document.stored)
 
 
 async def _calls(request: Request) -> Response:
@@ -328,6 +354,7 @@ def _page(request: Request, template: str, **values: Any) -> Response:
             for number, name in mailbox.folders.items()
         ]
         sent = len(mailbox.sent)
+        disk_count = len(mailbox.disk.documents)
     calls = list(service.calls)[::-1]
     html = (
         _templates()
@@ -337,6 +364,7 @@ def _page(request: Request, template: str, **values: Any) -> Response:
                 "address": mailbox.address,
                 "folders": folders,
                 "sent_count": sent,
+                "disk_count": disk_count,
                 "fault_count": len(service.faults),
                 "calls": calls,
                 "shown_calls": SHOWN_CALLS,

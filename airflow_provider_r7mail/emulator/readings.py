@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Order = Literal["ascending", "descending"]
-FaultKind = Literal["status", "reset", "truncate", "bad_json", "slow", "answer", "hang"]
+FaultKind = Literal["status", "reset", "cut", "truncate", "bad_json", "slow", "answer", "hang"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,23 @@ class Readings:
     :param drafts_only: refuse to send with ``Id: 0`` (R39).
     :param mail_module: False leaves ``Mail`` out of ``ModulesAccess``, and refuses all mail calls
         (R41).
+    :param disk: whether the Disk API works, or the status of all its responses: 404 or 405 where it
+        is not (F7), 406 for an account without it (F5).
+    :param disk_host: the only host name that the Disk API responds on, such as ``localhost``; on
+        others it is 405 (F7). Empty: any.
+    :param disk_answer: the response to an upload: the file's Id, an object or an array with it, or
+        nothing.
+    :param disk_envelope: put the Disk's responses into ``Response.Data``.
+    :param disk_directory: where an upload has its ``DirectoryId``; without one there, the file is
+        stored in the user's root.
+    :param disk_parent: the field of AddSubDirectory with the folder to create one in.
+    :param disk_other_rows: list the files of all folders with those of each (F11).
+    :param disk_delay_seconds: seconds until a listing of the Disk shows what is new (F12).
+    :param disk_same_name: what becomes of an upload if the folder has a file of that name.
+    :param disk_quota: most bytes on the Disk; None: no limit.
+    :param disk_full: the status if an upload is beyond that; ``accepted`` responds 200 and stores
+        nothing.
+    :param disk_max_bytes: most bytes of a file; above it 413. None: no limit.
     """
 
     sort_one: Order = "descending"
@@ -149,6 +166,18 @@ class Readings:
     size_refusal: Literal["400", "413", "500"] = "400"
     drafts_only: bool = False
     mail_module: bool = True
+    disk: Literal["works", "404", "405", "406"] = "works"
+    disk_host: str = ""
+    disk_answer: Literal["number", "object", "array", "nothing"] = "number"
+    disk_envelope: bool = False
+    disk_directory: Literal["header", "form"] = "header"
+    disk_parent: Literal["ParentId", "DirectoryId"] = "ParentId"
+    disk_other_rows: bool = False
+    disk_delay_seconds: float = 0.0
+    disk_same_name: Literal["both", "replace", "refuse"] = "both"
+    disk_quota: int | None = None
+    disk_full: Literal["406", "413", "500", "507", "accepted"] = "406"
+    disk_max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("missing_fields", "null_fields"):  # JSON has lists only
@@ -165,7 +194,8 @@ class Fault:
     :param times: number of calls it hits; None: no limit.
     :param skip: number of matching calls to let through first.
     :param kind: ``status``: an error response, as from a proxy (R16). ``reset``: the connection is
-        reset without a response. ``truncate``: the body is cut off (R22). ``bad_json``: half of the
+        reset without a response. ``cut``: it is reset when ``keep`` of the request's body has
+        come. ``truncate``: the body is cut off (R22). ``bad_json``: half of the
         JSON, properly framed. ``slow``: the correct response after ``seconds``. ``answer``: 200
         with the JSON in ``answer``. ``hang``: no response for ``seconds`` (0: forever), then a
         reset.
@@ -173,12 +203,14 @@ class Fault:
     :param body: its body; text that starts with ``{`` or ``[`` is sent as JSON, other as HTML.
     :param headers: headers of a ``status`` or ``answer``, such as ``{"Retry-After": "1"}``.
     :param after_acting: ``status``, ``reset``, ``answer`` and ``hang`` fail after the server has
-        done what was asked (R23). The other kinds always act.
+        done what was asked (R23), ``cut`` after it has acted on the part that came. The other kinds
+        always act.
     :param seconds: duration of ``slow`` and ``hang``.
     :param trickle: ``slow`` sends its body in small pieces over ``seconds``.
     :param delay: seconds before the fault happens.
     :param chunked: ``truncate`` cuts a chunked body, not one with a ``Content-Length``.
-    :param keep: the fraction of the body that ``truncate`` sends.
+    :param keep: the fraction of the response that ``truncate`` sends, or of the request that
+        ``cut`` receives.
     :param answer: the JSON value of an ``answer`` fault.
     """
 
@@ -233,10 +265,13 @@ class Faults:
     def __getitem__(self, index: int) -> Fault:
         return self._pending[index].fault
 
-    def take(self, path: str) -> Fault | None:
-        """Return the fault that hits a call of this path, if any, and count the hit."""
+    def take(self, path: str, *, receiving: bool = False) -> Fault | None:
+        """Return the fault that hits a call of this path, if any, and count the hit.
+
+        :param receiving: whether the call's body is yet to come, as ``cut`` needs it.
+        """
         for pending in list(self._pending):
-            if not pending.fault.fits(path):
+            if not pending.fault.fits(path) or (pending.fault.kind == "cut") != receiving:
                 continue
             if pending.skip > 0:
                 pending.skip -= 1

@@ -259,6 +259,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the sockets, and wait for calls in progress to notice."""
+        for listener in sockets or []:
+            asyncio.get_running_loop().remove_reader(listener)
+        # A closed server can't finish what it is accepting: that would stay open.
+        await _let_run()
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -267,11 +271,18 @@ class _Server(uvicorn.Server):
             transport = getattr(connection, "transport", None)
             if transport is not None:
                 transport.abort()
+        await _let_run()
         tasks = list(self.server_state.tasks)
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_SECONDS)
         for server in self.servers:
             await server.wait_closed()
+
+
+async def _let_run() -> None:
+    """Let the loop do what is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 class _Connection:

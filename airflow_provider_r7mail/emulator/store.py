@@ -28,7 +28,9 @@ from airflow_provider_r7mail.emulator.threads import Threads
 
 
 class Refused(ValueError):  # noqa: N818 - the server's response, not an error in the emulator
-    """The server can't do what was asked: the request is wrong. It responds with 500."""
+    """The server can't do what was asked, and responds with 500 or another status."""
+
+    status = 500
 
 
 class NotThere(Refused):

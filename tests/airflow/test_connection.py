@@ -52,6 +52,8 @@ def test_extra_is_read() -> None:
         "max_retries": 0,
         "folders": '{"inbox": 24, "done": "15"}',
         "web_url": " https://mail.example.org/#folder/{folder} ",
+        "disk_url": "cddisk.example.org",
+        "disk_folder": "1001",
         "privacy_secret": "hash-key",
     }
 
@@ -62,6 +64,8 @@ def test_extra_is_read() -> None:
     assert config.cert == ("a.pem", "b.pem")
     assert config.proxy == "http://u:secret@proxy:3128"
     assert (config.timeout, config.max_concurrency, config.max_retries) == (2.5, 7, 0)
+    assert config.disk_url == "https://cddisk.example.org"
+    assert settings.disk_folder == 1001
     assert settings.folders == {"inbox": 24, "done": 15}
     assert settings.folder_url(24) == "https://mail.example.org/#folder/24"
     assert settings.privacy_secret == "hash-key"
@@ -141,6 +145,11 @@ def test_a_connection_may_say_no_proxy(value: object) -> None:
         ("web_url", {}, {"web_url": "javascript:alert(1)"}),
         ("web_url", {}, {"web_url": "https://u:hidden-pw@mail.example.org/"}),
         ("web_url", {}, {"web_url": "https://mail.example.org/\nx"}),
+        ("disk_url", {}, {"disk_url": "ftp://cddisk.example.org"}),
+        ("disk_url", {}, {"disk_url": "https://u:hidden-pw@cddisk.example.org"}),
+        ("disk_url", {}, {"disk_url": 1}),
+        ("disk_folder", {}, {"disk_folder": "Airflow"}),
+        ("disk_folder", {}, {"disk_folder": 0}),
         ("privacy_secret", {}, {"privacy_secret": 1}),
     ],
 )

@@ -334,7 +334,7 @@ def tables(server: Emulator, lake: Path, run_example: Runner) -> Path:
 def test_report_goes_to_everyone_on_the_list_once(
     server: Emulator, tables: Path, run_example: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everyone on the list gets one message with yesterday's table, with mail text escaped."""
+    """Everyone gets one message with yesterday's table, escaped, and the whole of it as a file."""
     names = ["ann", "bob", "<cid>"]
     people = [{"to": f"p{place}@example.org", "name": name} for place, name in enumerate(names)]
     monkeypatch.setenv("AIRFLOW_VAR_R7MAIL_REPORT_RECIPIENTS", json.dumps(people))
@@ -353,7 +353,9 @@ def test_report_goes_to_everyone_on_the_list_once(
         assert f"Hello {html.escape(name)}," in message["HtmlBody"]
         assert f"Hello {name}," in message["Body"]
         assert "3 messages" in message["HtmlBody"]
-        assert f'<a href="file://{file}">mail_of_2025-06-02.csv</a>' in message["HtmlBody"]
+        [attached] = server.mailbox.files(message["Id"])
+        assert attached.file_name == "mail_of_2025-06-02.csv"
+        assert attached.data == file.read_bytes()
     for message in sent:
         assert "<td>example.org</td>\n      <td>2</td>\n      <td>1</td>" in message["HtmlBody"]
         assert "<script" not in message["HtmlBody"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emailer import send_email
 from airflow_provider_r7mail.emulator import Emulator, Fault
-from airflow_provider_r7mail.exceptions import R7MailProxyError
+from airflow_provider_r7mail.emulator.folders import SENT
+from airflow_provider_r7mail.exceptions import R7MailAttachmentError, R7MailProxyError
 from tests.conftest import AIRFLOW_2, CONNECTION
 
 if TYPE_CHECKING:
@@ -121,13 +123,27 @@ def test_plain_text(server: Emulator) -> None:
     assert sent["HtmlBody"] == "<pre>a &lt; b\nand *so* on</pre>"
 
 
-def test_files_are_refused(server: Emulator) -> None:
-    """Files can't be attached: the error says what to do instead, and shows no name."""
-    with pytest.raises(AirflowFailException, match=r"no upload.*send links") as caught:
-        send_email(**LETTER, files=["/data/secret.csv"])
+def test_files_are_attached(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are uploaded and attached; as with Airflow's own backend, a path may be relative."""
+    (tmp_path / "a.csv").write_bytes(b"1")
+    (tmp_path / "b.csv").write_bytes(b"2")
+    monkeypatch.chdir(tmp_path)
 
-    assert "secret" not in str(caught.value)
-    assert server.requests == []
+    send_email(**LETTER, files=[str(tmp_path / "a.csv"), "b.csv"])
+
+    [message] = server.mailbox.messages(SENT)
+    files = server.mailbox.files(message["Id"])
+    assert [(file.file_name, file.data) for file in files] == [("a.csv", b"1"), ("b.csv", b"2")]
+
+
+def test_a_missing_file(server: Emulator) -> None:
+    """If a file is missing, nothing is sent."""
+    with pytest.raises(R7MailAttachmentError, match=r"/data/gone.csv.*no such file"):
+        send_email(**LETTER, files=["/data/gone.csv"])
+
+    assert server.mailbox.sent == []
 
 
 def test_dry_run(server: Emulator, logged: Callable[[], str]) -> None:

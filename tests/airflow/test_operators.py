@@ -299,11 +299,11 @@ class TestSend:
         assert isinstance(caught.value.__cause__, R7MailSendUnclearError)
         assert len(server.mailbox.sent) == 1
 
-    def test_a_file_cannot_be_uploaded(self, server: Emulator) -> None:
-        """A path in `attachments` fails; the error suggests a link to the file."""
+    def test_a_path_is_no_attachment(self, server: Emulator) -> None:
+        """A path in `attachments` fails; the error suggests `files`."""
         paths: list[Any] = ["/data/x.csv"]
 
-        with pytest.raises(AirflowFailException, match=r"no upload.*send a link"):
+        with pytest.raises(AirflowFailException, match=r"to upload in files"):
             R7MailSendOperator(task_id="send", **LETTER, attachments=paths).execute({})
 
     def test_logs_hold_numbers_only(self, server: Emulator, logged: Callable[[], str]) -> None:

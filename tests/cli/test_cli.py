@@ -203,7 +203,7 @@ def test_extract_needs_a_password() -> None:
 
 
 def test_demo(tmp_path: Path) -> None:
-    """The demo runs three DAGs in Airflow, shows what they wrote, and what to try next."""
+    """The demo runs four DAGs in Airflow, shows what they did, and what to try next."""
     done = run("demo", f"--dir={tmp_path / 'demo'}")
 
     assert done.returncode == 0, done.stderr
@@ -216,6 +216,7 @@ def test_demo(tmp_path: Path) -> None:
     assert rows > 500
     assert "price_lists 1 12 " in said
     assert "marked as read and moved to folder processed" in said
+    assert re.search(r"The report was sent as message \d+, with mail_of_[\d-]+\.csv", said)
     assert "Top senders (DuckDB)" in said
     [command] = re.findall(r"^  (.*python -c .*)$", done.stdout, re.MULTILINE)
     shown = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)

@@ -78,17 +78,22 @@ def fill(mailbox: Mailbox, count: int = 120) -> None:
         mailbox.deliver(subject="no date", fields={"Date": "0001-01-01T00:00:00"})
 
 
-def run(server: Emulator, **options: Any) -> Report:
-    """Check the server's inbox."""
-    config = ClientConfig(
+def config(server: Emulator, **options: Any) -> ClientConfig:
+    """Return how to reach the server."""
+    return ClientConfig(
         url=server.url,
         login=options.pop("login", "user_test"),
         password=options.pop("password", "TestPassword"),
         timeout=options.pop("timeout", 10.0),
         backoff=0.01,
     )
+
+
+def run(server: Emulator, **options: Any) -> Report:
+    """Check the server's inbox."""
+    ours = {name: options.pop(name) for name in ("login", "password", "timeout") if name in options}
     before = len(server.requests)
-    with Client(config) as client:
+    with Client(config(server, **ours)) as client:
         report = check_server(client, options.pop("folder", INBOX), **options)
     made = len(server.requests) - before
     assert report.requests == made
@@ -343,8 +348,11 @@ class TestReadings:
             "strip_hidden",
             "token_header_strict",
         }
+        settings = {field.name for field in fields(Readings)}
+        # The check only says whether files can be sent; test_disk.py has all of these.
+        disks = {name for name in settings if name.startswith("disk")}
 
-        assert {field.name for field in fields(Readings)} == named | elsewhere | beyond
+        assert settings - disks == named | elsewhere | beyond
 
     def test_all_at_once(self, server: Emulator) -> None:
         """Unusual readings do not hide each other."""
@@ -999,6 +1007,45 @@ class TestWriting:
         assert report["move"].reading == "no effect"
         assert report["restored"].level == "ok"
 
+    def test_the_disk(self, server: Emulator) -> None:
+        """The Disk is checked if wanted; with a folder to write to, a file is uploaded, deleted."""
+        fill(server.mailbox)
+
+        assert "disk" not in claims(run(server, write_folder=PROCESSED))
+        with Client(config(server)) as client:
+            read = check_server(client, INBOX, disk=True)
+            assert not any(call["path"].endswith("/Upload") for call in server.requests)
+            wrote = check_server(client, INBOX, disk=True, write_folder=PROCESSED)
+
+        assert read["disk"].reading == wrote["disk"].reading == "answers"
+        assert "disk_upload" not in claims(read)
+        assert wrote["disk_upload"].reading == "works"
+        assert wrote.result == "fine"
+        assert server.mailbox.disk.files() == []
+
+    @pytest.mark.parametrize(
+        ("readings", "key", "says"),
+        [
+            (Readings(disk="405"), "disk", "does not answer at this address. Set disk_url"),
+            (Readings(disk="406"), "disk", "the account has the Disk module"),
+            (Readings(disk_quota=3), "disk_upload", "refused it"),
+        ],
+    )
+    def test_a_disk_that_takes_nothing(
+        self, server: Emulator, readings: Readings, key: str, says: str
+    ) -> None:
+        """A Disk that isn't there, or takes nothing, is a warning that says what to do."""
+        fill(server.mailbox)
+        server.readings = readings
+
+        with Client(config(server)) as client:
+            report = check_server(client, INBOX, disk=True, write_folder=PROCESSED)
+
+        assert report[key].level == "warning"
+        assert says in report[key].says
+        assert "message was sent" not in report[key].says
+        assert report.result == "warnings"
+
     def test_the_same_folder(self, server: Emulator) -> None:
         """A message can't be moved to the folder it is in."""
         with pytest.raises(R7MailConfigError, match="write_folder"):
@@ -1223,9 +1270,10 @@ class TestCommand:
         fill(server.mailbox)
         server.readings = Readings(list_attachments=False)
 
-        done = command("--connection=r7mail_default", "--write=processed")
+        done = command("--connection=r7mail_default", "--write=processed", "--disk")
 
         assert done.returncode == 1, done.stderr
+        assert "a file was uploaded, listed and deleted" in done.stdout
         said = " ".join(done.stdout.split())
         assert "such files cannot be copied" in said
         assert "is in its folder, and marked as it was" in said

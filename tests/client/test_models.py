@@ -210,8 +210,8 @@ def test_files_to_send_lack_nothing(name: str, how: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ("/tmp/report.pdf", "has no upload"),
-        (Path("report.pdf"), "has no upload"),
+        ("/tmp/report.pdf", "to upload in files"),
+        (Path("report.pdf"), "to upload in files"),
         (FILE | {"FileName": ""}, "lacks FileName"),
         (FILE | {"Id": "first"}, "must be whole numbers"),
         (FILE | {"Size": 1.5}, "must be whole numbers"),
@@ -219,7 +219,7 @@ def test_files_to_send_lack_nothing(name: str, how: str) -> None:
     ],
 )
 def test_what_is_no_file_of_the_storage_is_an_error(raw: object, message: str) -> None:
-    """A local path can't be attached: the API has no upload, and the error says what to do."""
+    """A local path can't be attached by id, and the error says that it belongs in `files`."""
     with pytest.raises(R7MailConfigError, match=message):
         Attachment.for_send(raw, 0)
 

@@ -96,6 +96,7 @@ class Inquiry:
     :param write_folder: id of the folder that a message may be moved to and back from, None for
         none
     :param send_to: address that a message may be sent to, None for none
+    :param disk_folder: id of the Disk folder that takes files to be sent, None for the default
     :param show: called with each listing
     """
 
@@ -105,12 +106,14 @@ class Inquiry:
         folder: int,
         write_folder: int | None,
         send_to: str | None,
+        disk_folder: int | None,
         show: Callable[[Listing], None],
     ) -> None:
         self.config = client.config
         self.folder = folder
         self.write_folder = write_folder
         self.send_to = send_to
+        self.disk_folder = disk_folder
         self.login_data: Mapping[str, Any] = {}
         self.login_time = EPOCH
         self.pages: list[Page] = []

@@ -28,6 +28,8 @@ class Question:
 
     sends: ClassVar[bool] = False
     """Whether it sends mail: it is asked only with an address to send to."""
+    on_disk: ClassVar[bool] = False
+    """Whether it is about the server's Disk: it is asked only if that is wanted."""
 
     def see(self, listing: Listing) -> None:
         """Look at any listing of the check, whichever question requested it."""

@@ -36,6 +36,8 @@ def check_server(
     *,
     write_folder: int | None = None,
     send_to: str | None = None,
+    disk: bool = False,
+    disk_folder: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Report:
     """Find out what a server does where the API's manual leaves it open.
@@ -45,6 +47,8 @@ def check_server(
     :param write_folder: id of another folder: also mark and unmark one message of `folder`, and
         move it there and back. None: nothing is changed on the server
     :param send_to: address to send one message to. None: nothing is sent
+    :param disk: also check the server's Disk; with `write_folder`, upload and delete a small file
+    :param disk_folder: id of the Disk folder that takes files to be sent, None for the default
     :param say: called with what is being checked, in a few words
     :return: the report
     :raises R7MailConfigError: both folders are the same
@@ -57,18 +61,20 @@ def check_server(
             "to it and back."
         )
     say = say or (lambda _: None)
+    writes = write_folder is not None
     questions = [
         question()
         for question in QUESTIONS
-        if (write_folder is not None or not question.writes)
+        if (writes or not question.writes)
         and (send_to is not None or not question.sends)
+        and (disk or not question.on_disk)
     ]
 
     def show(listing: Listing) -> None:
         for question in questions:
             question.see(listing)
 
-    inquiry = Inquiry(client, folder, write_folder, send_to, show)
+    inquiry = Inquiry(client, folder, write_folder, send_to, disk_folder, show)
     say("logging in")
     inquiry.log_in()
     say("reading the folder")

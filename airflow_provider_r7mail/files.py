@@ -1,0 +1,107 @@
+"""Files that are attached to mail, as users give them: paths, and URLs of object storage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from airflow_provider_r7mail.client.disk import Uploads
+from airflow_provider_r7mail.client.parameters import read_text, read_texts
+from airflow_provider_r7mail.client.upload import Readable, Source
+from airflow_provider_r7mail.compat import ObjectStoragePath
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.connection import Settings
+    from airflow_provider_r7mail.lake.storage import ObjectPath
+
+AfterSending: TypeAlias = Literal["keep", "delete"]
+"""What becomes of uploaded files once the message was sent."""
+
+BLOCK_BYTES = 4 << 20
+"""How much of a file in object storage is read at once."""
+
+# As part of a header of the message, a line break would begin another one.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+
+
+def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath:
+    """Make a path in object storage from its URL.
+
+    :param conn_id: the storage's Airflow connection; by default the one in the URL
+    :raises ValueError: no storage backend handles the URL
+    """
+    return ObjectStoragePath(url, conn_id=conn_id)
+
+
+def find_uploads(
+    files: Any,
+    after_sending: AfterSending,
+    settings: Settings,
+    storage_conn_id: str | None = None,
+) -> Uploads:
+    """Return the uploads that a message needs. The files are not read yet.
+
+    :param files: see `find_files`
+    :param after_sending: whether to keep the uploaded files or to delete them
+    :param settings: of the mail server's connection
+    :param storage_conn_id: see `find_files`
+    :raises R7MailConfigError: one of them is wrong
+    """
+    if after_sending not in {"keep", "delete"}:
+        raise R7MailConfigError(f'after_sending: got {after_sending!r}. Give "keep" or "delete".')
+    return Uploads(
+        sources=find_files(files, storage_conn_id),
+        disk_folder=settings.disk_folder,
+        delete=after_sending == "delete",
+    )
+
+
+def find_files(files: Any, storage_conn_id: str | None = None) -> tuple[Source, ...]:
+    """Return files as the client reads them. They are not read yet, and may be missing.
+
+    :param files: absolute paths, URLs that `ObjectStoragePath` supports, or path objects: one, a
+        list, or the text that a template makes of a list of texts
+    :param storage_conn_id: Airflow connection of the object storage; by default the one in the URL
+    :raises R7MailConfigError: one of them is neither a path nor a URL
+    """
+    conn_id = read_text(storage_conn_id, "storage_conn_id") or None
+    if isinstance(files, str) or files is None:
+        files = read_texts(files, "files")
+    elif isinstance(files, (Source, PathLike)) or hasattr(files, "fs"):
+        files = [files]
+    if not isinstance(files, Iterable) or isinstance(files, (bytes, dict)):
+        raise R7MailConfigError("files: expected paths or URLs: one, or a list.")
+    return tuple(_find_file(item, place, conn_id) for place, item in enumerate(files))
+
+
+def _find_file(item: Any, place: int, conn_id: str | None) -> Source:
+    # Few DAG files attach any: don't load the storage layers for the others.
+    from airflow_provider_r7mail.lake.location import no_store, parse_location  # noqa: PLC0415
+    from airflow_provider_r7mail.lake.storage import url_of  # noqa: PLC0415
+
+    if isinstance(item, Source):
+        return item
+    name = f"files[{place}]"
+    path: Any = item
+    if not hasattr(item, "fs"):
+        if not isinstance(item, (str, PathLike)):
+            raise R7MailConfigError(f"{name}: expected a path or URL, got {type(item).__name__}.")
+        url = parse_location(read_text(str(item), name), name)
+        try:
+            path = open_storage(url, conn_id)
+            # Here, where Airflow finds connections: the file may be read in another thread.
+            path.fs  # noqa: B018
+        except (ValueError, ImportError) as error:
+            raise no_store(name, url, error) from error
+    if not path.name:
+        raise R7MailConfigError(f"{name}: this is a folder. Give a file.")
+    return Source(_UNSAFE.sub("_", path.name), url_of(path), partial(_open, path))
+
+
+def _open(path: ObjectPath) -> Readable:
+    stream: Readable = path.fs.open(path.path, "rb", block_size=BLOCK_BYTES)
+    return stream
