@@ -189,6 +189,14 @@ class _Messages:
         self._beyond = True
         return request_beyond(self._traits, self._window, self._rows + len(self._span.in_margins))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all has been read, unless what follows shows that it hasn't (R30).
+
+        The server may refuse to be asked for so late a page (R37); then nothing shows it.
+        """
+        return self._beyond and not self._traits.sweeps
+
     def question(self, question: Question, parse: Callable[[bytes], Page]) -> Call[Page]:
         """Return the call for a question."""
         return question_call(question, self._folder, self._criteria, parse)
@@ -234,7 +242,7 @@ class _Messages:
         self._span.resize(self._size.rows)
         page = self._in_utc(page)
         listing = listing_of(page)
-        if self._beyond and not self._traits.sweeps:
+        if self.is_done:
             if listing.keys:
                 self._traits.by_date = False
                 self._restart()
@@ -326,6 +334,8 @@ def iter_messages(
             try:
                 page = client.send(messages.call(request))
             except R7MailRequestError as error:
+                if messages.is_done and error.status in TOO_LARGE:
+                    return
                 request = size.smaller(request, error)
         size.learn(request, len(page.rows), 0, 0.0)
         if not ask(messages.prepare(request, page)):
@@ -371,6 +381,8 @@ async def aiter_messages(
                 try:
                     page = await client.send(messages.call(request, parse), executor=executor)
                 except R7MailRequestError as error:
+                    if messages.is_done and error.status in TOO_LARGE:
+                        return
                     request = size.smaller(request, error)
             size.learn(request, len(page.rows), length, time.monotonic() - started)
             if not await answer_all(messages.prepare(request, page), answer):

@@ -22,7 +22,7 @@ from airflow_provider_r7mail.client.calibration import (
 )
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.reader import PageSize, answer_all
+from airflow_provider_r7mail.client.reader import TOO_LARGE, PageSize, answer_all
 from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.spans import (
@@ -421,7 +421,18 @@ class WindowReader(Generic[L]):
         if self._traits.by_date or self._traits.sweeps or self._pages < 3:  # the last one is empty
             return
         request = request_beyond(self._traits, self._criteria.window, rows)
-        if request is not None and (await self._fetch(request)).listing.keys:
+        if request is None:
+            return
+        try:
+            page = await self._fetch(request)
+        except R7MailExtractError as error:
+            if getattr(error.__cause__, "status", None) not in TOO_LARGE:  # R37
+                raise
+            log.warning(
+                "%s: it can't be told whether the server sorts by Date (R30).", self._where()
+            )
+            return
+        if page.listing.keys:
             self._traits.by_date = False
             log.warning("%s: %s.", self._where(), self._traits.describe())
             raise RereadError(f"{self._where()}: {self._traits.describe()}.")
