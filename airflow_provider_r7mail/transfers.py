@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections import Counter
@@ -17,11 +16,9 @@ from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
 from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.compat import (
-    AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
     BaseHook,
-    ObjectStoragePath,
     conf,
     date_time_trigger,
 )
@@ -44,12 +41,11 @@ from airflow_provider_r7mail.lake.catalog import (
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import UNAVAILABLE, check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, seconds_to_settle, stored_windows
-from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.recheck import Look, looks, recheck
 from airflow_provider_r7mail.lake.storage import url_of
-from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 from airflow_provider_r7mail.lake.window import extract_window
+from airflow_provider_r7mail.lakes import LakeOperator
 from airflow_provider_r7mail.lineage import (
     Copy,
     Output,
@@ -61,7 +57,7 @@ from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.refreshing import earlier_windows, misfit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -72,8 +68,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _CopyOperator(FolderReader):
-    """What the two operators share: attachments, a storage path, a run that can stop, lineage."""
+class _CopyOperator(LakeOperator, FolderReader):
+    """What the two operators share: attachments, and lineage."""
 
     operator_extra_links = (R7MailFolderLink(),)
     _copy: Copy | None = None  # what `execute` copies, once it knows
@@ -86,8 +82,6 @@ class _CopyOperator(FolderReader):
         max_attachment_bytes: int | None = None,
         on_attachment_error: Literal["fail", "fail_on_missing", "record"] = "fail",
         on_size_mismatch: Literal["record", "fail"] = "record",
-        storage_conn_id: str | None = None,
-        r7mail_conn_id: str = R7MailHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -96,67 +90,12 @@ class _CopyOperator(FolderReader):
         self.max_attachment_bytes = max_attachment_bytes
         self.on_attachment_error = on_attachment_error
         self.on_size_mismatch = on_size_mismatch
-        self.storage_conn_id = storage_conn_id
-        self.r7mail_conn_id = r7mail_conn_id
-        self._loop: LoopThread | None = None
-
-    def _root(self, name: str) -> ObjectStoragePath:
-        """Return the storage path that a parameter holds."""
-        self.storage_conn_id = read_text(self.storage_conn_id, "storage_conn_id")
-        return self._path(read_text(getattr(self, name), name) or "", name)
-
-    def _path(self, value: str, name: str) -> ObjectStoragePath:
-        url = parse_location(value, name)
-        try:
-            # No None: in Airflow 2 it would override a connection in the URL.
-            given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
-            path = ObjectStoragePath(url, **given)
-            # Airflow 2 has the connection only in the options.
-            conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
-            if conn_id:
-                BaseHook.get_connection(conn_id)  # S3's file system would work without it
-            _ = path.fs
-        except AirflowNotFoundException as error:
-            hint = (
-                " What stands before @ in a URL is the id of an Airflow connection, as in "
-                "s3://connection@bucket/path. Azure's account belongs into the connection, too: "
-                "abfs://connection@container/path."
-            )
-            raise R7MailConfigError(f"{name}: {error}.{hint if '@' in url else ''}") from error
-        except (ImportError, ValueError) as error:
-            raise no_store(name, url, error) from error
-        return path
 
     def get_openlineage_facets_on_complete(
         self, task_instance: Any
     ) -> OperatorLineage[Any, Any] | None:
         """Return what was copied, for OpenLineage; after a failure, as far as it is known."""
         return self._copy.openlineage() if self._copy is not None else None
-
-    def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
-        async def connected() -> T:
-            async with await hook.aget_conn() as client:
-                return await work(client)
-
-        self._loop = LoopThread()
-        try:
-            return self._loop.run(connected)
-        except asyncio.CancelledError:
-            raise AirflowException(
-                "Stopped. Partial output was removed; the next try starts over."
-            ) from None
-        except LoopHangsError:
-            raise AirflowException(
-                f"Stopped, but the storage did not respond within {STOP_SECONDS:g} seconds. "
-                "Partial output may be left; the next try removes it and starts over."
-            ) from None
-        finally:
-            self._loop = None
-
-    def on_kill(self) -> None:
-        """Stop the task: partial output is removed, and an earlier result stays in place."""
-        if self._loop is not None:
-            self._loop.stop()
 
 
 class R7MailToParquetOperator(_CopyOperator):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from airflow_provider_r7mail.cli.audit import audit
 from airflow_provider_r7mail.cli.check import check
 from airflow_provider_r7mail.cli.demo import demo
 from airflow_provider_r7mail.cli.emulator import emulator
@@ -34,4 +35,8 @@ app.command(
     epilog="Example: R7MAIL_PASSWORD=... r7mail check --url https://mail.example.org --login ann "
     "--folder 24 --json report.json"
 )(check)
+app.command(
+    epilog="Example: R7MAIL_PASSWORD=... r7mail audit --url https://mail.example.org --login ann "
+    "--folder 24 --output lake/tables --html audit.html"
+)(audit)
 app.command(epilog="Example: r7mail demo --dir /tmp/r7mail-demo")(demo)

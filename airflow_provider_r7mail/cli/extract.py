@@ -103,8 +103,8 @@ def extract(
         job = ExtractJob(
             folder=folder,
             criteria=MessageFilter.build(start=start, end=end),
-            output=_object_path(output, "--output"),
-            attachments=None if attachments is None else _object_path(attachments, "--attachments"),
+            output=object_path(output, "--output"),
+            attachments=None if attachments is None else object_path(attachments, "--attachments"),
             page_size=page_size,
             max_sweep_messages=max_sweep_messages,
             attachment_pattern=attachment_pattern,
@@ -129,7 +129,8 @@ def _settle(seconds: float) -> None:
         time.sleep(seconds)
 
 
-def _object_path(value: str, option: str) -> ObjectPath:
+def object_path(value: str, option: str) -> ObjectPath:
+    """Return the path that an option holds; relative ones are taken from here."""
     from upath import UPath  # noqa: PLC0415
 
     from airflow_provider_r7mail.lake.location import no_store, parse_location  # noqa: PLC0415

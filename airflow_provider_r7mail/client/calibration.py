@@ -225,7 +225,7 @@ class Calibration:
             for bound in (moment(second - BELOW_SECONDS), moment(second + ABOVE_SECONDS))
         )
         page = yield Question(
-            PageRequest(start, end, 0, self._size), labels=self._traits.labels != "left out"
+            PageRequest(start, end, 0, self._size), labels=self._traits.empty_labels
         )
         return page or Listing((), (), None)
 
@@ -235,7 +235,7 @@ class Calibration:
         start, end = moment(second - WIDE_REACH.below), moment(second + WIDE_REACH.above)
         request = PageRequest(start, end, 0, 4 * self._size)
         for _ in range(MAX_PAGES):
-            page = yield Question(request, labels=self._traits.labels != "left out")
+            page = yield Question(request, labels=self._traits.empty_labels)
             if page is None or not page.keys:
                 return False
             if row.key in page.keys:

@@ -44,7 +44,7 @@ async def count_between(
             offset=0,
             size=size,
             parse=parse_page,
-            empty_labels=client.traits.labels != "left out",
+            empty_labels=client.traits.empty_labels,
         )
     )
     rows = len(page.rows)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from airflow_provider_r7mail.client.calibration import (
+    SAMPLE,
     Calibration,
     Inquiry,
     Question,
@@ -176,7 +177,7 @@ class _Messages:
 
     def call(self, request: PageRequest, parse: Callable[[bytes], Page] = parse_page) -> Call[Page]:
         """Return the call for a request."""
-        labels = self._traits.labels != "left out"
+        labels = self._traits.empty_labels
         return page_call(self._folder, self._criteria, request, parse, empty_labels=labels)
 
     def _request_beyond(self) -> PageRequest | None:
@@ -396,6 +397,24 @@ async def aiter_messages(
                 yield message
     finally:
         executor.shutdown(wait=False)
+
+
+async def calibrate(client: AsyncClient, folder: int) -> None:
+    """Find out how the server reads bounds and labels, unless that is known (R29, R31).
+
+    :param client: an open client
+    :param folder: id of the folder
+    :raises R7MailRequestError: the server failed or could not be reached
+    """
+    criteria, request = MessageFilter(), PageRequest(None, None, 0, SAMPLE)
+
+    async def answer(question: Question) -> Listing:
+        return listing_of(await client.send(question_call(question, folder, criteria, parse_page)))
+
+    if client.traits.bounds == "unknown" or client.traits.labels == "unknown":
+        first = await answer(Question(request, labels=client.traits.empty_labels))
+        calibration = Calibration(client.traits, criteria, SAMPLE)
+        await answer_all(calibration.first_page(request, first), answer)
 
 
 async def answer_all(

@@ -54,6 +54,11 @@ class Traits:
     labels: Literal["unknown", "sent", "left out", "unproven"] = "unknown"
 
     @property
+    def empty_labels(self) -> bool:
+        """Whether to send `Labels: []` where there are no labels to search for."""
+        return self.labels != "left out"
+
+    @property
     def sweeps(self) -> bool:
         """Whether a span can only be read by sweeps."""
         return self.reach != EXACT or self.by_date is False

@@ -371,7 +371,7 @@ class WindowReader(Generic[L]):
                 self._criteria,
                 request,
                 decode,
-                empty_labels=self._traits.labels != "left out",
+                empty_labels=self._traits.empty_labels,
             )
             try:
                 page = await self._client.send(call, executor=self._executor)

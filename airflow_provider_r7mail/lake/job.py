@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, Literal, Self
 
-from airflow_provider_r7mail.client.dates import Window, parse_moment
+from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.spans import MAX_SWEEP_MESSAGES
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.derived import check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.filenames import name_filter
-from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path
+from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path, parse_window
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
-from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors
+from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors, url_of
 
 GONE = ("drop", "keep")
 # The columns by which mail that has left is told from the rest.
@@ -50,6 +49,7 @@ class ExtractJob:
         window; `keep` keeps its rows, with `gone_at`
     :param privacy: what must not be written
     :param iceberg: the catalog with the tables to write to; None for Parquet below `output`
+    :param strays: whether the window is one of an audit's, for mail outside of the regular ones
     """
 
     folder: int
@@ -68,6 +68,7 @@ class ExtractJob:
     on_gone: Literal["drop", "keep"] = "drop"
     privacy: Privacy = field(default_factory=Privacy)
     iceberg: IcebergTarget | None = None
+    strays: bool = False
 
     def of(self, window: Window) -> Self:
         """Return the same job for another window."""
@@ -87,6 +88,17 @@ class ExtractJob:
         """
         known = manifest.get("filters", ...), manifest["privacy"]
         return known == (self.filters(), self.privacy.record())
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the manifest notes, so that an audit can extract a window in the same way."""
+        pattern = self.attachment_pattern
+        return {
+            "columns": self.columns and list(self.columns),
+            "attachments": None if self.attachments is None else url_of(self.attachments),
+            "attachment_pattern": pattern if isinstance(pattern, str | None) else list(pattern),
+            "max_attachment_bytes": self.max_attachment_bytes,
+            "on_gone": self.on_gone,
+        }
 
     @property
     def notes(self) -> Any:
@@ -175,9 +187,4 @@ def stored_windows(job: ExtractJob, login: str) -> list[Window]:
             names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
     except FileNotFoundError:
         return []
-    windows = []
-    for name in names:
-        start, _, end = name.removeprefix("window=").partition("_")
-        with suppress(R7MailConfigError):  # not one of ours
-            windows.append(Window(parse_moment(start, name), parse_moment(end, name)))
-    return windows
+    return [window for name in names if (window := parse_window(name)) is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.storage import ObjectPath, is_local
 
@@ -43,6 +44,16 @@ def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
 def window_name(mailbox: str, folder: int, window: str) -> str:
     """Return a window's path below a table: `mailbox=.../folder=.../window=...`."""
     return f"{_folder_name(mailbox, folder)}/window={window}"
+
+
+def parse_window(name: str) -> Window | None:
+    """Return the window that a folder is named after; None if it isn't one of ours."""
+    start, _, end = name.removeprefix("window=").partition("_")
+    try:
+        window = Window(parse_moment(start, name), parse_moment(end, name))
+    except R7MailConfigError:
+        return None
+    return window if f"window={window.label()}" == name else None
 
 
 def _folder_name(mailbox: str, folder: int) -> str:

@@ -16,7 +16,7 @@ def read_manifest(home: ObjectPath) -> dict[str, Any] | None:
     :param home: the window's folder
     :raises OSError: the storage fails
     """
-    return _parse(read(home / MANIFEST))
+    return parse_manifest(read(home / MANIFEST))
 
 
 def stored_privacy(home: ObjectPath) -> Mapping[str, Any] | None:
@@ -24,11 +24,12 @@ def stored_privacy(home: ObjectPath) -> Mapping[str, Any] | None:
 
     It is unknown if a run was killed while it replaced them, unless that run kept rows.
     """
-    found = _parse(read(home / MANIFEST)) or _parse(read(home / REPLACED))
+    found = parse_manifest(read(home / MANIFEST)) or parse_manifest(read(home / REPLACED))
     return None if found is None else found.get("privacy") or {"actions": {}, "key_id": None}
 
 
-def _parse(text: bytes | None) -> dict[str, Any] | None:
+def parse_manifest(text: bytes | None) -> dict[str, Any] | None:
+    """Return a manifest from its text; None if it isn't one."""
     try:
         found = json.loads(text or b"null")
     except ValueError:

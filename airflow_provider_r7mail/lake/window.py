@@ -239,6 +239,8 @@ class _Extraction:
             },
             "extracted_at": self._extracted_at.isoformat(),
             "filters": self._job.filters(),
+            "settings": self._job.settings(),
+            "strays": self._job.strays,
             "path": url_of(destination.home),
             "privacy": self._job.privacy.record(),
             **writer.written(),

@@ -56,7 +56,7 @@ def extract(server: Emulator, output: Path, *more: str, password: str = "TestPas
     return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
 
 
-@pytest.mark.parametrize("command", ["emulator", "extract", "check", "demo"])
+@pytest.mark.parametrize("command", ["emulator", "extract", "check", "audit", "demo"])
 def test_help_teaches(command: str) -> None:
     """The help of each command has an example to copy."""
     text = " ".join(run(command, "--help").stdout.split())
@@ -122,6 +122,61 @@ def test_extract_with_a_wrong_listed_size(server: Emulator, tmp_path: Path) -> N
     assert "Attachments: 1 downloaded" in extract(server, *copying)
     said = extract(server, *copying, "--on-size-mismatch=fail")
     assert "5 bytes came, the listing says 7" in said
+
+
+def test_audit_tells_by_its_exit_code(server: Emulator, tmp_path: Path) -> None:
+    """An audit shows what differs in words, as a calendar, JSON and a page; 1 if anything."""
+    server.mailbox.deliver(date=JUNE)
+    extract(server, tmp_path / "out")
+    options = ("--login=user_test", "--folder=24", f"--output={tmp_path / 'out'}")
+    online = ("audit", *options, f"--url={server.url}")
+    password = {"R7MAIL_PASSWORD": "TestPassword"}
+
+    fine = run(*online, env=password)
+    assert fine.returncode == 0, fine.stderr
+    assert "In order." in fine.stdout
+    assert "2025-06 ■■■" in fine.stdout
+    assert "--deep" in fine.stdout
+
+    server.mailbox.deliver(date=JUNE)
+    server.mailbox.deliver(date="1970-01-01T00:00:00Z")
+    written = f"--json={tmp_path}/a.json", f"--html={tmp_path}/a.html"
+    differs = run(*online, *written, env=password)
+    assert differs.returncode == 1
+    assert "the server has other mail" in differs.stdout
+    assert "--repair" in differs.stderr
+    report = json.loads((tmp_path / "a.json").read_text())
+    kinds = [finding["kind"] for finding in report["findings"]]
+    assert (report["in_order"], kinds) == (False, ["strays before", "differs"])
+    page = (tmp_path / "a.html").read_text()
+    assert page.count('<td class="differs"') == 30
+    assert "http" not in page
+
+    mended = run(*online, "--repair", env=password)
+    assert mended.returncode == 0, mended.stdout
+    assert run(*online, "--deep", env=password).returncode == 0
+    assert run("audit", *options, "--offline").returncode == 0
+    for path in (tmp_path / "out").rglob("_manifest.json"):
+        path.unlink()
+    assert run("audit", *options, "--offline").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "--url"),
+        (["--offline", "--repair"], "leave out --offline"),
+        (["--offline", "--start=soon"], "--start"),
+        (["--url=http://127.0.0.1:9"], "could not be reached"),
+    ],
+)
+def test_audits_that_cannot_work(tmp_path: Path, more: list[str], says: str) -> None:
+    """Without a comparison the exit code is 2."""
+    options = ("--login=user_test", "--folder=24", f"--output={tmp_path}")
+    done = run("audit", *options, *more, env={"R7MAIL_PASSWORD": "x"})
+
+    assert done.returncode == 2
+    assert says in done.stderr
 
 
 def test_extract_waits_for_mail_on_its_way(server: Emulator, tmp_path: Path) -> None:

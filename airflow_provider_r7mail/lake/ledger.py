@@ -1,0 +1,282 @@
+"""What the tables have of a folder: its windows, and whether their files are what they should be.
+
+Only the tables are read here; `lake.audit` compares them with the server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.lake.layout import (
+    MANIFEST,
+    PART,
+    PATH_LEVELS,
+    QUARANTINE,
+    REPLACED,
+    WINDOWS,
+    folder_path,
+    parse_window,
+    window_name,
+)
+from airflow_provider_r7mail.lake.locks import locked
+from airflow_provider_r7mail.lake.manifest import parse_manifest
+from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION, TABLES
+from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
+from airflow_provider_r7mail.lake.storage import (
+    ObjectPath,
+    read,
+    remove,
+    remove_empty,
+    store_errors,
+)
+
+BATCH = 500  # manifests that are read at once
+OWN_FILES = frozenset({MANIFEST, PART, QUARANTINE, REPLACED})
+
+
+@dataclass(slots=True)
+class Entry:
+    """A window in the tables.
+
+    :param window: its bounds
+    :param manifest: its manifest; None if it is unfinished
+    :param problems: what is wrong with its files, in words
+    """
+
+    window: Window
+    manifest: dict[str, Any] | None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def bounds(self) -> tuple[datetime, datetime]:
+        """Its start and end."""
+        assert self.window.start is not None  # noqa: S101 - parse_window gives both
+        assert self.window.end is not None  # noqa: S101
+        return self.window.start, self.window.end
+
+    @property
+    def messages(self) -> int | None:
+        """How many messages the server should list there; None if its manifest can't tell."""
+        if self.manifest is None or self.filtered or self.manifest["quarantined"]:
+            return None
+        return int(self.manifest["messages"])
+
+    @property
+    def filtered(self) -> bool:
+        """Whether it has only some of the mail, as filters selected it."""
+        return self.manifest is not None and self.manifest.get("filters") is not None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it can be compared with the server: finished, in order, and unfiltered."""
+        return self.manifest is not None and not self.problems and not self.filtered
+
+    @property
+    def strays(self) -> bool:
+        """Whether an audit made it, for mail outside of the regular windows."""
+        return self.manifest is not None and bool(self.manifest.get("strays"))
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The windows of a folder in the tables, by start, and files that belong to none of them."""
+
+    entries: list[Entry]
+    foreign: list[str]
+
+    def overlaps(self) -> list[tuple[Entry, Entry]]:
+        """Return pairs of windows that overlap: mail of both is in the tables twice."""
+        found = []
+        widest: Entry | None = None
+        for entry in self.entries:
+            if widest is not None and entry.bounds[0] < widest.bounds[1]:
+                found.append((widest, entry))
+            if widest is None or entry.bounds[1] > widest.bounds[1]:
+                widest = entry
+        return found
+
+    def of_another_policy(self) -> list[Entry]:
+        """Return the windows whose privacy policy is not that of the one extracted last."""
+        known = [entry for entry in self.entries if entry.manifest is not None]
+        if not known:
+            return []
+        newest = max(known, key=lambda entry: str((entry.manifest or {})["extracted_at"]))
+        policy = (newest.manifest or {})["privacy"]
+        return [entry for entry in known if (entry.manifest or {})["privacy"] != policy]
+
+    def of_an_older_schema(self) -> int:
+        """Return how many windows have an older schema version: a note, since they can be read."""
+        return sum(
+            entry.manifest is not None and entry.manifest["schema_version"] != SCHEMA_VERSION
+            for entry in self.entries
+        )
+
+
+def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) -> Ledger:
+    """Read what the tables have of a folder.
+
+    :param output: the root of the tables
+    :param mailbox: the mailbox's name in paths
+    :param folder: id of the folder
+    :param deep: also compare each file's SHA-256 with its manifest
+    :raises OSError: the storage fails
+    """
+    homes: dict[str, ObjectPath] = {
+        table: folder_path(output / table, mailbox, folder) for table in (*TABLES, WINDOWS)
+    }
+    listed = {table: _listing(home) for table, home in homes.items()}
+    foreign = [
+        f"{homes[table].path}/{path}"
+        for table, files in listed.items()
+        for path in files
+        if not _is_own(path)
+    ]
+    windows: dict[str, dict[str, dict[str, int]]] = {}
+    for table, files in listed.items():
+        for path, size in files.items():
+            name, _, file = path.partition("/")
+            if _is_own(path) and not file.startswith(STAGED_PREFIX):
+                windows.setdefault(name, {}).setdefault(table, {})[file] = size
+    manifests = _manifests(homes, windows)
+    entries = []
+    for name, tables in windows.items():
+        window = parse_window(name)
+        assert window is not None  # noqa: S101 - _is_own made sure
+        entry = Entry(window, manifests.get(name))
+        if entry.manifest is not None and "files" in entry.manifest:
+            entry.problems += _problems(entry.manifest, tables, homes, name, deep=deep)
+        entries.append(entry)
+    return Ledger(sorted(entries, key=lambda entry: entry.bounds), sorted(foreign))
+
+
+def find_mailbox(output: ObjectPath, folder: int, login: str, secret: str | None) -> str:
+    """Return the mailbox's name in paths: the login, or its hash under a privacy policy.
+
+    :param secret: the connection's `privacy_secret`
+    :raises OSError: the storage fails
+    """
+    names = [login]
+    if secret:
+        names.append(Privacy.build({"mailbox": "hash"}, secret).mailbox(login))
+    for name in names:
+        for table in (*TABLES, WINDOWS):
+            home = folder_path(output / table, name, folder)
+            with store_errors(home):
+                if home.fs.exists(home.path):
+                    return name
+    return login
+
+
+def stored_ids(output: ObjectPath, mailbox: str, folder: int, window: Window) -> set[int]:
+    """Return the ids of the messages that the messages table has, without those that have left.
+
+    :raises OSError: they can't be read
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    home = folder_path(output / "messages", mailbox, folder)
+    path = home / f"window={window.label()}" / PART
+    data = read(path)
+    if data is None:
+        return set()
+    with store_errors(path):
+        rows = pq.ParquetFile(pa.BufferReader(data))
+        names = [name for name in ("message_id", "gone_at") if name in rows.schema_arrow.names]
+        return {
+            row["message_id"]
+            for row in rows.read(columns=names).to_pylist()
+            if row.get("gone_at") is None
+        }
+
+
+def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window) -> None:
+    """Remove a window from all tables, the manifests first: without one it is unfinished.
+
+    :raises OSError: the storage fails
+    """
+    name = window_name(mailbox, folder, window.label())
+    with locked(output, name):
+        for file in (MANIFEST, PART, QUARANTINE, REPLACED):
+            for table in TABLES:
+                remove(output / table / name / file)
+    for table in TABLES:
+        remove_empty(output / table / name, PATH_LEVELS)
+
+
+def _listing(home: ObjectPath) -> dict[str, int]:
+    """Return the files below a folder with their sizes, by their paths in it."""
+    try:
+        with store_errors(home):
+            home.fs.invalidate_cache()
+            found = home.fs.find(home.path, detail=True)
+    except FileNotFoundError:
+        return {}
+    root = home.path.rstrip("/") + "/"
+    return {path.removeprefix(root): int(info["size"]) for path, info in found.items()}
+
+
+def _is_own(path: str) -> bool:
+    name, _, file = path.partition("/")
+    own = file in OWN_FILES or file.startswith(STAGED_PREFIX)
+    return own and parse_window(name) is not None
+
+
+def _manifests(
+    homes: Mapping[str, ObjectPath], windows: Mapping[str, Mapping[str, Mapping[str, int]]]
+) -> dict[str, dict[str, Any]]:
+    """Return the windows' manifests, read many at once."""
+    places: dict[str, list[str]] = {}
+    for name, tables in windows.items():
+        table = next((table for table, files in tables.items() if MANIFEST in files), None)
+        if table is not None:
+            places.setdefault(table, []).append(name)
+    found = {}
+    for table, names in places.items():
+        home = homes[table]
+        for part in _batches(names):
+            paths = {f"{home.path}/{name}/{MANIFEST}": name for name in part}
+            with store_errors(home):
+                texts = home.fs.cat(list(paths), on_error="return")
+            if not isinstance(texts, dict):
+                texts = dict.fromkeys(paths, texts)
+            for path, name in paths.items():
+                text = texts.get(path)
+                manifest = parse_manifest(text) if isinstance(text, bytes) else None
+                if manifest is not None:
+                    found[name] = manifest
+    return found
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    for place in range(0, len(names), BATCH):
+        yield names[place : place + BATCH]
+
+
+def _problems(
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, int]],
+    homes: Mapping[str, ObjectPath],
+    name: str,
+    *,
+    deep: bool,
+) -> Iterable[str]:
+    listed = {file["table"]: file for file in manifest["files"]}
+    for table, file in listed.items():
+        there = tables.get(table, {})
+        if MANIFEST not in there:
+            yield f"{table}: no manifest"
+        if PART not in there:
+            yield f"{table}: the file is missing"
+        elif there[PART] != file["bytes"]:
+            yield f"{table}: the file has {there[PART]} bytes, not {file['bytes']}"
+        elif deep:
+            data = read(homes[table] / name / PART)
+            if data is None or hashlib.sha256(data).hexdigest() != file["sha256"]:
+                yield f"{table}: the file's SHA-256 is another"

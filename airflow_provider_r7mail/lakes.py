@@ -1,0 +1,98 @@
+"""What operators that read or write tables share: a storage path, and a run that can be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_provider_r7mail.client.parameters import read_text
+from airflow_provider_r7mail.compat import (
+    AirflowException,
+    AirflowNotFoundException,
+    BaseHook,
+    BaseOperator,
+    ObjectStoragePath,
+)
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.lake.location import no_store, parse_location
+from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from airflow_provider_r7mail.client.session import AsyncClient
+
+T = TypeVar("T")
+
+
+class LakeOperator(BaseOperator):
+    """Base of the operators with a storage and a run on an event loop of its own.
+
+    :param storage_conn_id: the connection of the object storage
+    :param r7mail_conn_id: the Airflow connection
+    """
+
+    def __init__(
+        self,
+        *,
+        storage_conn_id: str | None = None,
+        r7mail_conn_id: str = R7MailHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.storage_conn_id = storage_conn_id
+        self.r7mail_conn_id = r7mail_conn_id
+        self._loop: LoopThread | None = None
+
+    def _root(self, name: str) -> ObjectStoragePath:
+        """Return the storage path that a parameter holds."""
+        self.storage_conn_id = read_text(self.storage_conn_id, "storage_conn_id")
+        return self._path(read_text(getattr(self, name), name) or "", name)
+
+    def _path(self, value: str, name: str) -> ObjectStoragePath:
+        url = parse_location(value, name)
+        try:
+            # No None: in Airflow 2 it would override a connection in the URL.
+            given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
+            path = ObjectStoragePath(url, **given)
+            # Airflow 2 has the connection only in the options.
+            conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
+            if conn_id:
+                BaseHook.get_connection(conn_id)  # S3's file system would work without it
+            _ = path.fs
+        except AirflowNotFoundException as error:
+            hint = (
+                " What stands before @ in a URL is the id of an Airflow connection, as in "
+                "s3://connection@bucket/path. Azure's account belongs into the connection, too: "
+                "abfs://connection@container/path."
+            )
+            raise R7MailConfigError(f"{name}: {error}.{hint if '@' in url else ''}") from error
+        except (ImportError, ValueError) as error:
+            raise no_store(name, url, error) from error
+        return path
+
+    def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+        async def connected() -> T:
+            async with await hook.aget_conn() as client:
+                return await work(client)
+
+        self._loop = LoopThread()
+        try:
+            return self._loop.run(connected)
+        except asyncio.CancelledError:
+            raise AirflowException(
+                "Stopped. Partial output was removed; the next try starts over."
+            ) from None
+        except LoopHangsError:
+            raise AirflowException(
+                f"Stopped, but the storage did not respond within {STOP_SECONDS:g} seconds. "
+                "Partial output may be left; the next try removes it and starts over."
+            ) from None
+        finally:
+            self._loop = None
+
+    def on_kill(self) -> None:
+        """Stop the task: partial output is removed, and an earlier result stays in place."""
+        if self._loop is not None:
+            self._loop.stop()

@@ -1,0 +1,383 @@
+"""An audit of the tables against the server: what differs is found, in few requests, and mended."""
+
+# ruff: noqa: TID253 - no DAG file is read here
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.emulator import Emulator, Readings
+from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.lake.audit import AuditJob, Finding, Report, audit, audit_tables
+from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.privacy import Privacy
+from airflow_provider_r7mail.lake.repair import repair
+from airflow_provider_r7mail.lake.window import extract_window
+from tests.lake.support import INBOX, START, config
+
+HOUR = timedelta(hours=1)
+
+
+def connected(url: str, work: Callable[[AsyncClient], Any]) -> Any:
+    """Work with a client."""
+
+    async def run() -> Any:
+        async with AsyncClient(config(url)) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def extract(url: str, root: Path, *numbers: int, **options: Any) -> None:
+    """Extract hours."""
+    length = options.pop("length", HOUR)
+
+    async def work(client: AsyncClient) -> None:
+        for number in numbers:
+            start = START + HOUR * number
+            criteria = MessageFilter.build(
+                start=start, end=start + length, sender=options.get("sender")
+            )
+            given = {name: value for name, value in options.items() if name != "sender"}
+            await extract_window(
+                client,
+                ExtractJob(folder=INBOX, criteria=criteria, output=UPath(root), **given),
+            )
+
+    connected(url, work)
+
+
+def job(root: Path, **options: Any) -> AuditJob:
+    """Return an audit of the inbox."""
+    given = {"folder": INBOX, "output": UPath(root), "mailbox": "user_test", **options}
+    return AuditJob(open_path=UPath, **given)
+
+
+def check(url: str, root: Path, **options: Any) -> Report:
+    """Audit the inbox."""
+    report: Report = connected(url, lambda client: audit(client, job(root, **options)))
+    return report
+
+
+def mend(url: str, root: Path, **options: Any) -> Report:
+    """Audit the inbox, and repair it."""
+
+    async def work(client: AsyncClient) -> Report:
+        what = job(root, **options)
+        return await repair(client, what, await audit(client, what))
+
+    report: Report = connected(url, work)
+    return report
+
+
+def found(report: Report) -> list[tuple[str, int | None]]:
+    """Return the kinds of findings, and the hour at which each begins."""
+    return [
+        (finding.kind, None if finding.start is None else (finding.start - START) // HOUR)
+        for finding in report.findings
+    ]
+
+
+def rows(root: Path) -> list[int]:
+    """Return the ids in all windows, each as often as it is there."""
+    paths = root.glob("messages/*/*/*/part-*.parquet")
+    return sorted(n for path in paths for n in pq.read_table(path)["message_id"].to_pylist())
+
+
+def home(root: Path, number: int, table: str = "messages") -> Path:
+    """Return an hour's folder."""
+    [path] = root.glob(f"{table}/*/*/window={START + HOUR * number:%Y%m%dT%H}*")
+    return path
+
+
+@pytest.fixture
+def filled(server: Emulator, tmp_path: Path) -> list[int]:
+    """Two days of hourly windows with some mail; the ids."""
+    ids = [
+        server.mailbox.deliver(date=START + timedelta(minutes=25 * n + 7), to=["a@b.ru"])
+        for n in range(110)
+    ]
+    extract(server.url, tmp_path, *range(48))
+    return ids
+
+
+# -- what is found --------------------------------------------------------------------------
+
+
+def test_a_mailbox_in_order(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """If the tables are the mailbox, nothing is found, in far fewer requests than windows."""
+    report = check(server.url, tmp_path)
+
+    assert report.findings == []
+    assert report.in_order
+    assert report.compared == "counts"
+    assert report.requests < 30
+    assert report.record()["messages"] == len(filled)
+    assert json.loads(json.dumps(report.record())) == report.record()
+
+
+def test_all_that_can_differ(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """Each kind of damage is found where it is, and nothing else."""
+    box = server.mailbox
+    box.deliver(date=START + HOUR * 5 + timedelta(minutes=1))
+    box.delete(INBOX, [filled[30]])  # of the hour 12
+    for table in ("messages", "recipients", "attachments"):
+        shutil.rmtree(home(tmp_path, 20, table))
+        (home(tmp_path, 22, table) / "_manifest.json").unlink()
+    (home(tmp_path, 25, "recipients") / "part-00000.parquet").unlink()
+    (home(tmp_path, 30) / "copy.parquet").write_bytes(b"x")
+    box.deliver(date="1970-01-01T00:00:00Z")
+    box.deliver(date="2038-01-19T03:14:07Z")
+    report = check(server.url, tmp_path)
+
+    assert found(report)[1:-1] == [
+        ("differs", 5),
+        ("differs", 12),
+        ("missing", 20),
+        ("unfinished", 22),
+        ("damaged", 25),
+        ("strays after", 48),
+    ]
+    assert report.findings[0].kind == "strays before"
+    assert report.findings[-1].kind == "foreign"
+    assert report.findings[-1].detail.endswith("copy.parquet")
+    numbers = {(f.kind, f.tables, f.server) for f in report.findings}
+    assert {("strays before", 0, 1), ("strays after", 0, 1)} <= numbers
+    late = next(finding for finding in report.findings if finding.kind == "differs")
+    assert (late.detail, (late.server or 0) - (late.tables or 0)) == (
+        "1 not in the tables, 0 not on the server",
+        1,
+    )
+    assert not report.in_order
+
+
+def test_one_that_came_and_one_that_left(
+    server: Emulator, tmp_path: Path, filled: list[int]
+) -> None:
+    """Counts don't tell one that came from one that left; with --deep, ids do."""
+    server.mailbox.delete(INBOX, [filled[0]])
+    server.mailbox.deliver(date=START + timedelta(minutes=1))
+
+    assert check(server.url, tmp_path).in_order
+    report = check(server.url, tmp_path, deep=True)
+    assert found(report) == [("differs", 0)]
+    assert report.compared == "ids"
+
+
+def test_deep_reads_the_files(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """A file with other bytes of the same number is found with --deep."""
+    path = home(tmp_path, 3) / "part-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+
+    assert check(server.url, tmp_path).in_order
+    assert ("damaged", 3) in found(check(server.url, tmp_path, deep=True))
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {"count": "page"},
+        {"count": "folder"},
+        {"count_form": "null"},
+        {"page_cap": 3},
+    ],
+    ids=str,
+)
+def test_other_counts(
+    server: Emulator, tmp_path: Path, filled: list[int], readings: dict[str, Any]
+) -> None:
+    """R2: where Count can't be trusted, mail is read, and the result is the same."""
+    server.readings = Readings(**readings)
+    extract(server.url, tmp_path, *range(48))
+    assert check(server.url, tmp_path).in_order
+    server.mailbox.deliver(date=START + HOUR * 5 + timedelta(minutes=1))
+
+    assert found(check(server.url, tmp_path)) == [("differs", 5)]
+
+
+def test_mail_at_the_edges_of_windows(server: Emulator, tmp_path: Path) -> None:
+    """R4: mail dated exactly where windows meet belongs to one of them."""
+    for number in range(12):
+        for moment in (timedelta(0), timedelta(milliseconds=-1), timedelta(seconds=1)):
+            server.mailbox.deliver(date=START + HOUR * number + moment)
+    extract(server.url, tmp_path, *range(-1, 12))
+    assert check(server.url, tmp_path).in_order
+    server.mailbox.deliver(date=START + HOUR * 5)
+
+    assert found(check(server.url, tmp_path)) == [("differs", 5)]
+
+
+def test_a_span(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """An audit of a span looks at nothing else."""
+    for number in (5, 40):
+        server.mailbox.deliver(date=START + HOUR * number + timedelta(minutes=1))
+    report = check(server.url, tmp_path, start=START + HOUR * 30, end=START + HOUR * 48)
+
+    assert found(report) == [("differs", 40)]
+    assert len(report.windows) == 18
+
+
+def test_overlaps_policies_and_filters(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """Windows that overlap, or were written under another policy, are found; filtered are told."""
+    extract(server.url, tmp_path, 47, length=2 * HOUR)
+    extract(server.url, tmp_path, 10, privacy=Privacy.build({"subject": "drop"}, None))
+    extract(server.url, tmp_path, 11, sender="nobody@example.org")
+    report = check(server.url, tmp_path)
+
+    assert ("overlapping", 47) in found(report)
+    assert ("privacy", 10) in found(report)
+    assert [kind for kind, _ in found(report)].count("privacy") == 1
+    assert "1 windows were extracted with filters" in " ".join(report.notes)
+
+
+def test_the_tables_alone(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """Offline, files and windows are checked without any request."""
+    (home(tmp_path, 25, "recipients") / "part-00000.parquet").unlink()
+    for table in ("messages", "recipients", "attachments"):
+        shutil.rmtree(home(tmp_path, 20, table))
+    before = len(server.requests)
+    report = audit_tables(job(tmp_path))
+
+    assert found(report) == [("missing", 20), ("damaged", 25)]
+    assert report.compared == "nothing"
+    assert len(server.requests) == before
+
+
+def test_mail_that_is_not_due(server: Emulator, tmp_path: Path) -> None:
+    """Mail since the last window is no finding while the next run isn't late."""
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    number = (now - START) // HOUR - 1
+    server.mailbox.deliver(date=datetime.now(UTC) + timedelta(seconds=3))
+    extract(server.url, tmp_path, number)
+    report = check(server.url, tmp_path)
+
+    assert report.in_order
+    assert "1 messages since" in report.notes[0]
+
+
+def test_mail_without_a_date(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """R27: mail without a usable Date can be in no window, and the report says so."""
+    server.mailbox.deliver(date="0001-01-01T00:00:00")
+    report = check(server.url, tmp_path)
+
+    assert report.in_order
+    assert report.notes == ["1 messages have no usable Date, and can be in no window."]
+
+
+def test_nothing_was_extracted(server: Emulator, tmp_path: Path) -> None:
+    """Without tables, all mail is a finding, and a repair says what is missing."""
+    server.mailbox.deliver(date=START)
+    assert [kind for kind, _ in found(check(server.url, tmp_path))] == ["strays before"]
+    with pytest.raises(R7MailConfigError, match="Extract one first"):
+        mend(server.url, tmp_path)
+
+
+# -- repairs --------------------------------------------------------------------------------
+
+
+def test_a_repair_mends_what_differs(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """After a repair the tables are the mailbox, and a second audit finds nothing more."""
+    box = server.mailbox
+    added = [box.deliver(date=START + HOUR * 5 + timedelta(minutes=1))]
+    box.delete(INBOX, [filled[30]])
+    for table in ("messages", "recipients", "attachments"):
+        for number in (20, 21):
+            shutil.rmtree(home(tmp_path, number, table))
+        (home(tmp_path, 22, table) / "_manifest.json").unlink()
+    (home(tmp_path, 25, "recipients") / "part-00000.parquet").unlink()
+    added.append(box.deliver(date="1970-01-01T00:00:00Z"))
+    added.append(box.deliver(date="2038-01-19T03:14:07Z"))
+    report = mend(server.url, tmp_path)
+
+    assert report.in_order
+    assert Counter(finding.repaired for finding in report.findings) == {True: 7}
+    wanted = sorted({*filled, *added} - {filled[30]})
+    assert rows(tmp_path) == wanted
+    assert check(server.url, tmp_path, deep=True).findings == []
+    assert len(list(tmp_path.glob("messages/*/*/*"))) == 50
+
+
+def test_stray_windows_that_became_regular(server: Emulator, tmp_path: Path) -> None:
+    """Mail in a window of strays is not there twice once a regular window has it."""
+    stray = server.mailbox.deliver(date=START + HOUR * 30 + timedelta(minutes=30))
+    far = server.mailbox.deliver(date=START + HOUR * 31 + timedelta(minutes=10))
+    extract(server.url, tmp_path, 0, 1)
+    mend(server.url, tmp_path)
+    assert rows(tmp_path) == [stray, far]
+    extract(server.url, tmp_path, *range(2, 31))
+    assert rows(tmp_path) == [stray, far], "a regular run replaces a window of the same time"
+    extract(server.url, tmp_path, 31, length=2 * HOUR)
+    assert rows(tmp_path) == [stray, far, far]
+    assert [kind for kind, _ in found(check(server.url, tmp_path))] == ["overlapping"]
+    report = mend(server.url, tmp_path)
+
+    assert report.in_order
+    assert rows(tmp_path) == [stray, far]
+    assert check(server.url, tmp_path, deep=True).findings == []
+
+
+def test_a_repair_extracts_as_before(server: Emulator, tmp_path: Path) -> None:
+    """A repair keeps the privacy policy, the columns, the attachments and what has left."""
+    ids = [
+        server.mailbox.deliver(
+            date=START + timedelta(minutes=10 * n), attachments=[("a.txt", b"x", "text/plain")]
+        )
+        for n in range(3)
+    ]
+    options: dict[str, Any] = {
+        "privacy": Privacy.build({"addresses": "hash"}, "secret"),
+        "columns": ("message_id", "from_address", "extracted_at", "gone_at"),
+        "attachments": UPath(tmp_path / "files"),
+        "on_gone": "keep",
+        "tables": ("messages", "attachments"),
+    }
+    extract(server.url, tmp_path, 0, **options)
+    server.mailbox.delete(INBOX, ids[:1])
+    with pytest.raises(R7MailConfigError, match="another privacy_secret"):
+        mend(server.url, tmp_path, secret="other")
+    assert mend(server.url, tmp_path, secret="secret").in_order
+
+    table = pq.read_table(home(tmp_path, 0) / "part-00000.parquet")
+    assert tuple(table.column_names) == options["columns"]
+    found = table.to_pylist()
+    assert [row["gone_at"] is None for row in found].count(False) == 1
+    assert {len(row["from_address"]) for row in found} == {64}
+    files = pq.read_table(home(tmp_path, 0, "attachments") / "part-00000.parquet").to_pylist()
+    assert {row["status"] for row in files} == {"unchanged", "downloaded"}
+    assert not (tmp_path / "recipients").exists()
+
+
+def test_what_a_repair_leaves_to_a_person(
+    server: Emulator, tmp_path: Path, filled: list[int]
+) -> None:
+    """Files of others and regular windows that overlap are not touched."""
+    extract(server.url, tmp_path, 46, length=2 * HOUR)
+    (home(tmp_path, 30) / "copy.parquet").write_bytes(b"x")
+    report = mend(server.url, tmp_path)
+
+    assert not report.in_order
+    assert {f.kind: f.repaired for f in report.findings} == {"overlapping": False, "foreign": False}
+    assert (home(tmp_path, 30) / "copy.parquet").exists()
+
+
+def test_findings_are_described() -> None:
+    """Every kind of finding has a description in words."""
+    from airflow_provider_r7mail.lake.audit import KINDS  # noqa: PLC0415
+
+    assert all(KINDS.values())
+    assert Finding("differs").record()["kind"] in KINDS
