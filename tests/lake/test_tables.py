@@ -253,8 +253,8 @@ def servers(draw: st.DrawFn) -> list[bytes]:
 
 upgraded_files = st.sampled_from(
     r"""
-    null [{"Id":1,"FileName":"a","Hash":1.0,"Size":3}] [{"Hash":"x"},{"Id":2}] [{"Hash":"b\\","Id":1}]
-    [{"Id":1,"SpamScore":1.0},{"Id":2}] [{"Id":{"Hash":1}}]
+    null [{"Id":1,"FileName":"a","Hash":1.0,"Size":3}] [{"Hash":"x"},{"Id":2}]
+    [{"Hash":"b\\","Id":1}] [{"Id":1,"SpamScore":1.0},{"Id":2}] [{"Id":{"Hash":1}}]
     """.split()  # noqa: SIM905
 )
 
