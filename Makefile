@@ -115,10 +115,10 @@ wheelhouse:  ## collect the wheels for an Airflow and a Python without a network
 pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/images
 	@for script in docs/pictures/*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
-bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 15 minutes); writes docs/performance.md
+bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 25 minutes); writes docs/performance.md; ONLY=shapes for a part
 	@$(PYTHON) -m venv .venv-bench
 	@.ci/install .venv-bench -c constraints.txt -r tests/benchmarks/requirements.txt -e '.[dev]'
-	@.venv-bench/bin/python tests/benchmarks/bench.py
+	@.venv-bench/bin/python tests/benchmarks/bench.py $(ONLY)
 
 # What `make scale` extracts, and in how many windows: `make scale MESSAGES=20000 DAYS=12` for a trial.
 MESSAGES := 500000

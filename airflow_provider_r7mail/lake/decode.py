@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, parse_items
@@ -153,8 +154,12 @@ def decode_page(
     :raises AnswerError: it is not a listing
     """
     shape = shape or Shape()
-    whole = _decode_whole(body) if shape.is_plain else None
-    page = whole or _decode_in_parts(body, shape) or _decode_carefully(body)
+    easy = None
+    if shape.is_plain:
+        easy = _decode_whole(body)
+    elif shape.is_regular:
+        easy = _decode_stripped(body, shape)
+    page = easy or _decode_in_parts(body, shape) or _decode_carefully(body)
     if not lacks_zone(body):
         return page
     if dates_offset is not None:
@@ -219,6 +224,12 @@ def _read(text: bytes, wanted: pa.Schema) -> pa.Table:
 
 def _decode_whole(body: bytes) -> DecodedPage | None:
     """Decode a page in Arrow; None if that isn't right for every row."""
+    read = _read_whole(body)
+    return read and _page(read[0], {}, read[1], {}, {})
+
+
+def _read_whole(body: bytes) -> tuple[Mapping[str, pa.Array], int | None] | None:
+    """Read a page in Arrow; return its columns and Count, None if Arrow can't read every row."""
     import pyarrow as pa
 
     if body.lstrip()[:1] != b"{":
@@ -235,7 +246,24 @@ def _decode_whole(body: bytes) -> DecodedPage | None:
     wire = dict(zip((name for name, _, _ in FIELDS), items.flatten(), strict=True))
     if wire["Id"].null_count or wire["Date"].null_count or _early(wire):
         return None
-    return _page(wire, {}, answer["Count"][0].as_py(), {}, {})
+    return wire, answer["Count"][0].as_py()
+
+
+def _decode_stripped(body: bytes, shape: Shape) -> DecodedPage | None:
+    """Decode a page whose messages all have the same unknown fields; None if they don't."""
+    found = _ITEMS.search(body)
+    stripped = shape.strip(body, found.end()) if found else None
+    read = stripped and _read_whole(stripped[0])
+    if not stripped or not read or len(read[0]["Id"]) != len(stripped[1]):
+        return None
+    try:
+        odd = json.loads(b"[%b]" % b",".join(stripped[1]))
+    except ValueError:
+        return None
+    if len(odd) != len(stripped[1]) or not shape.unknown.issuperset(chain.from_iterable(odd)):
+        return None
+    rows = {row: read_item(fields, shape.kept) for row, fields in enumerate(odd)}
+    return _page(read[0], rows, read[1], {}, {})
 
 
 def _early(wire: Mapping[str, pa.Array]) -> set[int]:
@@ -360,10 +388,12 @@ def _decode_in_parts(body: bytes, shape: Shape) -> DecodedPage | None:
     if [value for name, value in members if name.lower() == "items"] != [[]]:
         return None
     try:
-        page = _Mixed(parts).decode(count)
+        mixed = _Mixed(parts)
+        page = mixed.decode(count)
     except ValueError:  # what was skipped was more than a text
         shape.skip_nothing()
         return None
+    shape.has_lone_surrogates |= mixed.has_lone_surrogates
     shape.note(list(parts.unread.values()), len(parts.spans))
     return page
 
@@ -395,6 +425,7 @@ class _Mixed:
         self._parts = parts
         self._items: dict[int, Any] = {}
         self._rows: dict[int, ItemRow] = {}
+        self.has_lone_surrogates = False
 
     def decode(self, count: int | None) -> DecodedPage:
         """Return the page's rows, with its Count."""
@@ -404,7 +435,7 @@ class _Mixed:
             self._rows[row] = read
             if read.columns.keys() - _TEXTS_OF_PYTHON:
                 self._parts.append(row, _wire_line(read.columns)[1:-1])
-        for row in list(self._parts.unread):
+        for row in [*self._parts.unread, *self._parts.suspects]:
             self._read_whole(row)
         wire = self._read_lines()
         bad: dict[int, BadMessage] = {}
@@ -460,6 +491,7 @@ class _Mixed:
             wire = self._columns(0, len(self._parts.spans))
         except pa.ArrowException as error:
             named = _ROW.search(str(error))
+            self.has_lone_surrogates |= "surrogate" in str(error)
             return None, [int(named[1])] if named else self._search()
         return wire, (
             _missing(wire["Id"]) | _missing(wire["Date"]) | _early(wire)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from airflow_provider_r7mail.client.fields import (
     FILE_FIELDS,
@@ -32,6 +34,8 @@ _MAX_DIGITS = 4300
 # How often is learned at most, and from how many messages: it takes as long as reading some pages.
 _LESSONS = 16
 _EXAMPLES = 64
+# How often pages that looked regular may turn out not to be.
+_FAILURES = 4
 # The number of places that are tried as the end of a message that doesn't match.
 _MAX_ENDS = 100
 
@@ -65,9 +69,16 @@ _SIMPLE = {
 }
 _REQUIRED = {"Id": _INT, "Date": _DATE}
 _INNER = {"sender": SENDER_FIELDS, "files": FILE_FIELDS}
+# The fields of a message without inner objects, whose names no inner object has.
+_OUTER = frozenset(
+    {name for name, kind in KINDS.items() if kind not in _INNER}
+    - {name for fields in _INNER.values() for name, _, _ in fields}
+)
 
 
 _NOTHING = re.compile(rb"(?!)")
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]")
 _FIRST_NAME = re.compile(rb'\{"[^"\\]*":')
 
 
@@ -148,6 +159,8 @@ class Parts:
         """The fields that Python reads, as JSON, by row."""
         self.unread: dict[int, Any] = {}
         """The messages that Python reads as a whole, by row."""
+        self.suspects: set[int] = set()
+        """The messages that Arrow would refuse, for all that is known."""
         self.kept: frozenset[str] = frozenset()
         """The fields in `odd` of which Arrow reads the known parts."""
         self.with_inner = False
@@ -190,6 +203,21 @@ class Parts:
         return b"".join(pieces)
 
 
+class _Run(NamedTuple):
+    """Unknown fields next to each other, in all messages.
+
+    :param start: the first one's name and colon
+    :param before_name: the name of the field before them
+    :param before: the pattern of that field
+    :param after: the name of the field after them; empty if there is none
+    """
+
+    start: bytes
+    before_name: bytes
+    before: re.Pattern[bytes]
+    after: bytes
+
+
 class Shape:
     """What was learned of a server's messages. Not for several threads at once."""
 
@@ -203,8 +231,25 @@ class Shape:
         self._cleaners: list[re.Pattern[bytes] | None] = []
         self._lessons = 0
         self._may_skip = True
+        self.has_lone_surrogates = False
+        """Whether some were found: only then are they looked for, since it takes time."""
+        self._run: _Run | None = None
+        self._kept: list[tuple[bytes, re.Pattern[bytes], re.Pattern[bytes]]] = []
+        self._failures = 0
+        self.is_regular = False
+        """Whether all messages of the last page had the same unknown fields, and nothing odd."""
         self.is_plain = True
         """Whether Arrow could read all of the last page, so that it may read the next one, too."""
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """The fields of which Arrow reads the known parts."""
+        return frozenset(self._inner.keys() - self._cut)
+
+    @property
+    def unknown(self) -> frozenset[str]:
+        """The names of what is taken out of messages."""
+        return self.kept | self._cut
 
     # -- learning ---------------------------------------------------------------------------
 
@@ -215,6 +260,8 @@ class Shape:
         :param count: the number of all messages of the page
         """
         self.is_plain = not (unread or self._cut or self._inner)
+        self._failures += self.is_regular
+        self.is_regular = bool(self._run and not unread and self._failures < _FAILURES)
         if len(unread) * _MANY < count or self._lessons == _LESSONS:
             return
         self._lessons += 1
@@ -235,8 +282,7 @@ class Shape:
         for (name, part), times in inner.items():
             if times >= common:
                 self._inner.setdefault(name, set()).add(part)
-        if self._order:
-            self._compile()
+        self._compile()
 
     def _note_order(self, item: dict[str, Any]) -> None:
         place = 0
@@ -252,6 +298,8 @@ class Shape:
         self._cleaners = []
         # What is neither known nor common makes a message one that Python reads.
         names = [name for name in self._order if name in KINDS or name in self._cut]
+        if not names:
+            return
         longest = max(names, key=self._lengths.__getitem__)
         after = names.index(longest) + 1
         self._anchor = b""
@@ -264,13 +312,39 @@ class Shape:
         else:
             self._start = _compiled(rb"\{%b\}" % self._members(names, first=names[0]))
 
+        self._kept = [
+            (
+                b',"%b":%b' % (name.encode(), b"{" if KINDS[name] == "sender" else b"[{"),
+                _compiled(b',"%b":%b' % (name.encode(), _pattern(KINDS[name], unknown))),
+                _cleaner(unknown),
+            )
+            for name, unknown in self._inner.items()
+            if name not in self._cut
+        ]
+        self._run = self._only_run(names)
+
+    def _only_run(self, names: Sequence[str]) -> _Run | None:
+        """Return the unknown fields of messages, if they are next to each other."""
+        cut = [place for place, name in enumerate(names) if name in self._cut]
+        if not cut or cut[0] < 2 or cut[-1] - cut[0] >= len(cut):
+            return None
+        before, after = names[cut[0] - 1], names[cut[-1] + 1 : cut[-1] + 2]
+        if not {before, *after} <= _OUTER or self._cut & KINDS.keys():
+            return None
+        before_name = b',"%b":' % before.encode()
+        return _Run(
+            json.dumps(names[cut[0]], ensure_ascii=False).encode() + b":",
+            before_name,
+            _compiled(before_name + _pattern(KINDS[before])),
+            b',"%b":' % after[0].encode() if after else b"",
+        )
+
     def _can_skip(self, longest: str, following: str) -> bool:
-        """Whether a text can be skipped up to a field, whose name no inner object has."""
-        inner = {name for fields in _INNER.values() for name, _, _ in fields}
+        """Whether a text can be skipped up to a field."""
         return (
             self._may_skip
             and KINDS.get(longest) == "text"
-            and following in KINDS.keys() - inner
+            and following in _OUTER
             and not {longest, following} & self._cut
         )
 
@@ -296,9 +370,7 @@ class Shape:
         comma = b"" if name == self._order[0] else b","
         member = b"%b%b:%b" % (comma, _named(name), value)
         if name in self._inner and not is_cut:
-            unknown = _members(dict.fromkeys(self._inner[name], _ANY))
-            cleaner = rb"(?:,(?:%b))++|(?<=\{)(?:(?:%b),?)++" % (unknown, unknown)
-            self._cleaners.append(_compiled(cleaner))
+            self._cleaners.append(_cleaner(self._inner[name]))
             member = b"(?:%b|(%b))" % (member.removesuffix(value) + b"null", member)
         is_required = is_first or (name in _REQUIRED and not is_cut)
         return member if is_required else b"(?:%b)?+" % member
@@ -306,10 +378,51 @@ class Shape:
     def skip_nothing(self) -> None:
         """Learn that messages lack the field at which a skipped text ends."""
         self._may_skip = False
-        if self._order:
-            self._compile()
+        self._compile()
 
     # -- cutting ----------------------------------------------------------------------------
+
+    def strip(self, body: bytes, start: int) -> tuple[bytes, list[bytes]] | None:
+        """Take the same unknown fields out of all messages of a page; None if that can't be.
+
+        This is right if the rest is a page as the manual has it, with as many messages.
+
+        :param start: the position of the first message
+        :return: the rest, and what was taken out of each message, as JSON
+        """
+        first = _FIRST_NAME.match(body, start)
+        run = self._run
+        if first is None or run is None:
+            return None
+        boundary = b"}," + first[0]
+        message, *pieces = body.split(b"," + run.start)
+        rest = []
+        odd = []
+        for number, piece in enumerate(pieces, 1):
+            # It is a field of the message, not of an inner object, if such a field is before it.
+            if run.before.fullmatch(message, message.rfind(run.before_name)) is None:
+                return None
+            kept = b""
+            for name, member, cleaner in self._kept:
+                place = message.find(name)
+                found = member.match(message, place) if place >= 0 else None
+                if found is not None:
+                    cleaned, times = cleaner.subn(b"", found[0])
+                    if times:
+                        kept += found[0][1:] + b","
+                        message = message[:place] + cleaned + message[found.end() :]
+            rest.append(message)
+            is_last = number == len(pieces)
+            if is_last and not run.after:
+                end = piece.rfind(b"}]")
+            else:
+                end = piece.find(run.after or boundary)
+            if end < 0 or (run.after and not is_last and piece.find(boundary, end) < 0):
+                return None
+            odd.append(b"{%b%b%b}" % (kept, run.start, piece[:end]))
+            message = piece[end:]
+        rest.append(message)
+        return b"".join(rest), odd
 
     def split(self, body: bytes, start: int) -> Parts | None:
         """Cut the messages of a page; None if there are none, or their ends can't be found.
@@ -320,7 +433,7 @@ class Shape:
         if first is None:
             return None
         parts = Parts(body)
-        parts.kept = frozenset(self._inner.keys() - self._cut)
+        parts.kept = self.kept
         parts.with_inner = any(KINDS.get(name) in _INNER for name in self._cut)
         # Looked up once: this takes a third of the time of the loop.
         match, match_rest, anchor = self._start.match, self._rest.match, self._anchor
@@ -346,8 +459,11 @@ class Shape:
                 parts.unread[add(start, end)] = item
                 following = body[end : end + 1]
             if following == b"]":
-                return parts
+                break
             start = end + 1
+        if self.has_lone_surrogates:
+            parts.suspects = _rows_of(_lone_surrogates(body), parts.spans)
+        return parts
 
     def _cut_fields(self, parts: Parts, row: int, spans: Sequence[tuple[int, int]]) -> None:
         odd = b""
@@ -366,6 +482,28 @@ class Shape:
             odd += text
         if odd:
             parts.odd[row] = b"{%b}" % odd.removeprefix(b",")
+
+
+def _lone_surrogates(body: bytes) -> Iterator[int]:
+    """Yield where escaped halves of pairs are; also escaped backslashes that look like them."""
+    for escape in (b"\\ud", b"\\uD"):
+        place = body.find(escape)
+        while place >= 0:
+            pair = _PAIR.match(body, place)
+            if pair is None and _HALF.match(body, place):
+                yield place
+            place = body.find(escape, pair.end() if pair else place + len(escape))
+
+
+def _rows_of(places: Iterable[int], spans: Sequence[tuple[int, int]]) -> set[int]:
+    """Return the messages in which these places are."""
+    return {bisect_right(spans, place, key=itemgetter(0)) - 1 for place in places} - {-1}
+
+
+def _cleaner(unknown: Iterable[str]) -> re.Pattern[bytes]:
+    """Return the pattern of the unknown parts of inner objects, to take them out."""
+    members = _members(dict.fromkeys(unknown, _ANY))
+    return _compiled(rb"(?:,(?:%b))++|(?<=\{)(?:(?:%b),?)++" % (members, members))
 
 
 def _is_other(name: str, known: Iterable[str]) -> bool:

@@ -3,8 +3,8 @@
     python contenders.py NAME URL OUTPUT [OPTIONS AS JSON]
 
 prints one line of JSON: rows, seconds, CPU seconds and peak memory of the work, imports left out.
-All page through the same folder of the same server, and write Parquet: by 200 messages, but for
-this package, which finds a page size by itself where none is given.
+All page through the same folder of the same server, and write Parquet: by 200 messages unless told
+otherwise, but for this package, which finds a page size by itself where none is given.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 LOGIN = {"Login": "user_test", "Password": "TestPassword"}
 LIST = "/api/v1/email/Messages"
-PAGE = 200
+PAGE = int(os.environ.get("R7MAIL_BENCH_PAGE", "200"))
 START, END = "2025-01-01T00:00:00.000Z", "2025-04-02T00:00:00.000Z"
 
 
@@ -44,12 +46,9 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
     import pyarrow.compute
     import pyarrow.json
     import pyarrow.parquet  # noqa: F401
-    from upath import UPath
 
     from airflow_provider_r7mail.client.http import ClientConfig
-    from airflow_provider_r7mail.client.models import MessageFilter
     from airflow_provider_r7mail.client.session import AsyncClient
-    from airflow_provider_r7mail.lake.job import ExtractJob
     from airflow_provider_r7mail.lake.window import extract_window
 
     config = ClientConfig(
@@ -61,13 +60,7 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
     files = options.get("attachments")
     if "storage" in options:
         import s3fs  # noqa: F401
-    job = ExtractJob(
-        folder=24,
-        criteria=MessageFilter.build(start=START, end=END),
-        output=UPath(output),
-        attachments=None if files is None else UPath(files, **options.get("storage", {})),
-        page_size=options.get("page_size"),
-    )
+    job = _job(output, options)
 
     async def run() -> int:
         async with AsyncClient(config) as client:
@@ -80,9 +73,80 @@ def ours(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
     return lambda: asyncio.run(run())
 
 
+def _job(output: Path, options: dict[str, Any]) -> Any:
+    from upath import UPath
+
+    from airflow_provider_r7mail.client.models import MessageFilter
+    from airflow_provider_r7mail.lake.job import ExtractJob
+
+    files = options.get("attachments")
+    return ExtractJob(
+        folder=24,
+        criteria=MessageFilter.build(start=START, end=END),
+        output=UPath(output),
+        attachments=None if files is None else UPath(files, **options.get("storage", {})),
+        page_size=options.get("page_size"),
+    )
+
+
 def ours_fixed(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
     """Run this package with pages as long as those of the others."""
     return ours(url, output, {**options, "page_size": PAGE})
+
+
+def many_windows(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
+    """Run this package for each of 100 hourly windows, in one process."""
+    from dataclasses import replace
+
+    from airflow_provider_r7mail.client.http import ClientConfig
+    from airflow_provider_r7mail.client.models import MessageFilter
+    from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake.window import extract_window
+
+    config = ClientConfig(url=url, login=LOGIN["Login"], password=LOGIN["Password"])
+    job = _job(output, options)
+
+    async def run() -> int:
+        rows = 0
+        async with AsyncClient(config) as client:
+            for start, end in pairwise(hours(100)):
+                criteria = MessageFilter.build(start=start, end=end)
+                rows += (await extract_window(client, replace(job, criteria=criteria)))["messages"]
+        return rows
+
+    return lambda: asyncio.run(run())
+
+
+def many_windows_pandas(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """A hand-written loop with httpx and pandas for each of 100 hourly windows, in one process."""
+    import httpx
+    import pandas as pd  # noqa: F401
+
+    def run() -> int:
+        rows = 0
+        with httpx.Client(base_url=url, timeout=60) as client:
+            answer = client.post("/api/v2/auth/Login", json=LOGIN).json()
+            client.headers["Authorization"] = answer["Response"]["Data"]["Tokens"]["AuthToken"]
+            for start, end in pairwise(hours(100)):
+                offset, found = 0, []
+                while True:
+                    body = question(offset)
+                    body["SearchContext"] = {"StartDate": start, "EndDate": end}
+                    items = client.post(LIST, json=body).raise_for_status().json()["Items"]
+                    found += items
+                    offset += len(items)
+                    if len(items) < PAGE:
+                        break
+                rows += to_parquet(found, output / start.replace(":", ""))
+        return rows
+
+    return run
+
+
+def hours(count: int) -> list[str]:
+    """The bounds of hourly windows from START on."""
+    first = datetime.fromisoformat(START)
+    return [f"{first + timedelta(hours=n):%Y-%m-%dT%H:%M:%S.000Z}" for n in range(count + 1)]
 
 
 def pages(post: Callable[[str, dict[str, Any]], Any]) -> Iterator[list[dict[str, Any]]]:
@@ -440,6 +504,8 @@ CONTENDERS = {
     for function in (
         ours,
         ours_fixed,
+        many_windows,
+        many_windows_pandas,
         requests_pandas,
         httpx_pandas,
         http_operator,
