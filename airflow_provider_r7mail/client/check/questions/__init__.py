@@ -29,8 +29,8 @@ QUESTIONS: tuple[type[Question], ...] = (
     *undated.QUESTIONS,
     *attachments.QUESTIONS,
     *actions.QUESTIONS,
+    *tokens.SESSIONS,
     *load.QUESTIONS,
     *fields.QUESTIONS,
-    *tokens.SESSIONS,
     *sending.QUESTIONS,
 )
