@@ -40,6 +40,9 @@ FRESH_SECONDS = 300.0
 LOST_SECONDS = 120.0
 """How long to log in again and again while nothing is served, once the account has been served."""
 
+MAX_NEW_TOKENS = 2
+"""New tokens on which a request is refused with 403 or 406 before that is its answer."""
+
 LONGEST_PAUSE = 8.0
 
 FEW_CALLS = 10
@@ -189,9 +192,12 @@ class Tokens:
             return "stands"
         if token is not self.current or (status == 401 and past.count == 1):
             return "dead"
+        ended = self.account.has_later(token.session)
         if self.probe is not None and call.repeatable:
-            return "ask"
-        if self.account.has_later(token.session):
+            # Several new tokens in a row don't die by chance, unless other sessions end them.
+            often = past.count > MAX_NEW_TOKENS and status != 401
+            return "stands" if often and not ended and not token.calls else "ask"
+        if ended:
             return "dead"
         unproven = self._last_served == 0.0 and now < token.issued + FRESH_SECONDS
         if unproven or past.count > 1 or now < self._blameless_until:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ListCall = calls.Call[tuple[Mapping[str, Any], bool]]
 
-MAX_REQUESTS = 60
+MAX_REQUESTS = 70
 MAX_WRITE_REQUESTS = 20
 """Additional requests with `write_folder`. Restoring the message is not limited by any number."""
 

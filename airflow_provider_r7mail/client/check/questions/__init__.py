@@ -37,8 +37,8 @@ QUESTIONS: tuple[type[Question], ...] = (
     *threads.QUESTIONS,
     *actions.QUESTIONS,
     *disk.QUESTIONS,
+    *tokens.SESSIONS,
     *load.QUESTIONS,
     *fields.QUESTIONS,
-    *tokens.SESSIONS,
     *sending.QUESTIONS,
 )

@@ -32,7 +32,7 @@ class Concurrency(Question):
         for number in (4, 4, 8):  # four twice: the first time, connections are made
             if number == 8 and rates[4] < 2 * rates[1]:
                 break
-            inquiry.spend(number)
+            inquiry.spend(number * (3 if inquiry.token_lives else 1))  # each may need a login
             begun = time.perf_counter()
             with ThreadPoolExecutor(number) as pool:
                 listing = inquiry.list_call(size)
