@@ -37,6 +37,8 @@ MOMENT_SECONDS = BELOW_SECONDS + ABOVE_SECONDS + 2
 MAX_PAGES = 50
 NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, 1)
 """A minute of the year 1900, which no mail is dated in."""
+DATED = PageRequest(moment(86_400), moment(253_402_214_400), 0, 1)
+"""All dates from 1970 to 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +141,16 @@ class Calibration:
 
     def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
-        request = PageRequest(None, None, 0, self._size)
-        page = yield Question(request, labels=False)
-        if page is None:
-            page = yield Question(request)
-        assert page is not None  # noqa: S101 - only a question without labels may be refused
+        page = Listing((), (), None)
+        # Messages without a date may come first, and fill a page.
+        for request in (PageRequest(None, None, 0, self._size), replace(DATED, size=self._size)):
+            found = yield Question(request, labels=False)
+            if found is None:
+                found = yield Question(request)
+            assert found is not None  # noqa: S101 - only a question without labels may be refused
+            page = found
+            if not page.keys or rows_of(page):
+                break
         return page
 
     def _bounds(self, rows: list[Row], request: PageRequest, zoneless: bool) -> Inquiry:

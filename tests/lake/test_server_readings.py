@@ -291,3 +291,17 @@ def test_any_combination(
     end = START + hours * HOUR
     manifest = extract(server, tmp_path_factory.mktemp("out"), end, page_size=size)
     assert rows(manifest) == wanted(server.mailbox, end)
+
+
+def test_undated_mail_hides_nothing(tmp_path: Path) -> None:
+    """R29: mail without a date that fills the first page doesn't keep the check from dated mail."""
+    box = mailbox(empty=True)
+    for _ in range(60):
+        box.deliver(date="0001-01-01T00:00:00")
+    box.deliver(date=START + timedelta(minutes=1))
+    readings = Readings(bounds_as="local", sort_one="ascending", undated="as_min")
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert manifest["readings"]["bounds"] == "local time"
+    assert manifest["messages"] == 1
