@@ -37,7 +37,6 @@ IDS = "{{ ti.xcom_pull('arrived') }}"
 # [start of watcher]
 ORDERS = Asset(
     name="orders_by_mail",
-    uri="r7mail://orders@mail.example.org/inbox",
     watchers=[
         AssetWatcher(
             name="new_order",

@@ -22,7 +22,7 @@ from zipfile import BadZipFile
 
 from airflow.sdk import DAG, ObjectStoragePath, task
 
-from airflow_provider_r7mail.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_r7mail.compat import AIRFLOW, AirflowFailException, AirflowSkipException
 from airflow_provider_r7mail.operators import R7MailMarkReadOperator, R7MailMoveOperator
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
 from airflow_provider_r7mail.transfers import R7MailAttachmentsToObjectStorageOperator
@@ -80,7 +80,7 @@ with DAG(
         folder="inbox",
         subject=SUBJECT,
         was_read=False,
-        deferrable=True,  # waits without a worker slot
+        deferrable=AIRFLOW > (3, 0),  # waits without a worker slot; 3.0 can't with soft_fail
         poke_interval=60,
         timeout=timedelta(hours=12),
         soft_fail=True,  # half a day without a price list isn't a failure

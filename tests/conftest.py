@@ -78,6 +78,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:in a future version of UPath:PendingDeprecationWarning"
     )
+    # 3.0 and 3.1 with a newer common-compat
+    config.addinivalue_line(
+        "filterwarnings", "ignore:The `airflow.operators.branch.BaseBranchOperator`"
+    )
     if AIRFLOW_2:
         # its Connection, for an Extra that the tests want to be wrong
         config.addinivalue_line("filterwarnings", "ignore:Encountered (non-JSON|JSON value)")

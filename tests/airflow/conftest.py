@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_r7mail.compat import redact
+from airflow_provider_r7mail.compat import AIRFLOW, redact
 from tests.airflow.support import SOURCE, Run, Runner, load
 
 
@@ -31,9 +31,11 @@ def _own_secrets() -> Iterator[None]:
 
 
 @pytest.fixture
-def run_example(airflow_database: None) -> Iterator[Runner]:
+def run_example(airflow_database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     """Run a file of `dags/` in Airflow for a logical date, with attributes of sensors changed."""
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    # As in Airflow's processes; `dag.test()` of 3.0 leaves it out.
+    monkeypatch.syspath_prepend(str(folder))
     copies: list[Path] = []
 
     def run(name: str, at: datetime, conf: Any = None, **of_sensors: float) -> Run:
@@ -48,11 +50,27 @@ def run_example(airflow_database: None) -> Iterator[Runner]:
                 task.retry_delay = timedelta(0)  # failures need not be slow
                 for attribute in of_sensors.keys() & vars(task).keys():
                     setattr(task, attribute, of_sensors[attribute])
+            if AIRFLOW == (3, 0):
+                _activate_assets(dag)
             return Run(dag.test(logical_date=at, run_conf=conf))
 
     yield run
     for copy in copies:
         copy.unlink(missing_ok=True)
+
+
+def _activate_assets(dag: Any) -> None:
+    """Do what Airflow 3.0's scheduler does before a run, and its `dag.test()` leaves out."""
+    from airflow.models.asset import AssetActive, AssetModel  # noqa: PLC0415 - as the database
+    from airflow.utils.session import create_session  # noqa: PLC0415
+
+    with create_session() as session:
+        for asset in [asset for task in dag.tasks for asset in (*task.inlets, *task.outlets)]:
+            names = {"name": asset.name, "uri": asset.uri}
+            for model in (AssetModel, AssetActive):
+                if session.query(model).filter_by(**names).first() is None:
+                    session.add(model(**names))
+                    session.flush()
 
 
 @pytest.fixture
