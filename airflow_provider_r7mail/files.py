@@ -34,7 +34,8 @@ def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath:
     :param conn_id: the storage's Airflow connection; by default the one in the URL
     :raises ValueError: no storage backend handles the URL
     """
-    return ObjectStoragePath(url, conn_id=conn_id)
+    # Up to Airflow 3.0, a conn_id of None takes precedence over the one in the URL.
+    return ObjectStoragePath(url, **({"conn_id": conn_id} if conn_id else {}))
 
 
 def find_uploads(
