@@ -230,6 +230,7 @@ class Shape:
         self._anchor = b""
         self._cleaners: list[re.Pattern[bytes] | None] = []
         self._lessons = 0
+        self._lesson: tuple[list[dict[str, Any]], float] | None = None
         self._may_skip = True
         self.has_lone_surrogates = False
         """Whether some were found: only then are they looked for, since it takes time."""
@@ -262,10 +263,18 @@ class Shape:
         self.is_plain = not (unread or self._cut or self._inner)
         self._failures += self.is_regular
         self.is_regular = bool(self._run and not unread and self._failures < _FAILURES)
-        if len(unread) * _MANY < count or self._lessons == _LESSONS:
+        if len(unread) * _MANY >= count and self._lessons < _LESSONS:
+            examples = [item for item in unread[:_EXAMPLES] if isinstance(item, dict)]
+            # As many of `count` as there are of it among all messages of the page.
+            self._lesson = examples, count * len(examples) / len(unread) / _COMMON
+
+    def _learn(self) -> None:
+        """Learn from the last page, now that there is another: this takes some 20 ms."""
+        if self._lesson is None:
             return
+        examples, common = self._lesson
+        self._lesson = None
         self._lessons += 1
-        examples = [item for item in unread[:_EXAMPLES] if isinstance(item, dict)]
         odd: Counter[str] = Counter()
         inner: Counter[tuple[str, str]] = Counter()
         for item in examples:
@@ -276,8 +285,6 @@ class Shape:
                 text = json.dumps(known, separators=(",", ":")).encode()
                 self._lengths[name] += len(text)
                 odd[name] += name not in KINDS or not _READABLE[KINDS[name]].fullmatch(text)
-        # As many of `count` as there are of it among all messages of the page.
-        common = count * len(examples) / len(unread) / _COMMON
         self._cut |= {n for n, times in odd.items() if times >= common and not _is_other(n, KINDS)}
         for (name, part), times in inner.items():
             if times >= common:
@@ -429,6 +436,7 @@ class Shape:
 
         :param start: the position of the first message
         """
+        self._learn()
         first = _FIRST_NAME.match(body, start)
         if first is None:
             return None
