@@ -296,13 +296,15 @@ def _page(
     import pyarrow as pa
 
     length = len(wire["Id"])
+    # Most rows in `rows` have unknown fields only.
+    known = {row: read for row, read in rows.items() if read.columns}
     columns: dict[str, pa.Array] = {}
     for name, column, kind in FIELDS:
         values = wire[name]
         if kind == "sender":
             columns |= zip((part for _, part, _ in SENDER_FIELDS), values.flatten(), strict=True)
         elif kind == "date":
-            columns[column] = _moments(values, column, rows)
+            columns[column] = _moments(values, column, known)
         elif kind == "files":
             columns[column] = _renamed_files(values)
         elif kind != "json":
@@ -313,7 +315,7 @@ def _page(
         texts = extras
         if column != "extra":
             texts = {
-                row: read.columns[column] for row, read in rows.items() if column in read.columns
+                row: read.columns[column] for row, read in known.items() if column in read.columns
             }
         columns[column] = (
             text_array([texts.get(row) for row in range(length)])
