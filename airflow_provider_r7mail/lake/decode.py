@@ -198,6 +198,22 @@ def _listing(batch: pa.RecordBatch, keys: Sequence[Key], count: int | None) -> L
 
 # -- by Arrow ---------------------------------------------------------------------------------
 
+_FAR_DATE = re.compile(rb':\s*"(?:226[2-9]|22[7-9]\d|2[3-9]\d\d|[3-9]\d{3})-\d\d-\d\dT')
+
+
+@cache
+def _wraps_dates() -> bool:
+    """Whether Arrow reads a date that nanoseconds can't hold as another one, as 18.1 does."""
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    options = pj.ParseOptions(explicit_schema=pa.schema([("date", pa.timestamp("ns"))]))
+    try:
+        pj.read_json(pa.BufferReader(b'{"date":"2555-01-01T00:00:00"}'), parse_options=options)
+    except pa.ArrowException:
+        return False
+    return True
+
 
 def _read(text: bytes, wanted: pa.Schema) -> pa.Table:
     """Read JSON objects.
@@ -207,6 +223,8 @@ def _read(text: bytes, wanted: pa.Schema) -> pa.Table:
     import pyarrow as pa
     import pyarrow.json as pj
 
+    if _wraps_dates() and _FAR_DATE.search(text):
+        raise pa.ArrowInvalid("a date is too far away for nanoseconds")
     table = pj.read_json(
         pa.BufferReader(text),
         read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),

@@ -63,12 +63,13 @@ def extract(server: Emulator, output: Path, end: datetime, **options: Any) -> di
         output=UPath(output),
         **{"page_size": 50, **options},
     )
+    return asyncio.run(extracted(server, job))
 
-    async def run() -> dict[str, Any]:
-        async with AsyncClient(config(server.url, backoff=0.01, max_concurrency=3)) as client:
-            return await extract_window(client, job)
 
-    return asyncio.run(run())
+async def extracted(server: Emulator, job: ExtractJob) -> dict[str, Any]:
+    """Extract a window in a session of its own, and return the manifest."""
+    async with AsyncClient(config(server.url, backoff=0.01, max_concurrency=3)) as client:
+        return await extract_window(client, job)
 
 
 def rows(manifest: dict[str, Any]) -> dict[int, datetime]:
@@ -204,7 +205,7 @@ def test_dates_of_an_unknown_zone(tmp_path: Path) -> None:
         extract(server, tmp_path, START + HOUR)
 
 
-@pytest.mark.parametrize("year", ["0001", "1970", "2038", "9999"])
+@pytest.mark.parametrize("year", ["0001", "1500", "1970", "2038", "2555", "9999"])
 def test_wrong_clocks(year: str, tmp_path: Path) -> None:
     """R27: mail of senders with wrong clocks harms no window, and is in that of its own date."""
     box = mailbox()
@@ -214,7 +215,11 @@ def test_wrong_clocks(year: str, tmp_path: Path) -> None:
         with Client(config(server.url)) as client:
             window = MessageFilter.build(start=f"{year}-02-03", end=f"{year}-02-04")
             found = [message.id for message in iter_messages(client, INBOX, window)]
+        job = ExtractJob(folder=INBOX, criteria=window, output=UPath(tmp_path / "its own"))
+        of_its_own = rows(asyncio.run(extracted(server, job)))
+    date = datetime.fromisoformat(f"{year}-02-03T04:05:06Z")
     assert found == ([] if year == "0001" else [strange])  # year 1 is .NET's "no date"
+    assert of_its_own == ({} if year == "0001" else {strange: date})
 
 
 @pytest.mark.parametrize("bounds", ["both", "start", "end", "none"])
