@@ -36,7 +36,7 @@ REMEMBERED_SECONDS = 600.0
 DOUBTFUL_SECONDS = 60.0
 """The same, if the response may also mean that the server failed (R14)."""
 
-TURN_SECONDS = 30.0
+TURN_SECONDS = 5.0
 """How long to wait at most for another process's login."""
 
 _POLL_SECONDS = 0.05

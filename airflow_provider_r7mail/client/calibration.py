@@ -34,7 +34,7 @@ ELSEWHERE = timezone(timedelta(hours=5))
 # How long what is listed for a moment may be: the bounds, and what they may be rounded to.
 MOMENT_SECONDS = BELOW_SECONDS + ABOVE_SECONDS + 2
 # How many pages around a message to look through for it.
-MAX_PAGES = 50
+MAX_PAGES = 200
 NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, 1)
 """A minute of the year 1900, which no mail is dated in."""
 DATED = PageRequest(moment(86_400), moment(253_402_214_400), 0, 1)
@@ -240,7 +240,7 @@ class Calibration:
         """Whether a message is listed when some days around it are asked for."""
         second = row.date // MICROSECONDS
         start, end = moment(second - WIDE_REACH.below), moment(second + WIDE_REACH.above)
-        request = PageRequest(start, end, 0, 4 * self._size)
+        request = PageRequest(start, end, 0, self._size)
         for _ in range(MAX_PAGES):
             page = yield Question(request, labels=self._traits.empty_labels)
             if page is None or not page.keys:

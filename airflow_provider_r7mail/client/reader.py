@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from airflow_provider_r7mail.client.calibration import (
-    SAMPLE,
     Calibration,
     Inquiry,
     Question,
@@ -406,14 +405,14 @@ async def calibrate(client: AsyncClient, folder: int) -> None:
     :param folder: id of the folder
     :raises R7MailRequestError: the server failed or could not be reached
     """
-    criteria, request = MessageFilter(), PageRequest(None, None, 0, SAMPLE)
+    criteria, request = MessageFilter(), PageRequest(None, None, 0, FIRST_SHARED_PAGE)
 
     async def answer(question: Question) -> Listing:
         return listing_of(await client.send(question_call(question, folder, criteria, parse_page)))
 
     if client.traits.bounds == "unknown" or client.traits.labels == "unknown":
         first = await answer(Question(request, labels=client.traits.empty_labels))
-        calibration = Calibration(client.traits, criteria, SAMPLE)
+        calibration = Calibration(client.traits, criteria, request.size)
         await answer_all(calibration.first_page(request, first), answer)
 
 

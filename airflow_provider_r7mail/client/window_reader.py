@@ -205,7 +205,7 @@ class WindowReader(Generic[L]):
                 break
             self._calibrated = True
             again = await answer_all(
-                Calibration(self._traits, self._criteria, request.size).first_page(
+                Calibration(self._traits, self._criteria, self._sample(request)).first_page(
                     request, self._first.listing
                 ),
                 self._answer,
@@ -220,12 +220,24 @@ class WindowReader(Generic[L]):
                 break
         self._spans, self._waiting = [span], [span]
 
+    def _sample(self, request: PageRequest) -> int:
+        """Return how many messages the server is known to list at once."""
+        return min(request.size, self._page_size.rows)
+
     def _span_of(self, window: Window) -> Span:
         return open_span(self._traits, window, self._page_size.rows, self._max_sweep_messages)
 
     async def _answer(self, question: Question) -> Listing:
         call = question_call(question, self._folder, self._criteria, self._decode)
-        return (await self._client.send(call, executor=self._executor)).listing
+        try:
+            return (await self._client.send(call, executor=self._executor)).listing
+        except PAGE_ERRORS as error:
+            if call.tentative:
+                raise
+            raise R7MailExtractError(
+                f"{self._where()}: it could not be found out how the server reads the request. "
+                f"{error.text}"
+            ) from error
 
     async def _explain(
         self, error: ContradictionError, request: PageRequest, listing: Listing

@@ -239,8 +239,8 @@ class Api:
 
     def _messages(self, asked: Any) -> Response:
         readings = self._service.readings
-        _check_size(asked["offset"], asked["size"], readings)
         search = shapes.search_of(asked, zoneless=readings.bounds_as == "local")
+        _check_size(search.offset, search.size, readings)
         search = _sortable(search, readings)
         self._listings += 1
         if readings.labels_required and search.labels is None:

@@ -459,6 +459,7 @@ class TestHangingServer:
     ) -> None:
         """The notifier stops waiting after its own limit, and the next alert is sent."""
         monkeypatch.setattr("airflow_provider_r7mail.notifications.SEND_SECONDS", 1.0)
+        monkeypatch.setattr("airflow_provider_r7mail.client.account.TURN_SECONDS", 0.2)
         server.faults.append(Fault(path, kind="slow", seconds=5))
         begun = time.monotonic()
         if way == "called":

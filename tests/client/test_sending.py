@@ -492,7 +492,7 @@ def test_not_to_be_told_apart(server: Emulator, others: list[dict[str, Any]]) ->
     """If a message may or may not be this one, the error names it: there is no guessing."""
     ids = [sent_by_hand(server, **values) for values in others]
 
-    with pytest.raises(R7MailSendUnclearError, match=re.escape(str(ids))):
+    with pytest.raises(R7MailSendUnclearError, match=re.escape(str(ids[::-1]))):
         send(server, letter(), earlier=earlier(0))
 
     assert server.mailbox.sent == []

@@ -39,7 +39,7 @@ class Api:
         return self.http.post(f"{MAIL}/{call}", json=request)
 
     def page(
-        self, offset: int = 0, size: int = 50, order: int = 1, folder: int = 24, **context: Any
+        self, offset: int = 0, size: int = 50, order: int = 0, folder: int = 24, **context: Any
     ) -> dict[str, Any]:
         """Return a page of a listing."""
         answer = self.post("Messages", listing(offset, size, order, folder, **context))
@@ -70,7 +70,7 @@ def log_in(
 
 
 def listing(
-    offset: int = 0, size: int = 50, order: int = 1, folder: int = 24, **context: Any
+    offset: int = 0, size: int = 50, order: int = 0, folder: int = 24, **context: Any
 ) -> dict[str, Any]:
     """Return a Messages request."""
     return {

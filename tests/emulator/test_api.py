@@ -553,7 +553,7 @@ def test_attached_messages(
 
     [listed] = [item["Attachments"] for item in api.page()["Items"]]
     assert [file["FileName"] for file in listed] == ["a", name]
-    assert api.file(number, "").status_code == 500
+    assert api.file(number, "").status_code == 406
 
 
 def test_an_index_that_lags(mailbox: Mailbox, server: Emulator, api: Api) -> None:

@@ -108,7 +108,7 @@ def test_ties_change_their_order(order: int, mailbox: Mailbox, server: Emulator,
     assert api.ids(order=order) == api.ids(order=order)
     server.readings = Readings(ties="reversed")
     first, second = api.ids(order=order), api.ids(order=order)
-    ends = [before, after] if order else [after, before]
+    ends = [after, before] if order else [before, after]
     assert [first[0], first[-1]] == [second[0], second[-1]] == ends
     assert first[1:-1] == second[-2:0:-1]
     assert sorted(first[1:-1]) == tied

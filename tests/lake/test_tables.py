@@ -41,7 +41,7 @@ from airflow_provider_r7mail.lake.parquet import (
     SHORT_ROW_GROUP_BYTES,
     ParquetTable,
 )
-from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, TABLES, schema
+from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, OF_A_RUN, TABLES, schema
 from airflow_provider_r7mail.lake.shape import Shape
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -157,7 +157,7 @@ def assert_read_as_by_python(body: bytes, found: DecodedPage) -> None:
             for file in wanted["attachments"]
         ]
         assert got == wanted
-    names = [name for name in schema("messages").names if name != "extracted_at"]
+    names = [name for name in schema("messages").names if name not in OF_A_RUN]
     assert found.batch.schema.types == [schema("messages").field(name).type for name in names]
     assert found.listing.count == count
     assert [type(key) is int for key in found.listing.keys] == [

@@ -454,6 +454,7 @@ async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: P
     """R6: it's no error if mail keeps leaving unread and arriving where all was read."""
     deliver(server, 600)
     box = server.mailbox
+    server.readings = Readings(sort_one="ascending")
 
     def change(_: Any) -> None:
         if len(server.requests) % 6 == 0:
@@ -521,7 +522,7 @@ async def test_bad_messages(
     assert (manifest["messages"], manifest["quarantined"], len(lines)) == (50, 4, 4)
     assert Counter(line["message_id"] for line in lines) == {undated: 1, garbled: 1, None: 2}
     assert all(line["reason"] and line["message"] for line in lines)
-    assert [row["message_id"] for row in table(tmp_path)] == good
+    assert sorted(row["message_id"] for row in table(tmp_path)) == good
 
 
 @pytest.mark.parametrize(
@@ -690,10 +691,11 @@ async def test_a_window_that_is_read_again_downloads_its_files_once(
     """If changing mail makes it read a window twice, its files are downloaded once."""
     deliver(server, 60, attachments=[("a.csv", b"abc", "text/csv")])
     box = server.mailbox
+    server.readings = Readings(sort_one="ascending")
     changed: list[int] = []
 
     def change(_: Any) -> None:
-        if not changed and calls(server, "Messages") == 4:
+        if not changed and calls(server, "Messages") == 6:
             changed.append(max(box.messages(INBOX), key=lambda message: message["Date"])["Id"])
             box.delete(INBOX, changed)
             box.deliver(date=START)
@@ -738,7 +740,7 @@ async def test_unlisted_attachments(
     manifest = await extract(client, tmp_path, attachments=root)
 
     assert manifest["attachments"] == {"unlisted": 2}
-    assert [row["message_id"] for row in table(tmp_path, "attachments")] == ids
+    assert sorted(row["message_id"] for row in table(tmp_path, "attachments")) == ids
     assert f"message {ids[0]}: HasAttachments is true" in caplog.text
 
 
@@ -820,7 +822,7 @@ async def test_copying_without_tables(
     for status in ("downloaded", "unchanged"):
         rows = await copy_attachments(client, INBOX, every, root, message_ids=[two])
         assert [row.status for row in rows] == [status]
-    assert calls(server, "Attachments") == 5  # the failed one was tried three times
+    assert calls(server, "Attachments") == 3
 
 
 async def test_copying_fetches_only_what_is_new(
