@@ -1,0 +1,256 @@
+"""A mailbox over time: whatever happens to it, the tables become the mailbox, each message once."""
+
+# ruff: noqa: TID253 - no DAG file is read here
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
+from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
+from airflow_provider_r7mail.lake.audit import AuditJob, audit
+from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
+from airflow_provider_r7mail.lake.recheck import looks, recheck
+from airflow_provider_r7mail.lake.repair import repair
+from airflow_provider_r7mail.lake.window import extract_window
+from tests.lake.support import START, config, run_children
+
+HOUR = timedelta(hours=1)
+HORIZON = timedelta(hours=4)
+WINDOWS = 8
+
+
+def hour(number: int) -> Window:
+    """Return the window of an hour."""
+    return Window(START + HOUR * number, START + HOUR * (number + 1))
+
+
+async def run(client: AsyncClient, root: Path, number: int, on_gone: Any) -> None:
+    """Do what a run of an hourly schedule does."""
+    window = hour(number)
+    job = ExtractJob(
+        folder=INBOX,
+        criteria=MessageFilter(window=window),
+        output=UPath(root),
+        on_gone=on_gone,
+    )
+    await extract_window(client, job)
+    for look in looks(window, stored_windows(job, client.config.login), HORIZON):
+        await recheck(client, job, look)
+
+
+def audit_job(root: Path, **options: Any) -> AuditJob:
+    """Return an audit of the inbox."""
+    return AuditJob(
+        folder=INBOX, output=UPath(root), mailbox="user_test", open_path=UPath, **options
+    )
+
+
+async def mend(client: AsyncClient, root: Path) -> None:
+    """Audit the inbox, repair it, and make sure that nothing is left to do."""
+    for _ in range(2):  # repairs can be repeated
+        job = audit_job(root, deep=True)
+        report = await repair(client, job, await audit(client, job))
+        assert report.in_order, [str(finding) for finding in report.findings]
+
+
+def rows(root: Path) -> dict[int, bool]:
+    """Return whether each message in the tables is still in the folder; each is there once."""
+    found = [
+        row
+        for path in root.glob("messages/*/*/*/part-*.parquet")
+        for row in pq.read_table(path, columns=["message_id", "gone_at"]).to_pylist()
+    ]
+    assert len({row["message_id"] for row in found}) == len(found)
+    return {row["message_id"]: row["gone_at"] is None for row in found}
+
+
+def moments() -> st.SearchStrategy[timedelta]:
+    """Dates of mail: within the windows, at their edges, and far away."""
+    return st.one_of(
+        st.integers(0, WINDOWS * 3600 - 1).map(lambda n: timedelta(seconds=n)),
+        st.integers(0, WINDOWS - 1).map(lambda n: HOUR * n),
+        st.sampled_from([timedelta(days=-20_000), timedelta(days=-1), timedelta(days=4_600)]),
+    )
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("comes"), moments()),
+    st.tuples(st.sampled_from(["leaves", "returns", "is deleted", "is read"]), st.integers(0, 99)),
+    st.tuples(st.just("run"), st.integers(0, WINDOWS - 1)),
+    st.tuples(st.just("at once"), st.lists(st.integers(0, WINDOWS - 1), min_size=2, max_size=3)),
+)
+
+
+class World:
+    """A mailbox and its tables."""
+
+    def __init__(self, server: Emulator, root: Path, on_gone: Any) -> None:
+        self._box = server.mailbox
+        self._root = root
+        self._on_gone = on_gone
+        self.ever: set[int] = set()
+
+    def inbox(self) -> list[int]:
+        """Return the ids in the inbox."""
+        return [int(item["Id"]) for item in self._box.messages(INBOX)]
+
+    def elsewhere(self) -> list[int]:
+        """Return the ids in the other folder."""
+        return [int(item["Id"]) for item in self._box.messages(PROCESSED)]
+
+    async def happen(self, client: AsyncClient, kind: str, what: Any) -> None:
+        """Let something happen."""
+        if kind == "comes":
+            self._box.deliver(date=START + what)
+        elif kind == "run":
+            await run(client, self._root, what, self._on_gone)
+        elif kind == "at once":
+            await asyncio.gather(
+                *(run(client, self._root, number, self._on_gone) for number in what)
+            )
+        elif there := (self.elsewhere() if kind == "returns" else self.inbox()):
+            chosen = [there[what % len(there)]]
+            if kind == "leaves":
+                self._box.move(INBOX, chosen, PROCESSED)
+            elif kind == "returns":
+                self._box.move(PROCESSED, chosen, INBOX)
+            elif kind == "is deleted":
+                self._box.delete(INBOX, chosen)
+            else:
+                self._box.mark_read(INBOX, chosen)
+        found = rows(self._root)
+        if self._on_gone == "keep":
+            assert found.keys() >= self.ever, "what was once in the tables stays"
+            self.ever |= found.keys()
+
+
+@given(
+    events=st.lists(EVENTS, min_size=4, max_size=20),
+    on_gone=st.sampled_from(["drop", "keep"]),
+    count=st.sampled_from(["all", "page"]),
+)
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+def test_the_tables_become_the_mailbox(events: list[Any], on_gone: Any, count: Any) -> None:
+    """After any events and runs in any order, an audit with repair makes the tables the mailbox."""
+    with (
+        Emulator(Mailbox(), readings=Readings(count=count)) as server,
+        tempfile.TemporaryDirectory() as name,
+    ):
+        root = Path(name)
+        world = World(server, root, on_gone)
+
+        async def live() -> None:
+            async with AsyncClient(config(server.url)) as client:
+                await run(client, root, 3, on_gone)
+                for kind, what in events:
+                    await world.happen(client, kind, what)
+                await mend(client, root)
+
+        asyncio.run(live())
+        found = rows(root)
+        assert {number for number, there in found.items() if there} == set(world.inbox())
+        if on_gone == "keep":
+            assert found.keys() >= world.ever
+        else:
+            assert all(found.values())
+
+
+@pytest.mark.slow
+def test_days_of_late_mail(server: Emulator, tmp_path: Path) -> None:
+    """Hours with 15% of the mail up to a few hours late are whole without an audit."""
+    import random  # noqa: PLC0415
+
+    chance = random.Random(7)
+    pending: list[tuple[timedelta, timedelta]] = []
+
+    async def live() -> None:
+        async with AsyncClient(config(server.url)) as client:
+            for number in range(14):
+                for _ in range(3):
+                    dated = HOUR * number + timedelta(seconds=chance.randrange(3600))
+                    late = chance.random() < 0.15
+                    pending.append((dated + timedelta(minutes=chance.randrange(230)) * late, dated))
+                now = HOUR * (number + 1) + timedelta(minutes=1)
+                for item in [item for item in pending if item[0] <= now]:
+                    pending.remove(item)
+                    server.mailbox.deliver(date=START + item[1])
+                await run(client, tmp_path, number, "drop")
+            for number in range(14, 20):
+                for item in list(pending):
+                    pending.remove(item)
+                    server.mailbox.deliver(date=START + item[1])
+                await run(client, tmp_path, number, "drop")
+
+    asyncio.run(live())
+    assert sorted(rows(tmp_path)) == sorted(int(m["Id"]) for m in server.mailbox.messages(INBOX))
+    assert len(rows(tmp_path)) == 42
+
+
+# -- kill -9 --------------------------------------------------------------------------------
+
+
+def recheck_until(url: str, root: Path, event: str, number: int) -> None:
+    """Recheck, and die at an audit event of Python."""
+    count = 0
+
+    def watch(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if name == event and str(root) in str(arguments):
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), 9)
+
+    async def connected() -> None:
+        async with AsyncClient(config(url)) as client:
+            await run(client, root, 4, "keep")
+
+    sys.addaudithook(watch)
+    asyncio.run(connected())
+
+
+@pytest.mark.slow
+def test_killed_in_a_recheck(server: Emulator, tmp_path: Path) -> None:
+    """After kill -9 in the middle of a recheck, a repair finishes the work, and nothing is lost."""
+    box = server.mailbox
+    ids = [box.deliver(date=START + timedelta(minutes=20 * n + 1)) for n in range(12)]
+
+    async def connected(*numbers: int) -> None:
+        async with AsyncClient(config(server.url)) as client:
+            for number in numbers:
+                await run(client, tmp_path, number, "keep")
+            if not numbers:
+                await mend(client, tmp_path)
+
+    asyncio.run(connected(0, 1, 2, 3))
+    box.delete(INBOX, ids[:1])
+    late = [box.deliver(date=START + HOUR * n + timedelta(minutes=2)) for n in (3, 2)]
+    late.append(box.deliver(date="1970-01-01T00:00:00Z"))
+    killed = 0
+    for number in (1, 4, 8):
+        killed += run_children(recheck_until, (server.url, tmp_path, "os.remove", number)) == [-9]
+        assert len(rows(tmp_path)) >= 12
+    assert killed >= 2
+    asyncio.run(connected())
+
+    found = rows(tmp_path)
+    assert {number for number, there in found.items() if there} == {*ids[1:], *late}
+    assert found[ids[0]] is False
+    assert not list(tmp_path.rglob("_staged*"))
