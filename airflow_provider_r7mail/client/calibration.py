@@ -32,7 +32,7 @@ ELSEWHERE = timezone(timedelta(hours=5))
 MOMENT_SECONDS = BELOW_SECONDS + ABOVE_SECONDS + 2
 # How many pages around a message to look through for it.
 MAX_PAGES = 50
-NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, 1)
+NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, SAMPLE)
 """A minute of the year 1900, which no mail is dated in."""
 
 
@@ -187,7 +187,8 @@ class Calibration:
         if row.timestamp is not None and row.distance > TELLING_SECONDS:
             at_timestamp = yield from self._page_at(row.timestamp)
             if row.key in at_timestamp.keys and all(
-                _any_within([timestamp], row.timestamp) for timestamp in at_timestamp.timestamps
+                date is None or _any_within([timestamp], row.timestamp)  # undated: see R4
+                for date, timestamp in zip(at_timestamp.dates, at_timestamp.timestamps, strict=True)
             ):
                 traits.settle("timestamp")
                 return
