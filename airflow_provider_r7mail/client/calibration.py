@@ -35,7 +35,7 @@ ELSEWHERE = timezone(timedelta(hours=5))
 MOMENT_SECONDS = BELOW_SECONDS + ABOVE_SECONDS + 2
 # How many pages around a message to look through for it.
 MAX_PAGES = 200
-NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, 1)
+NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, SAMPLE)
 """A minute of the year 1900, which no mail is dated in."""
 DATED = PageRequest(moment(86_400), moment(253_402_214_400), 0, 1)
 """All dates from 1970 to 9999."""
@@ -190,7 +190,7 @@ class Calibration:
         :param zoneless: whether its date doesn't name a zone (R43)
         """
         traits = self._traits
-        nowhere = yield Question(NOWHERE)
+        nowhere = yield Question(replace(NOWHERE, size=self._size))
         if nowhere is not None and any(date is not None for date in nowhere.dates):
             traits.settle("ignored")
             return
@@ -201,7 +201,8 @@ class Calibration:
         if row.timestamp is not None and row.distance > TELLING_SECONDS:
             at_timestamp = yield from self._page_at(row.timestamp)
             if row.key in at_timestamp.keys and all(
-                _any_within([timestamp], row.timestamp) for timestamp in at_timestamp.timestamps
+                date is None or _any_within([timestamp], row.timestamp)  # undated: see R4
+                for date, timestamp in zip(at_timestamp.dates, at_timestamp.timestamps, strict=True)
             ):
                 traits.settle("timestamp")
                 return

@@ -205,6 +205,22 @@ def test_dates_of_an_unknown_zone(tmp_path: Path) -> None:
         extract(server, tmp_path, START + HOUR)
 
 
+@pytest.mark.parametrize("name", ["R29: Timestamp", "R29: ignored"])
+def test_undated_mail_hides_no_reading(name: str, tmp_path: Path) -> None:
+    """R29: mail without a date, listed whatever the bounds, doesn't hide how they are read."""
+    box = mailbox()
+    late = {"Timestamp": (START + 50 * HOUR).isoformat().replace("+00:00", "Z")}
+    box.deliver(date=START + HOUR / 2, fields=late)
+    expected = wanted(box, START + HOUR)
+    box.deliver(date="0001-01-01T00:00:00", fields=late)
+    readings = Readings(**{**vars(READINGS[name]), "sort_one": "ascending"})
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, START + HOUR, on_bad_message="quarantine")
+
+    assert rows(manifest) == expected
+    assert manifest["readings"]["bounds"] == FOUND[name][1]
+
+
 @pytest.mark.parametrize("year", ["0001", "1500", "1970", "2038", "2555", "9999"])
 def test_wrong_clocks(year: str, tmp_path: Path) -> None:
     """R27: mail of senders with wrong clocks harms no window, and is in that of its own date."""

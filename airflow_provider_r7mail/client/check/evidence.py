@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from airflow_provider_r7mail.client.dates import parse_api_date, to_microseconds
@@ -19,6 +21,7 @@ class Row:
     """What is kept of a listed message.
 
     :param key: its Id, None without a usable one
+    :param folder: its FolderId, None without a usable one
     :param date: its Date, None without one
     :param exact: whether `date` has all the digits of Date
     :param labels: its labels
@@ -30,6 +33,7 @@ class Row:
     """
 
     key: int | None
+    folder: int | None
     date: datetime | None
     exact: bool
     labels: tuple[int, ...]
@@ -45,6 +49,7 @@ class Row:
         labels, mime_id = item.get("Labels"), item.get("MessageId")
         return cls(
             key=_id(item.get("Id")),
+            folder=_id(item.get("FolderId")),
             date=read_date(item.get("Date")),
             # Python keeps six digits of a second's fraction.
             exact=not re.search(r"\.\d{6}0*[1-9]", str(item.get("Date"))),
@@ -65,8 +70,9 @@ class Page:
     :param asked: number of messages requested
     :param offset: number of messages skipped
     :param start: lower bound in microseconds since 1970, None for none; `end` likewise
-    :param labels: labels filtered by
+    :param labels: labels filtered by; None if the request had no `Labels`
     :param rows: the messages
+    :param zoneless: whether their dates don't name a zone (R43)
     :param count: the response's Count
     :param bytes: length of the response
     :param seconds: from the request to the last byte of the response
@@ -77,8 +83,9 @@ class Page:
     offset: int
     start: int | None
     end: int | None
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | None
     rows: tuple[Row, ...]
+    zoneless: bool
     count: int | None
     bytes: int
     seconds: float
@@ -86,7 +93,7 @@ class Page:
     @property
     def filtered(self) -> bool:
         """Whether there was any filter."""
-        return bool(self.labels) or self.start is not None or self.end is not None
+        return bool(self.labels or self.bounds)
 
     @property
     def keys(self) -> tuple[int | None, ...]:
@@ -94,14 +101,38 @@ class Page:
         return tuple(row.key for row in self.rows)
 
     @property
-    def strays(self) -> bool:
-        """Whether a message is out of bounds by more than any reading allows."""
-        dates = [to_microseconds(row.date) for row in self.rows if row.date is not None]
-        return any(
-            (self.start is not None and date < self.start - 2 * SECOND)
-            or (self.end is not None and date > self.end + 2 * SECOND)
-            for date in dates
+    def bounds(self) -> int:
+        """The number of bounds: 0 to 2."""
+        return (self.start is not None) + (self.end is not None)
+
+    def strays(self, slack: int = 2) -> tuple[Row, ...]:
+        """Return the messages that are out of bounds.
+
+        :param slack: by more than so many seconds; 2 is what rounding explains (R4)
+        """
+
+        def is_outside(date: int) -> bool:
+            return (self.start is not None and date < self.start - slack * SECOND) or (
+                self.end is not None and date > self.end + slack * SECOND
+            )
+
+        return tuple(
+            row
+            for row in self.rows
+            if row.date is not None and is_outside(to_microseconds(row.date))
         )
+
+    @property
+    def again(self) -> tuple[Row, ...]:
+        """The rows that list a message again (R34): with the same id, and the same date."""
+        known: Counter[tuple[int, datetime]] = Counter()
+        again = []
+        for row in self.rows:
+            if row.key is not None and row.date is not None:
+                known[row.key, row.date] += 1
+                if known[row.key, row.date] > 1:
+                    again.append(row)
+        return tuple(again)
 
     def holds(self, key: int | None) -> bool:
         """Whether a message is on the page."""
@@ -129,6 +160,27 @@ def dated(row: Row) -> tuple[int, int]:
     assert row.key is not None  # noqa: S101
     assert row.date is not None  # noqa: S101
     return row.key, to_microseconds(row.date)
+
+
+_VALUES: Mapping[str, Callable[[Row], int | None]] = {
+    "Date": lambda row: None if row.date is None else int(row.date.timestamp()),
+    "Id": lambda row: row.key,
+    "Timestamp": lambda row: None if row.stored is None else int(row.stored.timestamp()),
+}
+
+
+def directions(pages: Iterable[Page]) -> dict[str, set[bool]]:
+    """Return by which fields single pages may be sorted (R1, R30): where each one goes.
+
+    :return: for Date, Id and Timestamp: True if it rises from one message to the next, False if it
+        falls. A page that has both is not sorted by it. Dates are compared to the second.
+    """
+    found: dict[str, set[bool]] = {field: set() for field in _VALUES}
+    for page in pages:
+        for field, value_of in _VALUES.items():
+            values = [value for value in map(value_of, page.rows) if value is not None]
+            found[field] |= {b > a for a, b in pairwise(values) if a != b}
+    return found
 
 
 _PYTHON = {"int": int, "bool": bool, "text": str, "sender": Mapping}

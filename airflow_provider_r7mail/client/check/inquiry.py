@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,16 +16,18 @@ from airflow_provider_r7mail.client.dates import (
     EPOCH,
     MICROSECOND,
     format_api_date,
+    lacks_zone,
     to_microseconds,
 )
 from airflow_provider_r7mail.client.http import interpret, may_repeat, network
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import TOO_LARGE
-from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
 from airflow_provider_r7mail.client.session import Client
+from airflow_provider_r7mail.client.traits import WIDE_REACH, Traits
 from airflow_provider_r7mail.exceptions import (
     R7MailRequestError,
     R7MailResponseError,
+    R7MailServerError,
     R7MailTimeoutError,
 )
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ListCall = calls.Call[tuple[Mapping[str, Any], bool]]
 
-MAX_REQUESTS = 70
+MAX_REQUESTS = 80
 MAX_WRITE_REQUESTS = 20
 """Additional requests with `write_folder`. Restoring the message is not limited by any number."""
 
@@ -117,7 +119,8 @@ class Inquiry:
         self.login_data: Mapping[str, Any] = {}
         self.login_time = EPOCH
         self.pages: list[Page] = []
-        self.strays = False
+        self.traits = Traits()
+        self.zone_unknown = False
         self.failures: list[str] = []
         self.token_lives: list[int] = []
         self.served = 0
@@ -270,18 +273,24 @@ class Inquiry:
         offset: int = 0,
         start: int | None = None,
         end: int | None = None,
-        labels: tuple[int, ...] = (),
+        labels: tuple[int, ...] | None = (),
         folder: int | None = None,
         tries: int = _TRIES,
+        zone: tzinfo = UTC,
     ) -> Page:
         """List messages; bounds are in microseconds since 1970.
 
+        :param labels: labels to filter by; None leaves `Labels` out, and so does an empty tuple
+            once `Labels: []` may filter (R31)
         :param folder: another folder than the one that is checked
+        :param zone: the zone in which to write the bounds
         """
         folder = self.folder if folder is None else folder
         if self.refused_size is not None:
             size = min(size, self.served_size)
-        call = self.list_call(size, offset, start, end, labels, folder)
+        if not labels and self.traits.labels == "left out":
+            labels = None
+        call = self.list_call(size, offset, start, end, labels, folder, zone=zone)
         try:
             (envelope, as_named), answer = self.ask(call, tries)
         except R7MailRequestError as error:
@@ -307,12 +316,12 @@ class Inquiry:
             end=end,
             labels=labels,
             rows=tuple(map(Row.of, items)),
+            zoneless=lacks_zone(answer.body),
             count=calls.read_count(envelope.get("Count")),
             bytes=len(answer.body),
             seconds=answer.seconds,
         )
         self._show(Listing(page, items, envelope, as_named))
-        self.strays = self.strays or page.strays
         if folder == self.folder:
             self.pages.append(page)
         return page
@@ -322,15 +331,35 @@ class Inquiry:
         self.failures = [kind for kind in self.failures if kind != failure_kind(error)]
         self.refused_size = size, error.status or 0
 
+    def try_fetch(
+        self,
+        size: int,
+        *,
+        offset: int = 0,
+        start: int | None = None,
+        end: int | None = None,
+        labels: tuple[int, ...] | None = (),
+        zone: tzinfo = UTC,
+    ) -> Page | None:
+        """List messages as in `fetch`; None if the server refuses to, which is no failure."""
+        failures = len(self.failures)
+        try:
+            return self.fetch(size, offset=offset, start=start, end=end, labels=labels, zone=zone)
+        except R7MailServerError:
+            del self.failures[failures:]
+            return None
+
     def list_call(
         self,
         size: int,
         offset: int = 0,
         start: int | None = None,
         end: int | None = None,
-        labels: tuple[int, ...] = (),
+        labels: tuple[int, ...] | None = (),
         folder: int | None = None,
         order_field: str = "Date",
+        *,
+        zone: tzinfo = UTC,
     ) -> ListCall:
         """Return the call that lists messages; see `fetch`.
 
@@ -338,7 +367,8 @@ class Inquiry:
         """
         call = calls.list_messages(
             self.folder if folder is None else folder,
-            MessageFilter(labels=labels),
+            MessageFilter(labels=labels or ()),
+            empty_labels=labels is not None,
             start=None,
             end=None,
             offset=offset,
@@ -348,20 +378,28 @@ class Inquiry:
         body = {**(call.body or {}), "orderField": order_field}
         body["SearchContext"] = {
             **body["SearchContext"],
-            "StartDate": _bound_text(start),
-            "EndDate": _bound_text(end),
+            "StartDate": _bound_text(start, zone),
+            "EndDate": _bound_text(end, zone),
         }
         return replace(call, body=body)
 
-    def near(self, row: Row, folder: int | None = None, offset: int = 0) -> Page:
+    def near(
+        self,
+        row: Row,
+        folder: int | None = None,
+        offset: int = 0,
+        labels: tuple[int, ...] = (),
+    ) -> Page:
         """List a message and those with similar dates, with the bounds the package would use."""
         assert row.date is not None  # noqa: S101 - such rows are not asked for
-        at = to_microseconds(row.date) // SECOND * SECOND
+        reach = self.traits.reach
+        second = to_microseconds(row.date) // SECOND + (self.traits.dates_offset or 0)
         return self.fetch(
             FIRST_PAGE,
             offset=offset,
-            start=at - BELOW_SECONDS * SECOND,
-            end=at + ABOVE_SECONDS * SECOND,
+            start=None if reach is None else (second - reach.below) * SECOND,
+            end=None if reach is None else (second + reach.above) * SECOND,
+            labels=labels,
             folder=folder,
         )
 
@@ -371,6 +409,14 @@ class Inquiry:
     def unfiltered(self) -> tuple[Page, ...]:
         """The pages requested without any filter."""
         return tuple(page for page in self.pages if not page.filtered)
+
+    @property
+    def strays(self) -> tuple[Row, ...]:
+        """The messages that were listed out of both bounds, by more than the traits explain."""
+        slack = WIDE_REACH.above if self.traits.bounds == "inexact" else 2
+        if self.traits.bounds not in {"date", "inexact"} or self.traits.dates_offset is not None:
+            return ()
+        return tuple(row for page in self.pages if page.bounds == 2 for row in page.strays(slack))
 
     @property
     def longest(self) -> int:
@@ -419,12 +465,12 @@ def _parse_listing(body: bytes) -> tuple[Mapping[str, Any], bool]:
     return listing, raw.keys() == listing.keys() and (raw["Items"] or []) == listing["Items"]
 
 
-def _bound_text(microseconds: int | None) -> str:
+def _bound_text(microseconds: int | None, zone: tzinfo) -> str:
     """Format a bound as the package does, to the millisecond, unless it has more digits."""
     if microseconds is None:
         return ""
     try:
-        moment = EPOCH + microseconds * MICROSECOND
+        moment = (EPOCH + microseconds * MICROSECOND).astimezone(zone)
     except OverflowError:  # a bound before year 1 or after 9999 bounds nothing
         return ""
     if moment.microsecond % 1_000 == 0:

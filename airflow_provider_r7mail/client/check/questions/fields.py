@@ -49,28 +49,39 @@ class Ids(Question):
     def __init__(self) -> None:
         self._rows = 0
         self._missing = 0
+        self._repeated = 0
         self._twice = 0
 
     def see(self, listing: Listing) -> None:
-        """Count messages, those without an id, and ids that repeat."""
+        """Count messages, those without an id, and ids that repeat, with the same date or not."""
         keys = [row.key for row in listing.page.rows if row.key is not None]
+        repeated = len(listing.page.again)
         self._rows += len(listing.page.rows)
         self._missing += len(listing.page.rows) - len(keys)
-        self._twice += len(keys) - len(set(keys))
+        self._repeated += repeated
+        self._twice += len(keys) - len(set(keys)) - repeated
 
     def conclude(self, inquiry: Inquiry) -> Findings:
         """Compare the counts."""
-        return {"ids": ids_of(self._rows, self._missing, self._twice)}
+        return {"ids": ids_of(self._rows, self._missing, self._twice, self._repeated)}
 
 
-def ids_of(rows: int, missing: int, twice: int) -> Verdict:
-    """Return whether messages have ids of their own."""
+def ids_of(rows: int, missing: int, twice: int, repeated: int) -> Verdict:
+    """Return whether messages have ids of their own.
+
+    :param rows: number of messages listed
+    :param missing: of how many of them the id is missing
+    :param twice: how often an id was on a page again, with another date or none
+    :param repeated: how often a message was on a page again (R34)
+    """
     if not rows:
         return unknown("the folder is empty")
     if twice:
         return "outside", "twice", "a response had the same id twice"
     if missing:
         return "warning", "missing", f"{missing} of {rows} messages had no numeric id"
+    if repeated:
+        return "note", "twice", "a response had the same message twice"
     return "ok", "unique", "whole numbers, each once"
 
 

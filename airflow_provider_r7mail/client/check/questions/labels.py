@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_provider_r7mail.client.check.evidence import SECOND, dated
-from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, Inquiry
+from airflow_provider_r7mail.client.check.inquiry import Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 
@@ -23,11 +22,8 @@ class Labels(Question):
         if row is None:
             says = "an empty array is accepted; no message with a label was seen"
             return "ok", "array accepted", says
-        _, at = dated(row)
         label = row.labels[0]
-        page = inquiry.fetch(
-            FIRST_PAGE, start=at - 2 * SECOND, end=at + 3 * SECOND, labels=(label,)
-        )
+        page = inquiry.near(row, labels=(label,))
         if any(label not in other.labels for other in page.rows):
             return "warning", "ignored", "messages without the label are found, too"
         if page.holds(row.key):

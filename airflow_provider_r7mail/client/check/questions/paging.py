@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 
-from airflow_provider_r7mail.client.check.evidence import Listing, Page
+from airflow_provider_r7mail.client.check.evidence import Listing, Page, directions
 from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, MAX_PAGE_BYTES, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
@@ -164,17 +164,16 @@ def order_of(pages: Sequence[Page], end: End | None) -> Verdict:
 
 
 def _order_on(pages: Sequence[Page]) -> Verdict:
-    signs: set[bool] = set()
-    for page in pages:
-        seconds = [int(row.date.timestamp()) for row in page.rows if row.date is not None]
-        signs |= {b > a for a, b in pairwise(seconds) if a != b}
-    if len(signs) == 2:
-        return "outside", "none", "neither: dates go up and down. No window can be read this way"
-    if not signs:
+    found = directions(pages)
+    if not found["Date"]:
         return unknown("no page had messages from two different seconds")
-    if signs == {True}:
-        return "ok", "ascending", "earliest first"
-    return "ok", "descending", "latest first"
+    field = next((field for field, signs in found.items() if len(signs) == 1), None)
+    if field is None:
+        return "outside", "none", "neither: dates go up and down, and so do Id and Timestamp"
+    by = "" if field == "Date" else f", by {field}"
+    if found[field] == {True}:
+        return "ok", "ascending", f"earliest first{by}"
+    return "ok", "descending", f"latest first{by}"
 
 
 def cap_of(end: End) -> Verdict:

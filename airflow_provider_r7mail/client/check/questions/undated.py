@@ -34,7 +34,10 @@ class Undated(Question):
             return unknown("none was seen")
         if _has_undated(inquiry.fetch(FIRST_PAGE, start=_LATE, end=_LATER)):
             return "note", "always", "are found whatever the bounds"
-        if _has_undated(inquiry.fetch(FIRST_PAGE, end=_EARLY)):
+        early = inquiry.fetch(FIRST_PAGE, end=_EARLY)
+        if early.strays():
+            return unknown("the server doesn't honour EndDate without StartDate")
+        if _has_undated(early):
             return "note", "as_min", "are found as if dated at the beginning of time"
         if not _has_undated(inquiry.fetch(seen.asked, offset=seen.offset)):
             return unknown("the folder changed during the check")
