@@ -205,9 +205,9 @@ class WindowReader(Generic[L]):
                 break
             self._calibrated = True
             again = await answer_all(
-                Calibration(self._traits, self._criteria, request.size).first_page(
-                    request, self._first.listing
-                ),
+                Calibration(
+                    self._traits, self._criteria, min(request.size, self._page_size.rows)
+                ).first_page(request, self._first.listing),
                 self._answer,
             )
             if self._traits.sweeps:
