@@ -235,11 +235,7 @@ class Calibration:
         """
         if not all(_any_within([date], row.date) for date in at_own.dates if date is not None):
             return True
-        # A day that has the message has one of these two, too.
-        near = [(other.date - row.date) // MICROSECONDS for other in rows]
-        before = max((gap for gap in near if gap < -MOMENT_SECONDS), default=-inf)
-        after = min((gap for gap in near if gap > MOMENT_SECONDS), default=inf)
-        if after - before < 24 * HOUR:
+        if _is_surrounded(row, rows):
             return False
         beside = yield from self._page_at(row.date + 2 * MOMENT_SECONDS * MICROSECONDS)
         return row.key in beside.keys
@@ -358,7 +354,16 @@ class Calibration:
 def _most_telling(rows: list[Row]) -> list[Row]:
     """Return those messages that tell most about how bounds are read."""
     telling = [row for row in rows if row.is_telling] or rows
-    return [row for row in telling if not row.is_at_midnight] or telling
+    telling = [row for row in telling if not row.is_at_midnight] or telling
+    return sorted(telling, key=lambda row: not _is_surrounded(row, rows))
+
+
+def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether any day that has a message has another one of these, too."""
+    gaps = [(other.date - row.date) // MICROSECONDS for other in rows]
+    before = max((gap for gap in gaps if gap < -MOMENT_SECONDS), default=-inf)
+    after = min((gap for gap in gaps if gap > MOMENT_SECONDS), default=inf)
+    return after - before < 24 * HOUR
 
 
 def _any_within(dates: Sequence[int | None], date: int) -> bool:
