@@ -1,8 +1,9 @@
 """Find out how a server reads bounds and labels, before an answer of it is trusted.
 
 An empty page must mean "no mail" and nothing else. So a message that is there must be listed when
-it is asked for at its own moment, and a listing without `Labels` must have nothing more than one
-with `Labels: []`. That takes three requests at most, and none where the page at hand shows it
+it is asked for at its own moment, and not when a moment beside it is asked for; and a listing
+without `Labels` must have nothing more than one with `Labels: []`. That takes three requests where
+other mail is near that message, one more where none is, and none where the page at hand shows it
 (R29, R31). No I/O: the generators yield questions and are sent the pages. No Airflow.
 """
 
@@ -12,6 +13,7 @@ import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta, timezone, tzinfo
+from math import inf
 
 from airflow_provider_r7mail.client.dates import MICROSECONDS
 from airflow_provider_r7mail.client.models import MessageFilter
@@ -35,10 +37,20 @@ ELSEWHERE = timezone(timedelta(hours=5))
 MOMENT_SECONDS = BELOW_SECONDS + ABOVE_SECONDS + 2
 # How many pages around a message to look through for it.
 MAX_PAGES = 200
+# How many pages of a folder to look through for a message that was stored late.
+SAMPLE_PAGES = 20
+# How often to ask for something that the server may refuse, since any answer may be an accident.
+TRIES = 3
 NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, SAMPLE)
 """A minute of the year 1900, which no mail is dated in."""
 DATED = PageRequest(moment(86_400), moment(253_402_214_400), 0, 1)
 """All dates from 1970 to 9999."""
+
+CHANGING_ZONE = (
+    "The server's dates don't name a zone (R43), and they are in a zone whose distance from UTC "
+    "changes, so it is not known which moments they are. Have the server send dates in UTC, with "
+    "a Z."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,18 @@ class Row:
         """Seconds between Date and Timestamp."""
         return 0 if self.timestamp is None else abs(self.timestamp - self.date) // MICROSECONDS
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether it can tell which of them bounds are compared with."""
+        return self.distance > TELLING_SECONDS
+
+    @property
+    def is_at_midnight(self) -> bool:
+        """Whether a day may begin or end near it, in some zone."""
+        return (
+            not MOMENT_SECONDS < self.date // MICROSECONDS % QUARTER < QUARTER - 4 * MOMENT_SECONDS
+        )
+
 
 def rows_of(listing: Listing) -> list[Row]:
     """Return the dated rows of a page, those first that tell most."""
@@ -96,6 +120,7 @@ class Calibration:
         self._traits = traits
         self._criteria = criteria
         self._size = min(size, SAMPLE)
+        self._tries_without_labels = TRIES
 
     def first_page(
         self, request: PageRequest, listing: Listing
@@ -109,26 +134,51 @@ class Calibration:
         :raises R7MailExtractError: it can't be found out which moments the dates are (R43)
         """
         traits = self._traits
-        if traits.labels == "unknown" and (self._criteria.labels or listing.labelled):
-            traits.labels = "sent"  # there are labels to filter by, or they have not been filtered
+        if traits.labels == "unknown" and listing.labelled and not self._criteria.labels:
+            traits.labels = "sent"  # it doesn't filter
         sample, rows = listing, rows_of(listing)
         bounded = request.start is not None or request.end is not None
         if not rows and bounded and traits.bounds == "unknown":
             sample = yield from self._anywhere()
             rows = rows_of(sample)
         again = False
-        if traits.labels == "unknown" and (rows or not bounded):
+        # With labels to search for, `Labels` is never empty.
+        if (
+            traits.labels == "unknown"
+            and not self._criteria.labels
+            and (sample.keys or not bounded)
+        ):
             again = yield from self._labels(request, listing)
         if traits.bounds == "unknown" and rows:  # later pages have bounds in any case
-            yield from self._bounds(rows, request, sample.zoneless)
-        return again or traits.dates_offset is not None
+            if sample is listing and not rows[0].is_telling:  # Timestamp may be what is compared
+                sample = yield from self._anywhere()
+                rows = rows_of(sample) or rows
+            yield from self._bounds(rows, request, sample.zoneless or listing.zoneless)
+            again = again or traits.dates_offset is not None
+        elif traits.dates_offset is not None and listing.zoneless and rows:
+            yield from self._check_offset(rows)
+        return again
+
+    def _check_offset(self, rows: Sequence[Row]) -> Inquiry:
+        """Check that the dates of a window are as far from UTC as those of an earlier one (R43).
+
+        :raises R7MailExtractError: they aren't
+        """
+        by_date = sorted(rows, key=lambda row: row.date)
+        for row in by_date[0], by_date[-1]:
+            for hours in (0, -1, 1):
+                found = yield from self._page_at(row.date + hours * HOUR * MICROSECONDS)
+                if row.key in found.keys and hours:
+                    raise R7MailExtractError(CHANGING_ZONE)
+                if row.key in found.keys:
+                    break
 
     def _labels(
         self, request: PageRequest, listing: Listing
     ) -> Generator[Question, Listing | None, bool]:
         """Check that a listing without `Labels` has no more than one with `Labels: []`."""
         request = replace(request, size=min(request.size, self._size))
-        without = yield Question(request, filtered=True, labels=False)
+        without = yield from self._without_labels(request, filtered=True)
         if without is None:
             self._traits.labels = "unproven"
             log.warning(
@@ -141,17 +191,12 @@ class Calibration:
 
     def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
-        page = Listing((), (), None)
+        page = yield from self._ask(PageRequest(None, None, 0, self._size))
+        if not page.keys or rows_of(page):
+            return page
         # Messages without a date may come first, and fill a page.
-        for request in (PageRequest(None, None, 0, self._size), replace(DATED, size=self._size)):
-            found = yield Question(request, labels=False)
-            if found is None:
-                found = yield Question(request)
-            assert found is not None  # noqa: S101 - only a question without labels may be refused
-            page = found
-            if not page.keys or rows_of(page):
-                break
-        return page
+        dated = yield from self._ask(replace(DATED, size=self._size))
+        return dated if dated.keys else page
 
     def _bounds(self, rows: list[Row], request: PageRequest, zoneless: bool) -> Inquiry:
         """Check that a message is listed at its own moment."""
@@ -159,10 +204,12 @@ class Calibration:
         if _shows_bounds(rows, request) and not zoneless:
             traits.settle("date")
             return
-        telling = [row for row in rows if row.distance > TELLING_SECONDS] or rows
+        telling = _most_telling(rows)
         for row in telling[:2]:  # the first may have left meanwhile
             at_own = yield from self._page_at(row.date)
             if _any_within(at_own.dates, row.date):
+                if (yield from self._is_beside(row, at_own, rows)):
+                    break
                 if zoneless and not (yield from self._is_utc(row)):
                     raise R7MailExtractError(
                         "The server's dates don't name a zone (R43), and its StartDate and EndDate "
@@ -177,6 +224,22 @@ class Calibration:
                 return
         traits.settle("unexplained")
 
+    def _is_beside(
+        self, row: Row, at_own: Listing, rows: Sequence[Row]
+    ) -> Generator[Question, Listing | None, bool]:
+        """Whether messages are listed that are dated beside what is asked for, as days would.
+
+        :param row: a message
+        :param at_own: what is listed for its own moment
+        :param rows: other messages
+        """
+        if not all(_any_within([date], row.date) for date in at_own.dates if date is not None):
+            return True
+        if _is_surrounded(row, rows):
+            return False
+        beside = yield from self._page_at(row.date + 2 * MOMENT_SECONDS * MICROSECONDS)
+        return row.key in beside.keys
+
     def _is_utc(self, row: Row) -> Generator[Question, Listing | None, bool]:
         """Whether a message is listed at its own moment in UTC when another zone is named."""
         at_own = yield from self._page_at(row.date, zone=ELSEWHERE)
@@ -187,12 +250,21 @@ class Calibration:
 
         The traits are unchanged if nothing explains it.
 
+        :raises R7MailExtractError: its date is in a zone whose distance from UTC changes (R43)
         :param zoneless: whether its date doesn't name a zone (R43)
         """
         traits = self._traits
-        nowhere = yield Question(replace(NOWHERE, size=self._size))
-        if nowhere is not None and any(date is not None for date in nowhere.dates):
+        if zoneless and traits.dates_offset is not None:
+            raise R7MailExtractError(CHANGING_ZONE)
+        nowhere = yield from self._ask(replace(NOWHERE, size=self._size))
+        if any(date is not None for date in nowhere.dates):
             traits.settle("ignored")
+            return
+        latest = yield from self._stored_latest(row)
+        if latest.distance > max(WIDE_REACH.below, WIDE_REACH.above) * 2 and not (
+            yield from self._is_near(latest)
+        ):
+            traits.settle("timestamp")
             return
         at_own = yield from self._page_at(row.date)
         if row.key in at_own.keys:
@@ -220,6 +292,28 @@ class Calibration:
         if (yield from self._is_near(row)):
             traits.settle("inexact")
 
+    def _without_labels(
+        self, request: PageRequest, *, filtered: bool = False
+    ) -> Generator[Question, Listing | None, Listing | None]:
+        """Return a page that is asked for without `Labels`; None if the server refuses that."""
+        while self._tries_without_labels:
+            page = yield Question(request, filtered=filtered, labels=False)
+            if page is not None:
+                return page
+            self._tries_without_labels -= 1
+        return None
+
+    def _stored_latest(self, row: Row) -> Generator[Question, Listing | None, Row]:
+        """Return the message whose Timestamp is furthest from its Date, of many."""
+        request = PageRequest(None, None, 0, self._size)
+        for _ in range(SAMPLE_PAGES):
+            page = yield from self._ask(request)
+            if not page.keys:
+                break
+            row = max([row, *rows_of(page)], key=lambda row: row.distance)
+            request = replace(request, offset=request.offset + len(page.keys))
+        return row
+
     def _page_at(
         self, date: int, zone: tzinfo = UTC
     ) -> Generator[Question, Listing | None, Listing]:
@@ -232,9 +326,15 @@ class Calibration:
             None if bound is None else bound.astimezone(zone)
             for bound in (moment(second - BELOW_SECONDS), moment(second + ABOVE_SECONDS))
         )
-        page = yield Question(
-            PageRequest(start, end, 0, self._size), labels=self._traits.empty_labels
-        )
+        return (yield from self._ask(PageRequest(start, end, 0, self._size)))
+
+    def _ask(self, request: PageRequest) -> Generator[Question, Listing | None, Listing]:
+        """Return a page of all mail, whatever labels it has, if the server allows that."""
+        page = None
+        if self._traits.labels in {"unknown", "left out"}:
+            page = yield from self._without_labels(request)
+        if page is None:
+            page = yield Question(request)
         return page or Listing((), (), None)
 
     def _is_near(self, row: Row) -> Generator[Question, Listing | None, bool]:
@@ -243,13 +343,28 @@ class Calibration:
         start, end = moment(second - WIDE_REACH.below), moment(second + WIDE_REACH.above)
         request = PageRequest(start, end, 0, self._size)
         for _ in range(MAX_PAGES):
-            page = yield Question(request, labels=self._traits.empty_labels)
-            if page is None or not page.keys:
+            page = yield from self._ask(request)
+            if not page.keys:
                 return False
             if row.key in page.keys:
                 return True
             request = replace(request, offset=request.offset + len(page.keys))
         return False
+
+
+def _most_telling(rows: list[Row]) -> list[Row]:
+    """Return those messages that tell most about how bounds are read."""
+    telling = [row for row in rows if row.is_telling] or rows
+    telling = [row for row in telling if not row.is_at_midnight] or telling
+    return sorted(telling, key=lambda row: not _is_surrounded(row, rows))
+
+
+def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether any day that has a message has another one of these, too."""
+    gaps = [(other.date - row.date) // MICROSECONDS for other in rows]
+    before = max((gap for gap in gaps if gap < -MOMENT_SECONDS), default=-inf)
+    after = min((gap for gap in gaps if gap > MOMENT_SECONDS), default=inf)
+    return after - before < 24 * HOUR
 
 
 def _any_within(dates: Sequence[int | None], date: int) -> bool:

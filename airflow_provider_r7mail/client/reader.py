@@ -212,7 +212,7 @@ class _Messages:
             return True
         self._calibrated = True
         calibration = Calibration(self._traits, self._criteria, request.size)
-        again = yield from calibration.first_page(request, listing_of(page))
+        again = yield from calibration.first_page(request, listing_of(self._in_utc(page)))
         if self._traits.sweeps:
             self._restart()
         return not (again or self._traits.sweeps)
@@ -323,8 +323,8 @@ def iter_messages(
                 return end.value  # type: ignore[no-any-return]
             try:
                 answer = listing_of(client.send(messages.question(question, parse_page)))
-            except R7MailRequestError:
-                if question.labels:
+            except R7MailRequestError as error:
+                if question.labels or error.status is None:
                     raise
                 answer = None
 
@@ -429,7 +429,7 @@ async def answer_all(
             return end.value  # type: ignore[no-any-return]
         try:
             found = await answer(question)
-        except R7MailRequestError:
-            if question.labels:
+        except R7MailRequestError as error:
+            if question.labels or error.status is None:
                 raise
             found = None

@@ -17,7 +17,7 @@ from upath import UPath
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
 from airflow_provider_r7mail.client.session import AsyncClient, Client
-from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
+from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailExtractError
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
@@ -59,9 +59,12 @@ def extract(server: Emulator, output: Path, end: datetime, **options: Any) -> di
     """Extract the window from START on, and return the manifest."""
     job = ExtractJob(
         folder=INBOX,
-        criteria=MessageFilter.build(start=START, end=end),
         output=UPath(output),
-        **{"page_size": 50, **options},
+        **{
+            "criteria": MessageFilter.build(start=START, end=end),
+            "page_size": 50,
+            **options,
+        },
     )
     return asyncio.run(extracted(server, job))
 
@@ -326,3 +329,126 @@ def test_undated_mail_hides_nothing(tmp_path: Path) -> None:
 
     assert manifest["readings"]["bounds"] == "local time"
     assert manifest["messages"] == 1
+
+
+def box_of(*delays: tuple[datetime, timedelta], label: int | None = None) -> Mailbox:
+    """A folder with messages of these Dates, stored so much later."""
+    box = Mailbox()
+    for date, delay in delays:
+        stored = (date + delay).isoformat().replace("+00:00", "Z")
+        labels = None if label is None else [label]
+        box.deliver(date=date, labels=labels, fields={"Timestamp": stored})
+    return box
+
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("zone", [-5, 0, 3, 12])
+@pytest.mark.parametrize("local", ["local", "utc"])
+def test_days_in_a_sparse_folder(local: Any, zone: float, tmp_path: Path) -> None:
+    """R29: that days are compared shows in a folder with a message a day, too."""
+    noons = [(START + number * 24 * HOUR - 707 * SECOND, 33 * SECOND) for number in range(-3, 1)]
+    start = START + 22 * HOUR
+    box = box_of(*noons, (start + 1717 * SECOND, 20 * SECOND))
+    readings = Readings(bounds_as=local, precision="day", zone_hours=zone)
+    criteria = MessageFilter.build(start=start, end=start + HOUR)
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, start + HOUR, criteria=criteria)
+
+    assert list(rows(manifest).values()) == [start + 1717 * SECOND]
+
+
+def test_nightly_mail_tells_nothing_about_days(tmp_path: Path) -> None:
+    """R29: a message at midnight is within the bounds of two days, so another one is asked for."""
+    nights = [(START + number * 24 * HOUR, 33 * SECOND) for number in range(-3, 3)]
+    date = START + 10 * HOUR + 1717 * SECOND
+    readings = Readings(precision="day", zone_hours=0, start_inclusive=False)
+    criteria = MessageFilter.build(start=START + 10 * HOUR, end=START + 11 * HOUR)
+    with Emulator(box_of(*nights, (date, 20 * SECOND)), readings) as server:
+        manifest = extract(server, tmp_path, START + 11 * HOUR, criteria=criteria)
+
+    assert list(rows(manifest).values()) == [date]
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        Readings(bounds_field="Timestamp"),
+        Readings(bounds_field="Timestamp", precision="day"),
+        Readings(bounds_field="Timestamp", bounds_as="local"),
+        Readings(bounds_field="Timestamp", bounds_as="local", precision="day"),
+    ],
+    ids=["exact", "day", "local", "local day"],
+)
+@pytest.mark.parametrize("late", [26 * HOUR, 96 * HOUR])
+def test_late_mail(readings: Readings, late: timedelta, tmp_path: Path) -> None:
+    """R29: if Timestamp is compared, mail that was stored days late is in its window, too.
+
+    Nothing else in that window shows it.
+    """
+    mail = [
+        (START + number * HOUR / 6, 12 * HOUR if number % 20 == 15 else SECOND)
+        for number in range(-100, 100)
+    ]
+    box = box_of(*mail, (START + 65 * SECOND, late))
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert rows(manifest) == wanted(box, START + HOUR)
+
+
+def test_labels_of_a_search(tmp_path: Path) -> None:
+    """R31: a search for a label finds out about bounds although Labels: [] hides its mail."""
+    box = mailbox()
+    criteria = MessageFilter.build(start=START, end=START + HOUR, labels=[2])
+    with Emulator(box, Readings(empty_labels="unlabelled")) as server:
+        manifest = extract(server, tmp_path, START + HOUR, criteria=criteria)
+
+    assert manifest["readings"]["bounds"] == "date"
+    assert manifest["messages"] == 2
+
+
+def test_labels_of_undated_mail(tmp_path: Path) -> None:
+    """R31: labelled mail is not hidden if no message of the folder has a date."""
+    box = Mailbox()
+    box.deliver(date="0001-01-01T00:00:00", labels=[2])
+    readings = Readings(empty_labels="unlabelled", undated="always")
+    with Emulator(box, readings) as server, pytest.raises(R7MailExtractError, match="no date"):
+        extract(server, tmp_path, START + HOUR)
+
+
+@pytest.mark.parametrize("kind", ["status", "reset"])
+@pytest.mark.parametrize("skip", [1, 2, 3, 4])
+def test_a_fault_proves_nothing(kind: Any, skip: int, tmp_path: Path) -> None:
+    """R31: an error at a question about labels isn't taken for the answer."""
+    box = box_of(*((START + number * HOUR / 3, HOUR) for number in range(-9, 9)), label=2)
+    with Emulator(box, Readings(empty_labels="unlabelled")) as server:
+        server.faults.append(Fault("Messages", skip=skip, kind=kind, status=500))
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert rows(manifest) == wanted(box, START + HOUR)
+
+
+@pytest.mark.parametrize("readings", [{}, {"bounds_as": "local"}], ids=["utc", "local"])
+def test_questions_are_no_larger_than_served(readings: Any, tmp_path: Path) -> None:
+    """R37: what the server refuses as a page isn't asked of it as a question, either."""
+    box = mailbox(days=2, empty=True)
+    with Emulator(box, Readings(size_limit=20, **readings)) as server:
+        assert rows(extract(server, tmp_path, START + HOUR, page_size=None)) == {}
+
+
+def test_dates_of_a_changing_zone(tmp_path: Path) -> None:
+    """R43: dates of another summer, an hour further from UTC, are an error, not an hour wrong."""
+    criteria = MessageFilter.build(start=START, end=START + HOUR)
+    job = ExtractJob(folder=INBOX, criteria=criteria, output=UPath(tmp_path))
+
+    async def run(server: Emulator) -> None:
+        async with AsyncClient(config(server.url)) as client:
+            await extract_window(client, job)
+            server.readings = Readings(dates_without_zone=True, zone_hours=4)
+            with pytest.raises(R7MailExtractError, match="R43"):
+                await extract_window(client, job)
+
+    with Emulator(mailbox(), Readings(dates_without_zone=True)) as server:
+        asyncio.run(run(server))
