@@ -46,6 +46,10 @@ NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, SAMPLE)
 DATED = PageRequest(moment(86_400), moment(253_402_214_400), 0, 1)
 """All dates from 1970 to 9999."""
 
+UNKNOWN_ZONE = (
+    "The server's dates don't name a zone (R43), and its StartDate and EndDate take no notice of "
+    "one, so it is not known which moments they are. Have the server send dates in UTC, with a Z."
+)
 CHANGING_ZONE = (
     "The server's dates don't name a zone (R43), and they are in a zone whose distance from UTC "
     "changes, so it is not known which moments they are. Have the server send dates in UTC, with "
@@ -211,11 +215,7 @@ class Calibration:
                 if (yield from self._is_beside(row, at_own, rows)):
                     break
                 if zoneless and not (yield from self._is_utc(row)):
-                    raise R7MailExtractError(
-                        "The server's dates don't name a zone (R43), and its StartDate and EndDate "
-                        "take no notice of one, so it is not known which moments they are. Have "
-                        "the server send dates in UTC, with a Z."
-                    )
+                    raise R7MailExtractError(UNKNOWN_ZONE)
                 traits.settle("date")
                 return
         for row in telling[:2]:
@@ -250,9 +250,15 @@ class Calibration:
 
         The traits are unchanged if nothing explains it.
 
-        :raises R7MailExtractError: its date is in a zone whose distance from UTC changes (R43)
         :param zoneless: whether its date doesn't name a zone (R43)
+        :raises R7MailExtractError: it can't be found out which moment its date is (R43)
         """
+        yield from self._explain(row, zoneless)
+        traits = self._traits
+        if zoneless and traits.dates_offset is None and traits.bounds != "unknown":
+            raise R7MailExtractError(UNKNOWN_ZONE)
+
+    def _explain(self, row: Row, zoneless: bool) -> Inquiry:
         traits = self._traits
         if zoneless and traits.dates_offset is not None:
             raise R7MailExtractError(CHANGING_ZONE)

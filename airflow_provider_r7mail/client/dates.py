@@ -126,7 +126,7 @@ class Window:
             if moment is None:
                 return "open"
             fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
-            return f"{moment:%Y%m%dT%H%M%S}{fraction}Z"
+            return f"{moment.year:04}{moment:%m%dT%H%M%S}{fraction}Z"  # %Y has no leading zeros
 
         return f"{stamp(self.start)}_{stamp(self.end)}"
 

@@ -302,10 +302,27 @@ class Inquiry:
                 self._note_refusal(size, error)
                 raise
             else:
-                page = self.fetch(max(size // 5, 1), offset=offset, start=start, end=end)
+                page = self.fetch(
+                    max(size // 5, 1),
+                    offset=offset,
+                    start=start,
+                    end=end,
+                    labels=labels,
+                    folder=folder,
+                    zone=zone,
+                )
                 self._note_refusal(size, error)
                 return page
-            return self.fetch(size, offset=offset, start=start, end=end, tries=tries)
+            return self.fetch(
+                size,
+                offset=offset,
+                start=start,
+                end=end,
+                labels=labels,
+                folder=folder,
+                tries=tries,
+                zone=zone,
+            )
         self.served_size = max(self.served_size, size)
         items = [item if isinstance(item, Mapping) else {} for item in envelope["Items"]]
         page = Page(
