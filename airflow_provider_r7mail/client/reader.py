@@ -24,6 +24,8 @@ from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMess
 from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.client.spans import (
+    ALL_FOREIGN,
+    FIRST_OF_ALL,
     MAX_SWEEP_MESSAGES,
     explain,
     is_foreign,
@@ -38,6 +40,7 @@ from airflow_provider_r7mail.client.spans import (
 from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest
 from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.exceptions import (
+    R7MailExtractError,
     R7MailRequestError,
 )
 
@@ -164,6 +167,7 @@ class _Messages:
         self._span = open_span(traits, window, size.rows, MAX_SWEEP_MESSAGES)
         self._yielded: set[Key] = set()
         self._rows = self._pages = 0
+        self._own = self._foreign = False
         self._calibrated = self._beyond = False
         self._skip_undated = not keep_undated and (
             window.start is not None or window.end is not None
@@ -200,6 +204,16 @@ class _Messages:
     def question(self, question: Question, parse: Callable[[bytes], Page]) -> Call[Page]:
         """Return the call for a question."""
         return question_call(question, self._folder, self._criteria, parse)
+
+    def check_folder(self) -> Inquiry:
+        """Check that FolderId means the folder asked for, if it always says otherwise (R32).
+
+        :raises R7MailExtractError: it doesn't
+        """
+        if self._foreign and not self._own:
+            sample = yield FIRST_OF_ALL
+            if sample is not None and self._folder not in sample.folders:
+                raise R7MailExtractError(f"Folder {self._folder}: {ALL_FOREIGN}")
 
     def prepare(
         self, request: PageRequest, page: Page
@@ -271,7 +285,9 @@ class _Messages:
                 )
                 continue
             self._yielded.add(message.id)
-            if is_foreign(message.folder_id, self._folder):
+            foreign = is_foreign(message.folder_id, self._folder)
+            self._foreign, self._own = self._foreign or foreign, self._own or not foreign
+            if foreign:
                 log.info(
                     "Skipping message %s: it is listed in folder %s, but filed under folder %s "
                     "(R32).",
@@ -346,6 +362,7 @@ def iter_messages(
             ask(messages.contradicted(error, request, page))
         else:
             yield from fresh
+    ask(messages.check_folder())
 
 
 async def aiter_messages(
@@ -394,6 +411,7 @@ async def aiter_messages(
                 continue
             for message in fresh:
                 yield message
+        await answer_all(messages.check_folder(), answer)
     finally:
         executor.shutdown(wait=False)
 

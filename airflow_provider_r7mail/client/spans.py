@@ -14,6 +14,7 @@ from operator import ge, le
 from typing import TypeVar
 
 from airflow_provider_r7mail.client.calibration import (
+    SAMPLE,
     Calibration,
     Inquiry,
     Question,
@@ -75,9 +76,11 @@ def question_call(
     )
 
 
-def open_span(traits: Traits, window: Window, size: int, limit: int) -> Span:
+def open_span(
+    traits: Traits, window: Window, size: int, limit: int, *, sweep: bool = False
+) -> Span:
     """Return what reads a window on a server with these traits."""
-    if not traits.sweeps:
+    if not (traits.sweeps or sweep):
         return Seek(window, size)
     too_many = (
         f"{traits.describe()}. So the folder can only be read as a whole, but it has more than "
@@ -91,6 +94,15 @@ def request_beyond(traits: Traits, window: Window, rows: int) -> PageRequest | N
     """Return a request for what follows after so many rows of a window (R30)."""
     request = open_span(traits, window, 2, 0).request()
     return None if request is None else replace(request, offset=rows, size=2)
+
+
+FIRST_OF_ALL = Question(PageRequest(None, None, 0, SAMPLE))
+"""Asked for to see whether FolderId ever is that of the folder (R32)."""
+
+ALL_FOREIGN = (
+    "every message that the server lists is filed under another folder by its FolderId (R32), so "
+    "it can't be told which of them are in this one. Check the folder's id."
+)
 
 
 def is_foreign(folder_id: int | None, folder: int) -> bool:

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calibration import (
-    SAMPLE,
     Calibration,
     Question,
 )
@@ -26,6 +25,8 @@ from airflow_provider_r7mail.client.reader import TOO_LARGE, PageSize, answer_al
 from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.spans import (
+    ALL_FOREIGN,
+    FIRST_OF_ALL,
     MAX_SWEEP_MESSAGES,
     Span,
     explain,
@@ -84,12 +85,15 @@ class Reconciliation:
     :param read: number of messages read, including those in the margins of the bounds (R4), and
         each as often as a page listed it (R34)
     :param repeated: number of rows that had been read before
+    :param doubtful: whether mail that left may make up for mail that was passed over, since nothing
+        has shown that the server sorts by Date (R30)
     """
 
     counted_before: int | None
     counted_after: int | None
     read: int
     repeated: int
+    doubtful: bool = False
 
     @property
     def missing(self) -> int:
@@ -124,6 +128,7 @@ class WindowReader(Generic[L]):
     :param executor: where pages are decoded
     :param deliver: receives a page and the indexes of its new rows
     :param keys: if given, the keys of all delivered rows are added to it
+    :param sweep: whether to read it by sweeps in any case, which is slow, but leaves no doubt
     :param max_sweep_messages: how many messages the folder may have if it can only be read as a
         whole (R29)
     """
@@ -139,6 +144,7 @@ class WindowReader(Generic[L]):
         executor: Executor,
         deliver: Callable[[L, Sequence[int]], Awaitable[None]],
         keys: set[Key] | None = None,
+        sweep: bool = False,
         max_sweep_messages: int = MAX_SWEEP_MESSAGES,
     ) -> None:
         self._client = client
@@ -150,6 +156,7 @@ class WindowReader(Generic[L]):
         self._deliver = deliver
         self._keys = keys
         self._page_size = PageSize(page_size)
+        self._sweep = sweep
         self._max_sweep_messages = max_sweep_messages
         self._calibrated = False
         self._spans: list[Span] = []
@@ -225,7 +232,13 @@ class WindowReader(Generic[L]):
         return min(request.size, self._page_size.rows)
 
     def _span_of(self, window: Window) -> Span:
-        return open_span(self._traits, window, self._page_size.rows, self._max_sweep_messages)
+        return open_span(
+            self._traits,
+            window,
+            self._page_size.rows,
+            self._max_sweep_messages,
+            sweep=self._sweep,
+        )
 
     async def _answer(self, question: Question) -> Listing:
         call = question_call(question, self._folder, self._criteria, self._decode)
@@ -254,13 +267,8 @@ class WindowReader(Generic[L]):
         """Check that FolderId means the folder asked for, if it says otherwise (R32)."""
         if not self._foreign or self._own:
             return
-        sample = await self._answer(Question(PageRequest(None, None, 0, SAMPLE)))
-        if self._folder not in sample.folders:
-            raise R7MailExtractError(
-                f"{self._where()}: every message that the server lists is filed under another "
-                "folder by its FolderId (R32), so it can't be told which of them are in this one. "
-                "Check the folder's id."
-            )
+        if self._folder not in (await self._answer(FIRST_OF_ALL)).folders:
+            raise R7MailExtractError(f"{self._where()}: {ALL_FOREIGN}")
         log.warning(
             "%s: the server also listed %s messages that are filed under other folders by their "
             "FolderId (R32); they were left out.",
@@ -420,7 +428,18 @@ class WindowReader(Generic[L]):
             before = None  # it is the page's
         if before is None or after is None:
             await self._check_order(read)
-        return Reconciliation(before, after, read, self._received - distinct)
+        changed = before is not None and not before == after == read
+        return Reconciliation(
+            before, after, read, self._received - distinct, changed and not self._is_sorted
+        )
+
+    @property
+    def _is_sorted(self) -> bool:
+        """Whether no message can have been passed over for want of an order by Date (R30).
+
+        One page alone has all there is; the next one is empty.
+        """
+        return bool(self._traits.by_date) or self._traits.sweeps or self._sweep or self._pages < 3
 
     async def _check_order(self, rows: int) -> None:
         """Check that nothing follows after the messages read, if no Count tells (R30).
@@ -430,7 +449,7 @@ class WindowReader(Generic[L]):
 
         :raises RereadError: something follows
         """
-        if self._traits.by_date or self._traits.sweeps or self._pages < 3:  # the last one is empty
+        if self._is_sorted:
             return
         request = request_beyond(self._traits, self._criteria.window, rows)
         if request is None:

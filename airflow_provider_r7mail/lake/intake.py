@@ -53,10 +53,11 @@ class Intake:
     _written: asyncio.Condition = field(default_factory=asyncio.Condition, init=False)
     _settling: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup, init=False)
 
-    async def run(self, keys: set[Key] | None) -> Reconciliation:
+    async def run(self, keys: set[Key] | None, *, sweep: bool = False) -> Reconciliation:
         """Read all pages, and return what the server counted.
 
         :param keys: filled with the keys of all messages read, unless None
+        :param sweep: see `WindowReader`
         """
         reader = WindowReader(
             self.client,
@@ -67,6 +68,7 @@ class Intake:
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
+            sweep=sweep,
             max_sweep_messages=self.job.max_sweep_messages,
         )
         try:

@@ -152,9 +152,9 @@ class _Extraction:
             try:
                 await run_to_end(_open, destination, writer)
                 self._replaces = await run_to_end(read_manifest, destination.home)
-                counted = await intake.run(keys)
+                counted = await intake.run(keys, sweep=number == MAX_READINGS)
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
-                if counted.missing <= gone:
+                if counted.missing <= gone and not counted.doubtful:
                     self._refuse_unreadable(writer)
                     manifest = await run_to_end(
                         partial(
@@ -186,8 +186,6 @@ class _Extraction:
                 MAX_READINGS,
             )
             number += 1
-            if number == MAX_READINGS and self._client.traits.by_date is None:
-                self._client.traits.by_date = False  # perhaps that is why (R30)
         raise R7MailExtractError(
             f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: the server "
             f"counts {counted.counted_after} messages, but lists only {counted.read}, in "

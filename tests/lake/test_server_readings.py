@@ -453,3 +453,47 @@ def test_dates_of_a_changing_zone(tmp_path: Path) -> None:
 
     with Emulator(mailbox(), Readings(dates_without_zone=True)) as server:
         asyncio.run(run(server))
+
+
+def test_mail_that_leaves_hides_no_mail_that_came_late(tmp_path: Path) -> None:
+    """R30: by Id, late mail is passed over; a deletion meanwhile doesn't make up for it."""
+    box = Mailbox()
+    first, *_ = [box.deliver(date=START + timedelta(minutes=number)) for number in range(300)]
+    late = box.deliver(date=START + timedelta(minutes=45, seconds=7))
+
+    def change(record: dict[str, Any]) -> None:
+        if record["path"].endswith("Messages") and record["json"]["size"] == 50 and box.has(first):
+            asked.append(record)
+            if len(asked) == 5:
+                box.delete(INBOX, [first])
+                box.delete(27, [first])
+
+    asked: list[dict[str, Any]] = []
+    readings = Readings(order_by="Id", sort_one="ascending")
+    with Emulator(box, readings, on_request=change) as emulator:
+        manifest = extract(emulator, tmp_path, START + 10 * HOUR)
+
+    assert not box.has(first)
+    assert late in rows(manifest)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_folder_whose_mail_is_all_of_others(kind: str) -> None:
+    """R32: a sensor doesn't wait forever for mail that is always filed under another folder."""
+    box = Mailbox()
+    box.deliver(date=START, fields={"FolderId": 999})
+
+    async def read_async(server: Emulator) -> None:
+        async with AsyncClient(config(server.url)) as client:
+            async for _ in aiter_messages(client, INBOX, MessageFilter()):
+                pass
+
+    def read(server: Emulator) -> None:
+        with Client(config(server.url)) as client:
+            list(iter_messages(client, INBOX, MessageFilter()))
+
+    with (
+        Emulator(box) as server,
+        pytest.raises(R7MailExtractError, match="filed under another folder"),
+    ):
+        asyncio.run(read_async(server)) if kind == "async" else read(server)
