@@ -94,6 +94,11 @@ class PageSize:
         self._good = 0
         self._limit: int | None = None
 
+    @property
+    def served(self) -> int:
+        """The most messages that were requested at once and served."""
+        return self._good
+
     def within(self, request: PageRequest) -> PageRequest:
         """Return a request that isn't larger than what the server is known to refuse (R37)."""
         if self._limit is None or request.size <= self._limit:

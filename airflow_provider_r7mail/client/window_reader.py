@@ -229,7 +229,7 @@ class WindowReader(Generic[L]):
 
     def _sample(self, request: PageRequest) -> int:
         """Return how many messages the server is known to list at once."""
-        return min(request.size, self._page_size.rows)
+        return min(request.size, self._page_size.served)
 
     def _span_of(self, window: Window) -> Span:
         return open_span(

@@ -440,7 +440,7 @@ def test_in_a_dag(server: Emulator, run_dag: Callable[[str], DagResult]) -> None
     assert set(result.states.values()) == {"success"}
     assert sorted(result.xcom("found")) == ids
     assert [result.xcom(task) for task in ("read", "important", "move", "delete")] == [3, 3, 3, 1]
-    assert [entry["message_id"] for entry in result.xcom("forward")] == ids
+    assert sorted(entry["message_id"] for entry in result.xcom("forward")) == ids
     sent = server.mailbox.sent[-1]
     assert result.xcom("send") == {"id": sent["Id"], "accepted": True}
     assert sent["To"] == ["a@b.ru", "c@d.ru"]
@@ -822,7 +822,7 @@ class TestWithoutRecords:
         begun = time.monotonic()
 
         assert operator.execute(on_try(2)) == first
-        assert count(server, "Messages") == 1
+        assert 1 <= count(server, "Messages") <= 4  # up to three find out what server it is
         server.mailbox.delete(SENT, [first["id"] or 0])
         operator.execute(on_try(2))
 

@@ -24,7 +24,6 @@ from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,
     R7MailProxyError,
     R7MailResponseError,
-    R7MailServerError,
 )
 from airflow_provider_r7mail.filters import FILTER_FIELDS
 from airflow_provider_r7mail.sensors import R7MailMessageSensor
@@ -324,10 +323,10 @@ def test_failures_until_the_sensor_fails(server: Emulator) -> None:
     """A deferred sensor fails with the cause after `max_consecutive_failures` failed polls."""
     server.faults.append(Fault("Messages", times=None, skip=1, status=404))
 
-    with pytest.raises(R7MailServerError, match="status 404"):
+    with pytest.raises(R7MailProxyError, match="status 404"):
         wait("deferrable", max_consecutive_failures=2)
-    # The second request asks how the server reads labels (R31): a refusal answers that.
-    assert paths(server) == ["Login", *["Messages"] * 2, "Login", *["Messages"] * 2]
+    # Three requests ask how the server reads labels (R31): refusals answer that.
+    assert paths(server) == ["Login", *["Messages"] * 4, "Login", *["Messages"] * 2]
 
 
 async def test_events_hold_ids_only(server: Emulator) -> None:

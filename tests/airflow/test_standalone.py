@@ -109,7 +109,7 @@ def test_mail_starts_a_dag(airflow: Standalone, mail: Emulator) -> None:
         lambda: {run["state"] for run in airflow.runs(DAG)} == {"success"},
     )
 
-    assert 3 <= len(idle) <= 8
+    assert 3 <= len(idle) <= 16  # while the folder is empty, each poll looks whether it is
     assert set(idle) == {""}
     [run] = airflow.runs("tickets")
     path = f"/dags/tickets/dagRuns/{run['dag_run_id']}/upstreamAssetEvents"

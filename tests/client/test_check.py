@@ -742,7 +742,8 @@ class TestBeyondTheManual:
         report = run(server)
 
         assert report["dates"].level == "warning"
-        for key in ("zone", "one_bound", "start_inclusive", "end_inclusive", "precision"):
+        assert (report["zone"].level, report["zone"].reading) == ("warning", "not known")
+        for key in ("one_bound", "start_inclusive", "end_inclusive", "precision"):
             assert report[key].level == "unknown", report[key]
 
     def test_all_mail_has_labels(self, server: Emulator) -> None:
