@@ -541,7 +541,8 @@ class R7MailAuditOperator(LakeOperator):
 
     Counts messages by span, and halves a span where the numbers differ; a mailbox in order takes a
     few requests. Never changes anything on the server. Returns the report: what differs, with
-    numbers, dates and paths, but no mail. Each finding is also a warning in the log.
+    numbers, dates and paths, but no mail. The report is in XCom even if the task fails because of
+    it. Each finding is also a warning in the log.
 
     :param folder: the folder's id, or its name in the connection's `folders` (templated)
     :param output_path: the `output_path` of the extracts (templated)
@@ -552,9 +553,12 @@ class R7MailAuditOperator(LakeOperator):
         outside of the windows into windows of its own. Only for Parquet tables
     :param deep: compare ids instead of counts, and the files' checksums: reads all mail and all
         files
+    :param fail_on_difference: fail if anything differs; with `repair`, if anything still differs
+        afterwards
     :param storage_conn_id: the connection of the object storage (templated)
     :param r7mail_conn_id: the Airflow connection (templated)
-    :raises AirflowFailException: a parameter is wrong, or the login was refused
+    :raises AirflowFailException: something differs and `fail_on_difference` is set; a parameter is
+        wrong, or the login was refused
     :raises R7MailRequestError: the server failed or could not be reached
     """
 
@@ -577,6 +581,7 @@ class R7MailAuditOperator(LakeOperator):
         end: datetime | str | None = None,
         repair: bool = False,
         deep: bool = False,
+        fail_on_difference: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -586,6 +591,7 @@ class R7MailAuditOperator(LakeOperator):
         self.end = end
         self.repair = repair
         self.deep = deep
+        self.fail_on_difference = fail_on_difference
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
@@ -613,7 +619,16 @@ class R7MailAuditOperator(LakeOperator):
             self.log.warning("%s", finding)
         for note in report.notes:
             self.log.info("%s", note)
-        return report.record()
+        found = report.record()
+        if self.fail_on_difference and not report.in_order:
+            if "ti" in context:
+                context["ti"].xcom_push(key="return_value", value=found)
+            count = sum(not finding.repaired for finding in report.findings)
+            raise AirflowFailException(
+                f"Folder {folder}: the tables differ from the mailbox (findings: {count}). The log "
+                "and the report in XCom say where."
+            )
+        return found
 
 
 class R7MailCheckOperator(BaseOperator):

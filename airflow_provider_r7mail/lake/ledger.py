@@ -6,7 +6,8 @@ Only the tables are read here; `lake.audit` compares them with the server.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -46,11 +47,15 @@ class Entry:
 
     :param window: its bounds
     :param manifest: its manifest; None if it is unfinished
+    :param strays: whether an audit made it, for mail outside of the regular windows
+    :param keeps: whether it may have rows of mail that has left
     :param problems: what is wrong with its files, in words
     """
 
     window: Window
     manifest: dict[str, Any] | None
+    strays: bool = False
+    keeps: bool = False
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -76,11 +81,6 @@ class Entry:
     def comparable(self) -> bool:
         """Whether it can be compared with the server: finished, in order, and unfiltered."""
         return self.manifest is not None and not self.problems and not self.filtered
-
-    @property
-    def strays(self) -> bool:
-        """Whether an audit made it, for mail outside of the regular windows."""
-        return self.manifest is not None and bool(self.manifest.get("strays"))
 
 
 @dataclass(slots=True)
@@ -149,10 +149,42 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
         window = parse_window(name)
         assert window is not None  # noqa: S101 - _is_own made sure
         entry = Entry(window, manifests.get(name))
-        if entry.manifest is not None and "files" in entry.manifest:
-            entry.problems += _problems(entry.manifest, tables, homes, name, deep=deep)
+        if entry.manifest is None:
+            entry.keeps = any(REPLACED in files for files in tables.values())
+        else:
+            entry.strays = bool(entry.manifest.get("strays"))
+            entry.keeps = bool(entry.manifest.get("gone"))
+            if "files" in entry.manifest:
+                entry.problems += _problems(entry.manifest, tables, homes, name, deep=deep)
         entries.append(entry)
-    return Ledger(sorted(entries, key=lambda entry: entry.bounds), sorted(foreign))
+    entries.sort(key=lambda entry: entry.bounds)
+    _find_strays(entries)
+    return Ledger(entries, sorted(foreign))
+
+
+def _find_strays(entries: Sequence[Entry]) -> None:
+    """Tell which unfinished windows are of strays: those that don't continue the regular ones.
+
+    A killed repair leaves them anywhere in time. As regular windows they would make all that is
+    between them and the others a gap.
+    """
+    regular = [entry for entry in entries if entry.manifest is not None and not entry.strays]
+    if not regular:
+        return
+    first, last = regular[0].bounds[0], max(entry.bounds[1] for entry in regular)
+    unfinished = [entry for entry in entries if entry.manifest is None]
+    for entry in unfinished:
+        if first <= entry.bounds[0] <= last:
+            last = max(last, entry.bounds[1])
+    for entry in reversed(unfinished):
+        if first <= entry.bounds[1] <= last:
+            first = min(first, entry.bounds[0])
+    starts = [entry.bounds[0] for entry in regular]
+    for entry in unfinished:
+        start, end = entry.bounds
+        place = bisect_left(starts, end)
+        overlaps = place > 0 and regular[place - 1].bounds[1] > start
+        entry.strays = overlaps or start < first or end > last
 
 
 def find_mailbox(output: ObjectPath, folder: int, login: str, secret: str | None) -> str:

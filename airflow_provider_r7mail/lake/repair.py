@@ -67,7 +67,7 @@ def _superfluous(finding: Finding, report: Report) -> list[Entry]:
         return []
     first, _, second = finding.detail.partition(" and ")
     both = [entry for entry in report.windows if entry.window.label() in {first, second}]
-    strays = [entry for entry in both if entry.strays and not (entry.manifest or {}).get("gone")]
+    strays = [entry for entry in both if entry.strays and not entry.keeps]
     return strays if len(strays) < len(both) else strays[1:]
 
 

@@ -77,6 +77,18 @@ def test_a_repair_under_a_policy(
     assert len([path for path in (tmp_path / "files").rglob("*") if path.is_file()]) == 1
 
 
+def test_a_difference_fails_the_task(server: Emulator, tmp_path: Path) -> None:
+    """With fail_on_difference the task fails if anything differs, and not if all was mended."""
+    server.mailbox.deliver(date=JUNE)
+    extract(tmp_path, JUNE)
+    server.mailbox.deliver(date=JUNE)
+
+    with pytest.raises(AirflowFailException, match=r"differ from the mailbox \(findings: 1\)"):
+        audit(tmp_path, fail_on_difference=True)
+    assert audit(tmp_path, fail_on_difference=True, repair=True)["in_order"]
+    assert audit(tmp_path, fail_on_difference=True)["in_order"]
+
+
 def test_parameters(server: Emulator, tmp_path: Path) -> None:
     """A span is templated text, and what can't work is an error at once."""
     extract(tmp_path, JUNE)

@@ -56,6 +56,7 @@ def test_there_are_the_examples() -> None:
     """There is an example for each job the provider is made for."""
     assert NAMES == [
         "mail_analytics",
+        "mail_audit",
         "mail_backfill",
         "mail_extract",
         "mail_starts_dag",
@@ -169,6 +170,41 @@ def test_extract_by_days(
 
     assert run.state == "success"
     assert sorted(rows_of(lake, "messages", "SELECT subject")) == [("0",), ("23",)]
+
+
+# -- mail_audit -------------------------------------------------------------------------------
+
+
+def test_audit_finds_late_mail(server: Emulator, lake: Path, run_example: Runner) -> None:
+    """What arrived after its hour was extracted is in the tables after the audit."""
+    first = server.mailbox.deliver(date=DAY)
+    assert run_example("mail_extract", DAY + HOUR).state == "success"
+    late = server.mailbox.deliver(date=DAY + timedelta(minutes=59))
+
+    run = run_example("mail_audit", DAY + timedelta(days=7))
+
+    assert run.state == "success"
+    [finding] = run.xcom("audit_inbox")["findings"]
+    assert (finding["server"], finding["repaired"]) == (2, True)
+    assert sorted(rows_of(lake, "messages", "SELECT message_id")) == [(first,), (late,)]
+
+
+def test_audit_leaves_what_is_unclear_to_a_person(
+    server: Emulator, lake: Path, run_example: Runner
+) -> None:
+    """A file that belongs to no window fails the task; the report says which, and it stays."""
+    server.mailbox.deliver(date=DAY)
+    assert run_example("mail_extract", DAY + HOUR).state == "success"
+    [part] = lake.glob("tables/messages/*/folder=24/*/part-00000.parquet")
+    copy = part.with_name("copy.parquet")
+    copy.write_bytes(part.read_bytes())
+
+    run = run_example("mail_audit", DAY + timedelta(days=7))
+
+    assert run.state_of("audit_inbox") == {"failed"}
+    assert [finding["kind"] for finding in run.xcom("audit_inbox")["findings"]] == ["foreign"]
+    assert run.state_of("audit_sent") == {"success"}
+    assert copy.exists()
 
 
 # -- supplier_price_list ----------------------------------------------------------------------

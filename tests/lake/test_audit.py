@@ -331,6 +331,45 @@ def test_stray_windows_that_became_regular(server: Emulator, tmp_path: Path) -> 
     assert check(server.url, tmp_path, deep=True).findings == []
 
 
+def test_what_killed_runs_leave(server: Emulator, tmp_path: Path) -> None:
+    """A window that a killed repair left far from the others doesn't make a gap of decades.
+
+    One that a killed run left next to the others is a regular one.
+    """
+    stray = server.mailbox.deliver(date="1970-01-01T00:00:00Z")
+    mail = [server.mailbox.deliver(date=START + HOUR * n) for n in range(4)]
+    extract(server.url, tmp_path, *range(4))
+    mend(server.url, tmp_path)
+    far = START.replace(year=1970, month=1, day=1)
+    for number in ((far - START) // HOUR, 3, 2):
+        for table in ("messages", "recipients", "attachments"):
+            (home(tmp_path, number, table) / "_manifest.json").unlink()
+    kinds = ["unfinished"] * 3
+    assert [kind for kind, _ in found(check(server.url, tmp_path))] == kinds
+
+    report = mend(server.url, tmp_path)
+
+    assert report.in_order
+    assert [finding.kind for finding in report.findings] == kinds
+    assert [entry.strays for entry in report.windows] == [True, False, False, False, False]
+    assert rows(tmp_path) == [stray, *mail]
+
+
+def test_killed_while_a_window_of_strays_is_removed(server: Emulator, tmp_path: Path) -> None:
+    """The next repair goes on to remove it, so that no mail stays twice."""
+    mail = server.mailbox.deliver(date=START + HOUR * 31 + timedelta(minutes=10))
+    extract(server.url, tmp_path, 0, 1)
+    mend(server.url, tmp_path)
+    extract(server.url, tmp_path, *range(2, 30))
+    extract(server.url, tmp_path, 30, length=2 * HOUR)
+    assert rows(tmp_path) == [mail, mail]
+    for table in ("messages", "recipients", "attachments"):
+        (home(tmp_path, 31, table) / "_manifest.json").unlink()
+
+    assert mend(server.url, tmp_path).in_order
+    assert rows(tmp_path) == [mail]
+
+
 def test_a_repair_extracts_as_before(server: Emulator, tmp_path: Path) -> None:
     """A repair keeps the privacy policy, the columns, the attachments and what has left."""
     ids = [

@@ -207,8 +207,14 @@ def test_days_of_late_mail(server: Emulator, tmp_path: Path) -> None:
 # -- kill -9 --------------------------------------------------------------------------------
 
 
-def recheck_until(url: str, root: Path, event: str, number: int) -> None:
-    """Recheck, and die at an audit event of Python."""
+async def audit_and_repair(client: AsyncClient, root: Path) -> None:
+    """Repair the tables of the inbox."""
+    job = audit_job(root, deep=True)
+    await repair(client, job, await audit(client, job))
+
+
+def die_in(url: str, root: Path, kind: str, event: str, number: int) -> None:
+    """Run the fifth hour and its rechecks, or repair; die at an audit event of Python."""
     count = 0
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
@@ -220,15 +226,20 @@ def recheck_until(url: str, root: Path, event: str, number: int) -> None:
 
     async def connected() -> None:
         async with AsyncClient(config(url)) as client:
-            await run(client, root, 4, "keep")
+            if kind == "repair":
+                await audit_and_repair(client, root)
+            else:
+                await run(client, root, 4, "keep")
 
     sys.addaudithook(watch)
     asyncio.run(connected())
 
 
 @pytest.mark.slow
-def test_killed_in_a_recheck(server: Emulator, tmp_path: Path) -> None:
-    """After kill -9 in the middle of a recheck, a repair finishes the work, and nothing is lost."""
+@pytest.mark.parametrize("event", ["os.rename", "os.remove"])
+@pytest.mark.parametrize("kind", ["recheck", "repair"])
+def test_killed(server: Emulator, tmp_path: Path, kind: str, event: str) -> None:
+    """After kill -9 in a recheck or a repair, a repair finishes the work, and nothing is lost."""
     box = server.mailbox
     ids = [box.deliver(date=START + timedelta(minutes=20 * n + 1)) for n in range(12)]
 
@@ -243,14 +254,15 @@ def test_killed_in_a_recheck(server: Emulator, tmp_path: Path) -> None:
     box.delete(INBOX, ids[:1])
     late = [box.deliver(date=START + HOUR * n + timedelta(minutes=2)) for n in (3, 2)]
     late.append(box.deliver(date="1970-01-01T00:00:00Z"))
-    killed = 0
-    for number in (1, 4, 8):
-        killed += run_children(recheck_until, (server.url, tmp_path, "os.remove", number)) == [-9]
-        assert len(rows(tmp_path)) >= 12
-    assert killed >= 2
+    ends = [
+        run_children(die_in, (server.url, tmp_path, kind, event, number))
+        for number in (2, 1, 4, 9, 14)
+    ]
+    assert ends.count([-9]) >= 4
     asyncio.run(connected())
 
     found = rows(tmp_path)
     assert {number for number, there in found.items() if there} == {*ids[1:], *late}
     assert found[ids[0]] is False
     assert not list(tmp_path.rglob("_staged*"))
+    assert len(list(tmp_path.glob("messages/*/*/window=*"))) <= 6
