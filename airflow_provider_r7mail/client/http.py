@@ -9,7 +9,7 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -94,17 +94,20 @@ class ClientConfig:
         """
         # Without TLS there is no need to load the CAs, which takes 40 ms.
         urls = (self.url, self.disk_url or self.url)
-        is_plain = all(url.startswith("http://") for url in urls) and self.effective_proxy() is None
+        is_plain = all(
+            url.startswith("http://") and self.effective_proxy(url) is None for url in urls
+        )
         return make_context(None if self.verify is True and is_plain else self.verify, self.cert)
 
-    def effective_proxy(self) -> httpx.Proxy | None:
+    def effective_proxy(self, server: str | None = None) -> httpx.Proxy | None:
         """Return the proxy to use: the connection's, else the environment's, else None.
 
+        :param server: the URL to reach, `url` unless given
         :raises R7MailConfigError: it is not the URL of an HTTP proxy
         """
         if self.proxy is False:
             return None
-        url = self.proxy or environment_proxy(self.url)
+        url = self.proxy or environment_proxy(server or self.url)
         if not url:
             return None
         # As in curl, the environment may have just host and port.
@@ -117,6 +120,20 @@ class ClientConfig:
             "The proxy from the connection, HTTPS_PROXY or HTTP_PROXY is not an HTTP URL. Use a "
             "URL such as http://proxy.example.org:3128."
         )
+
+    def proxies(self) -> tuple[httpx.Proxy | None, httpx.Proxy | None]:
+        """Return the proxies to use for the server and for its Disk."""
+        return self.effective_proxy(), self.effective_proxy(self.disk_url)
+
+    def routes(self, make: Callable[[httpx.Proxy | None], Any]) -> dict[str, Any]:
+        """Return the transports, as options of httpx's clients: the Disk may have its own proxy.
+
+        :param make: creates a transport that uses a proxy
+        """
+        options: dict[str, Any] = {"transport": make(self.effective_proxy())}
+        if self.disk_url is not None:
+            options["mounts"] = {self.disk_url: make(self.effective_proxy(self.disk_url))}
+        return options
 
     def http_options(self, *, whole_connect: float | None = None) -> dict[str, Any]:
         """Return the options that all httpx clients take.
