@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import tenacity
@@ -140,18 +141,12 @@ class ClientConfig:
 
         :param whole_connect: seconds for everything that happens before the request is sent, with
             aiohttp: its other timeouts don't cover DNS and the proxy's response
-        :raises R7MailConfigError: `url` is invalid, or contains a login
+        :raises R7MailConfigError: `url` or `disk_url` is invalid, or contains a login
         """
-        try:
-            url = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise R7MailConfigError(BAD_URL) from error
-        if url.userinfo:
-            raise R7MailConfigError(
-                "The server's URL contains a login. Put it into Login and Password instead."
-            )
+        if self.disk_url is not None:
+            _parse_url(self.disk_url)
         return {
-            "base_url": url,
+            "base_url": _parse_url(self.url),
             "timeout": httpx.Timeout(
                 self.timeout, connect=self.connect_timeout, pool=whole_connect
             ),
@@ -159,6 +154,18 @@ class ClientConfig:
             # effective_proxy reads the environment; .netrc must not override the token.
             "trust_env": False,
         }
+
+
+def _parse_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(urlsplit(text).geturl())
+    except (httpx.InvalidURL, ValueError) as error:
+        raise R7MailConfigError(BAD_URL) from error
+    if url.userinfo:
+        raise R7MailConfigError(
+            "The server's URL contains a login. Put it into Login and Password instead."
+        )
+    return url
 
 
 def request_options(call: Call[Any], token: str | None, base: str = "") -> dict[str, Any]:
