@@ -74,6 +74,13 @@ def check(
             "a small file and delete it.",
         ),
     ] = False,
+    disk_url: Annotated[
+        str | None,
+        typer.Option(
+            help="With --url: where the Disk answers, if it has a host of its own, like "
+            "https://cddisk.example.org. Implies --disk."
+        ),
+    ] = None,
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
@@ -95,6 +102,8 @@ def check(
 
     if connection is None and (url is None or login is None):
         fail("give --connection, or --url and --login", code=2)
+    if connection is not None and disk_url is not None:
+        fail("--disk-url: set disk_url in the connection", code=2)
     config: ClientConfig | None = None
     try:
         if connection is not None:
@@ -102,8 +111,14 @@ def check(
         else:
             disk_folder = None
             number, away = _folder_id(folder, "--folder"), _folder_id(write, "--write")
-            server = url if url and "://" in url else f"https://{url}"
-            config = client_config(server, login or "", verify=verify, ca=ca, code=2)
+            config = client_config(
+                _with_scheme(url or ""),
+                login or "",
+                verify=verify,
+                ca=ca,
+                code=2,
+                disk_url=None if disk_url is None else _with_scheme(disk_url).rstrip("/"),
+            )
         if number is None:
             fail("--folder: give the id of the folder to read: the API can't list folders", code=2)
         with (
@@ -115,7 +130,7 @@ def check(
                 number,
                 write_folder=away,
                 send_to=send,
-                disk=disk,
+                disk=disk or disk_url is not None,
                 disk_folder=disk_folder,
                 say=lambda what: status.update(f"Checking {what}"),
             )
@@ -130,6 +145,10 @@ def check(
             fail(f"--json: {error}", code=2)
     if report.result != "fine":
         raise typer.Exit(1)
+
+
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"https://{url}"
 
 
 def _connected(

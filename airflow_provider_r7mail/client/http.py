@@ -9,10 +9,11 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import tenacity
@@ -94,17 +95,20 @@ class ClientConfig:
         """
         # Without TLS there is no need to load the CAs, which takes 40 ms.
         urls = (self.url, self.disk_url or self.url)
-        is_plain = all(url.startswith("http://") for url in urls) and self.effective_proxy() is None
+        is_plain = all(
+            url.startswith("http://") and self.effective_proxy(url) is None for url in urls
+        )
         return make_context(None if self.verify is True and is_plain else self.verify, self.cert)
 
-    def effective_proxy(self) -> httpx.Proxy | None:
+    def effective_proxy(self, server: str | None = None) -> httpx.Proxy | None:
         """Return the proxy to use: the connection's, else the environment's, else None.
 
+        :param server: the URL to reach, `url` unless given
         :raises R7MailConfigError: it is not the URL of an HTTP proxy
         """
         if self.proxy is False:
             return None
-        url = self.proxy or environment_proxy(self.url)
+        url = self.proxy or environment_proxy(server or self.url)
         if not url:
             return None
         # As in curl, the environment may have just host and port.
@@ -118,23 +122,31 @@ class ClientConfig:
             "URL such as http://proxy.example.org:3128."
         )
 
+    def proxies(self) -> tuple[httpx.Proxy | None, httpx.Proxy | None]:
+        """Return the proxies to use for the server and for its Disk."""
+        return self.effective_proxy(), self.effective_proxy(self.disk_url)
+
+    def routes(self, make: Callable[[httpx.Proxy | None], Any]) -> dict[str, Any]:
+        """Return the transports, as options of httpx's clients: the Disk may have its own proxy.
+
+        :param make: creates a transport that uses a proxy
+        """
+        options: dict[str, Any] = {"transport": make(self.effective_proxy())}
+        if self.disk_url is not None:
+            options["mounts"] = {self.disk_url: make(self.effective_proxy(self.disk_url))}
+        return options
+
     def http_options(self, *, whole_connect: float | None = None) -> dict[str, Any]:
         """Return the options that all httpx clients take.
 
         :param whole_connect: seconds for everything that happens before the request is sent, with
             aiohttp: its other timeouts don't cover DNS and the proxy's response
-        :raises R7MailConfigError: `url` is invalid, or contains a login
+        :raises R7MailConfigError: `url` or `disk_url` is invalid, or contains a login
         """
-        try:
-            url = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise R7MailConfigError(BAD_URL) from error
-        if url.userinfo:
-            raise R7MailConfigError(
-                "The server's URL contains a login. Put it into Login and Password instead."
-            )
+        if self.disk_url is not None:
+            _parse_url(self.disk_url)
         return {
-            "base_url": url,
+            "base_url": _parse_url(self.url),
             "timeout": httpx.Timeout(
                 self.timeout, connect=self.connect_timeout, pool=whole_connect
             ),
@@ -142,6 +154,18 @@ class ClientConfig:
             # effective_proxy reads the environment; .netrc must not override the token.
             "trust_env": False,
         }
+
+
+def _parse_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(urlsplit(text).geturl())
+    except (httpx.InvalidURL, ValueError) as error:
+        raise R7MailConfigError(BAD_URL) from error
+    if url.userinfo:
+        raise R7MailConfigError(
+            "The server's URL contains a login. Put it into Login and Password instead."
+        )
+    return url
 
 
 def request_options(call: Call[Any], token: str | None, base: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
@@ -22,6 +22,7 @@ from contextlib import (
 )
 from functools import partial
 from http.cookiejar import CookieJar
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -46,6 +47,7 @@ from airflow_provider_r7mail.client.http import (
     retry_options,
 )
 from airflow_provider_r7mail.client.models import Stats
+from airflow_provider_r7mail.client.threaded import ThreadedTransport
 from airflow_provider_r7mail.client.tokens import Refusals, Token, Tokens
 from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.exceptions import R7MailAuthError, R7MailRequestError
@@ -98,7 +100,7 @@ class _Base:
     ) -> httpx.Request:
         """Build a call's request."""
         self.stats.requests += 1
-        base = self.config.disk_url if call.on_disk and self.config.disk_url else self._base
+        base = (self.config.disk_url if call.on_disk else None) or self._base
         value = None if token is None else token.value
         request = http.build_request(**request_options(call, value, base))
         if call.upload is not None:
@@ -127,6 +129,17 @@ class _Base:
             )
 
 
+def _transport(
+    context: SSLContext, proxy: httpx.Proxy | None, *, once: bool = False
+) -> httpx.HTTPTransport:
+    """Create a transport of httpx.
+
+    :param once: whether each request takes a new connection
+    """
+    limits = httpx.Limits(max_keepalive_connections=0 if once else None)
+    return httpx.HTTPTransport(verify=context, proxy=proxy, limits=limits)
+
+
 class Client(_Base):
     """The sync client; a context manager.
 
@@ -138,17 +151,14 @@ class Client(_Base):
         options = self.config.http_options()
         self._base = str(options["base_url"]).rstrip("/")
         context = self.config.ssl_context()
-        proxy = self._proxy = self.config.effective_proxy()
+        self._proxies = self.config.proxies()
         options["cookies"] = self._cookies
-        self._http = httpx.Client(verify=context, proxy=proxy, **options)
+        routes = self.config.routes(partial(_transport, context))
+        self._http = httpx.Client(**routes, **options)
         # A request on a kept-alive connection that was closed meanwhile may or may not have been
         # processed. Calls that must not be repeated use a new connection each time (R23).
-        self._fresh = httpx.Client(
-            verify=context,
-            proxy=proxy,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            **options,
-        )
+        routes = self.config.routes(partial(_transport, context, once=True))
+        self._fresh = httpx.Client(**routes, **options)
         self._lock = threading.Lock()
         return self
 
@@ -219,7 +229,7 @@ class Client(_Base):
         while True:
             token = self._get_token() if call.authorized else None
             sent = time.monotonic()
-            with network(call, attempt, proxy=self._proxy):
+            with network(call, attempt, proxy=self._proxies[call.on_disk]):
                 request = self._build(http, call, token)
                 response = http.send(request, stream=True)
             try:
@@ -309,30 +319,29 @@ class AsyncClient(_Base):
         config = self.config
         # Loading CA certificates takes tens of milliseconds: too long for the event loop.
         context = await asyncio.to_thread(config.ssl_context)
-        proxy = self._proxy = config.effective_proxy()
+        self._proxies = config.proxies()
         options = config.http_options(whole_connect=config.connect_timeout + config.timeout)
         self._base = str(options["base_url"]).rstrip("/")
-        self._http = httpx.AsyncClient(
-            transport=AiohttpTransport(
+
+        def make(proxy: httpx.Proxy | None) -> AiohttpTransport:
+            # A connection for each slot, so that requests wait for a slot and not for one.
+            return AiohttpTransport(
                 verify=context,
                 proxy=proxy,
-                # One for each slot, so that requests wait for a slot and not for a connection.
                 max_connections=config.max_concurrency,
                 piece_bytes=PIECE_BYTES,
-            ),
-            cookies=self._cookies,
-            **options,
-        )
+            )
+
+        def make_fresh(proxy: httpx.Proxy | None) -> ThreadedTransport:
+            transport = _transport(context, proxy, once=True)
+            return ThreadedTransport(transport, config.max_concurrency)
+
+        self._http = httpx.AsyncClient(**config.routes(make), cookies=self._cookies, **options)
         # As in Client, but created on demand: an extract doesn't need it, and httpx's own
         # transport takes a quarter of a second to import.
         self._fresh: httpx.AsyncClient | None = None
-        self._make_fresh = partial(
-            httpx.AsyncClient,
-            verify=context,
-            proxy=proxy,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            cookies=self._cookies,
-            **config.http_options(),
+        self._make_fresh: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
+            **config.routes(make_fresh), cookies=self._cookies, **config.http_options()
         )
         self._lock = asyncio.Lock()
         self._asking = asyncio.Lock()
@@ -416,7 +425,7 @@ class AsyncClient(_Base):
             token = await self._get_token() if call.authorized else None
             async with self._slots:
                 sent = time.monotonic()
-                with _async_network(call, attempt, self._proxy):
+                with _async_network(call, attempt, self._proxies[call.on_disk]):
                     request = self._build(http, call, token)
                     response = await http.send(request, stream=True)
                 try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,6 +99,8 @@ class File:
 class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A multipart body with one file and its length known, to be sent any number of times.
 
+    The async client, which asks for an `AsyncByteStream`, reads it in a thread as well.
+
     :param file: the file
     :param name: its name on the server, without control characters
     :param mime_type: its MIME type
@@ -139,11 +140,6 @@ class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
         yield self._head
         yield from self._file.read()
         yield self._tail
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = iter(self)
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            yield piece
 
 
 def _unfit(where: str, why: str) -> R7MailAttachmentError:

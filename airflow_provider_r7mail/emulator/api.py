@@ -73,9 +73,9 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record a call and respond to it, unless a fault hits it."""
         request = Request(scope, receive)
-        cut = self._service.faults.take(scope["path"], receiving=True)
+        early = self._service.faults.take(scope["path"], receiving=True)
         try:
-            content = await (request.body() if cut is None else _beginning(request, cut.keep))
+            content = await (request.body() if early is None else _beginning(request, early))
         except ClientDisconnect:  # in the middle of its request
             return
         record = {
@@ -90,7 +90,7 @@ class Api:
         seen = self._see(request, content)
         began = time.perf_counter()
         try:
-            response = await self._respond(request, content, record, seen, cut)
+            response = await self._respond(request, content, record, seen, early)
             await response(scope, receive, send)
         finally:
             seen.seconds = time.perf_counter() - began
@@ -117,7 +117,7 @@ class Api:
         content: bytes,
         record: dict[str, Any],
         seen: SeenCall,
-        cut: Fault | None,
+        early: Fault | None,
     ) -> Response:
         """Return the response to a call, and record it."""
         service = self._service
@@ -125,7 +125,7 @@ class Api:
             await anyio.sleep(service.readings.latency_seconds)
         if service.on_request is not None:
             service.on_request(record)
-        fault = cut or service.faults.take(request.scope["path"])
+        fault = early or service.faults.take(request.scope["path"])
         if fault is None:
             response = self._act(request, content)
             record["status"] = seen.status = response.status_code
@@ -354,9 +354,11 @@ class _Chunked(StreamingResponse):
         self.body = data
 
 
-async def _beginning(request: Request, fraction: float) -> bytes:
-    """Receive a part of a request's body."""
-    wanted = int(int(request.headers.get("content-length", 0)) * fraction)
+async def _beginning(request: Request, fault: Fault) -> bytes:
+    """Receive the part of a request's body that comes before a fault."""
+    if fault.kind == "refuse":
+        return b""
+    wanted = int(int(request.headers.get("content-length", 0)) * fault.keep)
     content = bytearray()
     async for piece in request.stream():
         content += piece

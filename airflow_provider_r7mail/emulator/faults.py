@@ -35,7 +35,7 @@ class Failed(Response):
     """
 
     def __init__(self, fault: Fault, right: Response | None) -> None:
-        super().__init__(status_code=fault.status if fault.kind == "status" else 200)
+        super().__init__(status_code=fault.status if fault.kind in {"status", "refuse"} else 200)
         self._fault = fault
         self._right = right or Response()
 
@@ -67,6 +67,9 @@ class Failed(Response):
                 await Response(body[: max(1, len(body) // 2)], 200, media_type="application/json")(
                     scope, receive, send
                 )
+            case "refuse":
+                await _instead(fault)(scope, receive, send)
+                _connection(scope).close()
             case _:
                 await _instead(fault)(scope, receive, send)
 

@@ -42,6 +42,7 @@ FAULTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     ),
     "error": ("500", {"status": 500}),
     "reset": ("Connection reset", {"kind": "reset"}),
+    "refuse": ("413 before it is read", {"kind": "refuse", "status": 413}),
     "cut": ("Reset in mid-upload", {"kind": "cut"}),
     "lost": ("Done, but the response is lost", {"kind": "reset", "after_acting": True}),
     "truncate": ("Body cut off", {"kind": "truncate"}),

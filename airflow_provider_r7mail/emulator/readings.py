@@ -12,7 +12,9 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Order = Literal["ascending", "descending"]
-FaultKind = Literal["status", "reset", "cut", "truncate", "bad_json", "slow", "answer", "hang"]
+FaultKind = Literal[
+    "status", "refuse", "reset", "cut", "truncate", "bad_json", "slow", "answer", "hang"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,15 +195,16 @@ class Fault:
     :param path: a path (``/api/v1/email/Messages``) or its last segment (``Messages``); None: any.
     :param times: number of calls it hits; None: no limit.
     :param skip: number of matching calls to let through first.
-    :param kind: ``status``: an error response, as from a proxy (R16). ``reset``: the connection is
-        reset without a response. ``cut``: it is reset when ``keep`` of the request's body has
+    :param kind: ``status``: an error response, as from a proxy (R16). ``refuse``: the same before
+        the request's body is read, after which the connection is closed. ``reset``: the connection
+        is reset without a response. ``cut``: it is reset when ``keep`` of the request's body has
         come. ``truncate``: the body is cut off (R22). ``bad_json``: half of the
         JSON, properly framed. ``slow``: the correct response after ``seconds``. ``answer``: 200
         with the JSON in ``answer``. ``hang``: no response for ``seconds`` (0: forever), then a
         reset.
-    :param status: the status of a ``status`` fault.
+    :param status: the status of a ``status`` or ``refuse`` fault.
     :param body: its body; text that starts with ``{`` or ``[`` is sent as JSON, other as HTML.
-    :param headers: headers of a ``status`` or ``answer``, such as ``{"Retry-After": "1"}``.
+    :param headers: its headers, or those of an ``answer``, such as ``{"Retry-After": "1"}``.
     :param after_acting: ``status``, ``reset``, ``answer`` and ``hang`` fail after the server has
         done what was asked (R23), ``cut`` after it has acted on the part that came. The other kinds
         always act.
@@ -268,10 +271,13 @@ class Faults:
     def take(self, path: str, *, receiving: bool = False) -> Fault | None:
         """Return the fault that hits a call of this path, if any, and count the hit.
 
-        :param receiving: whether the call's body is yet to come, as ``cut`` needs it.
+        :param receiving: whether the call's body is yet to come, as ``cut`` and ``refuse`` need it.
         """
         for pending in list(self._pending):
-            if not pending.fault.fits(path) or (pending.fault.kind == "cut") != receiving:
+            if (
+                not pending.fault.fits(path)
+                or (pending.fault.kind in {"cut", "refuse"}) != receiving
+            ):
                 continue
             if pending.skip > 0:
                 pending.skip -= 1

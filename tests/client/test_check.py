@@ -1440,6 +1440,18 @@ class TestCommand:
         assert "is in its folder, and marked as it was" in said
         assert "see the warnings" in said
 
+    def test_a_disk_with_a_host_of_its_own(self, server: Emulator) -> None:
+        """`--disk-url` says where the Disk is, if no connection does."""
+        fill(server.mailbox)
+        server.readings = Readings(disk_host="localhost")
+        words = f"--url={server.url}", "--login=user_test", "--folder=24", "--disk"
+        there = server.url.replace("127.0.0.1", "localhost")
+
+        assert "does not answer at this address" in command(*words).stdout
+        done = command(*words[:-1], f"--disk-url={there}/", "--write=25")
+
+        assert "a file was uploaded, listed and deleted" in done.stdout, done.stderr
+
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
@@ -1448,6 +1460,9 @@ class TestCommand:
             (["--url=http://127.0.0.1:1", "--login=a", "--folder=inbox"], "--folder"),
             (["--url=mail.invalid", "--login=a", "--folder=1"], "https://cmail.invalid"),
             (["--url=http://127.0.0.1:1", "--login=a", "--folder=1"], "could not be reached"),
+            (["--connection=r7mail_default", "--disk-url=a"], "disk_url in the connection"),
+            (["--url=a", "--login=a", "--folder=1", "--disk-url=https://u:p@b"], "a login"),
+            (["--url=a", "--login=a", "--folder=1", "--disk-url=https://["], "URL is invalid"),
             (["--connection=nowhere"], "no Airflow connection 'nowhere'"),
         ],
     )

@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -285,6 +286,82 @@ def test_a_name_that_is_taken(server: Emulator) -> None:
     assert {file.data for file in files(server)} == {REPORT[:5], REPORT}
     assert attachment.size == len(REPORT)
     assert len({file.file_name for file in files(server)}) == 2
+
+
+REFUSALS = [
+    (413, "too large for the server"),
+    (406, "refused it"),
+    (401, "does not accept the token"),
+]
+
+
+@pytest.mark.parametrize(("status", "why"), REFUSALS)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_refusal_before_the_file_is_read(
+    server: Emulator, status: int, why: str, is_async: bool
+) -> None:
+    """If the server refuses a file before it has read it, and hangs up, the error says why."""
+    server.faults.append(Fault(UPLOAD, None, kind="refuse", status=status))
+    large = source(bytes(8 << 20), "a.bin")
+
+    async def run() -> None:
+        async with AsyncClient(config(server)) as client:
+            await asend_once(client, sending(large))
+
+    with pytest.raises(R7MailRequestError, match=rf"{why}.*No message was sent"):
+        asyncio.run(run()) if is_async else send(server, large)
+
+    assert server.mailbox.sent == []
+    assert files(server) == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_message_refused_before_it_is_read(server: Emulator, is_async: bool) -> None:
+    """If a message is too large, the error says so, and there is no doubt that it wasn't sent."""
+    server.faults.append(Fault("Send", None, kind="refuse", status=413))
+    call = calls.send_message(subject="s", text="t", html="h" * (8 << 20), to="a@b.ru")
+
+    async def run() -> None:
+        async with AsyncClient(config(server)) as client:
+            await client.send(call)
+
+    with pytest.raises(R7MailProxyError, match="status 413"), Client(config(server)) as client:
+        asyncio.run(run()) if is_async else client.send(call)
+
+    assert paths(server).count("Send") == 1
+
+
+async def test_a_cancelled_upload_ends(server: Emulator) -> None:
+    """If the task is cancelled in the middle of an upload, the upload ends, and nothing is sent."""
+    reads, begun = 0, threading.Event()
+
+    class Endless(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal reads
+            reads += 1
+            begun.set()
+            time.sleep(0.01)
+            return bytes(1000)
+
+    opened = iter([io.BytesIO(bytes(10**6)), Endless()])
+    endless = Source("a.bin", "/data/a.bin", lambda: next(opened))
+
+    async def run() -> None:
+        async with AsyncClient(config(server)) as client:
+            await asend_once(client, sending(endless))
+
+    task = asyncio.create_task(run())
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.1)
+    before = reads
+    await asyncio.sleep(0.2)
+
+    assert reads == before
+    assert files(server) == []
+    assert server.mailbox.sent == []
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9])

@@ -30,6 +30,7 @@ import pytest
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.calls import Call
+from airflow_provider_r7mail.client.disk import add_directory, delete_documents
 from airflow_provider_r7mail.client.download import PIECE_BYTES
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
@@ -1290,6 +1291,26 @@ async def test_no_proxy_goes_past_the_proxy(
             assert await session.send(MARK) is True
 
         assert proxy.requests == []
+
+
+@pytest.mark.parametrize("at", ["server", "disk"])
+async def test_the_disk_has_its_own_exemption(
+    kind: Kind, environment: pytest.MonkeyPatch, at: str
+) -> None:
+    """NO_PROXY may have the host of the server, or of its Disk: the other is behind the proxy."""
+    with Wire() as wire, Proxy(wire.port) as proxy:
+        hosts = {"server": "127.0.0.1", "disk": "localhost"}
+        environment.setenv("http_proxy", proxy.url)
+        environment.setenv("no_proxy", hosts[at])
+        disk_url = f"http://localhost:{wire.port}"
+        async with opened(kind, wire, disk_url=disk_url) as session:
+            assert await session.send(MARK) is True
+            await session.send(delete_documents([1]))
+            await session.send(add_directory(1, "a"))
+
+        through = {request.target.partition("/api")[0] for request in proxy.requests}
+        assert through == {wire.url if at == "disk" else disk_url}
+        assert len(wire.calls) == 3
 
 
 @pytest.mark.parametrize(
