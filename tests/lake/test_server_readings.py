@@ -293,6 +293,10 @@ def readings() -> st.SearchStrategy[Readings]:
         foreign_rows=st.booleans(),
         row_per_label=st.booleans(),
         names=st.sampled_from(["documented", "camel"]),
+        token_calls=st.sampled_from([None, None, 40]),
+        dead_token=st.sampled_from(["401", "403", "406"]),
+        size_limit=st.sampled_from([None, None, 9, 60]),
+        size_refusal=st.sampled_from(["400", "413", "500"]),
     )
 
 
@@ -311,7 +315,7 @@ def server() -> Iterator[Emulator]:
 def test_any_combination(
     server: Emulator, tmp_path_factory: Any, combination: Readings, hours: int, size: int
 ) -> None:
-    """R1 to R5, R29 to R34, R42, in any combination: right rows, never silently wrong ones."""
+    """R1 to R5, R24, R29 to R34, R37, R42 combined: right rows, never silently wrong ones."""
     server.readings = combination
     end = START + hours * HOUR
     manifest = extract(server, tmp_path_factory.mktemp("out"), end, page_size=size)
