@@ -3,7 +3,8 @@
 The manual of the mail API has no upload; these are calls of the vendor's Disk API. What its upload
 answers is not known for sure, so the folder's listing decides: a file is there if it is listed with
 its size. The name on the Disk contains a hash of the content, so that a file is recognised,
-whichever try or task has uploaded it, and names never clash.
+whichever try or task has uploaded it, and something random, so that names never clash: where a new
+file replaces another of its name, the message of another task would lose its file.
 
 `Uploads` decides what to do and performs no I/O; see `client.steps`.
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from airflow_provider_r7mail.client.calls import AnswerError, Call, read_json
 from airflow_provider_r7mail.client.fields import Names
@@ -86,7 +88,8 @@ _NO_ROOM = (
 )
 _TOO_LARGE = "Have the limit raised on the server and the proxy, or send links in place of files."
 
-_UPLOADED = re.compile(r"-([0-9]{8})-[0-9a-f]{16}")
+# The last such part: the file's own name may have one, too.
+_UPLOADED = re.compile(r".*-([0-9]{8})-[0-9a-f]{16}", re.DOTALL)
 # Control characters, and what Windows or a URL would take for something else.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/\\:*?"<>|%#&;]')
 _STEM_CHARS, _SUFFIX_CHARS = 80, 12
@@ -115,7 +118,7 @@ class DiskFile:
     @property
     def uploaded(self) -> date | None:
         """The day that this package uploaded it (UTC), None for other files."""
-        found = _UPLOADED.search(self.name)
+        found = _UPLOADED.match(self.name)
         try:
             return None if found is None else datetime.strptime(found[1], "%Y%m%d").date()  # noqa: DTZ007
         except ValueError:
@@ -393,10 +396,8 @@ class Uploads:
 
     def _place(self, file: File, token: str, folder: int) -> Steps[DiskFile]:
         """Return the file on the Disk, after uploading it if it isn't there."""
-        listed: tuple[DiskFile, ...] = ()
 
         def look() -> Steps[DiskFile | None]:
-            nonlocal listed
             listed = yield from list_files(folder)
             return next((found for found in listed if _is_it(found, file, token)), None)
 
@@ -404,8 +405,7 @@ class Uploads:
         for turn in range(1, MAX_UPLOADS + 1):
             if found is not None:
                 return found
-            name = _free_name(file, token, {other.name.casefold() for other in listed})
-            call = upload(file, name, _mime_type(file), folder)
+            call = upload(file, _new_name(file, token), _mime_type(file), folder)
             try:
                 yield Ask(call)
             except R7MailRequestError as error:
@@ -444,17 +444,12 @@ def _is_it(found: DiskFile, file: File, token: str) -> bool:
     return found.uploaded is None or today - found.uploaded <= timedelta(days=REUSE_DAYS)
 
 
-def _free_name(file: File, token: str, taken: set[str]) -> str:
+def _new_name(file: File, token: str) -> str:
     """Return a name for the Disk that no other file has."""
     given = PurePosixPath(_UNSAFE.sub("_", file.source.name))
     suffix = given.suffix if len(given.suffix) <= _SUFFIX_CHARS else ""
     stem = given.name.removesuffix(suffix)[:_STEM_CHARS].strip(" .") or "file"
-    base = f"{stem}-{datetime.now(UTC):%Y%m%d}-{token}"
-    number, name = 1, f"{base}{suffix}"
-    while name.casefold() in taken:
-        number += 1
-        name = f"{base}-{number}{suffix}"
-    return name
+    return f"{stem}-{datetime.now(UTC):%Y%m%d}-{token}-{uuid4().hex[:8]}{suffix}"
 
 
 def _mime_type(file: File) -> str:

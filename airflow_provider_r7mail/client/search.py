@@ -70,7 +70,8 @@ class Search:
             for kind in ("To", "Cc", "Bcc")
         }
         self._texts = {_words(body.get("Body")), _words_of_html(body.get("HtmlBody"))}
-        self._files = sorted(file["FileName"] for file in body.get("Attachments", ()))
+        # Not how often: a file that is given twice is attached once.
+        self._files = {file["FileName"] for file in body.get("Attachments", ())}
         self._alike: list[Message] = []
         self._conflicting: list[int] = []
         self._markers = False
@@ -126,7 +127,7 @@ class Search:
     def _same_content(self, message: Message) -> bool:
         """Whether text and files are the same. Prefers the HTML: plain text is often a stopgap."""
         text = _words_of_html(message.html_body) or _words(message.body)
-        files = sorted(str(file.file_name) for file in message.attachments or ())
+        files = {str(file.file_name) for file in message.attachments or ()}
         return bool(text) and text in self._texts and files == self._files
 
     def conclude(self) -> int | None:

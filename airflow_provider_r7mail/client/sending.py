@@ -140,7 +140,7 @@ class Sending:
             marker = Marker.random()
         uploads = uploads or Uploads(sources=())
         if uploads.delete:
-            owner = uuid4().hex if marker is None else marker.recipients
+            owner = uuid4().hex if marker is None else str(marker)
             uploads = replace(uploads, owner=owner)
         return cls(
             call=call if marker is None else marker.put_into(call),

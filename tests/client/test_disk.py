@@ -41,6 +41,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailProxyError,
     R7MailRequestError,
     R7MailResponseError,
+    R7MailSendUnsettledError,
     R7MailServerError,
 )
 
@@ -210,6 +211,7 @@ HOSTILE = [
     ".csv",
     "..",
     "half of a pair \ud83d.csv",
+    "attached again-20250101-0123456789abcdef.csv",
 ]
 
 
@@ -412,9 +414,12 @@ def test_tokens_that_die(server: Emulator, after: int) -> None:
     assert len(files(server)) == 1
 
 
-def test_two_tasks_at_once(server: Emulator) -> None:
+@pytest.mark.parametrize("same_name", ["both", "replace", "refuse"])
+def test_two_tasks_at_once(server: Emulator, same_name: Any) -> None:
     """Two tasks may create the folder and upload the same file at once: both get a whole file."""
-    server.readings = Readings(disk_delay_seconds=0.2, latency_seconds=0.02)
+    server.readings = Readings(
+        disk_delay_seconds=0.2, latency_seconds=0.02, disk_same_name=same_name
+    )
     found: list[Attachment] = []
 
     def one() -> None:
@@ -427,8 +432,27 @@ def test_two_tasks_at_once(server: Emulator) -> None:
         thread.join()
 
     assert [file.size for file in found] == [len(REPORT)] * 2
+    assert {file.id for file in found} <= server.mailbox.disk.documents.keys()
     later = upload(server, source())
     assert later == upload(server, source())
+
+
+def test_an_upload_never_replaces_anothers(server: Emulator) -> None:
+    """Where a new file replaces one of its name, a task keeps the file that it has uploaded."""
+    server.readings = Readings(disk_same_name="replace")
+    upload(server, source(b"so that there is a folder"))
+    other: list[Attachment] = []
+
+    with Client(config(server)) as client:
+
+        def send_late(call: calls.Call[Any]) -> Any:
+            if call.path == UPLOAD:
+                other.extend(upload(server, source()))
+            return client.send(call)
+
+        carry_out(uploads(source()).steps(), send_late)
+
+    assert other[0].id in server.mailbox.disk.documents
 
 
 def test_old_uploads_are_not_used(server: Emulator) -> None:
@@ -641,6 +665,16 @@ def test_an_unclear_message_is_known_by_its_files(server: Emulator) -> None:
     assert sent.id == server.mailbox.messages(SENT)[0]["Id"]
 
 
+def test_an_unclear_message_with_a_file_named_twice(server: Emulator) -> None:
+    """A file that is given twice is attached once, and the message is recognised all the same."""
+    server.readings = Readings(strip_hidden=True)
+    server.faults.append(Fault("Send", kind="reset", after_acting=True))
+
+    send(server, source(), source())
+
+    assert attached(server) == [("отчёт за июнь.csv", REPORT)]
+
+
 def test_an_unclear_message_is_sent_with_its_files(server: Emulator) -> None:
     """If it isn't in the Sent folder, it is sent again with the same uploads."""
     server.mailbox.deliver(folder=SENT, subject="other", fields={"WasSent": True})
@@ -679,6 +713,43 @@ def test_files_are_deleted_after_sending(server: Emulator) -> None:
     assert len(files(server)) == 1
     assert paths(server).count("Upload") == 2
     assert paths(server).count("Delete") == 1
+
+
+def test_mapped_tasks_delete_only_their_own_files(server: Emulator) -> None:
+    """Two mapped tasks send the same file to the same person: one doesn't delete the other's."""
+    first, second = (
+        Sending.of(
+            calls.send_message(subject=f"{index}", text="t", html="<p>t</p>", to="a@b.ru"),
+            Marker.of(("reports", "run", "send"), index, ["a@b.ru"]),
+            SENT,
+            0.5,
+            uploads(source(), delete=True),
+        )
+        for index in (0, 1)
+    )
+    with Client(config(server)) as client:
+        [ready] = carry_out(first.uploads.steps(), client.send)
+        send_once(client, second)
+
+    assert server.mailbox.disk.documents.keys() == {ready.id}
+
+
+def test_files_of_an_unclear_message_stay_until_it_is_sent(server: Emulator) -> None:
+    """With `delete`, a try that ends in doubt keeps the files; the next one uses them."""
+    server.mailbox.deliver(folder=SENT, subject="other", fields={"WasSent": True})
+    server.faults.append(Fault("Send", kind="reset"))
+    server.faults.append(Fault("Messages", None, status=500))
+    recorded: list[Attempt] = []
+    with Client(config(server)) as client, pytest.raises(R7MailSendUnsettledError):
+        send_once(client, sending(source(), delete=True), record=recorded.append)
+    assert len(files(server)) == 1
+
+    server.faults.clear()
+    send(server, source(), delete=True, earlier=recorded[-1])
+
+    assert len(server.mailbox.sent) == 1
+    assert paths(server).count("Upload") == 1
+    assert files(server) == []
 
 
 def test_a_failure_to_delete_is_only_logged(
