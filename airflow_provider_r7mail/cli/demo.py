@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -54,8 +54,8 @@ def demo(
 
     Starts the emulator with an office's mail, and runs four DAGs in a real Airflow with its own
     database: mail_extract for three weeks, supplier_price_list, mail_analytics and
-    report_distribution. Then it shows what was written and sent, what to try next, and where the
-    report with the charts is.
+    report_distribution. A message comes late for its week. Then it shows what was written and sent,
+    that the late message was found, what to try next, and where the report with the charts is.
 
     It does not touch any other Airflow or mail, and leaves nothing running.
     """
@@ -81,8 +81,8 @@ def run_demo(folder: Path, *, keep: bool) -> None:
         try:
             airflow = _DemoAirflow(home, dags, server, console)
             _say_start(console, server, airflow)
-            airflow.run_all()
-            _show_demo(console, server, airflow)
+            late = airflow.run_all(server)
+            _show_demo(console, server, airflow, late)
         finally:
             server.stop()
 
@@ -157,22 +157,28 @@ class _DemoAirflow:
         (home / "airflow").mkdir(exist_ok=True)
         self.log.write_text("")
 
-    def run_all(self) -> None:
-        """Run the steps of the demo."""
+    def run_all(self, server: Emulator) -> int:
+        """Run the steps of the demo; return the id of a message that comes late for its week."""
         self._run("Airflow's database", ["db", "migrate"])
         # Just after the week: a manual run takes the last complete interval before its date. At
         # exactly midnight it would collide with the scheduled run of the next week.
-        ends = [f"{week + timedelta(weeks=1)}T00:05:00" for week in self.weeks]
+        extracts = [
+            ["dags", "test", "mail_extract", f"{week + timedelta(weeks=1)}T00:05:00"]
+            for week in self.weeks
+        ]
+        first, second, third = self.weeks
+        self._run(f"mail_extract for the weeks of {first} and {second}", *extracts[:2])
+        dated = datetime.combine(third, time(), UTC) - timedelta(minutes=5)
+        late = server.mailbox.deliver(subject="Sent from a train", date=dated)
         self._run(
-            f"mail_extract for the weeks of {self.weeks[0]}, {self.weeks[1]} and {self.weeks[2]}",
-            *(["dags", "test", "mail_extract", end] for end in ends),
-        )
-        self._run(
-            "supplier_price_list, mail_analytics and report_distribution",
+            f"mail_extract for the week of {third}, supplier_price_list, mail_analytics and "
+            "report_distribution",
+            extracts[2],
             ["dags", "test", "supplier_price_list"],
             ["dags", "test", "mail_analytics"],
             ["dags", "test", "report_distribution", f"{self.today}T06:00:00"],
         )
+        return late
 
     def _run(self, what: str, *commands: Sequence[str]) -> None:
         """Run Airflow commands; if one fails, exit with the last lines of the log."""
@@ -230,7 +236,7 @@ def _say_start(console: Console, server: Emulator, airflow: _DemoAirflow) -> Non
     console.print(str(airflow.log), soft_wrap=True, markup=False)
 
 
-def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow) -> None:
+def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow, late: int) -> None:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
@@ -261,6 +267,11 @@ def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow) -> Non
         [file] = sent["Attachments"]
         console.print(f"The report was sent as message {sent['Id']}, with {file['FileName']}.")
     messages = rows("tables/messages")
+    if late in messages["message_id"].to_pylist():
+        console.print(
+            f"Message {late} arrived after its week had been extracted. The next run looked at "
+            "that week again, and found it."
+        )
     _show_rows(console, messages)
     _show_senders(console, messages, airflow.lake / "tables/messages")
     _show_next(console, airflow)

@@ -271,6 +271,7 @@ def test_demo(tmp_path: Path) -> None:
     assert rows > 500
     assert "price_lists 1 12 " in said
     assert "marked as read and moved to folder processed" in said
+    assert re.search(r"Message \d+ arrived after its week .* looked at that week again", said)
     assert re.search(r"The report was sent as message \d+, with mail_of_[\d-]+\.csv", said)
     assert "Top senders (DuckDB)" in said
     [command] = re.findall(r"^  (.*python -c .*)$", done.stdout, re.MULTILINE)
