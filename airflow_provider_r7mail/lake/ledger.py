@@ -26,6 +26,7 @@ from airflow_provider_r7mail.lake.layout import (
 )
 from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.manifest import parse_manifest
+from airflow_provider_r7mail.lake.parquet import read_rows
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION, TABLES
 from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
@@ -221,11 +222,7 @@ def stored_ids(output: ObjectPath, mailbox: str, folder: int, window: Window) ->
     with store_errors(path):
         rows = pq.ParquetFile(pa.BufferReader(data))
         names = [name for name in ("message_id", "gone_at") if name in rows.schema_arrow.names]
-        return {
-            row["message_id"]
-            for row in rows.read(columns=names).to_pylist()
-            if row.get("gone_at") is None
-        }
+        return {row["message_id"] for row in read_rows(rows, names) if row.get("gone_at") is None}
 
 
 def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window) -> None:

@@ -21,6 +21,7 @@ from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, stor
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 # The size of a row group in memory: readers can skip or share groups of this size. Larger ones take
@@ -195,11 +196,9 @@ class ParquetWindow:
             return []
         try:
             # Without the columns that an earlier version of the package didn't write.
-            found = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(columns))
+            return read_rows(pq.ParquetFile(pa.BufferReader(data)), columns)
         except pa.ArrowException:
             return []
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
 
     def rows(self, table: str) -> Iterator[pa.RecordBatch]:
         """Yield the window's rows that an earlier run wrote, in bounded memory.
@@ -233,3 +232,12 @@ class ParquetWindow:
 
     def close(self) -> None:
         """Do nothing: no connection is open."""
+
+
+def read_rows(file: pq.ParquetFile, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a file, which may have none: pyarrow 18 can't read such a file at once."""
+    return [
+        row
+        for group in range(file.num_row_groups)
+        for row in file.read_row_group(group, columns=list(columns)).to_pylist()
+    ]
