@@ -437,9 +437,10 @@ class WindowReader(Generic[L]):
     def _is_sorted(self) -> bool:
         """Whether no message can have been passed over for want of an order by Date (R30).
 
-        One page alone has all there is; the next one is empty.
+        One page that has everything passes over nothing.
         """
-        return bool(self._traits.by_date) or self._traits.sweeps or self._sweep or self._pages < 3
+        in_one_page = self._read + self._foreign <= self._longest_page
+        return bool(self._traits.by_date) or self._traits.sweeps or self._sweep or in_one_page
 
     async def _check_order(self, rows: int) -> None:
         """Check that nothing follows after the messages read, if no Count tells (R30).
