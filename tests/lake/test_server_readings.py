@@ -309,7 +309,7 @@ def server() -> Iterator[Emulator]:
 
 @pytest.mark.slow
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(combination=readings(), hours=st.sampled_from([1, 5, 36]), size=st.sampled_from([7, 50]))
 def test_any_combination(
