@@ -53,6 +53,8 @@ def test_saving_changes_nothing(airflow_database: None, monkeypatch: pytest.Monk
         "folders": {"inbox": 24, "Готово": 15},
         "web_url": "https://mail.example.org/#folder/{folder}",
         "privacy_secret": 'of "the" test',
+        "disk_url": "https://cddisk.example.org",
+        "disk_folder": 7,
     }
     [described] = get_provider_info()["connection-types"]
     assert set(extra) == set(described["conn-fields"])
