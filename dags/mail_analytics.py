@@ -122,15 +122,16 @@ def write_marts(lake: str, zone: str) -> list[str]:
     """Build the marts, all from one reading of the tables; return their paths."""
     from mail_analytics_tables import read_tables  # noqa: PLC0415 - heavy
 
+    try:
+        ZoneInfo(zone)
+    except (ValueError, ZoneInfoNotFoundError) as error:
+        raise AirflowFailException(
+            f"params.timezone: {error}. Give a name like {TIMEZONE}."
+        ) from error
     tables = read_tables(lake, MARTS.values())
     paths = []
     for make, (table, _) in MARTS.items():
-        try:
-            mart = make(tables[table], zone)
-        except ZoneInfoNotFoundError as error:
-            raise AirflowFailException(
-                f"params.timezone: {error}. Give a name like {TIMEZONE}."
-            ) from error
+        mart = make(tables[table], zone)
         made = BytesIO()
         mart.to_parquet(made, index=False)
         paths.append(write(lake, f"{make.__name__}.parquet", made.getvalue()))

@@ -31,7 +31,9 @@ def chromium(*switches: str) -> Iterator[Browser]:
     :param switches: more of its command line.
     :raises pytest.skip.Exception: there is none; a test is skipped then.
     """
-    # The processes that fork from a test's must not pay for it.
+    # Imported here: the processes that fork from a test's must not pay for it. Not installed beside
+    # Airflow's own constraints.
+    pytest.importorskip("playwright", reason="playwright is not installed: `pip install .[dev]`.")
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
     found = next(filter(None, map(shutil.which, NAMES)), None)
