@@ -76,7 +76,7 @@ test: lint $(VENV)/clickhouse  ## everything: ruff, mypy (strict) and pytest
 
 # Three processes, since tests also wait. What pytest compiles is kept: it takes each one 6 seconds.
 test-quick: export PYTHONDONTWRITEBYTECODE :=
-test-quick: $(INSTALLED)  ## the tests that need no Airflow process, browser or database (under a minute)
+test-quick: $(INSTALLED)  ## the tests that need no Airflow process, browser or database (two and a half minutes)
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m "not slow"
 
 docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
