@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from math import inf
 
 from airflow_provider_r7mail.client.dates import MICROSECONDS
@@ -41,8 +41,8 @@ MAX_PAGES = 200
 SAMPLE_PAGES = 20
 # How often to ask for something that the server may refuse, since any answer may be an accident.
 TRIES = 3
-NOWHERE = PageRequest(moment(-2_208_988_800), moment(-2_208_988_740), 0, SAMPLE)
-"""A minute of the year 1900, which no mail is dated in."""
+NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
+"""A time that no mail is dated in: mail that is listed or counted there isn't searched for."""
 DATED = PageRequest(moment(86_400), moment(253_402_214_400), 0, 1)
 """All dates from 1970 to 9999."""
 
@@ -262,7 +262,7 @@ class Calibration:
         traits = self._traits
         if zoneless and traits.dates_offset is not None:
             raise R7MailExtractError(CHANGING_ZONE)
-        nowhere = yield from self._ask(replace(NOWHERE, size=self._size))
+        nowhere = yield from self._ask(PageRequest(*NOWHERE, 0, self._size))
         if any(date is not None for date in nowhere.dates):
             traits.settle("ignored")
             return

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_r7mail.client.calibration import (
+    NOWHERE,
     Calibration,
     Question,
 )
@@ -54,9 +54,6 @@ log = logging.getLogger(__name__)
 # a while to find that out by splitting spans.
 SPANS_AT_FIRST = 6
 PAGES_FOR_A_SPAN = 40
-
-NOWHERE = datetime(1900, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, 0, 1, tzinfo=UTC)
-"""A time that no mail is dated in: a Count above zero is not of what is searched for (R2)."""
 
 
 class HasListing(Protocol):
