@@ -226,6 +226,7 @@ class TestSend:
 
         assert len(server.mailbox.sent) == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("way", ["sync", "async"])
     def test_unclear_and_the_sent_folder_fails(self, server: Emulator, way: str) -> None:
         """After the hook nobody looks again: its error tells a person what to look for."""
@@ -318,6 +319,7 @@ class TestActions:
             R7MailHook().move_messages("inbox", [1], "nowhere")
         assert server.requests == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("answer", ["false", "500"])
     @pytest.mark.parametrize("action", ["Delete", "MoveMessage"])
     def test_repeated_after_it_had_worked(self, server: Emulator, answer: Any, action: str) -> None:

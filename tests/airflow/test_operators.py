@@ -127,6 +127,7 @@ class TestOnMessages:
         assert ids_in(server, INBOX) == [two]
         assert ids_in(server, PROCESSED) == [one]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("move_id", ["same", "new", "later", "hidden"])
     def test_move_and_find(self, server: Emulator, move_id: Any) -> None:
         """R35: with `return_new_ids`, the next task gets the ids that the mail has after a move."""

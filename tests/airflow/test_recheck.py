@@ -52,6 +52,7 @@ def run(root: Path, number: int, **options: Any) -> Any:
 # -- settling -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_window_settles(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
     """A window that has only just ended is read settle_seconds later, and the log says so."""
     end = datetime.now(UTC)
@@ -151,6 +152,7 @@ def test_ages_grow() -> None:
     assert [look.last for look in found] == [False] * 7 + [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[1], [24], [1, 24], [5, 1, 1, 30], [200]])
 def test_each_window_is_looked_at_at_each_age(lengths: list[int]) -> None:
     """Whatever the lengths of the windows, each has one look at each age, and one last look."""
@@ -181,6 +183,7 @@ def test_nothing_to_look_at() -> None:
 # -- what is found --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", ["all", "page"])
 def test_late_mail_is_found(server: Emulator, tmp_path: Path, count: Any) -> None:
     """R2: mail that comes hours after its Date is in the tables by the next looks, once."""
@@ -202,6 +205,7 @@ def test_late_mail_is_found(server: Emulator, tmp_path: Path, count: Any) -> Non
         assert found["messages"] == 3
 
 
+@pytest.mark.slow
 def test_a_look_costs_one_request(server: Emulator, tmp_path: Path) -> None:
     """Where nothing has changed, a run asks once for each window that it looks at."""
     for number in range(12):
@@ -303,6 +307,7 @@ def test_an_unfinished_window_is_left_to_its_own_run(server: Emulator, tmp_path:
     assert rows(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_recheck_that_fails(server: Emulator, tmp_path: Path) -> None:
     """If an earlier window can't be looked at, the own window is there, and the task fails."""
     for number in range(3):

@@ -251,6 +251,7 @@ def test_polls_further_and_further_apart(server: Emulator) -> None:
     assert 8 < polls(exponential_backoff=True, max_wait=timedelta(seconds=0.15)) <= 20
 
 
+@pytest.mark.slow
 def test_a_failing_server(server: Emulator, mode: str) -> None:
     """A server that keeps failing after the first poll raises the same error in every mode."""
     server.faults.append(Fault("Messages", times=None, skip=1, status=503))

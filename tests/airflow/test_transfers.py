@@ -184,6 +184,7 @@ def test_rendered_filters(
     assert result.xcom("order")["messages"] == 1
 
 
+@pytest.mark.slow
 def test_logs_have_no_mail(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
     """Whatever fails, no mail, address or token ends up in the log."""
     secret: dict[str, Any] = {

@@ -511,6 +511,7 @@ async def test_a_search_that_learns_late(server: Emulator, triggerer: Triggerer)
     assert triggerer.events[0][1]["message_ids"] == [new]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("watchers", "lookback"), [(1, 1), (2, 60)])
 async def test_an_index_that_lags(
     server: Emulator, triggerer: Triggerer, watchers: int, lookback: int
@@ -530,6 +531,7 @@ async def test_an_index_that_lags(
     assert watchers == 1 or len(searches) < 10  # not at every poll
 
 
+@pytest.mark.slow
 async def test_an_index_that_lags_in_a_flood(server: Emulator, triggerer: Triggerer) -> None:
     """R40: however many ids are remembered, a text search may lag by `index_lag`."""
     triggerer.watch(
@@ -584,6 +586,7 @@ async def test_watching_survives_failures(
     assert "a poll failed" in logged()
 
 
+@pytest.mark.slow
 async def test_a_wrong_password(
     server: Emulator, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,6 +270,7 @@ class TestReadings:
         assert report["restored"].reading is True
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("setting", "named"),
         [
@@ -341,6 +342,7 @@ class TestReadings:
         assert report.page_size <= 60
         assert report["failures"].reading == []
 
+    @pytest.mark.slow
     def test_latency(self, server: Emulator) -> None:
         """Page times are reported by size, and concurrency is suggested if requests wait."""
         fill(server.mailbox)
@@ -1155,6 +1157,7 @@ class TestWriting:
         assert report["mark_read"].level == "unknown"
         assert not [call for call in server.requests if "Mark" in call["path"]]
 
+    @pytest.mark.slow
     def test_actions_that_have_no_effect(self, server: Emulator) -> None:
         """An action that returns true but has no effect is a warning (R15)."""
         fill(server.mailbox)
@@ -1168,6 +1171,7 @@ class TestWriting:
         assert report["move"].reading == "no effect"
         assert report["restored"].level == "ok"
 
+    @pytest.mark.slow
     def test_the_disk(self, server: Emulator) -> None:
         """The Disk is checked if wanted; with a folder to write to, a file is uploaded, deleted."""
         fill(server.mailbox)
@@ -1184,6 +1188,7 @@ class TestWriting:
         assert wrote.result == "fine"
         assert server.mailbox.disk.files() == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("readings", "key", "says"),
         [
@@ -1262,6 +1267,7 @@ class TestDates:
             "1 later than the message was stored",
         ]
 
+    @pytest.mark.slow
     def test_replies(self, server: Emulator) -> None:
         """R33: it is told whether replies to listed messages are listed."""
         fill(server.mailbox, 5)
@@ -1276,6 +1282,7 @@ class TestDates:
 class TestHosts:
     """Each module of the server has a host of its own, and only one has the mail API (F7)."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("url", "mail_host"),
         [
@@ -1333,6 +1340,7 @@ class TestHosts:
 class TestReport:
     """The report can be shown to others."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "readings", [Readings(), Readings(page_cap=3, null_fields=("Subject",), ties="random")]
     )

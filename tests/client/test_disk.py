@@ -366,6 +366,7 @@ async def test_a_cancelled_upload_ends(server: Emulator) -> None:
     assert server.mailbox.sent == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.3, 0.9])
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("times", [1, 2])
@@ -380,6 +381,7 @@ def test_a_reset_in_mid_upload(server: Emulator, keep: float, stored: bool, time
     assert len(files(server)) == 1 + stored * times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -414,6 +416,7 @@ def test_tokens_that_die(server: Emulator, after: int) -> None:
     assert len(files(server)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_name", ["both", "replace", "refuse"])
 def test_two_tasks_at_once(server: Emulator, same_name: Any) -> None:
     """Two tasks may create the folder and upload the same file at once: both get a whole file."""

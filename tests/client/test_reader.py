@@ -69,6 +69,7 @@ def config_of(server: Emulator) -> ClientConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["400", "413", "500"])
 @pytest.mark.parametrize("limit", [1, 7, 60])
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -218,6 +218,7 @@ async def test_all_calls_carry_the_same_cookies(kind: Kind) -> None:
 # Retries (R16, R23).
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -296,6 +297,7 @@ async def test_waits_grow_and_differ(
     assert len({round(jitter, 6) for jitter in jitters}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["seconds", "date"])
 async def test_the_server_says_how_long_to_wait(
     kind: Kind, server: Emulator, form: str, caplog: pytest.LogCaptureFixture
@@ -328,6 +330,7 @@ async def test_hours_are_not_waited_for(kind: Kind, server: Emulator) -> None:
 PAGE = "<html>Sign in</html>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -524,6 +527,7 @@ async def test_a_token_refused_anew_is_an_error(kind: Kind, server: Emulator) ->
 REFUSALS = ["401", "500", "null_response", "no_token", "state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("error_body", ["empty", "json", "html"])
 async def test_a_refused_login_is_tried_once(
@@ -554,6 +558,7 @@ async def test_concurrent_calls_do_not_hammer_a_refused_login(
     assert server.logins == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -932,6 +937,7 @@ async def test_a_slow_server_is_waited_for(kind: Kind, server: Emulator) -> None
     assert data == b"x" * 100
 
 
+@pytest.mark.slow
 async def test_bytes_too_many_hold_up_no_run(kind: Kind) -> None:
     """A file longer than announced, whose rest looks like a response, doesn't block forever."""
     rest = _reply(b"x", "Content-Length: 1000", framed=False)
@@ -1440,6 +1446,7 @@ SECRETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

@@ -77,6 +77,7 @@ async def test_a_dead_token_is_replaced(
     assert retries == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", DEAD)
 async def test_calls_that_meet_a_dead_token_share_a_login(
     kind: Kind, server: Emulator, dead: Any
@@ -245,6 +246,7 @@ async def test_messages_of_sessions_that_end_each_other_are_sent_once(
     assert subjects == [f"{number}.{turn}" for number in (1, 2) for turn in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403, 406])
 async def test_a_session_that_is_always_ended_is_given_up(
     kind: Kind, server: Emulator, status: int, monkeypatch: pytest.MonkeyPatch
@@ -297,6 +299,7 @@ def ask(config: ClientConfig) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", ["401", "500", "null_response", "no_token", "state"])
 def test_a_wrong_password_in_many_tasks_is_tried_once(server: Emulator, refusal: Any) -> None:
     """A wrong password in many mapped tasks doesn't lock the account: it is tried once (R14)."""
@@ -420,6 +423,7 @@ def test_without_a_state_folder_the_temporary_one_is_used(
     assert len(list((tmp_path / f"r7mail-{os.getuid()}").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_login_that_hangs_holds_up_no_other(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

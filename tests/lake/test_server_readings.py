@@ -138,6 +138,7 @@ def test_right_rows(name: str, order: Any, count: Any, hours: int, tmp_path: Pat
         assert manifest["readings"][key] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("name", READINGS)
 def test_an_empty_window_is_empty(name: str, labels: bool, tmp_path: Path) -> None:
@@ -163,6 +164,7 @@ def requests_of_two(server: Emulator, output: Path, end: datetime) -> tuple[int,
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("hours", [1, 30])
 @pytest.mark.parametrize("empty", [True, False])
@@ -225,6 +227,7 @@ def test_undated_mail_hides_no_reading(name: str, tmp_path: Path) -> None:
     assert manifest["readings"]["bounds"] == FOUND[name][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", ["0001", "1500", "1970", "2038", "2555", "9999"])
 def test_wrong_clocks(year: str, tmp_path: Path) -> None:
     """R27: mail of senders with wrong clocks harms no window, and is in that of its own date."""
@@ -349,6 +352,7 @@ def box_of(*delays: tuple[datetime, timedelta], label: int | None = None) -> Mai
 SECOND = timedelta(seconds=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", [-5, 0, 3, 12])
 @pytest.mark.parametrize("local", ["local", "utc"])
 def test_days_in_a_sparse_folder(local: Any, zone: float, tmp_path: Path) -> None:
@@ -376,6 +380,7 @@ def test_nightly_mail_tells_nothing_about_days(tmp_path: Path) -> None:
     assert list(rows(manifest).values()) == [date]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "readings",
     [

@@ -541,6 +541,7 @@ def test_one_publishes_at_a_time(tmp_path: Path, bucket: Bucket, s3_url: str, st
     assert bucket.names() == []
 
 
+@pytest.mark.slow
 def test_one_publishes_at_a_time_on_a_disk_that_hosts_share(tmp_path: Path) -> None:
     """On a network disk, where `flock` is known to one host only, hosts wait for each other too."""
     log = tmp_path / "log"

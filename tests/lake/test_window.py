@@ -419,6 +419,7 @@ def liar() -> Iterator[tuple[type[_Liar], str]]:
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "whole"),
     [
@@ -915,6 +916,7 @@ def test_a_full_disk(server: Emulator, tmp_path: Path, limit: int) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_at_once(server: Emulator, tmp_path: Path) -> None:
     """Several processes that run the same window at once leave one complete result."""
     deliver(server, 30)

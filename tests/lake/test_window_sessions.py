@@ -18,6 +18,7 @@ RESETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page_size", [None, 20])
 @pytest.mark.parametrize(
     "settings",
@@ -45,6 +46,7 @@ def test_each_message_once_whatever_is_refused(
     assert set(found) == wanted_ids(mailbox)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", ["401", "403", "406"])
 def test_two_extracts_that_end_each_others_sessions(dead: Any, tmp_path: Path) -> None:
     """Two tasks of one account finish, complete, although their logins collide (R36)."""
