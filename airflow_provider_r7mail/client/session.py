@@ -48,7 +48,7 @@ from airflow_provider_r7mail.client.http import (
 )
 from airflow_provider_r7mail.client.models import Stats
 from airflow_provider_r7mail.client.threaded import ThreadedTransport
-from airflow_provider_r7mail.client.tokens import Refusals, Token, Tokens
+from airflow_provider_r7mail.client.tokens import Refusals, Token, Tokens, Verdict
 from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.exceptions import R7MailAuthError, R7MailRequestError
 
@@ -110,6 +110,20 @@ class _Base:
     def _accept(self, value: str) -> Token:
         self.stats.logins += 1
         return self._tokens.accept(value)
+
+    def _judge(
+        self, call: Call[Any], token: Token, status: int, sent: float, past: Refusals
+    ) -> Verdict:
+        """Decide what a response says of the token that the call was sent with.
+
+        :param sent: when the call was sent
+        :param past: the refusals that it has met before; this one is added
+        """
+        if status == 200:
+            self._tokens.served(call, token, sent, past)
+            return "stands"
+        past.add(status)
+        return self._tokens.judge(call, token, status, past)
 
     def _check_module(self, call: Call[Any], status: int, attempt: int) -> None:
         """Name the reason if the account can't use mail at all (R41)."""
@@ -233,8 +247,11 @@ class Client(_Base):
                 request = self._build(http, call, token)
                 response = http.send(request, stream=True)
             try:
-                if token is None or not self._is_dead(call, attempt, token, response, sent, past):
-                    self._check_module(call, response.status_code, attempt)
+                status = response.status_code
+                if token is None or not self._is_dead(
+                    call, attempt, token, response, self._judge(call, token, status, sent, past)
+                ):
+                    self._check_module(call, status, attempt)
                     yield response
                     return
             finally:
@@ -247,20 +264,9 @@ class Client(_Base):
         attempt: int,
         token: Token,
         response: httpx.Response,
-        sent: float,
-        past: Refusals,
+        verdict: Verdict,
     ) -> bool:
-        """Whether the token is dead, so that the call is to be repeated with another one.
-
-        :param sent: when the call was sent
-        :param past: the refusals that it has met
-        """
-        status = response.status_code
-        if status == 200:
-            self._tokens.served(call, token, sent, past)
-            return False
-        past.add(status)
-        verdict = self._tokens.judge(call, token, status, past)
+        """Whether the token is dead, so that the call is to be repeated with another one."""
         if verdict == "ask":
             refused = time.monotonic()
             with network(call, attempt):
@@ -269,7 +275,7 @@ class Client(_Base):
                 verdict = "stands" if self._is_alive(token, refused) else "dead"
         if verdict == "dead":
             with self._lock:
-                self._tokens.drop(token, status)
+                self._tokens.drop(token, response.status_code)
         return verdict == "dead"
 
     def _is_alive(self, token: Token, since: float) -> bool:
@@ -429,10 +435,11 @@ class AsyncClient(_Base):
                     request = self._build(http, call, token)
                     response = await http.send(request, stream=True)
                 try:
+                    status = response.status_code
                     if token is None or not await self._is_dead(
-                        call, attempt, token, response, sent, past
+                        call, attempt, token, response, self._judge(call, token, status, sent, past)
                     ):
-                        self._check_module(call, response.status_code, attempt)
+                        self._check_module(call, status, attempt)
                         yield response
                         return
                 finally:
@@ -445,16 +452,9 @@ class AsyncClient(_Base):
         attempt: int,
         token: Token,
         response: httpx.Response,
-        sent: float,
-        past: Refusals,
+        verdict: Verdict,
     ) -> bool:
         """Whether the token is dead; see `Client`."""
-        status = response.status_code
-        if status == 200:
-            self._tokens.served(call, token, sent, past)
-            return False
-        past.add(status)
-        verdict = self._tokens.judge(call, token, status, past)
         if verdict == "ask":
             refused = time.monotonic()
             with _async_network(call, attempt):
@@ -462,7 +462,7 @@ class AsyncClient(_Base):
             async with self._asking:
                 verdict = "stands" if await self._is_alive(token, refused) else "dead"
         if verdict == "dead":
-            self._tokens.drop(token, status)
+            self._tokens.drop(token, response.status_code)
         return verdict == "dead"
 
     async def _is_alive(self, token: Token, since: float) -> bool:

@@ -45,6 +45,18 @@ def alert(**values: Any) -> R7MailNotifier:
     return R7MailNotifier(**{"to": "ops@example.org", "throttle": None, **values})
 
 
+def notify(way: str, **values: Any) -> None:
+    """Call the notifier of a missed deadline, or await it: versions of Airflow do either."""
+    if way == "called":
+        alert(**values)(dict(DEADLINE))
+    else:
+
+        async def wait() -> None:
+            await alert(**values, context=dict(DEADLINE))
+
+        asyncio.run(wait())
+
+
 def subjects(server: Emulator) -> list[str]:
     """The subjects of what was sent."""
     return [sent["Subject"] for sent in server.mailbox.sent]
@@ -373,14 +385,7 @@ class TestTemplates:
         way: str,
     ) -> None:
         """The alert is sent with the default text and the template's error, which the log names."""
-        if way == "called":
-            alert(**values)(dict(DEADLINE))
-        else:
-
-            async def wait() -> None:
-                await alert(**values, context=dict(DEADLINE))
-
-            asyncio.run(wait())
+        notify(way, **values)
 
         [sent] = server.mailbox.sent
         assert sent["Subject"] == "Airflow: nightly: deadline missed"
@@ -462,14 +467,7 @@ class TestHangingServer:
         monkeypatch.setattr("airflow_provider_r7mail.client.account.TURN_SECONDS", 0.2)
         server.faults.append(Fault(path, kind="slow", seconds=5))
         begun = time.monotonic()
-        if way == "called":
-            alert()(dict(DEADLINE))
-        else:
-
-            async def wait() -> None:
-                await alert(context=dict(DEADLINE))
-
-            asyncio.run(wait())
+        notify(way)
         took = time.monotonic() - begun
         alert(subject="next")(dict(DEADLINE))
 
@@ -700,14 +698,7 @@ class TestFailure:
         way: str,
     ) -> None:
         """The mistake is logged; nothing is raised and nothing is sent."""
-        if way == "called":
-            alert(**values)(dict(DEADLINE))
-        else:
-
-            async def wait() -> None:
-                await alert(**values, context=dict(DEADLINE))
-
-            asyncio.run(wait())
+        notify(way, **values)
 
         assert text in logged()
         assert server.mailbox.sent == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from tests.lake.support import (
     START,
     WINDOW,
     config,
+    die_at,
     files,
     published,
     run_children,
@@ -53,18 +53,7 @@ def extract(url: str, root: Path) -> dict[str, Any]:
 
 def extract_until(url: str, root: Path, event: str, number: int) -> None:
     """Extract, and die at an audit event of Python."""
-    count = 0
-
-    def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if name == event and str(root) in str(arguments):
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), 9)
-
-    import sys  # noqa: PLC0415 - only here: a hook can't be removed
-
-    sys.addaudithook(watch)
+    die_at(root, event, number)
     extract(url, root)
 
 

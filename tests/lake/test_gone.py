@@ -32,6 +32,7 @@ from tests.lake.support import (
     START,
     WINDOW,
     config,
+    die_at,
     files,
     published,
     run_children,
@@ -292,19 +293,7 @@ def test_another_key(server: Emulator, tmp_path: Path, rows: Reader, kind: str) 
 
 def extract_until(url: str, root: Path, event: str, number: int) -> None:
     """Extract, and die at an audit event of Python."""
-    import os  # noqa: PLC0415 - only here: a hook can't be removed
-    import sys  # noqa: PLC0415
-
-    count = 0
-
-    def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if name == event and str(root) in str(arguments):
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), 9)
-
-    sys.addaudithook(watch)
+    die_at(root, event, number)
     extract(url, root, privacy=Privacy.build({"addresses": "hash"}, "secret"))
 
 

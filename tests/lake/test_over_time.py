@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +26,7 @@ from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.recheck import looks, recheck
 from airflow_provider_r7mail.lake.repair import repair
 from airflow_provider_r7mail.lake.window import extract_window
-from tests.lake.support import START, config, run_children
+from tests.lake.support import START, config, die_at, run_children
 
 HOUR = timedelta(hours=1)
 HORIZON = timedelta(hours=4)
@@ -215,14 +213,6 @@ async def audit_and_repair(client: AsyncClient, root: Path) -> None:
 
 def die_in(url: str, root: Path, kind: str, event: str, number: int) -> None:
     """Run the fifth hour and its rechecks, or repair; die at an audit event of Python."""
-    count = 0
-
-    def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if name == event and str(root) in str(arguments):
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), 9)
 
     async def connected() -> None:
         async with AsyncClient(config(url)) as client:
@@ -231,7 +221,7 @@ def die_in(url: str, root: Path, kind: str, event: str, number: int) -> None:
             else:
                 await run(client, root, 4, "keep")
 
-    sys.addaudithook(watch)
+    die_at(root, event, number)
     asyncio.run(connected())
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_r7mail.client import calls
@@ -291,6 +292,15 @@ class Inquiry:
         if not labels and self.traits.labels == "left out":
             labels = None
         call = self.list_call(size, offset, start, end, labels, folder, zone=zone)
+        again = partial(
+            self.fetch,
+            offset=offset,
+            start=start,
+            end=end,
+            labels=labels,
+            folder=folder,
+            zone=zone,
+        )
         try:
             (envelope, as_named), answer = self.ask(call, tries)
         except R7MailRequestError as error:
@@ -302,27 +312,10 @@ class Inquiry:
                 self._note_refusal(size, error)
                 raise
             else:
-                page = self.fetch(
-                    max(size // 5, 1),
-                    offset=offset,
-                    start=start,
-                    end=end,
-                    labels=labels,
-                    folder=folder,
-                    zone=zone,
-                )
+                page = again(max(size // 5, 1))
                 self._note_refusal(size, error)
                 return page
-            return self.fetch(
-                size,
-                offset=offset,
-                start=start,
-                end=end,
-                labels=labels,
-                folder=folder,
-                tries=tries,
-                zone=zone,
-            )
+            return again(size, tries=tries)
         self.served_size = max(self.served_size, size)
         items = [item if isinstance(item, Mapping) else {} for item in envelope["Items"]]
         page = Page(
