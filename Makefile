@@ -10,8 +10,11 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# Two processes, each with an Airflow of its own; in the order of names, so that no long one is last.
-AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes, each with an Airflow of its own, since tests also wait; in the order of names, so
+# that no long one is last.
+AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# What Python compiles is kept: tests start many processes, and it takes each one seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What is tested, each in an environment .venv-<name>: pairs of Airflow and Python with the newest of
 # all else that works; Airflow within its own constraints, as its images have it; the lowest of what
@@ -74,10 +77,8 @@ test: lint $(VENV)/clickhouse  ## everything: ruff, mypy (strict) and pytest
 	@$(MAKE) --silent --keep-going browser postgres 2>/dev/null || true
 	$(BIN)/python -m pytest $(AT_ONCE)
 
-# Three processes, since tests also wait. What pytest compiles is kept: it takes each one 6 seconds.
-test-quick: export PYTHONDONTWRITEBYTECODE :=
-test-quick: $(INSTALLED)  ## the tests that need no Airflow process, browser or database (two and a half minutes)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m "not slow"
+test-quick: $(INSTALLED)  ## the tests that need no Airflow process, browser or database (under a minute)
+	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow"
 
 docs: $(INSTALLED)  ## build the documentation, in English and Russian, into docs/_build
 	@for language in en ru; do \

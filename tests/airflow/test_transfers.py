@@ -544,9 +544,9 @@ def test_a_time_out_is_never_lost(server: Emulator, tmp_path: Path) -> None:
         server.mailbox.deliver(
             date=START + timedelta(seconds=number), attachments=[("a", b"x", "")]
         )
-    for place in range(20):
+    for place in range(10):
         output = tmp_path / str(place)
-        with pytest.raises(AlarmError), alarm(0.2 + place * 0.05):
+        with pytest.raises(AlarmError), alarm(0.2 + place * 0.1):
             to_parquet(output, attachments_path=f"{output}/files", page_size=20)
         assert not list(output.rglob("_manifest.json"))
         assert not [path for path in output.rglob("*") if path.name.startswith("_staged")]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from airflow_provider_r7mail.client.check import Report, check_server, inquiry
 from airflow_provider_r7mail.client.check.hosts import advice, find_hosts, hosts_of, summary_of
 from airflow_provider_r7mail.client.check.inquiry import MAX_REQUESTS, MAX_WRITE_REQUESTS
+from airflow_provider_r7mail.client.check.questions import actions
 from airflow_provider_r7mail.client.check.questions.bounds import (
     ALL_BOUNDS,
     Bounds,
@@ -124,6 +126,24 @@ def calls_of(server: Emulator, act: Callable[[dict[str, Any]], None]) -> Iterato
     server.on_request = on_request
     yield
     server.on_request = None
+
+
+@cache
+def report_of(readings: Readings) -> Report:
+    """Check a filled mailbox of a kind of server, which must change nothing in it."""
+    mailbox = Mailbox()
+    fill(mailbox)
+    before = mailbox.messages(INBOX)
+    with Emulator(mailbox, readings) as server:
+        report = run(server)
+    assert mailbox.messages(INBOX) == before
+    return report
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Don't wait a whole second for a moved message to get another id."""
+    monkeypatch.setattr(actions, "ID_SECONDS", 0.05)
 
 
 class TestReadings:
@@ -231,18 +251,11 @@ class TestReadings:
         ],
         ids=str,
     )
-    def test_it_is_named(
-        self, server: Emulator, setting: dict[str, Any], key: str, named: object
-    ) -> None:
+    def test_it_is_named(self, setting: dict[str, Any], key: str, named: object) -> None:
         """What the server does at an open point is named, read-only (R1 to R5, R12, R16, R17)."""
-        fill(server.mailbox)
-        server.readings = Readings(**setting)
-        before = server.mailbox.messages(INBOX)
-
-        report = run(server)
+        report = report_of(Readings(**setting))
 
         assert report[key].reading == named, report[key]
-        assert server.mailbox.messages(INBOX) == before
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -256,6 +269,7 @@ class TestReadings:
         ],
         ids=str,
     )
+    @pytest.mark.usefixtures("hurry")
     def test_it_is_named_by_writing(
         self, server: Emulator, setting: dict[str, Any], key: str
     ) -> None:
@@ -1055,6 +1069,7 @@ class TestFailures:
             run(server)
 
 
+@pytest.mark.usefixtures("hurry")
 class TestWriting:
     """After `--write`, the mailbox is as it was."""
 

@@ -169,7 +169,7 @@ def read(
 
 @settings(
     phases=[Phase.explicit, Phase.generate],
-    max_examples=3000,
+    max_examples=1000,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -103,7 +103,7 @@ file_names = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(deadline=None)
 @given(st.lists(file_names, max_size=6, unique=True))
 @example(HOSTILE)
 def test_names_are_safe_and_never_collide(names: list[str]) -> None:

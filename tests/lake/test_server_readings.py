@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def mailbox(*, days: int = 5, empty: bool = False, labels: bool = True) -> Mailb
     for number in range(20):
         box.deliver(folder=OTHER_FOLDER, date=START + number * HOUR / 10)
     return box
+
+
+unchanged = cache(mailbox)
+"""A mailbox for all tests that change nothing in it."""
 
 
 def wanted(box: Mailbox, end: datetime) -> dict[int, datetime]:
@@ -127,7 +132,7 @@ FOUND = {
 @pytest.mark.slow
 def test_right_rows(name: str, order: Any, count: Any, hours: int, tmp_path: Path) -> None:
     """R29 to R34, R42, R43: a window has its messages with their dates, however it is read."""
-    box, end = mailbox(), START + hours * HOUR
+    box, end = unchanged(), START + hours * HOUR
     readings = Readings(**{**vars(READINGS[name]), "sort_one": order, "count": count})
     with Emulator(box, readings) as server:
         manifest = extract(server, tmp_path, end, page_size=20)
@@ -250,7 +255,7 @@ def test_wrong_clocks(year: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_message_by_message(name: str, bounds: str) -> None:
     """R29 to R34, R43: sensors, triggers and hooks see each matching message once, too."""
-    box = mailbox()
+    box = unchanged()
     window = {
         "both": {"start": START, "end": START + 30 * HOUR},
         "start": {"start": START},
@@ -306,7 +311,7 @@ def readings() -> st.SearchStrategy[Readings]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Emulator]:
     """One server for all combinations."""
-    with Emulator(mailbox()) as running:
+    with Emulator(unchanged()) as running:
         yield running
 
 

@@ -48,7 +48,6 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 DATE = "2025-06-01T00:00:00Z"
 # No shrinking: failing examples are small enough.
 quick = settings(
-    max_examples=400,
     phases=[Phase.explicit, Phase.generate],
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -453,7 +453,7 @@ async def test_reconciliation(
 @pytest.mark.slow
 async def test_steady_coming_and_going_is_no_error(server: Emulator, tmp_path: Path) -> None:
     """R6: it's no error if mail keeps leaving unread and arriving where all was read."""
-    there = set(deliver(server, 600))
+    there = set(deliver(server, 300))
     box = server.mailbox
     server.readings = Readings(sort_one="ascending")
 

@@ -421,8 +421,9 @@ def test_a_count_of_few_unread_messages_is_told(
     assert "less than the messages of its own page" in caplog.text
 
 
-@pytest.mark.parametrize("cap", [None, 3, 10])
-@pytest.mark.parametrize("count_form", ["number", "text"])
+@pytest.mark.parametrize(
+    ("cap", "count_form"), [(None, "number"), (None, "text"), (3, "number"), (10, "text")]
+)
 def test_a_count_of_repeated_rows_is_right(
     cap: int | None, count_form: Any, tmp_path: Path
 ) -> None:

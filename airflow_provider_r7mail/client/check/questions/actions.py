@@ -28,7 +28,7 @@ _CROWDED = 3
 _RESTORE_TRIES = 3
 # A moved message may be listed only some time later, and get its new id even later (F12, R35).
 _MOVE_PAUSES = (0.0, 0.25, 0.75, 2.0)
-_ID_SECONDS = 1.0
+ID_SECONDS = 1.0
 _LOST_PAUSES = (0.0, 0.5, 1.5, 5.0, 15.0, 30.0)
 
 _LOOKS = "Fails unless the response is `true`; after a retry, checks the listing."
@@ -169,7 +169,7 @@ class Loan:
             when = "at once"
             if there.key == self._before.key:
                 self._try_refusals()
-                time.sleep(_ID_SECONDS)
+                time.sleep(ID_SECONDS)
                 there, when = self.look(self._away) or there, "later"
             changed = there.key != self._before.key
             self._bring_home()
@@ -271,7 +271,7 @@ def move_id_of(changed: bool, when: str) -> Verdict:
     """
     if changed:
         return "note", f"new {when}", f"changes {when}: ids read before become invalid"
-    return "ok", "same", f"the same {_ID_SECONDS:g} s later"
+    return "ok", "same", f"the same {ID_SECONDS:g} s later"
 
 
 QUESTIONS = (Actions,)
