@@ -32,6 +32,8 @@ AIRFLOW_TESTS := tests/test_package.py tests/lake/test_storage.py \
 	$(addprefix tests/airflow/test_,connection_form.py connection.py hooks.py operators.py sensors.py transfers.py)
 # They start Airflow's API server, which newer versions of its libraries break in 3.0 and 3.2.
 DAGS := tests/airflow/test_dags.py tests/airflow/test_analytics.py
+# It opens SQLite through SQLAlchemy: 2.1 is in the newest environments, 2.0 in that of 3.1.
+ICEBERG := tests/lake/test_iceberg.py
 
 .PHONY: help install demo test test-quick test-matrix $(NEWEST:%=test-%) $(OFFICIAL:%=test-%) $(LOWEST:%=test-%) $(OLDER:%=test-%) lint browser postgres docs wheelhouse pictures bench scale constraints clean
 
@@ -92,7 +94,7 @@ $(NEWEST:%=test-%): test-%: .venv-%/installed browser postgres
 	.venv-$*/bin/python -m pytest $(AT_ONCE)
 
 $(OFFICIAL:%=test-%) $(LOWEST:%=test-%) $(OLDER:%=test-%): test-%: .venv-%/installed  ## such as test-3.0.6
-	.venv-$*/bin/python -m pytest $(AT_ONCE) $(AIRFLOW_TESTS) $(if $(filter 3.% newest-3.1.%,$*),$(DAGS))
+	.venv-$*/bin/python -m pytest $(AT_ONCE) $(AIRFLOW_TESTS) $(if $(filter 3.% newest-3.1.%,$*),$(DAGS)) $(if $(filter newest-3.1.%,$*),$(ICEBERG))
 
 NEW_VENV = @echo "Installing into .venv-$* ..." && $(call OF_VERSION,$(1)) -m venv .venv-$*
 
@@ -115,7 +117,7 @@ $(LOWEST:%=.venv-%/installed): .venv-%/installed: pyproject.toml | $(INSTALLED)
 
 $(OLDER:%=.venv-%/installed): .venv-%/installed: pyproject.toml | $(INSTALLED)
 	$(call NEW_VENV,3.12)
-	@.ci/install .venv-$* apache-airflow==$(lastword $(subst -, ,$*)) $(BEARS_$*) -e '.[analytics,tests]'
+	@.ci/install .venv-$* apache-airflow==$(lastword $(subst -, ,$*)) $(BEARS_$*) -e '.[analytics,iceberg,tests]'
 	@touch $@
 
 # What `make wheelhouse` collects: `make wheelhouse AIRFLOW=3.3.1 PYTHON=3.12 EXTRAS=google,iceberg`.

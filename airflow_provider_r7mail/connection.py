@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import json
 import math
@@ -16,7 +15,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 from airflow_provider_r7mail import get_provider_info
 from airflow_provider_r7mail.assets import mailbox_uri
 from airflow_provider_r7mail.client.http import ClientConfig
-from airflow_provider_r7mail.client.parameters import read_id, read_seconds
+from airflow_provider_r7mail.client.parameters import parse_literal, read_id, read_seconds
 from airflow_provider_r7mail.compat import amask_secret, mask_secret
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
@@ -141,7 +140,7 @@ class _Fields:
         value = self.extra.get("cert")
         if value is None:
             return None
-        value = _parsed(value)
+        value = parse_literal(value)
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)) or not all(
             isinstance(part, str) and part.strip() for part in parts
@@ -202,7 +201,7 @@ class _Fields:
         return number
 
     def folders(self) -> dict[str, int]:
-        value = _parsed(self.extra.get("folders", {}))
+        value = parse_literal(self.extra.get("folders", {}))
         example = 'Give an object of names and ids, like {"inbox": 24, "processed": 15}.'
         if not isinstance(value, Mapping):
             raise self.wrong("folders", f"not an object. {example}")
@@ -215,18 +214,6 @@ class _Fields:
                 raise self.wrong("folders", f"the name {name!r} looks like an id. Use another.")
             folders[name] = number
         return folders
-
-
-def _parsed(value: Any) -> Any:
-    """Parse a field's value from text: JSON, or Python as Airflow 2's form shows it."""
-    if not isinstance(value, str):
-        return value
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return value
 
 
 def config_from_connection(connection: Connection) -> Settings:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import operator
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Number
+from typing import Any
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
@@ -43,22 +45,31 @@ def need_text(value: object, name: str) -> str:
 
 
 def read_texts(value: object, name: str) -> tuple[str, ...]:
-    """Read texts: one, a list, or the text that a template makes of a list of texts.
+    """Read texts: one, a list, or the text that a template makes of a list.
 
     :param value: the texts; None and empty text mean none
     :param name: the parameter's name, for the error
     :raises R7MailConfigError: one of them is not a text, as in `read_text`
     """
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            listed = ast.literal_eval(value.strip())  # which reads JSON's lists of texts, too
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            listed = None
-        if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
-            value = listed
+    if isinstance(value, str) and isinstance(listed := parse_literal(value), (list, tuple)):
+        value = listed
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         value = [value]
     return tuple(text for item in value if (text := read_text(item, name)))
+
+
+def parse_literal(value: Any) -> Any:
+    """Return what a text stands for in JSON or Python; anything else, or plain text, unchanged.
+
+    Templates and Airflow 2's form make Python of lists.
+    """
+    if isinstance(value, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    return value
 
 
 def read_id(value: object) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -77,9 +77,12 @@ def extract(root: Path | str, start: datetime, end: datetime | None = None, **op
     return operator.execute(context)
 
 
-def rename_logins(tables: Path) -> list[str]:
-    """Give the only mailbox's tables to logins that look like numbers, and one that doesn't."""
-    logins = ["007", "7", "1001", "1e5", "ann"]
+# Most look like numbers.
+LOGINS = ("007", "7", "1001", "1e5", "ann")
+
+
+def rename_logins(tables: Path, logins: Sequence[str] = LOGINS) -> list[str]:
+    """Give the only mailbox's tables to other logins."""
     for table in tables.iterdir():
         [home] = table.iterdir()
         for login in logins:
@@ -89,4 +92,4 @@ def rename_logins(tables: Path) -> list[str]:
         manifest = json.loads(path.read_text())
         manifest["mailbox"] = path.parts[-4].removeprefix("mailbox=")
         path.write_text(json.dumps(manifest))
-    return logins
+    return list(logins)

@@ -155,7 +155,7 @@ def test_logins_of_digits_are_text(server: Emulator, lake: Path, analyse: Analys
 def test_tables_on_s3_are_read_once(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On S3 the tables are listed at once and each file is read once, with no look before it."""
+    """On S3 the tables are listed once, and each file is read once for all marts."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
     moto.start()
     url = "http://{}:{}".format(*moto.get_host_and_port())
@@ -164,19 +164,23 @@ def test_tables_on_s3_are_read_once(
     monkeypatch.setenv("AIRFLOW_CONN_S3_ANALYTICS", json.dumps(connection))
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
     boto3.client("s3", **keys, **extra).create_bucket(Bucket="mail")
-    module = load("mail_analytics_tables", SOURCE / "mail_analytics_tables.py")
+    monkeypatch.syspath_prepend(str(SOURCE))
+    write_marts: Any = load("mail_analytics", SOURCE / "mail_analytics.py").dag.task_dict[
+        "write_marts"
+    ]
     try:
         for day in range(4):
             server.mailbox.deliver(date=MONDAY + day * DAY, attachments=[("a.txt", b"1", "x/y")])
             extract("s3://s3_analytics@mail/tables", MONDAY + day * DAY)
         with caplog.at_level("INFO", logger="werkzeug"):
             caplog.clear()
-            tables = module.read_tables("s3://s3_analytics@mail", [("attachments", ["size"])])
-        asked = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+            marts = write_marts.python_callable("s3://s3_analytics@mail", "UTC")
+        requests = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+        asked = [line for line in requests if "tables" in line]
     finally:
         moto.stop()
 
-    assert [len(rows) for rows in tables.values()] == [4, 4]
+    assert len(marts) == 5
     assert len([line for line in asked if "list-type=2" in line]) == 2
     assert len(asked) == 2 + 2 * 4, asked
 

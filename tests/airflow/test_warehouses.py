@@ -396,11 +396,18 @@ def logins(ask: Ask, schema: str) -> list[str]:
     return messages
 
 
+def keep_whole_numbers(mail: Path, digits: list[str]) -> None:
+    """Remove the mailboxes that may keep an engine from reading all logins as numbers."""
+    for login in {*digits} - {"1001", "7"}:
+        for table in TABLES:
+            shutil.rmtree(mail / table / f"mailbox={login}")
+
+
 def test_logins_of_digits_are_text_in_duckdb(mail: Path, digits: list[str], duck: Ask) -> None:
     """007, 7 and 1e5 are mailboxes of their own, as is one that isn't a number."""
     assert logins(duck, "") == digits
-    shutil.rmtree(mail / "messages/mailbox=ann")
-    assert duck("SELECT DISTINCT mailbox FROM messages WHERE mailbox LIKE '0%'") == [("007",)]
+    keep_whole_numbers(mail, digits)
+    assert logins(duck, "") == ["1001", "7"]
 
 
 def test_logins_of_digits_are_text_in_clickhouse(
@@ -428,10 +435,15 @@ def test_logins_of_digits_are_text_in_pandas(mail: Path, digits: list[str]) -> N
     """What the page says about pandas is right."""
     page = (SQL.parent / "en/warehouses.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(import pandas.*?)```", page, re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code.replace("/data/mail", str(mail)), names)
 
-    assert sorted(set(names["messages"]["mailbox"].astype(str))) == digits
+    def seen() -> list[str]:
+        names: dict[str, Any] = {}
+        exec(code.replace("/data/mail", str(mail)), names)
+        return sorted(set(names["messages"]["mailbox"]))
+
+    assert seen() == digits
+    keep_whole_numbers(mail, digits)
+    assert seen() == ["1001", "7"]
 
 
 def latest(request: pytest.FixtureRequest, root: Path, engine: str) -> Ask:

@@ -1213,13 +1213,26 @@ async def test_a_refused_certificate_comes_with_its_reason(
     assert "Set verify" not in str(caught.value)
 
 
-async def test_an_authority_without_key_usage_works(kind: Kind, tmp_path: Path) -> None:
-    """My company's CA without key usage works with `verify`, on Python 3.13, too."""
+@pytest.mark.parametrize("known", ["in verify", "to the system"])
+async def test_an_authority_without_key_usage_works(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    """My company's CA without key usage works, on Python 3.13, too."""
     company = Certificates(tmp_path)
     for name in ("ca", "server"):
         company.make(name, key_usage=False)
+    create = ssl.create_default_context
+
+    def create_as_3_13_does(*args: Any, **options: Any) -> ssl.SSLContext:
+        context = create(*args, **options)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", create_as_3_13_does)
+    monkeypatch.setenv("SSL_CERT_FILE", company.path("ca-cert"))
+    verify = company.path("ca-cert") if known == "in verify" else True
     with Wire(tls=company.server()) as wire:
-        async with opened(kind, wire, verify=company.path("ca-cert")) as session:
+        async with opened(kind, wire, verify=verify) as session:
             assert await session.send(MARK) is True
 
 

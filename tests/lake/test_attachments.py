@@ -172,6 +172,9 @@ def test_ordinary_names_stay() -> None:
         (("*.xls", 2025), ["1.xls", "2025"], ["20251"]),
         ("['*.xls', '*.csv']", ["a.xls", "b.csv"], ["*", "x", "c.pdf"]),
         ('["*.{xls,csv}"]', ["a.xls", "b.csv"], ["x", "c.pdf"]),
+        ("['*.xls', None, 2025]", ["a.xls", "2025"], ["b.csv"]),
+        (' ["*.xls", null]', ["a.xls"], ["b.csv"]),
+        ("('*.xls', '*.csv')", ["a.xls", "b.csv"], ["c.pdf"]),
         ("[0-9]*.csv", ["1.csv"], ["a.csv"]),
         ("*.xlsx;*.xls; *.csv;", ["a.xlsx", "b.XLS", "c.csv"], ["a.xlsx;b.pdf", ""]),
         ("a[;]b*", ["a;b.c"], ["a", "b1"]),
@@ -193,6 +196,7 @@ def test_patterns(pattern: Any, wanted: list[str], unwanted: list[str]) -> None:
 def test_a_wrong_pattern() -> None:
     """An invalid regular expression is an error that names the parameter."""
     wrong: list[Any] = ["^(", ["*.csv", "^("], 5 * "{0,1,2,3,4,5}", "None", [None, ["*"]], {"a": 1}]
+    wrong += ["['*', ['*.csv']]", "[true]"]
     for pattern in wrong:
         with pytest.raises(R7MailConfigError, match="attachment_pattern"):
             name_filter(pattern)

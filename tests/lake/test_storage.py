@@ -336,6 +336,34 @@ def test_without_the_right_to_list_the_bucket(
     remove(path)
     assert bucket.names() == []
 
+    refused: list[str] = []
+
+    def once(name: str, _: dict[str, Any]) -> bool:
+        refused.extend([name] * (name == "put_object"))
+        return name == "put_object" and len(refused) == 1
+
+    # Another run's lock, which it releases before anybody can look at it.
+    forbid(monkeypatch, folder.fs, "PreconditionFailed", once)
+    with locked(folder, "it"):
+        assert bucket.names() == ["lake/_locks/it"]
+    assert len(refused) == 2
+
+
+def test_without_the_right_to_look_at_a_lock(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the right to read the lock just made, the error comes at once and names it."""
+    folder = ObjectStoragePath("s3://s3@mail/lake")
+    forbid(monkeypatch, folder.fs, "403", lambda name, _: name == "head_object")
+    started = time.monotonic()
+
+    with (
+        pytest.raises(PermissionError, match=r"HeadObject s3://mail/lake/_locks/it: Forbidden"),
+        locked(folder, "it"),
+    ):
+        pytest.fail("not locked")
+    assert time.monotonic() - started < locks.LOCK_SECONDS
+
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     """Files have the permissions of the umask, not a temporary file's 0600."""
@@ -523,6 +551,7 @@ def _hold(folder: str, options: dict[str, Any], log: str, host: int = 0) -> None
         with locked(UPath(folder, **options), "it"), Path(log).open("a") as file:
             file.write("in\n")
             file.flush()
+            time.sleep(0.005)  # for another process to come in, if it can
             file.write("out\n")
 
 
