@@ -1,4 +1,4 @@
-"""What a task copies and where to: its OpenLineage datasets, and the extra of its asset events.
+"""What a task reads and writes: its OpenLineage datasets, and the extra of its asset events.
 
 `assets` decides what folders are called. OpenLineage is imported only when its provider asks for
 datasets, so it need not be installed.
@@ -78,12 +78,7 @@ class Output:
             SchemaDatasetFacetFields,
         )
 
-        scheme, _, rest = url.partition("://")
-        if scheme == "file":
-            namespace, name = scheme, rest
-        else:
-            bucket, _, name = rest.partition("/")
-            namespace = f"{scheme}://{bucket}"
+        namespace, name = _dataset_name(url)
         facets: dict[str, DatasetFacet] = {"dataSource": _data_source(namespace)}
         if self.columns is not None:
             facets["schema"] = SchemaDatasetFacet(
@@ -97,9 +92,7 @@ class Output:
             numbers["outputStatistics"] = OutputStatisticsOutputDatasetFacet(
                 rowCount=self.rows, size=self.size, fileCount=self.files
             )
-        return OutputDataset(
-            namespace=namespace, name=name or "/", facets=facets, outputFacets=numbers
-        )
+        return OutputDataset(namespace=namespace, name=name, facets=facets, outputFacets=numbers)
 
 
 @dataclass(slots=True)
@@ -126,7 +119,7 @@ class Copy:
         from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
 
         return OperatorLineage(
-            inputs=[_input(self.source)],
+            inputs=[_folder_input(self.source)],
             outputs=[output.openlineage(url) for url, output in self.outputs],
         )
 
@@ -200,14 +193,35 @@ def _written(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return written
 
 
-def _input(uri: str) -> InputDataset:
+def files_read(urls: Iterable[str]) -> OperatorLineage[Any, Any]:
+    """Return the files that a task reads, for an operator's `get_openlineage_facets_on_complete`.
+
+    :param urls: their URLs, without Airflow connections
+    """
+    from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
+
+    return OperatorLineage(inputs=[_input(*_dataset_name(url)) for url in urls])
+
+
+def _dataset_name(url: str) -> tuple[str, str]:
+    """Return namespace and name by OpenLineage's conventions for files and object stores."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "file":
+        return scheme, rest
+    bucket, _, name = rest.partition("/")
+    return f"{scheme}://{bucket}", name or "/"
+
+
+def _folder_input(uri: str) -> InputDataset:
+    named = openlineage_dataset(uri)
+    return _input(named.namespace, named.name)
+
+
+def _input(namespace: str, name: str) -> InputDataset:
     from airflow.providers.common.compat.openlineage.facet import InputDataset  # noqa: PLC0415
 
-    named = openlineage_dataset(uri)
     return InputDataset(
-        namespace=named.namespace,
-        name=named.name,
-        facets={"dataSource": _data_source(named.namespace)},
+        namespace=namespace, name=name, facets={"dataSource": _data_source(namespace)}
     )
 
 

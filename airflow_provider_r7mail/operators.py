@@ -38,6 +38,7 @@ from airflow_provider_r7mail.tries import Tries, is_retry
 
 if TYPE_CHECKING:
     import jinja2
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_r7mail.client.session import AsyncClient
     from airflow_provider_r7mail.compat import Context
@@ -150,6 +151,7 @@ class R7MailSendOperator(_SendingOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"html_content": "html"}
     html_fields: ClassVar[frozenset[str]] = frozenset({"html_content"})
     ui_color = "#e6eef8"
+    _urls: Sequence[str] = ()  # of the files, once `execute` knows them
 
     def __init__(
         self,
@@ -213,6 +215,7 @@ class R7MailSendOperator(_SendingOperator):
             ),
         )
         uploads = find_uploads(self.files, self.after_sending, hook.settings, storage_conn_id)
+        self._urls = [source.where for source in uploads.sources]
         body = call.body or {}
         numbers = [len(body[name]) for name in ("To", "Cc", "Bcc", "Attachments")]
         numbers[-1] += len(uploads.sources)
@@ -241,6 +244,14 @@ class R7MailSendOperator(_SendingOperator):
                 *numbers,
             )
         return {"id": sent.id, "accepted": True}
+
+    def get_openlineage_facets_on_complete(
+        self, task_instance: Any
+    ) -> OperatorLineage[Any, Any] | None:
+        """Return the files, for OpenLineage; after a failure, as far as they are known."""
+        from airflow_provider_r7mail.lineage import files_read  # noqa: PLC0415 - storage layers
+
+        return files_read(self._urls) if self._urls else None
 
 
 class R7MailForwardOperator(_SendingOperator):

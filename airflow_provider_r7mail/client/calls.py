@@ -189,7 +189,8 @@ def list_messages(
 
 def glance(call: Call[Any]) -> Call[bytes]:
     """Return the cheapest request that the server must answer if it has answered this listing."""
-    return replace(call, body={**(call.body or {}), "offset": 0, "size": 1}, parse=bytes)
+    body = None if call.body is None else {**call.body, "offset": 0, "size": 1}
+    return replace(call, body=body, parse=bytes)
 
 
 def send_message(

@@ -4,7 +4,9 @@ The manual of the mail API has no upload; these are calls of the vendor's Disk A
 answers is not known for sure, so the folder's listing decides: a file is there if it is listed with
 its size. The name on the Disk contains a hash of the content, so that a file is recognised,
 whichever try or task has uploaded it, and something random, so that names never clash: where a new
-file replaces another of its name, the message of another task would lose its file.
+file replaces another of its name, the message of another task would lose its file. If the files are
+deleted after sending, their names also contain a hash of the message, by which later tries find
+them.
 
 `Uploads` decides what to do and performs no I/O; see `client.steps`.
 """
@@ -54,7 +56,7 @@ REUSE_DAYS = 7
 """A file uploaded longer ago is not used again, but uploaded anew: old ones may be deleted."""
 
 MAX_UPLOADS = 4
-"""Attempts to upload a file in one try of a task."""
+"""Attempts to upload a file, or to create the folder, in one try of a task."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
@@ -86,13 +88,14 @@ _NO_ROOM = (
     "The account's quota may be used up, the file too large, or the folder not writable: check the "
     "Disk in the web client."
 )
+_NOT_SENT = "No message was sent."
 _TOO_LARGE = "Have the limit raised on the server and the proxy, or send links in place of files."
 
 # The last such part: the file's own name may have one, too.
-_UPLOADED = re.compile(r".*-([0-9]{8})-[0-9a-f]{16}", re.DOTALL)
+_UPLOADED = re.compile(r".*-([0-9]{8})-[0-9a-f]{16}", re.DOTALL | re.IGNORECASE)
 # Control characters, and what Windows or a URL would take for something else.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/\\:*?"<>|%#&;]')
-_STEM_CHARS, _SUFFIX_CHARS = 80, 12
+_STEM_CHARS, _SUFFIX_CHARS = 30, 12
 
 
 # -- what is on the Disk ----------------------------------------------------------------------
@@ -268,17 +271,11 @@ def find_folder(disk_folder: int | None, *, make: bool = True) -> Steps[int | No
         ]
         return min(made, default=None)  # the first, if two tasks have each made one
 
-    number = yield from look()
-    if number is not None or not make:
-        return number
-    failed: R7MailRequestError | None = None
-    try:
-        yield Ask(add_directory(root, FOLDER))
-    except R7MailRequestError as error:
-        failed = error  # unless it, or another task, has made it all the same
-    number = yield from until_found(look, APPEAR_SECONDS if failed is None else 1.0)
+    if not make:
+        return (yield from look())
+    number = yield from _put(look, lambda: add_directory(root, FOLDER), APPEAR_SECONDS)
     if number is None:
-        raise failed or R7MailResponseError(
+        raise R7MailResponseError(
             f"the Disk has accepted a folder {FOLDER!r}, but does not list it",
             method="POST",
             path=_ADD,
@@ -340,8 +337,8 @@ class Uploads:
     :param sources: the files
     :param disk_folder: id of the folder that takes them; None for `FOLDER` in the user's own root
     :param delete: whether to delete them after the message was sent
-    :param owner: what else than name and content distinguishes the files; if they are deleted
-        after sending, no other message may use them
+    :param owner: identifies the message in each try, if they are deleted: no other message may use
+        them
     :param appear_seconds: how long a file may take to appear in a listing (F12)
     """
 
@@ -369,30 +366,37 @@ class Uploads:
             files[self.token(file)] = file
         if not files:
             return ()
-        with clear_errors():
+        with clear_errors(then=_NOT_SENT):
             folder = yield from find_folder(self.disk_folder)
         attachments = []
         for number, (token, file) in enumerate(files.items(), start=1):
-            with clear_errors(file):
+            with clear_errors(file, then=_NOT_SENT):
                 found = yield from self._place(file, token, folder or 0)
                 attachments.append(_attachment(file, found))
             log.info("File %d of %d is on the Disk, with id %d.", number, len(files), found.id)
         return tuple(attachments)
 
-    def remove(self, attachments: Sequence[Attachment]) -> Steps[None]:
-        """Delete the files after the message was sent, if that is wanted. A failure is logged."""
-        if not self.delete or not attachments:
+    def remove(self) -> Steps[None]:
+        """Delete what was uploaded for the message, by any try, if that is wanted.
+
+        To be called once the message was sent. A failure is logged.
+        """
+        if not self.delete or not self.sources:
             return
-        ids = [file.id for file in attachments if file.id is not None]
         try:
+            listed = yield from list_disk(self.disk_folder)
+            ids = [found.id for found in listed if self._owner_token in found.name.casefold()]
             yield from delete_files(ids)
         except R7MailRequestError as error:
-            log.warning("The message was sent, but files %s may stay on the Disk: %s", ids, error)
+            log.warning("The message was sent, but its files may stay on the Disk: %s", error)
 
     def token(self, file: File) -> str:
         """Return the part of a file's name on the Disk by which it is recognised."""
-        whole = "\n".join([file.digest, file.source.name, self.owner])
-        return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return _digest(file.digest, file.source.name, self.owner) + self._owner_token
+
+    @property
+    def _owner_token(self) -> str:
+        return f"-{_digest(self.owner)}" if self.delete else ""
 
     def _place(self, file: File, token: str, folder: int) -> Steps[DiskFile]:
         """Return the file on the Disk, after uploading it if it isn't there."""
@@ -401,27 +405,47 @@ class Uploads:
             listed = yield from list_files(folder)
             return next((found for found in listed if _is_it(found, file, token)), None)
 
-        found = yield from look()
-        for turn in range(1, MAX_UPLOADS + 1):
-            if found is not None:
-                return found
-            call = upload(file, _new_name(file, token), _mime_type(file), folder)
-            try:
-                yield Ask(call)
-            except R7MailRequestError as error:
-                # What a call that may be repeated would survive is not final.
-                if error.never_sent or not may_repeat(replace(call, repeatable=True), error):
-                    raise
-                log.warning("%s Checking whether the file is on the Disk.", error)
-                found = yield from until_found(look, self.appear_seconds)
-                if found is None and turn == MAX_UPLOADS:
-                    raise
-            else:
-                found = yield from until_found(look, self.appear_seconds)
-                if found is None:
-                    raise _not_listed(folder, self.appear_seconds)
-        assert found is not None  # noqa: S101 - else the last turn raises
+        def call() -> Call[None]:
+            return upload(file, _new_name(file, token), _mime_type(file), folder)
+
+        found = yield from _put(look, call, self.appear_seconds)
+        if found is None:
+            raise _not_listed(folder, self.appear_seconds)
         return found
+
+
+def _put(
+    look: Callable[[], Steps[T | None]], call: Callable[[], Call[None]], seconds: float
+) -> Steps[T | None]:
+    """Put something on the Disk unless it is there, and return how the listing has it.
+
+    :param look: finds it
+    :param call: makes the call that puts it there; if its outcome is unclear, it is looked for
+        before the call is repeated
+    :param seconds: how long it may take to be listed
+    :return: what was found; None if the Disk has accepted it, but doesn't list it
+    """
+    found = yield from look()
+    for turn in range(1, MAX_UPLOADS + 1):
+        if found is not None:
+            break
+        put = call()
+        try:
+            yield Ask(put)
+        except R7MailRequestError as error:
+            if error.never_sent:
+                raise
+            # What a call that may be repeated would survive is not final.
+            final = not may_repeat(replace(put, repeatable=True), error)
+            if not final:
+                log.warning("%s Checking whether the Disk lists it.", error)
+            # Refused, or put there by another task meanwhile?
+            found = yield from until_found(look, 0.0 if final else seconds)
+            if found is None and (final or turn == MAX_UPLOADS):
+                raise
+        else:
+            return (yield from until_found(look, seconds))
+    return found
 
 
 def until_found(look: Callable[[], Steps[T | None]], seconds: float) -> Steps[T | None]:
@@ -437,8 +461,13 @@ def until_found(look: Callable[[], Steps[T | None]], seconds: float) -> Steps[T 
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
+def _digest(*parts: str) -> str:
+    whole = "\n".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(whole).hexdigest()[:16]
+
+
 def _is_it(found: DiskFile, file: File, token: str) -> bool:
-    if token not in found.name or found.size != file.size:
+    if token not in found.name.casefold() or found.size != file.size:
         return False
     today = datetime.now(UTC).date()
     return found.uploaded is None or today - found.uploaded <= timedelta(days=REUSE_DAYS)
@@ -490,10 +519,11 @@ def _not_listed(folder: int, seconds: float) -> R7MailResponseError:
 
 
 @contextmanager
-def clear_errors(file: File | None = None) -> Iterator[None]:
+def clear_errors(file: File | None = None, *, then: str = "") -> Iterator[None]:
     """Say of a failed call of the Disk what it means and what to do.
 
     :param file: the file that is being uploaded
+    :param then: what the failure leads to
     """
     try:
         yield
@@ -503,7 +533,7 @@ def clear_errors(file: File | None = None) -> Iterator[None]:
         reason, hint = _meaning(error)
         if file is not None:
             reason = f"{file.source.where} could not be attached: {reason}"
-        raise error.but(reason=reason, hint=f"{hint} No message was sent.".strip()) from error
+        raise error.but(reason=reason, hint=f"{hint} {then}".strip()) from error
 
 
 def _meaning(error: R7MailRequestError) -> tuple[str, str]:

@@ -184,6 +184,12 @@ _Steps: TypeAlias = Generator[_Step, Any, Sent]
 
 def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
     """Yield what to do, step by step. The error of a step is thrown in."""
+    sent = yield from _send_unless_sent(sending, earlier)
+    yield from sending.uploads.remove()
+    return sent
+
+
+def _send_unless_sent(sending: Sending, earlier: Attempt | None) -> _Steps:
     if earlier is not None and earlier.state == "sent":
         return Sent(earlier.id, before=True)
     since: datetime | None = None
@@ -194,10 +200,7 @@ def _steps(sending: Sending, earlier: Attempt | None) -> _Steps:
             yield _Record(replace(earlier, state="sent", id=number))
             return Sent(number, before=True)
     files = yield from sending.uploads.steps()
-    call = sending.attaching([file.to_json() for file in files])
-    sent = yield from _send(sending, call, since)
-    yield from sending.uploads.remove(files)
-    return sent
+    return (yield from _send(sending, sending.attaching([file.to_json() for file in files]), since))
 
 
 def _send(sending: Sending, call: Call[Message], since: datetime | None) -> _Steps:

@@ -176,7 +176,8 @@ class Tokens:
         token.alive = max(token.alive, sent)
         self.has_mail = True
         self._last_served = time.monotonic()
-        if self.probe is None and call.path == MESSAGES_PATH:
+        is_listing = call.path == MESSAGES_PATH or (call.on_disk and call.method == "GET")
+        if self.probe is None and is_listing:
             self.probe = glance(call)
 
     def judge(self, call: Call[Any], token: Token, status: int, past: Refusals) -> Verdict:
@@ -187,13 +188,14 @@ class Tokens:
         now = time.monotonic()
         lost = now > max(past.since, self._last_served) + LOST_SECONDS
         # A Send with another status than 401: the server may mean the message (R23).
-        final = status != 401 and not call.repeatable
+        may_ask = call.repeatable or call.on_disk
+        final = status != 401 and not may_ask
         if status not in REFUSED or not self.has_mail or final or lost:
             return "stands"
         if token is not self.current or (status == 401 and past.count == 1):
             return "dead"
         ended = self.account.has_later(token.session)
-        if self.probe is not None and call.repeatable:
+        if self.probe is not None and may_ask:
             # Several new tokens in a row don't die by chance, unless other sessions end them.
             often = past.count > MAX_NEW_TOKENS and status != 401
             return "stands" if often and not ended and not token.calls else "ask"

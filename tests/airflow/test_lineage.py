@@ -34,6 +34,7 @@ SECRET = "ТАЙНА"
 DAG = """
     from airflow.sdk import DAG, task
     from airflow_provider_r7mail.hooks import R7MailHook
+    from airflow_provider_r7mail.operators import R7MailSendOperator
     from airflow_provider_r7mail.transfers import (
         R7MailAttachmentsToObjectStorageOperator,
         R7MailToParquetOperator,
@@ -63,7 +64,11 @@ DAG = """
             hook.download_attachment(24, message, "a.csv", "{root}/by_hook/a b.csv")
             return len(hook.get_messages_df(25))
 
-        [extract, s3, files, hook(), broken]
+        send = R7MailSendOperator(
+            task_id="send", to="a@b.ru", subject="s", html_content="h",
+            files=["{root}/a b.csv", "s3://s3_lineage@mail/report.csv"],
+        )
+        [extract, s3, files, hook(), broken, send]
 
     if __name__ == "__main__":
         dag.test()
@@ -110,6 +115,8 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
     keys = {"login": "testing", "password": "testing"}
     s3 = boto3.client("s3", aws_access_key_id="testing", aws_secret_access_key="testing", **extra)
     s3.create_bucket(Bucket="mail")
+    s3.put_object(Bucket="mail", Key="report.csv", Body=b"1")
+    (root / "a b.csv").write_bytes(b"2")
     events = root / "events.json"
     try:
         with Emulator(mailbox) as server:
@@ -197,6 +204,14 @@ def test_attachments(lineage: Lineage) -> None:
     [output] = outputs.values()
     assert (output["namespace"], output["name"]) == ("file", f"{lineage.root}/copies")
     assert numbers(output) == {"rowCount": None, "size": 3, "fileCount": 1}
+
+
+def test_attached_files(lineage: Lineage) -> None:
+    """The graph has the files that a message was sent with, under the names that others give."""
+    inputs, outputs = lineage.of("send")
+
+    assert set(inputs) == {f"file {lineage.root}/a b.csv", "s3://mail report.csv"}
+    assert outputs == {}
 
 
 def test_a_failed_extract(lineage: Lineage) -> None:

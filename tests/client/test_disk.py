@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -416,6 +418,48 @@ def test_tokens_that_die(server: Emulator, after: int) -> None:
     assert len(files(server)) == 1
 
 
+@pytest.mark.parametrize("dead", ["403", "406"])
+@pytest.mark.parametrize("after", [1, 2])
+def test_tokens_that_die_by_refusal(server: Emulator, dead: Any, after: int) -> None:
+    """The Disk may refuse a dead token with 403 or 406: the file is uploaded all the same (R24)."""
+    server.readings = Readings(token_calls=after, dead_token=dead)
+
+    upload(server, source())
+
+    assert [file.data for file in files(server)] == [REPORT]
+
+
+def test_a_refusal_with_a_live_token(server: Emulator) -> None:
+    """A Disk that is full isn't taken for a dead token: the file isn't uploaded again (R25)."""
+    server.readings = Readings(disk_quota=10)
+
+    with pytest.raises(R7MailRequestError, match="the Disk refused it"):
+        upload(server, source())
+
+    assert paths(server).count("Upload") == 1
+    assert paths(server).count("Login") == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("AddSubDirectory", kind="reset"),
+        Fault("AddSubDirectory", kind="reset", after_acting=True),
+        Fault("AddSubDirectory", status=406, after_acting=True),  # another task was faster
+    ],
+    ids=str,
+)
+def test_a_folder_that_is_made_with_difficulty(server: Emulator, fault: Fault) -> None:
+    """If creating the folder fails, it is looked for, and created if it isn't there."""
+    server.faults.append(fault)
+
+    upload(server, source())
+
+    assert [file.data for file in files(server)] == [REPORT]
+    disk = server.mailbox.disk
+    assert [found.name for found in disk.children(disk.root)] == [FOLDER]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("same_name", ["both", "replace", "refuse"])
 def test_two_tasks_at_once(server: Emulator, same_name: Any) -> None:
@@ -440,6 +484,32 @@ def test_two_tasks_at_once(server: Emulator, same_name: Any) -> None:
     assert later == upload(server, source())
 
 
+def rename(server: Emulator, number: int, change: Callable[[str], str]) -> None:
+    """Change a file's name on the Disk."""
+    document = server.mailbox.disk.documents[number]
+    name = change(document.stored.file_name)
+    document.stored = replace(document.stored, file_name=name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        str.upper,
+        lambda name: name[:64],
+        lambda name: f"{name} (1)",
+        partial(unicodedata.normalize, "NFD"),
+    ],
+    ids=["upper case", "64 characters", "numbered", "NFD"],
+)
+def test_a_server_that_changes_names(server: Emulator, change: Callable[[str], str]) -> None:
+    """A file is recognised even if the server stores it under a changed name."""
+    long = source(name="отчёт по всем филиалам за июнь и за всё первое полугодие.csv")
+    [first] = upload(server, long)
+    rename(server, first.id or 0, change)
+
+    assert upload(server, long) == (first,)
+
+
 def test_an_upload_never_replaces_anothers(server: Emulator) -> None:
     """Where a new file replaces one of its name, a task keeps the file that it has uploaded."""
     server.readings = Readings(disk_same_name="replace")
@@ -461,13 +531,9 @@ def test_an_upload_never_replaces_anothers(server: Emulator) -> None:
 def test_old_uploads_are_not_used(server: Emulator) -> None:
     """A file uploaded long ago is uploaded anew, since old ones may be deleted any time."""
     [first] = upload(server, source())
-    document = server.mailbox.disk.documents[first.id or 0]
     today = f"{NOW:%Y%m%d}"
     old = f"{NOW - timedelta(days=REUSE_DAYS + 1):%Y%m%d}"
-    name = document.stored.file_name.replace(today, old)
-    document.stored = StoredFile(
-        document.stored.id, document.stored.file_id, name, REPORT, "text/csv"
-    )
+    rename(server, first.id or 0, lambda name: name.replace(today, old))
 
     [again] = upload(server, source())
 
@@ -755,6 +821,23 @@ def test_files_of_an_unclear_message_stay_until_it_is_sent(server: Emulator) -> 
     assert files(server) == []
 
 
+@pytest.mark.parametrize("state", ["sent", "sending"])
+def test_files_of_a_try_that_was_killed_are_deleted(server: Emulator, state: Any) -> None:
+    """With `delete`, a try that finds the message sent deletes what the other tries uploaded."""
+    server.faults.append(Fault(UPLOAD, kind="cut", keep=0.9, after_acting=True))
+    server.faults.append(Fault("/api/v1/Documents/Delete", status=406))
+    data = REPORT * 100
+    mine, gone = source(data), Source("отчёт за июнь.csv", "/data/a.csv", missing)
+    send(server, mine, delete=True, appear_seconds=0.2)
+    upload(server, mine)
+    assert len(files(server)) == 3
+
+    send(server, gone, delete=True, earlier=Attempt(state=state, since=NOW, last=NOW, id=5))
+
+    assert [file.data for file in files(server)] == [data]  # what other messages may use
+    assert len(server.mailbox.sent) == 1
+
+
 def test_a_failure_to_delete_is_only_logged(
     server: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -765,6 +848,7 @@ def test_a_failure_to_delete_is_only_logged(
 
     assert sent.id is not None
     assert "may stay on the Disk" in caplog.text
+    assert "No message was sent" not in caplog.text
     assert len(files(server)) == 1
 
 
