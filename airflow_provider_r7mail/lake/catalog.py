@@ -53,10 +53,11 @@ class IcebergTarget:
         :raises R7MailConfigError: a setting is wrong; it says how to fix it
         """
         try:
-            import pyiceberg.io.pyarrow  # noqa: F401
+            # What commits need, and pyiceberg 0.9 doesn't have.
+            from pyiceberg.io.pyarrow import parquet_file_to_data_file  # noqa: F401
         except ImportError as error:
             raise R7MailConfigError(
-                'table_format: "iceberg" needs packages that are not installed '
+                'table_format: "iceberg" needs packages that are missing or too old '
                 f"({error}): pip install airflow-provider-r7mail[iceberg]"
             ) from error
         if not self.namespace or not all(self.namespace.split(".")):

@@ -936,16 +936,24 @@ def test_vended_credentials_that_expire(
             assert [row[2:] for row in joined(tables)] == [(total, 2 * total, total)]
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["missing", "too old"])
 def test_without_the_extra(
-    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
 ) -> None:
-    """Without pyiceberg the error says what to install."""
-    monkeypatch.setitem(sys.modules, "pyiceberg.io.pyarrow", None)
+    """Without pyiceberg, or with one too old, the error says what to install, before any request.
+
+    The constraints of Airflow 2.11.0 and 3.0.6 pin such an old one.
+    """
+    if old:
+        monkeypatch.delattr("pyiceberg.io.pyarrow.parquet_file_to_data_file")
+    else:
+        monkeypatch.setitem(sys.modules, "pyiceberg.io.pyarrow", None)
 
     with pytest.raises(
-        AirflowFailException, match=r"pip install airflow-provider-r7mail\[iceberg\]"
+        AirflowFailException, match=r"too old .* pip install airflow-provider-r7mail\[iceberg\]"
     ):
         operate(tmp_path)
+    assert server.requests == []
 
 
 def test_on_s3(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

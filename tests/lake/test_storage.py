@@ -232,6 +232,27 @@ def test_s3_checks_what_was_hashed(
     assert bucket.sha256("a.bin") == (digest if checksums == "when_supported" else None)
 
 
+@pytest.mark.parametrize("commit", [StagedObject.commit, commit_async])
+def test_the_first_request_has_airflows_credentials(
+    bucket: Bucket,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    commit: Callable[[StagedObject], None],
+) -> None:
+    """A process whose first request to S3 is a write signs it as Airflow's connection says.
+
+    s3fs 2026.2 to 2026.4, which the constraints of Airflow 2.11.2 and 3.2.1 pin, would lose the
+    credentials.
+    """
+    name = f"s3_first_{commit.__name__}"
+    connect_s3(monkeypatch, name, s3_url)
+    item = StagedObject(ObjectStoragePath(f"s3://{name}@mail/a.bin"))
+    item.write(SMALL)
+    commit(item)
+
+    assert bucket.names() == ["a.bin"]
+
+
 @pytest.mark.parametrize("algorithm", ["SHA256", "SHA1", "CRC32"])
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 def test_a_checksum_algorithm_that_is_set(
