@@ -33,6 +33,9 @@ TITLES = {
     "ours": "**this package**",
     "ours_fixed": "**this package**, `page_size` set",
     "many_windows": "**this package**",
+    "poll": "**this package**'s sensor, which logs in each time",
+    "poll_http": "Airflow's HttpSensor, given a token",
+    "send": "**this package**'s hook",
     "many_windows_pandas": "hand-written httpx loop + pandas",
     "prototype": "prototype: offsets known in advance",
     "httpx_pandas": "hand-written httpx loop + pandas",
@@ -268,6 +271,28 @@ def day() -> str:
         names = ("ours", "files_prototype")
         for name, item in rounds(names, url, 3, concurrency=8, local=True).items():
             add("2,000 files of 50 KB, local disk", TITLES[name], item)
+    with server(count=1000) as url:
+        for name, item in rounds(("poll", "poll_http"), url, 3).items():
+            add("100 polls of a folder, one process", TITLES[name], item)
+        add("50 messages, each with a file of 50 KB", TITLES["send"], run("send", url))
+    return "\n".join(lines)
+
+
+def over_time() -> str:
+    """What looking again at earlier windows costs."""
+    lines = ["| what | requests | seconds | CPU s |", "|---|---|---|---|"]
+
+    def add(what: str, item: Result) -> None:
+        lines.append(f"| {what} | {item.rows:.0f} | {item.seconds:.2f} | {item.cpu:.2f} |")
+
+    with server(count=50 * 24 * 90) as url:
+        for hours in (0, 24, 72, 720):
+            what = f"an hourly run, `recheck_hours={hours}`, nothing has changed"
+            add(what, run("recheck", url, hours=hours))
+        add("audit of 720 windows, 36,000 messages", run("audit", url, windows=720))
+        add("the same, `--deep`", run("audit", url, windows=720, deep=True))
+    with server(count=1_000_000, days=365) as url:
+        add("audit of 8,760 windows, 1,000,000 messages", run("audit", url, windows=8_760))
     return "\n".join(lines)
 
 
@@ -345,6 +370,12 @@ SECTIONS = {
         day,
         "A window has a fixed cost here: a lock, a manifest and files of three tables, written so "
         "that they survive a crash. The prototype verifies nothing.",
+    ),
+    "time": Section(
+        "Late mail, and audits",
+        over_time,
+        "All windows are hourly and in order. A run's own window takes the requests of the first "
+        "line; each look at an earlier window adds one, and the last look reads the window.",
     ),
     "files": Section(
         "Attachments, verified against Content-Length and the listed size, SHA-256 recorded", files

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
 from airflow_provider_r7mail.emulator.folders import INBOX, Stored
 from airflow_provider_r7mail.emulator.synthetic import generate
 
-START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC)
+START = datetime(2025, 1, 1, tzinfo=UTC)
 # What one message in a hundred has in place of the manual's field.
 ODD = (
     (b'"Children":null', b'"Children":[{"Id":1,"Subject":"Re: \\u0430"}]'),
@@ -76,7 +76,7 @@ def main() -> None:
         options["count"],
         folder=INBOX,
         start=START,
-        end=END,
+        end=START + timedelta(days=options.get("days", 90)),
         ties=1,
         read_every=2,
         attachment_every=options.get("attachment_every", 1 if "attachment_bytes" in options else 0),

@@ -1,0 +1,200 @@
+"""What runs all day: polls, messages with a file, looks at earlier windows, audits.
+
+Each returns what to measure, and that returns a number: polls, messages, or requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+LOGIN = {"Login": "user_test", "Password": "TestPassword"}
+CREDENTIALS = {"login": LOGIN["Login"], "password": LOGIN["Password"]}
+FIRST = datetime(2025, 1, 1, tzinfo=UTC)
+POLLS = 100
+MESSAGES = 50
+FILE_BYTES = 50_000
+
+
+def _connect(url: str, conn_type: str, name: str, **login: str) -> None:
+    """Tell Airflow of the server, as a deployment does."""
+    at = urlsplit(url)
+    os.environ[f"AIRFLOW_CONN_{name}"] = json.dumps(
+        {
+            "conn_type": conn_type,
+            "schema": "http",
+            "host": at.hostname,
+            "port": at.port,
+            **login,
+        }
+    )
+
+
+def poll(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Poke this package's sensor, which finds one message and waits for two."""
+    _connect(url, "r7mail", "R7MAIL_DEFAULT", **CREDENTIALS)
+    from airflow_provider_r7mail.sensors import R7MailMessageSensor
+
+    sensor = R7MailMessageSensor(
+        task_id="mail", folder=24, start=FIRST, end=FIRST + timedelta(days=1), min_messages=10_000
+    )
+    return lambda: sum(not sensor.poke({}).is_done for _ in range(POLLS))
+
+
+def poll_http(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Poke Airflow's HttpSensor, with a token that somebody else keeps fresh."""
+    import httpx
+
+    _connect(url, "http", "HTTP_DEFAULT")
+    from airflow.providers.http.sensors.http import HttpSensor
+
+    login = httpx.post(f"{url}/api/v2/auth/Login", json=LOGIN).json()
+    body = {
+        "folderId": 24,
+        "SearchContext": {
+            "StartDate": FIRST.isoformat(),
+            "EndDate": (FIRST + timedelta(days=1)).isoformat(),
+        },
+        "offset": 0,
+        "size": 200,
+        "sortOrder": 1,
+        "orderField": "Date",
+    }
+    sensor = HttpSensor(
+        task_id="mail",
+        endpoint="/api/v1/email/Messages",
+        method="POST",
+        request_params=json.dumps(body),  # type: ignore[arg-type]
+        headers={
+            "Authorization": login["Response"]["Data"]["Tokens"]["AuthToken"],
+            "Content-Type": "application/json",
+        },
+        response_check=lambda response: len(response.json()["Items"]) >= 10_000,
+    )
+    return lambda: sum(not sensor.poke({}) for _ in range(POLLS))
+
+
+def send(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Send messages with this package's hook, each with a file of its own."""
+    _connect(url, "r7mail", "R7MAIL_DEFAULT", **CREDENTIALS)
+    from airflow_provider_r7mail.hooks import R7MailHook
+
+    hook = R7MailHook()
+    files = _reports(output)
+
+    def run() -> int:
+        for file in files:
+            hook.send_message(
+                to="user_test@example.com",
+                subject="Report",
+                html_content="<p>Report</p>",
+                files=[str(file)],
+            )
+        return len(files)
+
+    return run
+
+
+def _reports(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"report-{number}.csv" for number in range(MESSAGES)]
+    for number, file in enumerate(files):
+        file.write_bytes(f"{number:>9}\n".encode() * (FILE_BYTES // 10))
+    return files
+
+
+def recheck(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
+    """Run an hourly window as R7MailToParquetOperator does, and count the requests.
+
+    :param options: `hours`: the horizon. All windows before are there, and nothing has changed
+    """
+    from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake.job import stored_windows
+    from airflow_provider_r7mail.lake.recheck import looks, recheck
+    from airflow_provider_r7mail.lake.window import extract_window
+
+    hours = options["hours"]
+    config, job = _extracted(url, output, hours + 1)
+    own = job.of(_hour(hours + 1))
+    assert own.criteria.window.start is not None
+
+    async def run() -> int:
+        async with AsyncClient(config) as client:
+            await extract_window(client, own)
+            stored = stored_windows(own, config.login)
+            for look in looks(own.criteria.window, stored, timedelta(hours=hours)):
+                if await recheck(client, own, look) is not None and not look.last:
+                    raise RuntimeError(f"{look.window.label()} was extracted again")
+            return client.stats.requests
+
+    return lambda: asyncio.run(run())
+
+
+def audit(url: str, output: Path, options: dict[str, Any]) -> Callable[[], int]:
+    """Compare hourly windows with the server, and count the requests.
+
+    :param options: `windows`: how many; `deep`: whether to compare ids
+    """
+    from upath import UPath
+
+    from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake import audit as auditing
+
+    config, _ = _extracted(url, output, options["windows"])
+    job = auditing.AuditJob(
+        folder=24,
+        output=UPath(output),
+        mailbox=config.login,
+        open_path=UPath,
+        end=_hour(options["windows"]).start,
+        deep=options.get("deep", False),
+    )
+
+    async def run() -> int:
+        async with AsyncClient(config) as client:
+            report = await auditing.audit(client, job)
+        if not report.in_order:
+            raise RuntimeError("; ".join(map(str, report.findings)))
+        return report.requests
+
+    return lambda: asyncio.run(run())
+
+
+def _hour(number: int) -> Any:
+    from airflow_provider_r7mail.client.dates import Window
+
+    start = FIRST + timedelta(hours=number)
+    return Window(start, start + timedelta(hours=1))
+
+
+def _extracted(url: str, output: Path, windows: int) -> Any:
+    """Extract the first hourly windows; return the client's settings and a job."""
+    from upath import UPath
+
+    from airflow_provider_r7mail.client.http import ClientConfig
+    from airflow_provider_r7mail.client.models import MessageFilter
+    from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake.job import ExtractJob
+    from airflow_provider_r7mail.lake.window import extract_window
+
+    config = ClientConfig(url=url, login=LOGIN["Login"], password=LOGIN["Password"])
+    job = ExtractJob(folder=24, criteria=MessageFilter(window=_hour(0)), output=UPath(output))
+
+    async def extract() -> None:
+        async with AsyncClient(config) as client:
+            for number in range(windows):
+                window = _hour(number)
+                await extract_window(client, replace(job, criteria=MessageFilter(window=window)))
+
+    asyncio.run(extract())
+    return config, job
+
+
+ROUTINES = {function.__name__: function for function in (poll, poll_http, send, recheck, audit)}
