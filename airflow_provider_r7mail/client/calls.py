@@ -426,8 +426,8 @@ def read_listing(body: bytes) -> Mapping[str, Any]:
     answer = dict(_LISTING.restore(answer))
     if "Items" not in answer:
         raise _missing("the listing", "Items", answer)
-    if answer["Items"] is None and read_count(answer.get("Count")) is None:
-        raise AnswerError("the listing has neither Items nor a Count")
+    if answer["Items"] is None and any(value for value in answer.values() if type(value) is list):
+        raise AnswerError("the listing's Items is null, and another of its fields is an array")
     items = [] if answer["Items"] is None else answer["Items"]
     if not isinstance(items, list):
         raise AnswerError("the listing's Items is not an array")
