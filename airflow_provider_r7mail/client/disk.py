@@ -251,11 +251,14 @@ def _nothing(body: bytes) -> None:
 # -- the decisions ----------------------------------------------------------------------------
 
 
-def find_folder(disk_folder: int | None, *, make: bool = True) -> Steps[int | None]:
+def find_folder(
+    disk_folder: int | None, *, make: bool = True, seconds: float = APPEAR_SECONDS
+) -> Steps[int | None]:
     """Find the folder that takes files to be sent.
 
     :param disk_folder: its id; None for `FOLDER` in the user's own root
     :param make: whether to create it if it is missing
+    :param seconds: how long it may take to appear in a listing then
     :return: its id; None if it is missing and not to be created
     """
     if disk_folder is not None:
@@ -273,7 +276,7 @@ def find_folder(disk_folder: int | None, *, make: bool = True) -> Steps[int | No
 
     if not make:
         return (yield from look())
-    number = yield from _put(look, lambda: add_directory(root, FOLDER), APPEAR_SECONDS)
+    number = yield from _put(look, lambda: add_directory(root, FOLDER), seconds)
     if number is None:
         raise R7MailResponseError(
             f"the Disk has accepted a folder {FOLDER!r}, but does not list it",
@@ -339,7 +342,7 @@ class Uploads:
     :param delete: whether to delete them after the message was sent
     :param owner: identifies the message in each try, if they are deleted: no other message may use
         them
-    :param appear_seconds: how long a file may take to appear in a listing (F12)
+    :param appear_seconds: how long a file or folder may take to appear in a listing (F12)
     """
 
     sources: tuple[Source, ...]
@@ -367,7 +370,7 @@ class Uploads:
         if not files:
             return ()
         with clear_errors(then=_NOT_SENT):
-            folder = yield from find_folder(self.disk_folder)
+            folder = yield from find_folder(self.disk_folder, seconds=self.appear_seconds)
         attachments = []
         for number, (token, file) in enumerate(files.items(), start=1):
             with clear_errors(file, then=_NOT_SENT):
