@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from math import inf
 
-from airflow_provider_r7mail.client.dates import MICROSECONDS
+from airflow_provider_r7mail.client.dates import MICROSECONDS, Window
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
 from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest, moment
@@ -63,13 +63,20 @@ class Question:
 
     :param request: the page
     :param filtered: whether the filters apply; if not, all mail is asked for
-    :param labels: whether to send `Labels: []`; without it the server may refuse, and the answer
-        to the question is None
+    :param labels: whether to send `Labels: []`
     """
 
     request: PageRequest
     filtered: bool = False
     labels: bool = True
+
+    @property
+    def tentative(self) -> bool:
+        """Whether the server may refuse it: without `Labels`, or at an offset (R37).
+
+        Then the answer is None.
+        """
+        return not self.labels or self.request.offset > 0
 
 
 Inquiry = Generator[Question, Listing | None, None]
@@ -92,6 +99,11 @@ class Row:
     def is_telling(self) -> bool:
         """Whether it can tell which of them bounds are compared with."""
         return self.distance > TELLING_SECONDS
+
+    @property
+    def time_of_day(self) -> int:
+        """Seconds since midnight in UTC."""
+        return self.date // MICROSECONDS % (24 * HOUR)
 
     @property
     def is_at_midnight(self) -> bool:
@@ -123,8 +135,11 @@ class Calibration:
     def __init__(self, traits: Traits, criteria: MessageFilter, size: int) -> None:
         self._traits = traits
         self._criteria = criteria
+        self._filters = replace(criteria, window=Window()) != MessageFilter()
         self._size = min(size, SAMPLE)
         self._tries_without_labels = TRIES
+        # A message, and what is listed beside its moment.
+        self._beside: tuple[Row, Listing] | None = None
 
     def first_page(
         self, request: PageRequest, listing: Listing
@@ -142,9 +157,14 @@ class Calibration:
             traits.labels = "sent"  # it doesn't filter
         sample, rows = listing, rows_of(listing)
         bounded = request.start is not None or request.end is not None
-        if not rows and bounded and traits.bounds == "unknown":
-            sample = yield from self._anywhere()
-            rows = rows_of(sample)
+        if traits.bounds == "unknown":
+            if not listing.zoneless and _shows_bounds(rows, request):
+                traits.settle("date")
+            # Timestamp may be what is compared, unless a row tells.
+            elif not rows[0].is_telling if rows else bounded:
+                sample = yield from self._anywhere()
+                rows = rows_of(sample) or rows
+        telling = _most_telling(rows, request) if traits.bounds == "unknown" else []
         again = False
         # With labels to search for, `Labels` is never empty.
         if (
@@ -152,12 +172,9 @@ class Calibration:
             and not self._criteria.labels
             and (sample.keys or not bounded)
         ):
-            again = yield from self._labels(request, listing)
-        if traits.bounds == "unknown" and rows:  # later pages have bounds in any case
-            if sample is listing and not rows[0].is_telling:  # Timestamp may be what is compared
-                sample = yield from self._anywhere()
-                rows = rows_of(sample) or rows
-            yield from self._bounds(rows, request, sample.zoneless or listing.zoneless)
+            again = yield from self._labels(request, listing, telling, rows)
+        if telling:  # later pages have bounds in any case
+            yield from self._bounds(telling, rows, sample.zoneless or listing.zoneless)
             again = again or traits.dates_offset is not None
         elif traits.dates_offset is not None and listing.zoneless and rows:
             yield from self._check_offset(rows)
@@ -178,11 +195,19 @@ class Calibration:
                     break
 
     def _labels(
-        self, request: PageRequest, listing: Listing
+        self, request: PageRequest, listing: Listing, telling: Sequence[Row], rows: Sequence[Row]
     ) -> Generator[Question, Listing | None, bool]:
-        """Check that a listing without `Labels` has no more than one with `Labels: []`."""
+        """Check that a listing without `Labels` has no more than one with `Labels: []`.
+
+        Where a message is to be asked for beside its moment, that is part of the same request.
+
+        :param telling: messages that tell most about bounds
+        :param rows: other messages
+        """
         request = replace(request, size=min(request.size, self._size))
-        without = yield from self._without_labels(request, filtered=True)
+        lone = next((row for row in telling[:1] if not _is_surrounded(row, rows)), None)
+        wider = request if lone is None or self._filters else _up_to(lone, rows, request)
+        without = yield from self._without_labels(wider, filtered=True)
         if without is None:
             self._traits.labels = "unproven"
             log.warning(
@@ -191,6 +216,8 @@ class Calibration:
             )
             return False
         self._traits.labels = "left out"
+        if lone is not None and wider != request and set(without.keys) <= {lone.key}:
+            self._beside = lone, without  # it has nothing else, so nothing was cut off (R3)
         return not set(without.keys) <= set(listing.keys)
 
     def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
@@ -202,27 +229,39 @@ class Calibration:
         dated = yield from self._ask(replace(DATED, size=self._size))
         return dated if dated.keys else page
 
-    def _bounds(self, rows: list[Row], request: PageRequest, zoneless: bool) -> Inquiry:
-        """Check that a message is listed at its own moment."""
+    def _bounds(self, telling: Sequence[Row], rows: Sequence[Row], zoneless: bool) -> Inquiry:
+        """Check that messages are listed at their own moments.
+
+        :param telling: messages that tell most
+        :param rows: other messages
+        """
         traits = self._traits
-        if _shows_bounds(rows, request) and not zoneless:
-            traits.settle("date")
-            return
-        telling = _most_telling(rows)
-        for row in telling[:2]:  # the first may have left meanwhile
+        probes = telling[:2]  # the first may have left meanwhile
+        others = [row for row in telling if row.time_of_day != telling[0].time_of_day]
+        # Comparing days, a server lists mail of midnight as if it compared moments. It is midnight
+        # at one time of the day only.
+        needed = 1
+        if telling[0].is_at_midnight and others:
+            probes, needed = [telling[0], others[0]], 2
+        for row in probes:
             at_own = yield from self._page_at(row.date)
-            if _any_within(at_own.dates, row.date):
+            if not _shows_date(at_own, row):
+                continue
+            needed -= 1
+            if needed == 0:
                 if (yield from self._is_beside(row, at_own, rows)):
                     break
                 if zoneless and not (yield from self._is_utc(row)):
                     raise R7MailExtractError(UNKNOWN_ZONE)
                 traits.settle("date")
                 return
-        for row in telling[:2]:
+        for row in probes:
             yield from self.investigate(row, zoneless=zoneless)
             if traits.bounds != "unknown":
                 return
         traits.settle("unexplained")
+        if zoneless:
+            raise R7MailExtractError(UNKNOWN_ZONE)
 
     def _is_beside(
         self, row: Row, at_own: Listing, rows: Sequence[Row]
@@ -237,6 +276,8 @@ class Calibration:
             return True
         if _is_surrounded(row, rows):
             return False
+        if self._beside is not None and self._beside[0] is row:
+            return row.key in self._beside[1].keys
         beside = yield from self._page_at(row.date + 2 * MOMENT_SECONDS * MICROSECONDS)
         return row.key in beside.keys
 
@@ -304,7 +345,7 @@ class Calibration:
         """Return a page that is asked for without `Labels`; None if the server refuses that."""
         while self._tries_without_labels:
             page = yield Question(request, filtered=filtered, labels=False)
-            if page is not None:
+            if page is not None or request.offset:  # which may be what is refused (R37)
                 return page
             self._tries_without_labels -= 1
         return None
@@ -358,11 +399,38 @@ class Calibration:
         return False
 
 
-def _most_telling(rows: list[Row]) -> list[Row]:
-    """Return those messages that tell most about how bounds are read."""
+def _most_telling(rows: Sequence[Row], request: PageRequest) -> list[Row]:
+    """Return those messages that tell most about how bounds are read, nearest to a window first."""
     telling = [row for row in rows if row.is_telling] or rows
     telling = [row for row in telling if not row.is_at_midnight] or telling
-    return sorted(telling, key=lambda row: not _is_surrounded(row, rows))
+    low, high = (
+        None if bound is None else bound.timestamp() for bound in (request.start, request.end)
+    )
+
+    def gap(row: Row) -> float:
+        second = row.date / MICROSECONDS
+        return max(
+            second - (second if high is None else high),
+            (second if low is None else low) - second,
+            0,
+        )
+
+    return sorted(telling, key=lambda row: (not _is_surrounded(row, rows), gap(row)))
+
+
+def _up_to(row: Row, rows: Sequence[Row], request: PageRequest) -> PageRequest:
+    """Return a request that goes on to just beside a message, if no other one is in between."""
+    if request.start is None or request.end is None:
+        return request
+    second, gap = row.date // MICROSECONDS, 2 * MOMENT_SECONDS
+    first, last = int(request.start.timestamp()), int(request.end.timestamp())
+    if second + gap < first:
+        first = second + gap
+    elif second - gap > last:
+        last = second - gap
+    if any(first <= other.date // MICROSECONDS <= last for other in rows):
+        return request
+    return replace(request, start=moment(first), end=moment(last))
 
 
 def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
@@ -371,6 +439,19 @@ def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
     before = max((gap for gap in gaps if gap < -MOMENT_SECONDS), default=-inf)
     after = min((gap for gap in gaps if gap > MOMENT_SECONDS), default=inf)
     return after - before < 24 * HOUR
+
+
+def _shows_date(listing: Listing, row: Row) -> bool:
+    """Whether what is listed for a message's moment shows that Date is compared.
+
+    The message itself may not be on the page, or have left. Others of that moment tell as much if
+    their Timestamp is another one.
+    """
+    return row.key in listing.keys or any(
+        _any_within([other.date], row.date)
+        for other in rows_of(listing)
+        if other.is_telling or not row.is_telling
+    )
 
 
 def _any_within(dates: Sequence[int | None], date: int) -> bool:

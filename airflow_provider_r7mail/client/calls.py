@@ -460,7 +460,12 @@ def parse_page(body: bytes) -> Page:
     items, count = parse_items(body)
     try:
         rows = tuple(_read_row(item) for item in items)
-        return Page(rows=rows, count=count, zoneless=lacks_zone(body))
+        return Page(
+            rows=rows,
+            count=count,
+            zoneless=lacks_zone(body),
+            zoneless_timestamps=lacks_zone(body, "Timestamp"),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise AnswerError("the listing contains an item that is not a message") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -79,16 +80,20 @@ def format_api_date(value: datetime) -> str:
     return value.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
-_DATE = re.compile(rb'"date"\s*:\s*"(?!0001-)([^"]*)"', re.IGNORECASE)
+_FIRST = {
+    name: re.compile(rb'"%s"\s*:\s*"(?!0001-)([^"]*)"' % name.encode(), re.IGNORECASE)
+    for name in ("Date", "Timestamp")
+}
 _ZONE = re.compile(rb"(?:Z|[+-]\d\d:?\d\d)\s*$")
 
 
-def lacks_zone(body: bytes) -> bool:
-    """Whether the first date of a listing doesn't name a zone (R43).
+def lacks_zone(body: bytes, field: Literal["Date", "Timestamp"] = "Date") -> bool:
+    """Whether a field's first date in a listing doesn't name a zone (R43).
 
     :param body: the response's bytes
+    :param field: the field's name
     """
-    found = _DATE.search(body)
+    found = _FIRST[field].search(body)
     return found is not None and not _ZONE.search(found[1])
 
 

@@ -418,11 +418,13 @@ class Page:
     :param rows: the messages, and rows that aren't messages, which count for paging
     :param count: the server's `Count`, of all matches or of this page (R2); None if missing
     :param zoneless: whether its dates don't name a zone (R43)
+    :param zoneless_timestamps: the same of its Timestamps
     """
 
     rows: tuple[Message | NoMessage, ...]
     count: int | None
     zoneless: bool = False
+    zoneless_timestamps: bool = False
 
     @property
     def items(self) -> tuple[Message, ...]:

@@ -345,7 +345,7 @@ def iter_messages(
             try:
                 answer = listing_of(client.send(messages.question(question, parse_page)))
             except R7MailRequestError as error:
-                if question.labels or error.status is None:
+                if not question.tentative or error.status is None:
                     raise
                 answer = None
 
@@ -453,6 +453,6 @@ async def answer_all(
         try:
             found = await answer(question)
         except R7MailRequestError as error:
-            if question.labels or error.status is None:
+            if not question.tentative or error.status is None:
                 raise
             found = None

@@ -72,7 +72,7 @@ def question_call(
         question.request,
         parse,
         empty_labels=question.labels,
-        tentative=not question.labels,
+        tentative=question.tentative,
     )
 
 
@@ -127,18 +127,30 @@ def listing_of(page: Page) -> Listing:
         [None if message is None else message.folder_id for message in messages],
         any(message is not None and message.labels for message in messages),
         page.zoneless,
+        page.zoneless_timestamps and not page.zoneless,
+        any(message is not None and message.has_children for message in messages),
+        _has_replies([message for message in messages if message is not None]),
+    )
+
+
+def _has_replies(messages: Sequence[Message]) -> bool:
+    threads = [message.thread_id for message in messages if message.thread_id is not None]
+    return len(set(threads)) < len(threads) or any(
+        message.parent_id is not None or message.reply_to_id is not None for message in messages
     )
 
 
 def shift_dates(page: Page, seconds: int) -> Page:
-    """Add a number of seconds to the dates of a page."""
+    """Add a number of seconds to the dates of a page that don't name a zone."""
     shift = timedelta(seconds=seconds)
 
     def shifted(row: Message | NoMessage) -> Message | NoMessage:
         date = None if row.date is None else row.date + shift
         if isinstance(row, NoMessage):
             return replace(row, date=date)
-        timestamp = None if row.timestamp is None else row.timestamp + shift
+        timestamp = row.timestamp
+        if timestamp is not None and page.zoneless_timestamps:
+            timestamp += shift
         return replace(row, date=date, timestamp=timestamp)
 
     return replace(page, rows=tuple(map(shifted, page.rows)))

@@ -59,6 +59,9 @@ class Listing:
     :param folders: their FolderIds, None for none (R32)
     :param labelled: whether any of them has a label (R31)
     :param zoneless: whether the dates don't name a zone (R43)
+    :param zoneless_timestamps: whether the Timestamps don't, though the dates do
+    :param heads: whether any of them has replies, by its HasChildren (R33)
+    :param replies: whether any of them is a reply to another one
     """
 
     keys: Sequence[Key]
@@ -68,6 +71,9 @@ class Listing:
     folders: Sequence[int | None] = ()
     labelled: bool = False
     zoneless: bool = False
+    zoneless_timestamps: bool = False
+    heads: bool = False
+    replies: bool = False
 
 
 @dataclass(slots=True)
@@ -157,8 +163,8 @@ class Sweeps:
         if len(self._last_met) < fewest:
             raise R7MailExtractError(
                 f"After {MAX_SWEEPS} sweeps the server has still listed fewer "
-                f"messages ({len(self._last_met)}) than rows ({fewest}). Try again, if necessary "
-                "with a larger page_size."
+                f"messages ({len(self._last_met)}) than rows ({fewest}): it may list some of them "
+                "several times (R34). Try again, if necessary with a larger page_size."
             )
         return True
 

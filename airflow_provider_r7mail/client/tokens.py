@@ -41,7 +41,7 @@ LOST_SECONDS = 120.0
 """How long to log in again and again while nothing is served, once the account has been served."""
 
 MAX_NEW_TOKENS = 2
-"""New tokens on which a request is refused with 403 or 406 before that is its answer."""
+"""New tokens on which a request is refused before that is its answer."""
 
 LONGEST_PAUSE = 8.0
 
@@ -199,9 +199,11 @@ class Tokens:
             # Several new tokens in a row don't die by chance, unless other sessions end them.
             often = past.count > MAX_NEW_TOKENS and status != 401
             return "stands" if often and not ended and not token.calls else "ask"
-        if ended:
-            return "dead"
         unproven = self._last_served == 0.0 and now < token.issued + FRESH_SECONDS
+        # A task on another host may have ended the session before it was of any use (R36).
+        first_listing = unproven and call.path == MESSAGES_PATH
+        if ended or (first_listing and past.count <= MAX_NEW_TOKENS):
+            return "dead"
         if unproven or past.count > 1 or now < self._blameless_until:
             return "stands"
         # If a new token is refused as well, then for some minutes it isn't the token's fault.
@@ -215,9 +217,10 @@ class Tokens:
         self.current = None
         life = time.monotonic() - token.issued
         ended = self.account.has_later(token.session)
-        if life > LONGEST_PAUSE:
+        short = life < LONGEST_PAUSE
+        if not short:
             self._losses = 0
-        if ended or not token.calls:
+        if ended or short or not token.calls:
             # Sessions that end each other must give way to each other, or none gets anything done.
             self._losses += token.calls < FEW_CALLS
             longest = min(self._config.backoff * 2 ** max(self._losses, 1), LONGEST_PAUSE)
@@ -231,6 +234,9 @@ class Tokens:
             "Another session of this account has begun on this host meanwhile: the server may end "
             "a session when the account logs in again (R36). "
             if ended
+            else "Perhaps the account has logged in on another host, and the server ends its "
+            "earlier sessions (R36). "
+            if short
             else "",
             f" in {self._pause:.1f} s" if self._pause else "",
         )

@@ -42,6 +42,7 @@ class Traits:
     :param dates_offset: what to add to dates that don't name a zone, in seconds; None if they are
         in UTC (R43)
     :param by_date: whether listings are sorted by Date (R30); None if nothing has shown it
+    :param replies: whether a reply to another message has been listed (R33)
     :param labels: whether `Labels: []` is known not to filter (R31): `sent` as it is, or
         `left out`, which can't filter; `unproven` if the server refuses a request without it
     """
@@ -51,6 +52,7 @@ class Traits:
     offset: int | None = None
     dates_offset: int | None = None
     by_date: bool | None = None
+    replies: bool = False
     labels: Literal["unknown", "sent", "left out", "unproven"] = "unknown"
 
     @property
@@ -94,5 +96,6 @@ class Traits:
             "utc_offset_seconds": self.offset,
             "dates_offset_seconds": self.dates_offset,
             "sorted_by_date": self.by_date,
+            "replies_listed": self.replies or None,
             "empty_labels": self.labels,
         }

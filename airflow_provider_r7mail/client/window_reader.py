@@ -56,6 +56,20 @@ SPANS_AT_FIRST = 6
 PAGES_FOR_A_SPAN = 40
 
 
+BEYOND_REACH = (
+    "The server seems to limit how far a listing can be paged (R37); have that limit raised. "
+)
+NO_REPLIES = (
+    "messages with replies are listed (HasChildren), but none of the replies: they are in other "
+    "folders, or the server lists only the first message of a thread (R33)"
+)
+ZONELESS_TIMESTAMPS = (
+    "Timestamp doesn't name a zone, though Date does (R43): it is taken as UTC, but may be in the "
+    "server's local time"
+)
+UNKNOWN_ORDER = "it can't be told whether the server sorts by Date (R30)"
+
+
 class HasListing(Protocol):
     """A page, in any form that the caller decodes it into."""
 
@@ -105,7 +119,14 @@ class Reconciliation:
 
 
 class RereadError(R7MailExtractError):
-    """The server has turned out to have a reading for which a window must be read differently."""
+    """The server has turned out to have a reading for which a window must be read differently.
+
+    :param sweep: whether by sweeps, since nothing shows that the server sorts by Date (R30)
+    """
+
+    def __init__(self, message: str, *, sweep: bool = False) -> None:
+        super().__init__(message)
+        self.sweep = sweep
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -160,6 +181,7 @@ class WindowReader(Generic[L]):
         self._waiting: list[Span] = []
         self._first: L | None = None
         self._contradiction: tuple[ContradictionError, PageRequest, Listing] | None = None
+        self._heads = self._zoneless_timestamps = False
         self._foreign = 0
         self._own = False
         self._undated: set[Key] = set()
@@ -194,6 +216,10 @@ class WindowReader(Generic[L]):
         if self._contradiction is not None:
             await self._explain(*self._contradiction)
         await self._check_folder()
+        if self._heads and not self._traits.replies:
+            log.warning("%s: %s.", self._where(), NO_REPLIES)
+        if self._zoneless_timestamps:
+            log.warning("%s: %s.", self._where(), ZONELESS_TIMESTAMPS)
         return await self._reconcile()
 
     async def _begin(self) -> None:
@@ -240,7 +266,7 @@ class WindowReader(Generic[L]):
     async def _answer(self, question: Question) -> Listing:
         call = question_call(question, self._folder, self._criteria, self._decode)
         try:
-            return (await self._client.send(call, executor=self._executor)).listing
+            listing = (await self._client.send(call, executor=self._executor)).listing
         except PAGE_ERRORS as error:
             if call.tentative:
                 raise
@@ -248,6 +274,8 @@ class WindowReader(Generic[L]):
                 f"{self._where()}: it could not be found out how the server reads the request. "
                 f"{error.text}"
             ) from error
+        self._traits.replies = self._traits.replies or listing.replies
+        return listing
 
     async def _explain(
         self, error: ContradictionError, request: PageRequest, listing: Listing
@@ -325,6 +353,9 @@ class WindowReader(Generic[L]):
             raise R7MailExtractError(f"{self._where()}: {error}") from error
         if listing.count is not None and listing.count > len(listing.keys):
             self._count_is_total = True
+        self._heads = self._heads or listing.heads
+        self._zoneless_timestamps = self._zoneless_timestamps or listing.zoneless_timestamps
+        self._traits.replies = self._traits.replies or listing.replies
         self._note_repeats(listing)
         if self._traits.by_date is None and shows_order(listing):
             self._traits.by_date = True
@@ -396,9 +427,11 @@ class WindowReader(Generic[L]):
                 try:
                     request = self._page_size.smaller(request, error)
                 except R7MailRequestError:
+                    far = request.offset > 0 and error.status in TOO_LARGE
                     raise R7MailExtractError(
                         f"{self._where()}: the page of {request.size} at offset {request.offset} "
-                        f"from {request.start} to {request.end} could not be read. {error.text}"
+                        f"from {request.start} to {request.end} could not be read. "
+                        f"{BEYOND_REACH if far else ''}{error.text}"
                     ) from error
         elapsed = time.monotonic() - started
         self._page_size.learn(request, len(page.listing.keys), length, elapsed)
@@ -440,12 +473,12 @@ class WindowReader(Generic[L]):
         return bool(self._traits.by_date) or self._traits.sweeps or self._sweep or in_one_page
 
     async def _check_order(self, rows: int) -> None:
-        """Check that nothing follows after the messages read, if no Count tells (R30).
+        """Check that nothing was passed over, if no Count tells, and no page shows the order (R30).
 
-        If the server doesn't sort by Date, `Seek` may have passed over some. One page alone has all
-        there is.
+        If something follows after the messages read, the server doesn't sort by Date. If not, mail
+        that left meanwhile may make up for it.
 
-        :raises RereadError: something follows
+        :raises RereadError: it must be read by sweeps
         """
         if self._is_sorted:
             return
@@ -457,14 +490,13 @@ class WindowReader(Generic[L]):
         except R7MailExtractError as error:
             if getattr(error.__cause__, "status", None) not in TOO_LARGE:  # R37
                 raise
-            log.warning(
-                "%s: it can't be told whether the server sorts by Date (R30).", self._where()
-            )
+            log.warning("%s: %s.", self._where(), UNKNOWN_ORDER)
             return
         if page.listing.keys:
             self._traits.by_date = False
-            log.warning("%s: %s.", self._where(), self._traits.describe())
-            raise RereadError(f"{self._where()}: {self._traits.describe()}.")
+        why = self._traits.describe() or UNKNOWN_ORDER
+        log.warning("%s: %s. Reading it by sweeps, which takes more requests.", self._where(), why)
+        raise RereadError(f"{self._where()}: {why}.", sweep=True)
 
     async def _doubt(self, before: int | None, after: int | None, read: int) -> str:
         """Return why Count is of no use; empty if it is of the matches, or of the page (R2)."""

@@ -285,7 +285,7 @@ class Api:
         if readings.unknown_fields:
             raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
         if readings.dates_without_zone:
-            for name in ("Date", "Timestamp"):
+            for name in ("Date",) if readings.timestamps_with_zone else ("Date", "Timestamp"):
                 raw[name] = local_text(raw[name], readings.zone_hours)
         raw |= dict.fromkeys(readings.null_fields)
         for name in readings.missing_fields:

@@ -160,22 +160,25 @@ def decode_page(
     elif shape.is_regular:
         easy = _decode_stripped(body, shape)
     page = easy or _decode_in_parts(body, shape) or _decode_carefully(body)
-    if not lacks_zone(body):
-        return page
-    if dates_offset is not None:
-        page = _shifted(page, dates_offset)
-    page.listing = replace(page.listing, zoneless=True)
+    zoneless, zoneless_timestamps = lacks_zone(body), lacks_zone(body, "Timestamp")
+    if dates_offset is not None and zoneless:
+        page = _shifted(page, dates_offset, ["date", *["timestamp"] * zoneless_timestamps])
+    page.listing = replace(
+        page.listing,
+        zoneless=zoneless,
+        zoneless_timestamps=zoneless_timestamps and not zoneless,
+    )
     return page
 
 
-def _shifted(page: DecodedPage, seconds: int) -> DecodedPage:
-    """Add a number of seconds to the dates of a page."""
+def _shifted(page: DecodedPage, seconds: int, zoneless: Sequence[str]) -> DecodedPage:
+    """Add a number of seconds to the columns that don't name a zone."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     batch, shift = page.batch, pa.scalar(seconds * MICROSECONDS, pa.duration("us"))
     columns = {name: batch[name] for name in batch.schema.names}
-    for name in ("date", "timestamp"):
+    for name in zoneless:
         columns[name] = pc.add(columns[name], shift)
     batch = pa.RecordBatch.from_pydict(columns)
     return replace(
@@ -185,7 +188,9 @@ def _shifted(page: DecodedPage, seconds: int) -> DecodedPage:
 
 def _listing(batch: pa.RecordBatch, keys: Sequence[Key], count: int | None) -> Listing:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    threads = batch["thread_id"].drop_null()
     return Listing(
         keys,
         batch["date"].view(pa.int64()).to_pylist(),
@@ -193,6 +198,10 @@ def _listing(batch: pa.RecordBatch, keys: Sequence[Key], count: int | None) -> L
         batch["timestamp"].view(pa.int64()).to_pylist(),
         batch["folder_id"].to_pylist(),
         len(batch["labels"].flatten()) > 0,
+        heads=pc.any(batch["has_children"]).as_py() is True,
+        replies=batch["parent_id"].null_count < len(batch)
+        or batch["reply_to_id"].null_count < len(batch)
+        or len(threads.unique()) < len(threads),
     )
 
 

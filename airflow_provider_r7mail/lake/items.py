@@ -16,6 +16,9 @@ from airflow_provider_r7mail.client.dates import parse_api_date
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS, Fields
 from airflow_provider_r7mail.client.models import mend_text
 
+NO_DATE = "Date is .NET's 'no date'"
+"""Why a message doesn't fit the tables, although it can be read (R27)."""
+
 # As Python would write it. Other spellings, such as 007, are text of unknown meaning.
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
@@ -94,7 +97,7 @@ class _Reader:
                 if text is None
                 else "Date can't be read"
                 if "Date" in extra
-                else "Date is .NET's 'no date'"
+                else NO_DATE
             )
         return row
 

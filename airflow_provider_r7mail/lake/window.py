@@ -134,7 +134,7 @@ class _Extraction:
         scribe: Executor,
     ) -> dict[str, Any]:
         earlier: set[Key] | None = None
-        number = 1
+        number, sweep = 1, False
         while number <= MAX_READINGS:
             # Mail that arrives and leaves meanwhile explains missing messages (R6), but no more
             # than the previous reading met and this one didn't.
@@ -152,7 +152,7 @@ class _Extraction:
             try:
                 await run_to_end(_open, destination, writer)
                 self._replaces = await run_to_end(read_manifest, destination.home)
-                counted = await intake.run(keys, sweep=number == MAX_READINGS)
+                counted = await intake.run(keys, sweep=sweep or number == MAX_READINGS)
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
                 if counted.missing <= gone and not counted.doubtful:
                     self._refuse_unreadable(writer)
@@ -170,7 +170,8 @@ class _Extraction:
                     if manifest["run_id"] == self._run_id:
                         self._judge(destination, writer)
                     return manifest
-            except RereadError:
+            except RereadError as error:
+                sweep = sweep or error.sweep
                 continue
             finally:
                 # In that thread, so that it comes after any write in progress when cancelled.
@@ -194,8 +195,12 @@ class _Extraction:
         )
 
     def _refuse_unreadable(self, writer: WindowWriter) -> None:
-        """Refuse a window in which no message can be read: the server then sends something else."""
-        if writer.quarantined and not writer.messages:
+        """Refuse a window in which no message can be read: the server then sends something else.
+
+        Mail without a date may be listed for any window (R27), also for one that has no other.
+        """
+        had_mail = bool(self._replaces and self._replaces.get("messages"))
+        if not writer.messages and writer.quarantined > (0 if had_mail else writer.undated):
             raise R7MailExtractError(
                 f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: none of "
                 f"the {writer.quarantined} messages that the server lists can be read: "

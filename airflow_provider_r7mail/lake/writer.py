@@ -21,6 +21,7 @@ from airflow_provider_r7mail.lake.derived import (
     recipients_of,
 )
 from airflow_provider_r7mail.lake.iceberg import IcebergTable, IcebergWindow
+from airflow_provider_r7mail.lake.items import NO_DATE
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.layout import PATH_LEVELS, QUARANTINE
 from airflow_provider_r7mail.lake.parquet import ParquetPart, ParquetWindow
@@ -81,7 +82,7 @@ class WindowWriter:
         self._seen: list[pa.Array] = []  # ids of what was read, if rows of other mail are kept
         self._set_aside_ids: list[int] = []
         self._with_files = "attachments" in job.tables or job.attachments is not None
-        self.messages = self.quarantined = self.repaired = self.gone = 0
+        self.messages = self.quarantined = self.undated = self.repaired = self.gone = 0
         self.attachment_bytes = 0
         self._fatal = fatal_statuses(job.on_attachment_error) if job.attachments else frozenset()
         self.statuses: Counter[str] = Counter()
@@ -134,6 +135,7 @@ class WindowWriter:
             bad = replace(bad, raw=None)  # it may contain what the policy protects
         self._quarantine.write(f"{bad.to_json()}\n".encode())
         self.quarantined += 1
+        self.undated += bad.reason == NO_DATE
         if bad.message_id is not None:
             self._set_aside_ids.append(bad.message_id)
         self.bad_reasons.add(f"{bad.message_id}: {bad.reason}")

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -191,6 +192,7 @@ class TestReadings:
             ({"dates_without_zone": False}, "zone", "named"),
             ({"dates_without_zone": True}, "zone", "UTC+3"),
             ({"dates_without_zone": True, "zone_hours": 0.0}, "zone", "UTC"),
+            ({"dates_without_zone": True, "timestamps_with_zone": True}, "zone", "UTC+3"),
             ({"dates_without_zone": True, "bounds_as": "local"}, "zone", "not known"),
             *[({"ties": value}, "ties", value) for value in ("stable", "reversed", "random")],
             *[({"undated": value}, "undated", value) for value in ("always", "never", "as_min")],
@@ -248,6 +250,8 @@ class TestReadings:
                 for value in ("400", "413", "500")
             ],
             ({"mail_module": True}, "mail_module", True),
+            ({"reach_limit": None}, "offset_limit", "none seen"),
+            ({"reach_limit": 5000}, "offset_limit", "refused"),
         ],
         ids=str,
     )
@@ -333,6 +337,35 @@ class TestReadings:
         assert len(server.mailbox.sent) == (not value)
         assert "ann@example.org" not in json.dumps(report.as_dict())
 
+    @pytest.mark.parametrize("refusal", ["400", "500"])
+    def test_other_orders_of_small_pages(self, server: Emulator, refusal: Any) -> None:
+        """Pages in another order aren't called refused because larger ones are (R28, R37)."""
+        fill(server.mailbox)
+        server.readings = Readings(size_limit=60, size_refusal=refusal)
+
+        assert run(server)["order_id"].reading != "refused"
+
+    @pytest.mark.parametrize(
+        ("age", "knows", "named"),
+        [(1, True, "found"), (1, False, "late"), (600, True, None), (-600, True, None)],
+    )
+    def test_new_mail_in_searches(
+        self, server: Emulator, age: int, knows: bool, named: str | None
+    ) -> None:
+        """It is told whether searches of texts find mail that has just arrived (R40)."""
+        fill(server.mailbox, 5)
+        filled = time.monotonic()
+        time.sleep(0.3)
+        date = datetime.now(UTC) - timedelta(seconds=age)
+        server.mailbox.deliver(date=date, subject="News")
+
+        def learn(_: object) -> None:
+            seconds = 0 if knows else time.monotonic() - filled
+            server.readings = Readings(index_seconds=seconds)
+
+        with calls_of(server, learn):
+            assert run(server)["index"].reading == named
+
     def test_an_account_without_mail(self, server: Emulator) -> None:
         """If the account has no access to mail, the error names the module (R41)."""
         server.readings = Readings(mail_module=False)
@@ -387,12 +420,11 @@ class TestReadings:
         ]
         named = {name for mark in marks for case in mark.args[1] for name in case[0]}
         elsewhere = {"latency_seconds", "login_refusal", "drafts_only", "move_id", "move_seconds"}
+        elsewhere |= {"index_seconds"}
         # Not visible by reading: what happens to sent mail, and to what is never sent.
         beyond = {
-            "index_seconds",
             "lock_after",
             "mail_host",  # see TestHosts
-            "reach_limit",
             "sent_delay_seconds",
             "strip_hidden",
             "token_header_strict",

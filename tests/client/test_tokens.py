@@ -225,6 +225,36 @@ async def test_tasks_that_end_each_others_sessions_finish(
     assert "may end a session when the account logs in again (R36)" in caplog.text
 
 
+@pytest.mark.parametrize("dead", DEAD)
+async def test_tasks_on_two_hosts_finish(
+    kind: Kind, server: Emulator, dead: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tasks that can't know of each other finish, too, if they end each other's sessions (R36)."""
+    server.readings = Readings(one_session=True, dead_token=dead, latency_seconds=0.01)
+
+    async def task(url: str) -> None:
+        async with opened(kind, url, backoff=0.05) as session:
+            await work(session, 8)
+
+    # What is known of an account is filed under the server's URL.
+    await asyncio.gather(task(server.url), task(server.url.replace("127.0.0.1", "localhost")))
+
+    assert server.logins < 40
+    assert "Perhaps the account has logged in on another host" in caplog.text
+
+
+@pytest.mark.parametrize("dead", DEAD)
+async def test_a_session_that_is_ended_before_its_first_listing(
+    kind: Kind, server: Emulator, dead: str
+) -> None:
+    """A first listing that is refused may meet a session that was ended: it is repeated (R36)."""
+    server.faults.append(Fault("Messages", status=int(dead), times=2))
+    async with opened(kind, server) as session:
+        await session.send(LIST)
+
+    assert server.logins == 3
+
+
 async def test_messages_of_sessions_that_end_each_other_are_sent_once(
     kind: Kind, server: Emulator
 ) -> None:

@@ -110,6 +110,7 @@ READINGS = {
     "R42: camelCase": Readings(names="camel"),
     "R43: no zone": Readings(dates_without_zone=True),
     "R43: no zone, UTC": Readings(dates_without_zone=True, zone_hours=0),
+    "R43: no zone in Date": Readings(dates_without_zone=True, timestamps_with_zone=True),
 }
 FOUND = {
     "R29: server's day": ("bounds", "inexact"),
@@ -179,6 +180,15 @@ def test_it_costs_three_requests(hours: int, labels: bool, empty: bool, tmp_path
         first, second = requests_of_two(server, tmp_path, START + hours * HOUR)
 
     assert second < first <= second + 3
+
+
+def test_it_costs_three_requests_where_mail_is_rare(tmp_path: Path) -> None:
+    """Nor does it take more in a folder that has a message a day, and none in the window."""
+    noons = [(START + number * 24 * HOUR + 43_267 * SECOND, 33 * SECOND) for number in range(-9, 0)]
+    with Emulator(box_of(*noons)) as server:
+        first, second = requests_of_two(server, tmp_path, START + HOUR)
+
+    assert first == second + 3
 
 
 def test_the_page_at_hand_may_show_it_all(tmp_path: Path) -> None:
@@ -385,6 +395,60 @@ def test_nightly_mail_tells_nothing_about_days(tmp_path: Path) -> None:
     assert list(rows(manifest).values()) == [date]
 
 
+def test_quarter_hours_tell_about_days(tmp_path: Path) -> None:
+    """R29: in a folder whose mail is all of quarter hours, too, days don't pass for moments."""
+    nights = [(START + number * 24 * HOUR, 33 * SECOND) for number in range(-3, 3)]
+    date = START + 10.25 * HOUR
+    readings = Readings(precision="day", zone_hours=0, start_inclusive=False)
+    criteria = MessageFilter.build(start=START + 10 * HOUR, end=START + 11 * HOUR)
+    with Emulator(box_of(*nights, (date, 20 * SECOND)), readings) as server:
+        manifest = extract(server, tmp_path, START + 11 * HOUR, criteria=criteria)
+
+    assert list(rows(manifest).values()) == [date]
+
+
+def test_mail_around_a_short_window(tmp_path: Path) -> None:
+    """R29: mail near a window's bounds proves nothing about them unless its page lists it."""
+    box = box_of(*((START + 10 * HOUR + number * SECOND, 40 * SECOND) for number in range(60)))
+    start, end = START + 10 * HOUR + 20 * SECOND, START + 10 * HOUR + 27 * SECOND
+    readings = Readings(precision="day", zone_hours=0, start_inclusive=False, end_inclusive=False)
+    criteria = MessageFilter.build(start=start, end=end)
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, end, criteria=criteria)
+
+    assert len(rows(manifest)) == 7
+
+
+def test_many_messages_of_one_second(tmp_path: Path) -> None:
+    """R29: other mail of the same second doesn't show that Date is compared, not Timestamp."""
+    at = START + HOUR / 2
+    box = box_of(*((at, number * SECOND) for number in range(1, 40)), (at, 3 * HOUR))
+    with Emulator(box, Readings(bounds_field="Timestamp")) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert rows(manifest) == wanted(box, START + HOUR)
+
+
+@pytest.mark.parametrize("precision", ["day", "second"])
+def test_a_limit_of_offsets(precision: Any, tmp_path: Path) -> None:
+    """R37: the server's limit of offsets doesn't keep its reading of bounds from being found."""
+    box = mailbox()
+    with Emulator(box, Readings(precision=precision, reach_limit=300)) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert rows(manifest) == wanted(box, START + HOUR)
+
+
+def test_a_folder_beyond_the_limit_of_offsets(tmp_path: Path) -> None:
+    """R37: if the server doesn't list a whole folder that must be read, the error names it."""
+    readings = Readings(ignore_dates=True, reach_limit=100)
+    with (
+        Emulator(mailbox(), readings) as server,
+        pytest.raises(R7MailExtractError, match="R37"),
+    ):
+        extract(server, tmp_path, START + HOUR)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "readings",
@@ -469,7 +533,29 @@ def test_dates_of_a_changing_zone(tmp_path: Path) -> None:
         asyncio.run(run(server))
 
 
-def test_mail_that_leaves_hides_no_mail_that_came_late(tmp_path: Path) -> None:
+def test_dates_of_an_unknown_zone_in_a_changing_folder(tmp_path: Path) -> None:
+    """R43: if the messages that would show the zone leave meanwhile, no date is a guess."""
+    dates = [(START + HOUR, 33 * SECOND), (START + 2 * HOUR, 33 * SECOND)]
+    box = box_of(*dates, (START + HOUR / 2, SECOND))
+    asked: list[dict[str, Any]] = []
+
+    def change(record: dict[str, Any]) -> None:
+        if record["path"].endswith("Messages"):
+            asked.append(record)
+        if len(asked) == 2:
+            there = box.messages(INBOX)
+            box.delete(INBOX, [raw["Id"] for raw in there if raw["Date"] > "2025-06-01T00:45"])
+
+    readings = Readings(dates_without_zone=True)
+    with (
+        Emulator(box, readings, on_request=change) as server,
+        pytest.raises(R7MailExtractError, match="R43"),
+    ):
+        extract(server, tmp_path, START + 4 * HOUR)
+
+
+@pytest.mark.parametrize("count", ["all", "page"])
+def test_mail_that_leaves_hides_no_mail_that_came_late(count: Any, tmp_path: Path) -> None:
     """R30: by Id, late mail is passed over; a deletion meanwhile doesn't make up for it."""
     box = Mailbox()
     first, *_ = [box.deliver(date=START + timedelta(minutes=number)) for number in range(300)]
@@ -483,12 +569,45 @@ def test_mail_that_leaves_hides_no_mail_that_came_late(tmp_path: Path) -> None:
                 box.delete(27, [first])
 
     asked: list[dict[str, Any]] = []
-    readings = Readings(order_by="Id", sort_one="ascending")
+    readings = Readings(order_by="Id", sort_one="ascending", count=count)
     with Emulator(box, readings, on_request=change) as emulator:
         manifest = extract(emulator, tmp_path, START + 10 * HOUR)
 
     assert not box.has(first)
     assert late in rows(manifest)
+
+
+def test_a_window_with_undated_mail_only(tmp_path: Path) -> None:
+    """R27: mail without a date that is listed for each window doesn't make empty ones fail."""
+    box = mailbox(empty=True)
+    box.deliver(date="0001-01-01T00:00:00")
+    with Emulator(box, Readings(undated="always")) as server:
+        manifest = extract(server, tmp_path, START + HOUR, on_bad_message="quarantine")
+
+    assert (manifest["messages"], manifest["quarantined"]) == (0, 1)
+
+
+def test_timestamps_of_an_unknown_zone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """R43: if only Timestamp names no zone, the log says that it may be in local time."""
+    box = Mailbox()
+    box.deliver(date=START, fields={"Timestamp": "2025-06-01T03:00:30"})
+    with Emulator(box) as server:
+        extract(server, tmp_path, START + HOUR)
+
+    assert "Timestamp doesn't name a zone, though Date does (R43)" in caplog.text
+
+
+@pytest.mark.parametrize("threads", ["heads", "flat"])
+def test_hidden_replies(threads: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """R33: if messages have replies and none is listed, the log says that they may be hidden."""
+    box = mailbox(days=1)
+    box.deliver(date=START, mime_message_id="one@x")
+    box.deliver(date=START + HOUR / 2, in_reply_to="one@x")
+    with Emulator(box, Readings(threads=threads)) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert ("(R33)" in caplog.text) is (threads == "heads")
+    assert manifest["readings"]["replies_listed"] is (None if threads == "heads" else True)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

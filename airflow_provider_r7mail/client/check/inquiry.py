@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -151,6 +151,11 @@ class Inquiry:
     def seconds(self) -> float:
         """Seconds since the beginning."""
         return time.monotonic() - self._begun
+
+    @property
+    def now(self) -> datetime:
+        """The server's time."""
+        return self.login_time + timedelta(seconds=self.seconds)
 
     def spend(self, count: int = 1) -> None:
         """Account for the next requests.

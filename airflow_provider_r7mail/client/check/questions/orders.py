@@ -31,7 +31,8 @@ class Orders(Question):
         }
 
     def _list(self, inquiry: Inquiry, field: str) -> Verdict:
-        call = inquiry.list_call(SIZE, order_field=field)
+        size = SIZE if inquiry.refused_size is None else inquiry.served_size
+        call = inquiry.list_call(size, order_field=field)
         answer = inquiry.look(call)
         if answer.status != 200:
             return "note", "refused", f"refused: status {answer.status}"

@@ -18,6 +18,9 @@ LARGER_PAGES = (200, 1000)
 
 _CHANGED = "the folder changed during the check"
 
+FAR = 20_000
+"""An offset up to which the package pages a folder that must be read as a whole (R29)."""
+
 ENOUGH = 50
 """A page of this many messages, all of the folder, shows no limit (R3)."""
 
@@ -123,6 +126,30 @@ class Paging(Question):
             says = f"{len(longer[0].rows)} returned where {longer[0].asked} were requested"
             found["page_cap"] = "outside", "exceeded", says
         return found
+
+
+class Depth(Question):
+    """How far a listing can be paged."""
+
+    about = "large offsets"
+    subjects = (
+        Subject(
+            "offset_limit",
+            "R37",
+            "Large offsets",
+            "Pages by date; stops with an error if a listing must be paged further.",
+        ),
+    )
+
+    def ask(self, inquiry: Inquiry) -> Findings:
+        """Ask for a page far from the beginning, and again if it is refused."""
+        call = inquiry.list_call(min(10, inquiry.served_size), FAR)
+        for _ in range(2):
+            answer = inquiry.look(call, counted=False)
+            if answer.status == 200:
+                return {"offset_limit": ("ok", "none seen", f"an offset of {FAR:,} is served")}
+        says = f"an offset of {FAR:,} is refused ({answer.told})"
+        return {"offset_limit": ("note", "refused", says)}
 
 
 def _largest_page(inquiry: Inquiry) -> Page:
@@ -271,4 +298,4 @@ def count_of(pages: Sequence[Page], end: End | None, nowhere: Page | None) -> Ve
     return unknown("offset has no effect" if ignored else why)
 
 
-QUESTIONS = (Paging,)
+QUESTIONS = (Paging, Depth)

@@ -126,7 +126,7 @@ def _answer(inquiry: Inquiry, asked: Asked) -> Listing | None:
     start, end = (
         None if bound is None else to_microseconds(bound) for bound in (request.start, request.end)
     )
-    search = inquiry.fetch if asked.labels else inquiry.try_fetch
+    search = inquiry.try_fetch if asked.tentative else inquiry.fetch
     page = search(
         request.size,
         offset=request.offset,
