@@ -84,6 +84,7 @@ LAYERS = (
     },
     {"lake.storage", "lake.filenames", "lake.decode", "lake.derived"},
     {"lake.layout", "lake.locks", "lake.staging", "lake.privacy"},
+    {"lake.reading"},
     {"lake.manifest", "lake.parquet", "lake.attachments", "lake.catalog"},
     {"lake.dayfiles", "lake.job"},
     {"lake.iceberg"},

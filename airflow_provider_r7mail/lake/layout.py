@@ -13,6 +13,8 @@ MANIFEST = "_manifest.json"
 # What the manifest was, while a run that keeps rows of the earlier result replaces it.
 REPLACED = "_replaced.json"
 QUARANTINE = "_quarantine.jsonl"
+# The manifests of the windows that a compacted window was made of, one a line, in order of time.
+WINDOWS_FILE = "_windows.jsonl"
 PART = "part-00000.parquet"
 MAX_PART_BYTES = 255  # of one name on the usual file systems
 PATH_LEVELS = 3  # mailbox=, folder=, window=
