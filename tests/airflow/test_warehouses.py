@@ -67,11 +67,15 @@ def ids(server: Emulator, folder: int = INBOX) -> list[tuple[int]]:
 
 @pytest.fixture
 def duck(mail: Path) -> Iterator[Ask]:
-    """DuckDB with the views."""
+    """DuckDB with the views, made anew for each query."""
     with duckdb.connect() as connection:
-        for statement in statements("duckdb.sql", mail):
-            connection.execute(statement)
-        yield lambda sql: connection.execute(sql).fetchall()
+
+        def ask(sql: str) -> list[tuple[Any, ...]]:
+            for statement in statements("duckdb.sql", mail):
+                connection.execute(statement)
+            return connection.execute(sql).fetchall()
+
+        yield ask
 
 
 def test_duckdb_sees_all_tables_as_they_lie(server: Emulator, mail: Path, duck: Ask) -> None:
