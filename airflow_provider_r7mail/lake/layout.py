@@ -32,7 +32,7 @@ def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
 
     :raises R7MailConfigError: the login is too long for a folder's name
     """
-    name = _folder_name(mailbox, folder)
+    name = folder_name(mailbox, folder)
     size = len(name.partition("/")[0])
     if is_local(root) and size > MAX_PART_BYTES:
         raise R7MailConfigError(
@@ -45,7 +45,7 @@ def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
 
 def window_name(mailbox: str, folder: int, window: str) -> str:
     """Return a window's path below a table: `mailbox=.../folder=.../window=...`."""
-    return f"{_folder_name(mailbox, folder)}/window={window}"
+    return f"{folder_name(mailbox, folder)}/window={window}"
 
 
 def parse_window(name: str) -> Window | None:
@@ -58,5 +58,6 @@ def parse_window(name: str) -> Window | None:
     return window if f"window={window.label()}" == name else None
 
 
-def _folder_name(mailbox: str, folder: int) -> str:
+def folder_name(mailbox: str, folder: int) -> str:
+    """Return a folder's path below a table: `mailbox=.../folder=...`."""
     return f"mailbox={quote(mailbox, safe='@')}/folder={folder}"
