@@ -10,7 +10,8 @@ CREATE OR REPLACE MACRO complete_files(home) AS TABLE
 WITH
 listed AS (
     SELECT parse_path(file) AS path, parse_filename(file) AS name, file
-    FROM glob(home || '/*/*/*/*')
+    FROM glob(home || '/**')
+    WHERE regexp_matches(file[len(home) + 1:], '^/mailbox=[^/]*/folder=[^/]*/window=[^/]*/[^/]+$')
 ),
 windows AS (
     SELECT

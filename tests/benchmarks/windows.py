@@ -1,7 +1,7 @@
 """A year of hourly windows, on a disk and in an S3 server: what `bench.py windows` reads.
 
 The files and manifests are written as an extract does, without one. `python windows.py ROOT` is
-the S3 server: it has the files below a folder, says where it is, and answers each line on its
+the S3 server: it has the tables below a folder, prints its URL, and answers each line on its
 standard input with the number of requests since the last one.
 """
 
@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import string
+import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pyarrow as pa  # noqa: TID253 - no DAG file
 
@@ -32,7 +37,7 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 HOURS = 365 * 24
 HOUR = timedelta(hours=1)
 MESSAGES = 5  # in an hour
-BODY = 1500  # characters
+BODY, VOCABULARY = 200, 5000  # words
 
 
 def make_year(root: Path, hours: int = HOURS) -> int:
@@ -118,17 +123,18 @@ class Words:
 
     def __init__(self) -> None:
         self._random = random.Random(7)
-        self._text = "".join(self._random.choices(string.ascii_letters + " " * 8, k=20 * BODY))
+        letters = self._random.choices(string.ascii_lowercase, k=8 * VOCABULARY)
+        self._words = ["".join(letters[place : place + 8]) for place in range(0, len(letters), 8)]
 
     def message(self, number: int, hour: datetime, minute: int) -> dict[str, list[dict[str, Any]]]:
         """Return a message's rows of each table."""
-        place = self._random.randrange(len(self._text) - BODY)
+        text = " ".join(self._random.choices(self._words, k=BODY))
         sender = f"user{self._random.randrange(200)}@example.org"
         recipients = ["ann@example.org", f"user{self._random.randrange(200)}@test.example"]
         message = {
             "message_id": number,
-            "subject": self._text[place : place + 40],
-            "body": self._text[place : place + BODY],
+            "subject": text[:40],
+            "body": text,
             "from_name": sender.partition("@")[0],
             "from_address": sender,
             "to_addresses": recipients,
@@ -139,7 +145,7 @@ class Words:
             "mime_message_id": f"<{number}@example.org>",
             "thread_id": f"thread-{number // 3}",
             "has_attachments": number % 3 == 0,
-            "size": BODY,
+            "size": len(text),
             "extracted_at": hour + 2 * HOUR,
         }
         addressed = [
@@ -164,3 +170,41 @@ class Words:
             "recipients": addressed,
             "attachments": [file] if number % 3 == 0 else [],
         }
+
+
+def serve(root: Path) -> None:
+    """Serve the tables from memory until the parent closes our standard input."""
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from moto.s3.models import s3_backends
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    application = DomainDispatcherApplication(create_backend_app)
+    requests = count()
+
+    def counted(environ: dict[str, Any], start_response: Any) -> Any:
+        next(requests)
+        return application(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, counted, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
+    [backend] = [found["aws"] for found in s3_backends.values() if BUCKET in found["aws"].buckets]
+    for path in root.rglob("*"):
+        if path.is_file():
+            backend.put_object(BUCKET, f"tables/{path.relative_to(root)}", path.read_bytes())
+    print(url, flush=True)
+    known = next(requests) + 1
+    for _ in sys.stdin:
+        now = next(requests)
+        print(now - known, flush=True)
+        known = now + 1
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
