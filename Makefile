@@ -133,7 +133,7 @@ pictures: $(INSTALLED) browser  ## take the docs' pictures anew, into docs/image
 bench: $(INSTALLED)  ## measure beside other tools (in .venv-bench, some 25 minutes); writes docs/performance.md; ONLY=shapes for a part
 	@$(PYTHON) -m venv .venv-bench
 	@.ci/install .venv-bench -c constraints.txt -r tests/benchmarks/requirements.txt -e '.[dev]'
-	@.venv-bench/bin/python tests/benchmarks/bench.py $(ONLY)
+	@.venv-bench/bin/python -m tests.benchmarks.bench $(ONLY)
 
 # What `make scale` extracts, and in how many windows: `make scale MESSAGES=20000 DAYS=12` for a trial.
 MESSAGES := 500000

@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote
 
 import pandas as pd  # noqa: TID253 - only a task imports this file
-import pyarrow as pa  # noqa: TID253
-import pyarrow.parquet as pq  # noqa: TID253
 from airflow.sdk import ObjectStoragePath
 
 from airflow_provider_r7mail.compat import AirflowSkipException
-from airflow_provider_r7mail.lake.schema import schema
+from airflow_provider_r7mail.lake.reading import complete_files, read_table
 
 FOLDER = ["mailbox", "folder"]
 # Rows of different folders that agree in these are the same message; in a folder, those with the
 # same `message_id` are. See docs/sql/latest_messages.sql.
 IDENTITY = ["mime_message_id", "from_address", "date", "subject", "was_sent"]
-READERS = 8  # files that are read at once
-READ_WHOLE = 2**20  # files below this are read in one request
 
 
 def read(lake: str, table: str, columns: Iterable[str]) -> pd.DataFrame:
-    """Read columns of a table's complete windows, in one listing and one or two reads per file."""
+    """Read columns of a table's complete windows; the folders' ids are text, as in the marts."""
     root = ObjectStoragePath(f"{lake}/tables/{table}")
-    listed = root.fs.find(root.path, detail=True)
-    homes = [path.rpartition("/")[0] for path in listed if path.endswith("/_manifest.json")]
-    if not homes:
+    rows = read_table(root, columns)
+    if not len(rows) and not complete_files(root):
         raise AirflowSkipException(f"There is no table at {root} yet: run mail_extract first.")
-
-    def read_window(home: str) -> pa.Table:
-        path = f"{home}/part-00000.parquet"
-        size = listed[path]["size"]
-        cache = "all" if size < READ_WHOLE else "readahead"
-        with root.fs.open(path, "rb", size=size, cache_type=cache) as file:
-            rows = pq.read_table(file, columns=list(columns))
-        for name in set(columns).difference(rows.column_names):  # of a later version
-            rows = rows.append_column(name, pa.nulls(len(rows), schema(table).field(name).type))
-        rows = rows.select(list(columns))
-        # From the path, always as text: a login may be 007.
-        for part in home.split("/")[-3:]:
-            name, _, text = part.partition("=")
-            rows = rows.append_column(name, pa.repeat(unquote(text), len(rows)))
-        return rows
-
-    with ThreadPoolExecutor(READERS) as pool:
-        found: pd.DataFrame = pa.concat_tables(pool.map(read_window, homes)).to_pandas()
-    return found
+    found: pd.DataFrame = rows.to_pandas()
+    return found.astype({"folder": "str"})
 
 
 def read_tables(lake: str, wanted: Iterable[tuple[str, list[str]]]) -> dict[str, pd.DataFrame]:

@@ -21,6 +21,7 @@ from airflow.sdk import DAG, ObjectStoragePath, Variable, task
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from airflow_provider_r7mail.compat import AirflowSkipException
+from airflow_provider_r7mail.lake.reading import read_table
 from airflow_provider_r7mail.operators import R7MailSendOperator
 
 LAKE = "{{ var.value.get('r7mail_lake', 'file:///tmp/r7mail') }}"
@@ -32,24 +33,16 @@ TOP = 20
 def make_report(lake: str, day: str) -> dict[str, Any]:
     """Count the messages of a day by the sender's domain."""
     import pandas as pd
-    import pyarrow as pa
-    import pyarrow.dataset as ds
 
     root = ObjectStoragePath(f"{lake}/tables/messages")
     if not root.exists():
         raise AirflowSkipException(f"There are no tables at {root} yet: run mail_extract first.")
     begin = pd.Timestamp(day, tz="UTC")
-    messages = pd.read_parquet(
-        root.path,
-        filesystem=root.fs,
-        partitioning=ds.partitioning(
-            # Otherwise a login like 007 would be read as a number.
-            pa.schema({"mailbox": pa.string(), "folder": pa.int64(), "window": pa.string()}),
-            flavor="hive",
-        ),
-        columns=["mailbox", "message_id", "from_address", "date", "was_read"],
-        filters=[("date", ">=", begin), ("date", "<", begin + pd.Timedelta(days=1))],
-    )
+    end = begin + pd.Timedelta(days=1)
+    messages = read_table(
+        root, ["message_id", "from_address", "date", "was_read"], start=begin, end=end
+    ).to_pandas()
+    messages = messages[messages["date"].between(begin, end, inclusive="left")]
     messages = messages.drop_duplicates(["mailbox", "message_id"])
     domain = messages["from_address"].fillna("").str.rpartition("@")[2].str.lower()
     table = (

@@ -239,15 +239,18 @@ def _say_start(console: Console, server: Emulator, airflow: _DemoAirflow) -> Non
 def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow, late: int) -> None:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
+    from upath import UPath  # noqa: PLC0415 - slow
 
-    def rows(path: str) -> Any:
-        return ds.dataset(airflow.lake / path, format="parquet", partitioning="hive").to_table()
+    from airflow_provider_r7mail.lake.reading import read_table  # noqa: PLC0415 - not on Windows
 
+    names = ("tables/messages", "tables/recipients", "tables/attachments")
+    rows = {name: read_table(UPath(airflow.lake / name)) for name in names}
+    rows["price_lists"] = ds.dataset(airflow.lake / "price_lists").to_table()
     table = make_table("on disk", "files", "rows", "bytes")
-    for path in ("tables/messages", "tables/recipients", "tables/attachments", "price_lists"):
+    for path, found in rows.items():
         files = list((airflow.lake / path).rglob("*.parquet"))
         size = sum(file.stat().st_size for file in files)
-        table.add_row(path, str(len(files)), f"{rows(path).num_rows:,}", f"{size:,}")
+        table.add_row(path, str(len(files)), f"{found.num_rows:,}", f"{size:,}")
     copied = [
         file
         for file in (airflow.lake / "attachments").rglob("*")
@@ -256,17 +259,17 @@ def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow, late: 
     total = sum(file.stat().st_size for file in copied)
     table.add_row("attachments", str(len(copied)), "", f"{total:,}")
     console.print(table)
-    statuses = pc.value_counts(rows("tables/attachments")["status"]).to_pylist()
+    statuses = pc.value_counts(rows["tables/attachments"]["status"]).to_pylist()
     told = ", ".join(f"{item['counts']} {item['values']}" for item in statuses)
     console.print(f"Attachments in the three weeks: {told or 'none'}.")
-    prices = set(rows("price_lists")["message_id"].to_pylist())
+    prices = set(rows["price_lists"]["message_id"].to_pylist())
     filed = [m for m in server.mailbox.messages(_processed(server)) if m["Id"] in prices]
     if any(message["WasRead"] for message in filed):
         console.print("The price list's message was marked as read and moved to folder processed.")
     for sent in server.mailbox.sent:
         [file] = sent["Attachments"]
         console.print(f"The report was sent as message {sent['Id']}, with {file['FileName']}.")
-    messages = rows("tables/messages")
+    messages = rows["tables/messages"]
     if late in messages["message_id"].to_pylist():
         console.print(
             f"Message {late} arrived after its week had been extracted. The next run looked at "

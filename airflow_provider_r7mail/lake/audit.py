@@ -244,6 +244,11 @@ def _look_at_tables(job: AuditJob, ledger: Ledger) -> Report:
     for part in _gaps(regular, "missing"):
         report.findings.append(Finding("missing", part.start, part.end, tables=0))
     report.findings += [Finding("foreign", detail=path) for path in ledger.foreign]
+    if ledger.left:
+        report.notes.append(
+            f"{ledger.left} windows are left of compactions; readers ignore them, and r7mail "
+            "compact removes them."
+        )
     if older := ledger.of_an_older_schema():
         report.notes.append(f"{older} windows have an older schema version.")
     if filtered := sum(entry.filtered for entry in ledger.entries):
@@ -414,7 +419,7 @@ class _Comparison:
                 )
             return
         try:
-            stored = await run_to_end(stored_ids, job.output, job.mailbox, job.folder, entry.window)
+            stored = await run_to_end(stored_ids, job.output, job.mailbox, job.folder, entry)
         except OSError as error:
             self._report.findings.append(
                 Finding("damaged", part.start, part.end, server=len(ids), detail=str(error))

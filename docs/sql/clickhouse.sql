@@ -1,9 +1,38 @@
 -- ClickHouse: views over the files in place, and tables that clickhouse_month.sql fills.
 -- On a server with S3, use s3('https://bucket.s3.amazonaws.com/mail/...', Parquet), not file(...).
--- The views only include complete windows: those that have a manifest. mailbox, folder and window
--- are taken from the paths here, since use_hive_partitioning reads a login like 007 as a number. A
--- filter on them opens no other files.
+-- mailbox, folder and window are taken from the paths here, since use_hive_partitioning reads a login
+-- like 007 as a number. A filter on them opens no other files.
+-- While windows are compacted, a view may miss those that change between its two listings:
+-- clickhouse_month.sql makes sure that none did.
 CREATE DATABASE IF NOT EXISTS mail;
+
+-- The folders of the windows to read. A window is complete if it has a manifest. A complete one with
+-- _windows.jsonl is compacted: it replaces the windows that lie within it.
+CREATE OR REPLACE VIEW mail.lake_windows AS
+SELECT home, window
+FROM (
+    SELECT
+        home,
+        extract(home, '/window=([^/]*)/') AS window,
+        splitByChar('_', replaceAll(replaceOne(window, 'open_', '_'), 'Z', '')) AS span,
+        max(if(is_compacted, span[2], '')) OVER (
+            PARTITION BY replaceRegexpOne(home, '[^/]*/$', '') ORDER BY span[1], span[2] DESC
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS covered_until
+    FROM (
+        SELECT
+            replaceRegexpOne(_path, '[^/]*$', '') AS home,
+            countIf(_file = '_manifest.json') > 0 AS is_complete,
+            countIf(_file = '_windows.jsonl') > 0 AS is_compacted
+        FROM file(
+            '/data/mail/{messages,recipients,attachments}/*/*/*/_{manifest.json,windows.jsonl}', One
+        )
+        GROUP BY home
+    )
+    WHERE is_complete
+)
+WHERE span[2] > covered_until
+SETTINGS use_hive_partitioning = 0;
 
 CREATE OR REPLACE VIEW mail.lake_messages AS
 SELECT
@@ -12,10 +41,7 @@ SELECT
     CAST(extract(_path, '/folder=([^/]*)/') AS Int64) AS folder,
     extract(_path, '/window=([^/]*)/') AS window
 FROM file('/data/mail/messages/*/*/*/part-*.parquet', Parquet)
-WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (
-    SELECT replaceRegexpOne(_path, '[^/]*$', '')
-    FROM file('/data/mail/messages/*/*/*/_manifest.json', One)
-)
+WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (SELECT home FROM mail.lake_windows)
 SETTINGS use_hive_partitioning = 0;
 
 CREATE OR REPLACE VIEW mail.lake_recipients AS
@@ -25,10 +51,7 @@ SELECT
     CAST(extract(_path, '/folder=([^/]*)/') AS Int64) AS folder,
     extract(_path, '/window=([^/]*)/') AS window
 FROM file('/data/mail/recipients/*/*/*/part-*.parquet', Parquet)
-WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (
-    SELECT replaceRegexpOne(_path, '[^/]*$', '')
-    FROM file('/data/mail/recipients/*/*/*/_manifest.json', One)
-)
+WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (SELECT home FROM mail.lake_windows)
 SETTINGS use_hive_partitioning = 0;
 
 CREATE OR REPLACE VIEW mail.lake_attachments AS
@@ -38,10 +61,7 @@ SELECT
     CAST(extract(_path, '/folder=([^/]*)/') AS Int64) AS folder,
     extract(_path, '/window=([^/]*)/') AS window
 FROM file('/data/mail/attachments/*/*/*/part-*.parquet', Parquet)
-WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (
-    SELECT replaceRegexpOne(_path, '[^/]*$', '')
-    FROM file('/data/mail/attachments/*/*/*/_manifest.json', One)
-)
+WHERE replaceRegexpOne(_path, '[^/]*$', '') IN (SELECT home FROM mail.lake_windows)
 SETTINGS use_hive_partitioning = 0;
 
 CREATE TABLE IF NOT EXISTS mail.messages

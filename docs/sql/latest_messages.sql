@@ -1,12 +1,8 @@
 -- Each message once, as last seen, in whichever folder: for mail that is moved between extracted
 -- folders, and for overlapping windows.
 --
--- It needs a relation `messages` with the columns `mailbox` and `folder` from the path. In DuckDB:
---   CREATE VIEW messages AS SELECT * FROM read_parquet(
---       '/data/mail/messages/**/*.parquet',
---       union_by_name = true,
---       hive_types = {'mailbox': VARCHAR, 'folder': BIGINT}
---   );
+-- It needs a relation `messages` with the columns `mailbox` and `folder` from the path, such as the
+-- one of duckdb.sql, mail.lake_messages of clickhouse.sql, or what mail_to_postgres loads.
 --
 -- In a folder, the server id identifies a message. Different mail may have the same MIME
 -- Message-ID: scanners and alarm systems do that.

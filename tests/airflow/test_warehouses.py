@@ -19,10 +19,12 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from upath import UPath
 
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from tests.airflow.support import DAY, JUNE, Runner, extract, rename_logins
+from tests.lake.compacting import compacted
 
 pytestmark = pytest.mark.slow
 SQL = Path(__file__).parents[2] / "docs/sql"
@@ -62,16 +64,29 @@ def ids(server: Emulator, folder: int = INBOX) -> list[tuple[int]]:
     return [(message["Id"],) for message in server.mailbox.messages(folder)]
 
 
+def compact(mail: Path) -> None:
+    """Make one window of the month, and don't remove the days yet, as if this was killed."""
+    days = {path: path.read_bytes() for path in mail.rglob("*") if path.is_file()}
+    assert len(compacted(UPath(mail)).made) == 1
+    for path, data in days.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
 # -- DuckDB -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def duck(mail: Path) -> Iterator[Ask]:
-    """DuckDB with the views."""
+    """DuckDB with the views, made anew for each query."""
     with duckdb.connect() as connection:
-        for statement in statements("duckdb.sql", mail):
-            connection.execute(statement)
-        yield lambda sql: connection.execute(sql).fetchall()
+
+        def ask(sql: str) -> list[tuple[Any, ...]]:
+            for statement in statements("duckdb.sql", mail):
+                connection.execute(statement)
+            return connection.execute(sql).fetchall()
+
+        yield ask
 
 
 def test_duckdb_sees_all_tables_as_they_lie(server: Emulator, mail: Path, duck: Ask) -> None:
@@ -102,6 +117,25 @@ def test_duckdb_leaves_out_unfinished_windows(mail: Path, duck: Ask, table: str)
     assert duck(f'SELECT DISTINCT "window" FROM {table}') == [
         ("20250602T000000Z_20250603T000000Z",)
     ]
+
+
+def test_duckdb_sees_compacted_windows_once(server: Emulator, mail: Path, duck: Ask) -> None:
+    """The views show the same rows before windows are compacted, after, and taken apart again."""
+    queries = [f'SELECT * EXCLUDE ("window", extracted_at) FROM {name}' for name in TABLES[:1]]
+    queries += [f'SELECT * EXCLUDE ("window") FROM {name}' for name in TABLES[1:]]
+
+    def everything() -> list[list[tuple[Any, ...]]]:
+        return [sorted(duck(query), key=repr) for query in queries]
+
+    before = everything()
+    compact(mail)
+    windows = duck('SELECT DISTINCT "window" FROM messages')
+    after = everything()
+    extract(mail, JUNE)
+
+    assert windows == [("20250601T000000Z_20250603T000000Z",)]
+    assert before == after == everything()
+    assert duck('SELECT count(DISTINCT "window") FROM messages') == [(2,)]
 
 
 # -- ClickHouse -------------------------------------------------------------------------------
@@ -172,6 +206,25 @@ def test_clickhouse_replaces_a_month_whole(server: Emulator, mail: Path, clickho
         ("july@example.org",),
     ]
     assert clickhouse("SHOW TABLES FROM mail LIKE 'staged%'") == []
+
+
+def test_clickhouse_sees_compacted_windows_once(
+    server: Emulator, mail: Path, clickhouse: Ask
+) -> None:
+    """The views and a month that is loaded again have the same rows after windows are compacted."""
+
+    def found() -> list[Any]:
+        load_month(clickhouse, mail, "202506")
+        names = (f"{schema}{table}" for schema in ("lake_", "") for table in TABLES)
+        return [clickhouse(f"SELECT message_id FROM mail.{name} ORDER BY ALL") for name in names]
+
+    before = found()
+    compact(mail)
+    after = found()
+    extract(mail, JUNE)
+
+    assert before == after == found()
+    assert before[0] == ids(server)
 
 
 # -- PostgreSQL -------------------------------------------------------------------------------
@@ -351,6 +404,46 @@ def test_postgres_takes_no_mix_of_two_extractions(
     note.write_bytes(new)
     assert load() is not None
     assert stored(warehouse) == ids(server)
+
+
+def test_postgres_follows_windows_that_are_compacted(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """A compacted window replaces those it was made of, with all that was loaded for them."""
+    load()
+    gone, read, *_ = ids(server)
+    server.mailbox.delete(INBOX, list(gone))
+    server.mailbox.mark_read(INBOX, list(read))
+    extract(mail, JUNE)  # not loaded before it is compacted
+    compact(mail)
+
+    assert (load(), load()) == (1, 0)
+
+    label = "20250601T000000Z_20250603T000000Z"
+    assert stored(warehouse) == ids(server)
+    assert (*read, True) in stored(warehouse, "message_id, was_read")
+    assert warehouse('SELECT "window" FROM mail.windows') == [(label,)]
+    assert warehouse('SELECT DISTINCT "window" FROM mail.messages') == [(label,)]
+    assert warehouse("SELECT count(*) FROM mail.attachments") == [(1,)]
+
+
+def test_postgres_follows_windows_that_are_taken_apart(
+    server: Emulator, mail: Path, warehouse: Ask, load: Callable[[], Any]
+) -> None:
+    """The windows of a compacted one replace it once a run of one of them takes it apart."""
+    compacted(UPath(mail))
+    load()
+    gone, *_ = ids(server)
+    server.mailbox.delete(INBOX, list(gone))
+    extract(mail, JUNE)
+
+    assert (load(), load()) == (2, 0)
+
+    assert stored(warehouse) == ids(server)
+    assert warehouse('SELECT DISTINCT "window" FROM mail.messages ORDER BY 1') == (
+        warehouse('SELECT "window" FROM mail.windows ORDER BY 1')
+    )
+    assert warehouse("SELECT count(*) FROM mail.recipients") == [(2,)]
 
 
 def test_postgres_takes_any_text(

@@ -21,10 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
+
+from tests.benchmarks.windows import BUCKET, make_year
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
@@ -338,6 +341,133 @@ def files() -> str:
     return "\n".join(lines)
 
 
+def windows() -> str:
+    """A year of hourly windows, before and after they are compacted into months."""
+    with tempfile.TemporaryDirectory(prefix="r7mail-bench-") as folder:
+        os.environ |= {"AIRFLOW_HOME": f"{folder}/airflow", "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+        root = Path(folder) / "tables"
+        make_year(root)
+        before = read_windows(root, "before")
+        command = [str(Path(sys.executable).parent / "r7mail"), "compact", f"--output={root}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        after = read_windows(root, "after")
+    head = ("reader", "what", "disk, seconds", "S3, seconds", "S3, requests")
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
+    for (reader, what), taken in before.items():
+        now = after[reader, what]
+        lines.append(
+            f"| {reader} | {what} | {taken['disk'][0]:.2f} → {now['disk'][0]:.2f} | "
+            f"{taken['S3'][0]:.2f} → {now['S3'][0]:.2f} | {taken['S3'][1]:,} → {now['S3'][1]:,} |"
+        )
+    return "\n".join(lines)
+
+
+Readings = dict[tuple[str, str], dict[str, tuple[float, int]]]
+
+
+def read_windows(root: Path, state: str) -> Readings:
+    """Return the seconds and requests of each reading, from the disk and from S3."""
+    from upath import UPath
+
+    found: Readings = {}
+
+    def measure(store: str, requests: Callable[[], int], lake: str, tables: Any) -> None:
+        for (reader, what), read in readers(lake, tables).items():
+            requests()
+            begun = time.perf_counter()
+            read()
+            taken = (time.perf_counter() - begun, requests())
+            print(f"  {state}, {store}: {reader}, {what}: {taken}", flush=True)
+            found.setdefault((reader, what), {})[store] = taken
+
+    measure("disk", int, root.parent.as_uri(), UPath(root))
+    with served(root) as (options, requests):
+        connection = {
+            "conn_type": "aws",
+            "login": options["key"],
+            "password": options["secret"],
+            "extra": options["client_kwargs"],
+        }
+        os.environ[f"AIRFLOW_CONN_BENCH_{state.upper()}"] = json.dumps(connection)
+        lake = f"s3://bench_{state}@{BUCKET}"
+        measure("S3", requests, lake, UPath(f"s3://{BUCKET}/tables", **options))
+    return found
+
+
+@contextmanager
+def served(root: Path) -> Iterator[tuple[dict[str, Any], Callable[[], int]]]:
+    """The tables in an S3 server: the options that reach it, and what counts requests."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "windows.py"), str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    say, hear = process.stdin, process.stdout
+
+    def requests() -> int:
+        print(file=say, flush=True)
+        return int(hear.readline())
+
+    try:
+        url = hear.readline().strip()
+        where = {"endpoint_url": url, "region_name": "us-east-1"}
+        yield {"key": "bench", "secret": "bench-secret", "client_kwargs": where}, requests
+    finally:
+        say.close()
+        process.wait()
+
+
+def readers(lake: str, tables: Any) -> dict[tuple[str, str], Callable[[], Any]]:
+    """Return what reads the tables, by its name and what it reads."""
+    import duckdb
+
+    from airflow_provider_r7mail.lake.reading import read_table
+
+    sys.path.insert(0, str(HERE.parents[1] / "dags"))
+    from mail_analytics_tables import read_tables
+
+    spans = {
+        "one day": (datetime(2025, 6, 10, tzinfo=UTC), datetime(2025, 6, 11, tzinfo=UTC)),
+        "one month": (datetime(2025, 6, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC)),
+        "the year": (datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)),
+    }
+    text = (HERE.parents[1] / "docs/sql/duckdb.sql").read_text(encoding="utf-8")
+    views = text.partition("SET VARIABLE recipients")[0].replace("/data/mail", str(tables))
+
+    connection = duckdb.connect()
+    if "://" in str(tables):  # not with httpfs, which would have to be downloaded
+        connection.register_filesystem(tables.fs)
+
+    def ask(start: datetime, end: datetime) -> Any:
+        query = (
+            "FROM messages SELECT from_address, count(*) WHERE date >= ? AND date < ? GROUP BY 1"
+        )
+        return connection.execute(query, [start, end]).fetchall()
+
+    found: dict[tuple[str, str], Callable[[], Any]] = {
+        ("DuckDB", "`duckdb.sql`, the view `messages`"): partial(connection.execute, views)
+    }
+    for what, span in spans.items():
+        found["DuckDB", f"then {what}"] = partial(ask, *span)
+    for what, (start, end) in spans.items():
+        found["`read_table`", what] = partial(
+            read_table,
+            tables / "messages",
+            ["date", "from_address"],
+            start=start,
+            end=end,
+        )
+    wanted = [
+        ("messages", ["date", "thread_id", "is_auto_submitted", "was_read", "gone_at"]),
+        ("attachments", ["file_name", "size"]),
+    ]
+    found["`mail_analytics`", "the year, two tables"] = partial(read_tables, lake, wanted)
+    return found
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page."""
@@ -376,6 +506,13 @@ SECTIONS = {
         over_time,
         "All windows are hourly and in order. A run's own window takes the requests of the first "
         "line; each look at an earlier window adds one, and the last look reads the window.",
+    ),
+    "windows": Section(
+        "A year of hourly windows, before and after `r7mail compact`",
+        windows,
+        "8,760 windows of five messages and three tables, read before → after. DuckDB reads S3 "
+        "with s3fs, and keeps what it has read for the session. S3 is moto on the same machine, "
+        "which answers some hundred requests per second. One round.",
     ),
     "files": Section(
         "Attachments, verified against Content-Length and the listed size, SHA-256 recorded", files

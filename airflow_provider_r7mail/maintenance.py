@@ -1,0 +1,90 @@
+"""The operator that compacts the small files of many windows. It needs no mail server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_r7mail.failures import fail_at_once
+from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.lake.compaction import Into, compact, compact_job, find_folders
+from airflow_provider_r7mail.lakes import LakeOperator
+
+if TYPE_CHECKING:
+    from airflow_provider_r7mail.compat import Context
+
+
+class R7MailCompactOperator(LakeOperator):
+    """Make one window of the many windows of a past month, so that readers open fewer files.
+
+    Works on the tables alone, without a request to the mail server. Nothing else changes: runs of a
+    window within a compacted one, audits and rechecks go on as before. Windows that are unfinished
+    or damaged, overlap others, or were written with other settings than their neighbours are left
+    alone; each is a warning in the log. If the task is killed, the next one goes on.
+
+    Returns `{"windows", "into", "folders": [{"mailbox", "folder_id", "made", "left", "removed"}]}`:
+    how many windows became how many, and for each folder what was made of which windows, and which
+    were left alone and why. No mail.
+
+    :param output_path: the `output_path` of the extracts (templated)
+    :param folder: the folder's id, or its name in the connection's `folders`; None for all folders
+        of all mailboxes below `output_path` (templated)
+    :param older_than_days: only windows that ended at least this many days ago
+    :param into: `month` or `day`: what to make one window of, in UTC (templated)
+    :param storage_conn_id: the connection of the object storage (templated)
+    :param r7mail_conn_id: the Airflow connection whose `folders` has the folder's name (templated)
+    :raises AirflowFailException: a parameter is wrong
+    """
+
+    template_fields: Sequence[str] = (
+        "output_path",
+        "folder",
+        "into",
+        "storage_conn_id",
+        "r7mail_conn_id",
+    )
+    ui_color = "#eee6f8"
+
+    def __init__(
+        self,
+        *,
+        output_path: str,
+        folder: int | str | None = None,
+        older_than_days: float = 35,
+        into: Into = "month",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.output_path = output_path
+        self.folder = folder
+        self.older_than_days = older_than_days
+        self.into = into
+
+    @fail_at_once()
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compact the folder, or all folders."""
+        output = self._root("output_path")
+        folder = None
+        if self.folder is not None:
+            folder = R7MailHook(self.r7mail_conn_id).resolve_folder(self.folder)
+        job = compact_job(output, self.older_than_days, self.into, datetime.now(UTC))
+        outcomes = []
+        for mailbox, number in find_folders(output, folder):
+            outcome = compact(job, mailbox, number)
+            for made in outcome.made:
+                self.log.info(
+                    "Folder %s: window %s has %s messages, made of %s windows.",
+                    number,
+                    made.window,
+                    made.messages,
+                    made.windows,
+                )
+            for left in outcome.left:
+                self.log.warning("Folder %s: left window %s: %s.", number, left.window, left.reason)
+            outcomes.append(outcome)
+        return {
+            "windows": sum(made.windows for outcome in outcomes for made in outcome.made),
+            "into": sum(len(outcome.made) for outcome in outcomes),
+            "folders": [outcome.record() for outcome in outcomes],
+        }
