@@ -155,7 +155,7 @@ def test_logins_of_digits_are_text(server: Emulator, lake: Path, analyse: Analys
 def test_tables_on_s3_are_read_once(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On S3 each table is listed flat, twice to be sure, and each file is read once for all marts."""
+    """On S3 each table is listed twice, to be sure, and each file is read once for all marts."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
     moto.start()
     url = "http://{}:{}".format(*moto.get_host_and_port())

@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from routines import ROUTINES
+from tests.benchmarks.routines import ROUTINES
 
 LOGIN = {"Login": "user_test", "Password": "TestPassword"}
 LIST = "/api/v1/email/Messages"
