@@ -349,6 +349,7 @@ class TestReadings:
         ("age", "knows", "named"),
         [(1, True, "found"), (1, False, "late"), (600, True, None), (-600, True, None)],
     )
+    @pytest.mark.slow
     def test_new_mail_in_searches(
         self, server: Emulator, age: int, knows: bool, named: str | None
     ) -> None:

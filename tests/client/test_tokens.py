@@ -226,6 +226,7 @@ async def test_tasks_that_end_each_others_sessions_finish(
 
 
 @pytest.mark.parametrize("dead", DEAD)
+@pytest.mark.slow
 async def test_tasks_on_two_hosts_finish(
     kind: Kind, server: Emulator, dead: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
