@@ -396,6 +396,12 @@ class WindowReader(Generic[L]):
         if listing.count is not None and listing.count < distinct:
             self._count_is_short = True
         if distinct < len(listing.keys):
+            if len(set(zip(listing.keys, listing.dates, strict=True))) > distinct:
+                raise R7MailExtractError(
+                    f"{self._where()}: the server lists messages of different dates under one Id, "
+                    "so that they can't be told from one that is listed twice (R34). Nothing was "
+                    "written. Has the server been upgraded? Run r7mail check."
+                )
             for key, rows in Counter(listing.keys).items():
                 if rows > 1:
                     self._repeats[key] = max(self._repeats.get(key, 0), rows - 1)

@@ -556,6 +556,22 @@ async def test_a_server_that_renames_the_fields_of_messages(
     assert files(tmp_path) == before
 
 
+async def test_a_server_that_gives_all_messages_one_id(
+    server: Emulator, client: AsyncClient, tmp_path: Path
+) -> None:
+    """Messages with one Id and different dates aren't taken for one that is listed twice."""
+    deliver(server, 3)
+    await extract(client, tmp_path)
+    before = files(tmp_path)
+    rows = [{**message, "Id": 0} for message in server.mailbox.messages(INBOX)]
+    answer = {"FolderId": 0, "Items": rows, "Count": 3, "UnreadCount": 0}
+    server.faults.append(Fault("Messages", None, kind="answer", answer=answer))
+
+    with pytest.raises(R7MailExtractError, match="different dates under one Id"):
+        await extract(client, tmp_path)
+    assert files(tmp_path) == before
+
+
 async def test_a_message_without_an_id_that_changes_meanwhile(
     server: Emulator, client: AsyncClient, tmp_path: Path
 ) -> None:
