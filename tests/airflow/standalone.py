@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,15 @@ DAG = "mail_starts_dag"
 
 
 class Standalone:
-    """`airflow standalone` in a folder of its own, with its output in a file there."""
+    """`airflow standalone` in a folder of its own, with its output in a file there.
 
-    def __init__(self, home: Path, server: Emulator) -> None:
+    :param server: the mail server that the connection `r7mail_default` leads to
+    :param connections: more Airflow connections, by their ids in capitals
+    """
+
+    def __init__(
+        self, home: Path, server: Emulator, connections: Mapping[str, str] | None = None
+    ) -> None:
         self.home = home
         self.log = home / "standalone.log"
         port = free_port()
@@ -55,9 +61,11 @@ class Standalone:
             **{f"AIRFLOW__{name}": str(value) for name, value in values.items()},
             "AIRFLOW_HOME": str(home),
             "AIRFLOW_CONN_R7MAIL_DEFAULT": server.connection(),
+            **{f"AIRFLOW_CONN_{name}": value for name, value in (connections or {}).items()},
             "AIRFLOW_VAR_R7MAIL_LAKE": (home / "lake").as_uri(),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONWARNINGS": "ignore",
+            "XDG_STATE_HOME": str(home / "state"),
         }
         self.processes = [self._start("standalone")]
 
