@@ -245,7 +245,7 @@ def _show_demo(console: Console, server: Emulator, airflow: _DemoAirflow, late: 
 
     names = ("tables/messages", "tables/recipients", "tables/attachments")
     rows = {name: read_table(UPath(airflow.lake / name)) for name in names}
-    rows["price_lists"] = ds.dataset(airflow.lake / "price_lists").to_table()
+    rows["price_lists"] = ds.dataset(airflow.lake / "price_lists", partitioning="hive").to_table()
     table = make_table("on disk", "files", "rows", "bytes")
     for path, found in rows.items():
         files = list((airflow.lake / path).rglob("*.parquet"))
