@@ -497,9 +497,9 @@ class _Compaction:
                 if name in self._inventory().remains:
                     remove_windows(self._output, [self._path(name)])
         for name in found.staged:
-            for home in found.homes.values():
-                clean(home / name)
-                remove_empty(home / name, PATH_LEVELS)
+            for place in found.homes.values():
+                clean(place / name)
+                remove_empty(place / name, PATH_LEVELS)
         known = found.manifests([*found.superseded, *found.compacted])
         held = locked_names(self._output, self._parent)
         for outer in sorted(found.compacted - found.superseded):
