@@ -503,16 +503,18 @@ class _Compaction:
         known = found.manifests([*found.superseded, *found.compacted])
         held = locked_names(self._output, self._parent)
         for outer in sorted(found.compacted - found.superseded):
+            manifest = known.get(outer, {})
+            if "made_of" not in manifest:
+                continue  # a run has taken it apart meanwhile, or published over it
             bounds = bounds_of(outer)
             inside = [name for name in found.superseded if within(bounds_of(name), bounds)]
-            made_of = {item["run_id"] for item in known[outer]["made_of"]}
+            made_of = {item["run_id"] for item in manifest["made_of"]}
             plain: list[str] = []
             others: list[str] = []
             for name in sorted(inside):
                 is_plain = _runs(known.get(name)) <= made_of and self._path(name) not in held
                 (plain if is_plain else others).append(name)
-            home, run_id = tables_of(known[outer])[0], known[outer]["run_id"]
-            self._remove(plain, outer, home, run_id)
+            self._remove(plain, outer, tables_of(manifest)[0], manifest["run_id"])
             for name in others:
                 self._clear_one(name, made_of)
             self._outcome.removed += len(inside)
