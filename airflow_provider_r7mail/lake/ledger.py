@@ -6,6 +6,7 @@ Only the tables are read here; `lake.audit` compares them with the server.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Entry:
     :param strays: whether an audit made it, for mail outside of the regular windows
     :param keeps: whether it may have rows of mail that has left
     :param problems: what is wrong with its files, in words
+    :param ids: the ids of its messages, if they are known already
     """
 
     window: Window
@@ -58,6 +60,7 @@ class Entry:
     strays: bool = False
     keeps: bool = False
     problems: list[str] = field(default_factory=list)
+    ids: array[int] | None = None
 
     @property
     def bounds(self) -> tuple[datetime, datetime]:
@@ -159,11 +162,11 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
                 entry.problems += _problems(entry.manifest, tables, homes, name, deep=deep)
         entries.append(entry)
     entries.sort(key=lambda entry: entry.bounds)
-    _find_strays(entries)
+    find_strays(entries)
     return Ledger(entries, sorted(foreign))
 
 
-def _find_strays(entries: Sequence[Entry]) -> None:
+def find_strays(entries: Sequence[Entry]) -> None:
     """Tell which unfinished windows are of strays: those that don't continue the regular ones.
 
     A killed repair leaves them anywhere in time. As regular windows they would make all that is
