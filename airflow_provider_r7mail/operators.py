@@ -34,6 +34,9 @@ from airflow_provider_r7mail.lake.ledger import find_mailbox
 from airflow_provider_r7mail.lake.repair import repair
 from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
 from airflow_provider_r7mail.links import R7MailFolderLink
+from airflow_provider_r7mail.maintenance import (
+    R7MailCompactOperator as R7MailCompactOperator,  # noqa: PLC0414 - users import it from here
+)
 from airflow_provider_r7mail.template_files import TemplateFiles
 from airflow_provider_r7mail.tries import Tries, is_retry
 

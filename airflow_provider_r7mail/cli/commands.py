@@ -10,6 +10,7 @@ import typer
 
 from airflow_provider_r7mail.cli.audit import audit
 from airflow_provider_r7mail.cli.check import check
+from airflow_provider_r7mail.cli.compact import compact
 from airflow_provider_r7mail.cli.demo import demo
 from airflow_provider_r7mail.cli.emulator import emulator
 from airflow_provider_r7mail.cli.extract import extract
@@ -39,4 +40,7 @@ app.command(
     epilog="Example: R7MAIL_PASSWORD=... r7mail audit --url https://mail.example.org --login ann "
     "--folder 24 --output lake/tables --html audit.html"
 )(audit)
+app.command(epilog="Example: r7mail compact --output s3://bucket/mail --older-than-days 35")(
+    compact
+)
 app.command(epilog="Example: r7mail demo --dir /tmp/r7mail-demo")(demo)

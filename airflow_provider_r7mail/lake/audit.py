@@ -196,7 +196,7 @@ class AuditJob:
         """
         if self.iceberg is not None:
             return self._in_catalog(self.iceberg).ids(entry)
-        return stored_ids(self.output, self.mailbox, self.folder, entry.window)
+        return stored_ids(self.output, self.mailbox, self.folder, entry)
 
     def remove(self, window: Window) -> None:
         """Remove a window from all tables.
@@ -274,6 +274,11 @@ def _look_at_tables(job: AuditJob, ledger: Ledger) -> Report:
     for part in _gaps(regular, "missing"):
         report.findings.append(Finding("missing", part.start, part.end, tables=0))
     report.findings += [Finding("foreign", detail=path) for path in ledger.foreign]
+    if ledger.left:
+        report.notes.append(
+            f"{ledger.left} windows are left of compactions; readers ignore them, and r7mail "
+            "compact removes them."
+        )
     if older := ledger.of_an_older_schema():
         report.notes.append(f"{older} windows have an older schema version.")
     if filtered := sum(entry.filtered for entry in ledger.entries):

@@ -14,12 +14,18 @@ from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.spans import MAX_SWEEP_MESSAGES
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
+from airflow_provider_r7mail.lake.compacted import length, parse_sources, window_of
 from airflow_provider_r7mail.lake.derived import check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.filenames import name_filter
-from airflow_provider_r7mail.lake.layout import WINDOWS, folder_path, parse_window
+from airflow_provider_r7mail.lake.layout import (
+    WINDOWS,
+    WINDOWS_FILE,
+    folder_path,
+    parse_window,
+)
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES, schema
-from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors, url_of
+from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, store_errors, url_of
 
 GONE = ("drop", "keep")
 # The columns by which mail that has left is told from the rest.
@@ -179,7 +185,11 @@ class Progress:
 def stored_windows(job: ExtractJob, login: str) -> list[Window]:
     """Return the windows of a job's folder that the tables have, finished or not.
 
+    Of a compacted window these are those that it was made of, as far as it is longer than the
+    job's own: one that isn't is taken for what it looks like.
+
     :param login: the login of the mailbox
+    :raises OSError: the storage fails
     """
     home = folder_path(job.notes, job.privacy.mailbox(login), job.folder)
     try:
@@ -187,4 +197,12 @@ def stored_windows(job: ExtractJob, login: str) -> list[Window]:
             names = [path.rpartition("/")[2] for path in home.fs.ls(home.path, detail=False)]
     except FileNotFoundError:
         return []
-    return [window for name in names if (window := parse_window(name)) is not None]
+    windows = {window for name in names if (window := parse_window(name)) is not None}
+    own = length(job.criteria.window)
+    longer = [window for window in windows if length(window) > own]
+    marks = read_all([home / f"window={window.label()}" / WINDOWS_FILE for window in longer])
+    for window, mark in zip(longer, marks, strict=True):
+        if mark is not None:
+            windows.remove(window)
+            windows |= {window_of(source) for source in parse_sources(mark)}
+    return sorted(windows, key=Window.label)

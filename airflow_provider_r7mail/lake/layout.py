@@ -13,6 +13,8 @@ MANIFEST = "_manifest.json"
 # What the manifest was, while a run that keeps rows of the earlier result replaces it.
 REPLACED = "_replaced.json"
 QUARANTINE = "_quarantine.jsonl"
+# The manifests of the windows that a compacted window was made of, one a line, in order of time.
+WINDOWS_FILE = "_windows.jsonl"
 PART = "part-00000.parquet"
 MAX_PART_BYTES = 255  # of one name on the usual file systems
 PATH_LEVELS = 3  # mailbox=, folder=, window=
@@ -30,7 +32,7 @@ def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
 
     :raises R7MailConfigError: the login is too long for a folder's name
     """
-    name = _folder_name(mailbox, folder)
+    name = folder_name(mailbox, folder)
     size = len(name.partition("/")[0])
     if is_local(root) and size > MAX_PART_BYTES:
         raise R7MailConfigError(
@@ -43,7 +45,7 @@ def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
 
 def window_name(mailbox: str, folder: int, window: str) -> str:
     """Return a window's path below a table: `mailbox=.../folder=.../window=...`."""
-    return f"{_folder_name(mailbox, folder)}/window={window}"
+    return f"{folder_name(mailbox, folder)}/window={window}"
 
 
 def parse_window(name: str) -> Window | None:
@@ -56,5 +58,6 @@ def parse_window(name: str) -> Window | None:
     return window if f"window={window.label()}" == name else None
 
 
-def _folder_name(mailbox: str, folder: int) -> str:
+def folder_name(mailbox: str, folder: int) -> str:
+    """Return a folder's path below a table: `mailbox=.../folder=...`."""
     return f"mailbox={quote(mailbox, safe='@')}/folder={folder}"

@@ -8,39 +8,39 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.lake.compacted import (
+    Slice,
+    difference,
+    parse_sources,
+    rows_of,
+    slices,
+    tables_of,
+    window_of,
+)
+from airflow_provider_r7mail.lake.inventory import take_inventory
 from airflow_provider_r7mail.lake.layout import (
     MANIFEST,
     PART,
-    PATH_LEVELS,
-    QUARANTINE,
     REPLACED,
     WINDOWS,
+    WINDOWS_FILE,
+    folder_name,
     folder_path,
     parse_window,
     window_name,
 )
 from airflow_provider_r7mail.lake.locks import locked
-from airflow_provider_r7mail.lake.manifest import parse_manifest
-from airflow_provider_r7mail.lake.parquet import read_rows
+from airflow_provider_r7mail.lake.parquet import read_slice
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION, TABLES
-from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
-from airflow_provider_r7mail.lake.storage import (
-    ObjectPath,
-    read,
-    remove,
-    remove_empty,
-    store_errors,
-)
-
-BATCH = 500  # manifests that are read at once
-OWN_FILES = frozenset({MANIFEST, PART, QUARANTINE, REPLACED})
+from airflow_provider_r7mail.lake.splitting import make_room, remove_windows
+from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, store_errors
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class Entry:
     :param strays: whether an audit made it, for mail outside of the regular windows
     :param keeps: whether it may have rows of mail that has left
     :param problems: what is wrong with its files, in words
+    :param place: where its rows are, if it is a part of a compacted window
     :param ids: the ids of its messages, if they are known already
     """
 
@@ -60,6 +61,7 @@ class Entry:
     strays: bool = False
     keeps: bool = False
     problems: list[str] = field(default_factory=list)
+    place: Slice | None = None
     ids: array[int] | None = None
 
     @property
@@ -89,10 +91,16 @@ class Entry:
 
 @dataclass(slots=True)
 class Ledger:
-    """The windows of a folder in the tables, by start, and files that belong to none of them."""
+    """The windows of a folder in the tables, by start; those that were compacted one by one.
+
+    :param entries: the windows
+    :param foreign: files that belong to none of them
+    :param left: how many windows are left that were compacted, or not compacted to the end
+    """
 
     entries: list[Entry]
     foreign: list[str]
+    left: int = 0
 
     def overlaps(self) -> list[tuple[Entry, Entry]]:
         """Return pairs of windows that overlap: mail of both is in the tables twice."""
@@ -131,27 +139,14 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
     :param deep: also compare each file's SHA-256 with its manifest
     :raises OSError: the storage fails
     """
-    homes: dict[str, ObjectPath] = {
-        table: folder_path(output / table, mailbox, folder) for table in (*TABLES, WINDOWS)
-    }
-    listed = {table: _listing(home) for table, home in homes.items()}
-    foreign = [
-        f"{homes[table].path}/{path}"
-        for table, files in listed.items()
-        for path in files
-        if not _is_own(path)
-    ]
-    windows: dict[str, dict[str, dict[str, int]]] = {}
-    for table, files in listed.items():
-        for path, size in files.items():
-            name, _, file = path.partition("/")
-            if _is_own(path) and not file.startswith(STAGED_PREFIX):
-                windows.setdefault(name, {}).setdefault(table, {})[file] = size
-    manifests = _manifests(homes, windows)
+    found = take_inventory(output, folder_name(mailbox, folder))
+    names = found.counted()
+    manifests = found.manifests(names)
     entries = []
-    for name, tables in windows.items():
+    for name in names:
+        tables = found.windows[name]
         window = parse_window(name)
-        assert window is not None  # noqa: S101 - _is_own made sure
+        assert window is not None  # noqa: S101 - the inventory made sure
         entry = Entry(window, manifests.get(name))
         if entry.manifest is None:
             entry.keeps = any(REPLACED in files for files in tables.values())
@@ -159,11 +154,33 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
             entry.strays = bool(entry.manifest.get("strays"))
             entry.keeps = bool(entry.manifest.get("gone"))
             if "files" in entry.manifest:
-                entry.problems += _problems(entry.manifest, tables, homes, name, deep=deep)
-        entries.append(entry)
+                entry.problems += _problems(entry.manifest, tables, found.homes, name, deep=deep)
+        if name in found.compacted:
+            entries += _sources(entry, found.homes, name)
+        else:
+            entries.append(entry)
     entries.sort(key=lambda entry: entry.bounds)
     find_strays(entries)
-    return Ledger(entries, sorted(foreign))
+    return Ledger(entries, found.foreign, len(found.superseded) + len(found.remains))
+
+
+def _sources(entry: Entry, homes: Mapping[str, ObjectPath], name: str) -> list[Entry]:
+    """Return the windows that a compacted one was made of; itself if it is damaged."""
+    manifest = entry.manifest
+    if manifest is None or entry.problems:
+        return [entry]
+    try:
+        sources = parse_sources(read(homes[tables_of(manifest)[0]] / name / WINDOWS_FILE))
+    except ValueError:
+        entry.problems.append(f"{WINDOWS_FILE}: can't be read")
+        return [entry]
+    if (problem := difference(manifest, sources)) is not None:
+        entry.problems.append(problem)
+        return [entry]
+    return [
+        Entry(window_of(source), source, keeps=bool(source.get("gone")), place=place)
+        for source, place in zip(sources, slices(entry.window, sources), strict=True)
+    ]
 
 
 def find_strays(entries: Sequence[Entry]) -> None:
@@ -209,23 +226,23 @@ def find_mailbox(output: ObjectPath, folder: int, login: str, secret: str | None
     return login
 
 
-def stored_ids(output: ObjectPath, mailbox: str, folder: int, window: Window) -> set[int]:
+def stored_ids(output: ObjectPath, mailbox: str, folder: int, entry: Entry) -> set[int]:
     """Return the ids of the messages that the messages table has, without those that have left.
 
+    :param entry: the window, complete
     :raises OSError: they can't be read
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    home = folder_path(output / "messages", mailbox, folder)
-    path = home / f"window={window.label()}" / PART
-    data = read(path)
-    if data is None:
-        return set()
-    with store_errors(path):
-        rows = pq.ParquetFile(pa.BufferReader(data))
-        names = [name for name in ("message_id", "gone_at") if name in rows.schema_arrow.names]
-        return {row["message_id"] for row in read_rows(rows, names) if row.get("gone_at") is None}
+    window = entry.window if entry.place is None else entry.place.window
+    path = folder_path(output / "messages", mailbox, folder) / f"window={window.label()}" / PART
+    first = 0 if entry.place is None else entry.place.first.get("messages", 0)
+    count = rows_of(entry.manifest or {"files": []}).get("messages", 0)
+    with absence(path), store_errors(path):
+        return {
+            row["message_id"]
+            for row in read_slice(path, ["message_id", "gone_at"], first, count)
+            if row.get("gone_at") is None
+        }
+    return set()
 
 
 def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window) -> None:
@@ -235,60 +252,8 @@ def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window)
     """
     name = window_name(mailbox, folder, window.label())
     with locked(output, name):
-        for file in (MANIFEST, PART, QUARANTINE, REPLACED):
-            for table in TABLES:
-                remove(output / table / name / file)
-    for table in TABLES:
-        remove_empty(output / table / name, PATH_LEVELS)
-
-
-def _listing(home: ObjectPath) -> dict[str, int]:
-    """Return the files below a folder with their sizes, by their paths in it."""
-    try:
-        with store_errors(home):
-            home.fs.invalidate_cache()
-            found = home.fs.find(home.path, detail=True)
-    except FileNotFoundError:
-        return {}
-    root = home.path.rstrip("/") + "/"
-    return {path.removeprefix(root): int(info["size"]) for path, info in found.items()}
-
-
-def _is_own(path: str) -> bool:
-    name, _, file = path.partition("/")
-    own = file in OWN_FILES or file.startswith(STAGED_PREFIX)
-    return own and parse_window(name) is not None
-
-
-def _manifests(
-    homes: Mapping[str, ObjectPath], windows: Mapping[str, Mapping[str, Mapping[str, int]]]
-) -> dict[str, dict[str, Any]]:
-    """Return the windows' manifests, read many at once."""
-    places: dict[str, list[str]] = {}
-    for name, tables in windows.items():
-        table = next((table for table, files in tables.items() if MANIFEST in files), None)
-        if table is not None:
-            places.setdefault(table, []).append(name)
-    found = {}
-    for table, names in places.items():
-        home = homes[table]
-        for part in _batches(names):
-            paths = {f"{home.path}/{name}/{MANIFEST}": name for name in part}
-            with store_errors(home):
-                texts = home.fs.cat(list(paths), on_error="return")
-            if not isinstance(texts, dict):
-                texts = dict.fromkeys(paths, texts)
-            for path, name in paths.items():
-                text = texts.get(path)
-                manifest = parse_manifest(text) if isinstance(text, bytes) else None
-                if manifest is not None:
-                    found[name] = manifest
-    return found
-
-
-def _batches(names: list[str]) -> Iterator[list[str]]:
-    for place in range(0, len(names), BATCH):
-        yield names[place : place + BATCH]
+        make_room(output, TABLES, name, replace=True)
+        remove_windows(output, [name])
 
 
 def _problems(

@@ -57,6 +57,21 @@ def locked(folder: ObjectPath, name: str) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def locked_names(folder: ObjectPath, parent: str) -> set[str]:
+    """Return the names right below a path that are locked, also by processes that were killed.
+
+    None on stores without locks.
+    """
+    place = folder / f"{LOCKS}/{parent}"
+    try:
+        with store_errors(place):
+            place.fs.invalidate_cache()
+            found = place.fs.ls(place.path, detail=False)
+    except FileNotFoundError:
+        return set()
+    return {f"{parent}/{path.rpartition('/')[2]}" for path in found}
+
+
 @contextlib.contextmanager
 def _held(lock: _Lock) -> Iterator[None]:
     lock.take()

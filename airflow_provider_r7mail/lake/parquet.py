@@ -241,3 +241,27 @@ def read_rows(file: pq.ParquetFile, columns: Sequence[str]) -> list[dict[str, An
         for group in range(file.num_row_groups)
         for row in file.read_row_group(group, columns=list(columns)).to_pylist()
     ]
+
+
+def read_slice(
+    path: ObjectPath, columns: Sequence[str], first: int, count: int
+) -> Iterator[dict[str, Any]]:
+    """Yield some of a file's rows, without the columns that it doesn't have.
+
+    Only the row groups and columns needed are read.
+
+    :param first: the number of rows before
+    :param count: how many rows
+    """
+    import pyarrow.parquet as pq
+
+    with path.fs.open(path.path, "rb", cache_type="none") as opened:
+        file = pq.ParquetFile(opened)
+        names = [name for name in columns if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if first < rows and count > 0:
+                found = file.read_row_group(group, columns=names).slice(max(first, 0), count)
+                yield from found.to_pylist()
+                count -= found.num_rows
+            first = max(first - rows, 0)

@@ -16,6 +16,8 @@ from airflow_provider_r7mail.exceptions import R7MailPublishError
 from airflow_provider_r7mail.lake.layout import MANIFEST, REPLACED
 from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.manifest import read_manifest, stored_privacy
+from airflow_provider_r7mail.lake.parquet import ParquetWindow
+from airflow_provider_r7mail.lake.splitting import make_room
 from airflow_provider_r7mail.lake.staging import StagedObject
 from airflow_provider_r7mail.lake.storage import ObjectPath, remove, url_of
 from airflow_provider_r7mail.lake.writer import Destination, WindowWriter
@@ -47,6 +49,8 @@ def publish(
         writer.finish()
     with ExitStack() as stack:
         stack.enter_context(locked(destination.output, destination.name))
+        if isinstance(destination, ParquetWindow):  # it may have been compacted meanwhile
+            make_room(destination.output, destination.folders, destination.name, replace=True)
         there = read_manifest(destination.home)
         if there is not None and _is_later(there, began_over, writer.extracted_at):
             log.info(

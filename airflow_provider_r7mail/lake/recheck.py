@@ -24,9 +24,9 @@ from airflow_provider_r7mail.exceptions import (
     R7MailResponseError,
     R7MailServerError,
 )
+from airflow_provider_r7mail.lake.compacted import find_manifest
 from airflow_provider_r7mail.lake.job import ExtractJob, Progress
-from airflow_provider_r7mail.lake.layout import window_path
-from airflow_provider_r7mail.lake.manifest import read_manifest
+from airflow_provider_r7mail.lake.layout import window_name
 from airflow_provider_r7mail.lake.threads import run_to_end
 from airflow_provider_r7mail.lake.window import extract_window
 
@@ -98,12 +98,14 @@ async def recheck(
     """
     job = job.of(look.window)
     mailbox = job.privacy.mailbox(client.config.login)
-    home = window_path(job.notes, mailbox, job.folder, look.window.label())
     label = look.window.label()
+    name = window_name(mailbox, job.folder, label)
     try:
-        known = await run_to_end(read_manifest, home)
+        known = await run_to_end(find_manifest, job.notes, name)
     except OSError as error:
-        raise R7MailPublishError(f"{home}: the manifest can't be read ({error}).") from error
+        raise R7MailPublishError(
+            f"{job.notes / name}: the manifest can't be read ({error})."
+        ) from error
     if known is None:
         log.info("Window %s is unfinished, and left to its own run.", label)
         return None

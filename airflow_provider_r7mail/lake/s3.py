@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -41,6 +41,20 @@ async def _checksums(fs: Any, path: str, digest: bytes) -> dict[str, str]:
         "ChecksumAlgorithm": "SHA256",
         "ChecksumSHA256": base64.b64encode(digest).decode(),
     }
+
+
+def s3_folders(fs: Any, path: str, prefix: str) -> Iterator[str]:
+    """Yield the names of the folders in a folder that begin with a prefix, a thousand a request."""
+    bucket, key, _ = fs.split_path(path)
+    root = f"{key}/" if key else ""
+    query = {"Bucket": bucket, "Prefix": f"{root}{prefix}", "Delimiter": "/"}
+    while True:
+        page = fs.call_s3("list_objects_v2", **query)
+        for found in page.get("CommonPrefixes", ()):
+            yield found["Prefix"].removeprefix(root).rstrip("/")
+        if not page.get("IsTruncated"):
+            return
+        query["ContinuationToken"] = page["NextContinuationToken"]
 
 
 class S3Upload:

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
+from airflow_provider_r7mail.lake.s3 import s3_folders
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,49 @@ def remove(path: ObjectPath) -> None:
     """Remove an object if it exists."""
     with contextlib.suppress(FileNotFoundError), store_errors(path):
         path.fs.rm_file(path.path)
+
+
+def remove_all(paths: Iterable[ObjectPath]) -> None:
+    """Remove objects that may exist, on S3 a thousand in one request."""
+    found = list(paths)
+    if found and is_s3(found[0]):
+        with store_errors(found[0]):
+            found[0].fs.rm([path.path for path in found])
+    else:
+        for path in found:
+            remove(path)
+
+
+def read_all(paths: Sequence[ObjectPath]) -> list[bytes | None]:
+    """Return the bytes of objects, read at once where the store can; None for those missing."""
+    if not paths:
+        return []
+    with store_errors(paths[0]):
+        found = paths[0].fs.cat([path.path for path in paths], on_error="return")
+    result = []
+    for path in paths:
+        data = found if isinstance(found, bytes) else found[path.path]
+        if isinstance(data, Exception):
+            with absence(path), store_errors(path):
+                raise data
+        result.append(data if isinstance(data, bytes) else None)
+    return result
+
+
+def subfolders(folder: ObjectPath, prefix: str = "") -> list[str]:
+    """Return the names of the folders in a folder; none if it doesn't exist.
+
+    :param prefix: what they begin with
+    """
+    with contextlib.suppress(NotADirectoryError), absence(folder), store_errors(folder):
+        if is_s3(folder):
+            return sorted(s3_folders(folder.fs, folder.path, prefix))
+        folder.fs.invalidate_cache()
+        found = folder.fs.ls(folder.path, detail=True)
+        names = [entry["name"].rstrip("/") for entry in found if entry["type"] == "directory"]
+        names = [name.rpartition("/")[2] for name in names]
+        return sorted(name for name in names if name.startswith(prefix))
+    return []
 
 
 def size_of(path: ObjectPath) -> int | None:

@@ -36,6 +36,7 @@ from airflow_provider_r7mail.lake.manifest import read_manifest
 from airflow_provider_r7mail.lake.parquet import ParquetWindow
 from airflow_provider_r7mail.lake.publication import publish
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION
+from airflow_provider_r7mail.lake.splitting import make_room
 from airflow_provider_r7mail.lake.staging import clean
 from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, url_of
 from airflow_provider_r7mail.lake.threads import run_to_end
@@ -105,6 +106,7 @@ class _Extraction:
     def _open_destination(self) -> Destination:
         job = self._job
         if job.iceberg is None:
+            make_room(job.output, job.tables, self._name, replace=False)
             return ParquetWindow(job.output, job.tables, self._name, self._run_id)
         return IcebergWindow(
             job.iceberg,

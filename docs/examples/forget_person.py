@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 
 from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.lake.layout import PART
+from airflow_provider_r7mail.lake.compacted import parse_sources, window_of
+from airflow_provider_r7mail.lake.layout import PART, WINDOWS_FILE
 from airflow_provider_r7mail.lake.privacy import Privacy, normal_address
+from airflow_provider_r7mail.lake.splitting import make_room
 from airflow_provider_r7mail.lake.staging import staged
 from airflow_provider_r7mail.lake.storage import remove
 
@@ -65,11 +67,18 @@ def forget(tables: str, is_theirs: Callable[[dict[str, Any]], bool]) -> dict[str
     for part in sorted((root / "messages").glob("mailbox=*/folder=*/window=*/*.parquet"), key=str):
         window = part.parent.path.removeprefix((root / "messages").path).strip("/")
         with part.open("rb") as file:
-            rows = pq.read_table(file, columns=["message_id", *COLUMNS]).to_pylist()
-        ids = [row["message_id"] for row in rows if is_theirs(row)]
-        if ids:
-            _rewrite(root, window, ids)
-            found[window] = ids
+            rows = pq.read_table(file, columns=["message_id", "date", *COLUMNS]).to_pylist()
+        theirs = [row for row in rows if is_theirs(row)]
+        compacted = part.parent / WINDOWS_FILE
+        if theirs and compacted.exists():  # take it apart where their mail is
+            home = window.rpartition("/")[0]
+            for own in map(window_of, parse_sources(compacted.read_bytes())):
+                if any(own.holds(row["date"]) for row in theirs):
+                    make_room(root, TABLES, f"{home}/window={own.label()}", replace=False)
+            return found | forget(tables, is_theirs)
+        if theirs:
+            found[window] = [row["message_id"] for row in theirs]
+            _rewrite(root, window, found[window])
     return found
 
 

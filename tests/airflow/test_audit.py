@@ -67,7 +67,7 @@ def test_iceberg_tables_are_mended(
     )
     server.mailbox.deliver(date=JUNE)
     policy = {"addresses": "hash", "mailbox": "hash"}
-    lake = {
+    lake: dict[str, Any] = {
         "table_format": "iceberg",
         "catalog_properties": {
             "type": "sql",

@@ -58,6 +58,7 @@ def test_there_are_the_examples() -> None:
         "mail_analytics",
         "mail_audit",
         "mail_backfill",
+        "mail_compact",
         "mail_extract",
         "mail_starts_dag",
         "mail_to_postgres",

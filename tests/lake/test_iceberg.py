@@ -939,7 +939,7 @@ def test_the_documented_upkeep(
     result = run_dag((DOCS / "examples" / "dags" / "iceberg_upkeep.py").read_text())
 
     assert result.state == "success"
-    told = result.xcom("upkeep")
+    told = result.xcom("upkeep")["tables"]
     assert [(item["table"], item["files"], item["into"]) for item in told] == [
         (f"r7mail.{name}", 2, 1) for name in TABLES
     ]

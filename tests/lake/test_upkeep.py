@@ -24,16 +24,19 @@ if AIRFLOW_2:
     pytest.skip("the SQL catalog needs SQLAlchemy 2", allow_module_level=True)
 
 from pyiceberg.catalog import Catalog
-from pyiceberg.types import StringType
+from pyiceberg.schema import Schema
+from pyiceberg.types import NestedField, StringType
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from upath import UPath
 
+from airflow_provider_r7mail.compat import AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.upkeep import TableUpkeep, Upkeep, keep_up
+from airflow_provider_r7mail.operators import R7MailCompactOperator
 from tests.lake.iceberg_support import (
     deliver,
     extract,
@@ -183,15 +186,31 @@ def test_an_unreadable_file_is_left(server: Emulator, catalog: Catalog, tmp_path
     assert len(paths(catalog.load_table("r7mail.messages"))) == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"folder": 24}, "folder: Iceberg tables have the rows of all folders"),
+        ({"older_than_days": -1}, "older_than_days: -1. Give a number, 0 or more"),
+        ({"keep_snapshots_days": "week"}, "keep_snapshots_days: 'week'"),
+        ({"orphans_after_days": 0.5}, "orphans_after_days: 0.5. Give a number, 1 or more"),
+        ({"catalog_conn_id": "absent"}, "absent"),
+    ],
+)
+def test_wrong_parameters(
+    server: Emulator, tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    """A mistake in the operator's parameters is an error at once."""
+    given = {"output_path": str(tmp_path), "table_format": "iceberg", **options}
+    task: Any = R7MailCompactOperator(task_id="upkeep", **given)
+    with pytest.raises(AirflowFailException, match=told):
+        task.execute({})
+
+
 def test_tables_of_someone_else(server: Emulator, catalog: Catalog, tmp_path: Path) -> None:
     """Where there are no tables, nothing is done; one with other columns is an error."""
     assert upkeep(tmp_path) == []
     catalog.create_namespace("r7mail")
-    columns: Any = extract(server.url, tmp_path / "other") and StringType()
-    from pyiceberg.schema import Schema
-    from pyiceberg.types import NestedField
-
-    catalog.create_table("r7mail.messages", Schema(NestedField(1, "date", columns)))
+    catalog.create_table("r7mail.messages", Schema(NestedField(1, "date", StringType())))
     with pytest.raises(R7MailConfigError, match=r"r7mail\.messages: its columns"):
         upkeep(tmp_path)
 

@@ -1,0 +1,119 @@
+"""List the windows of a folder: their files in each table, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_r7mail.lake.layout import (
+    MANIFEST,
+    PART,
+    QUARANTINE,
+    REPLACED,
+    WINDOWS,
+    WINDOWS_FILE,
+    parse_window,
+)
+from airflow_provider_r7mail.lake.manifest import parse_manifest
+from airflow_provider_r7mail.lake.reading import superseded
+from airflow_provider_r7mail.lake.schema import TABLES
+from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
+from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, store_errors
+
+BATCH = 500  # manifests that are read at once
+OWN_FILES = frozenset({MANIFEST, PART, QUARANTINE, REPLACED, WINDOWS_FILE})
+
+
+@dataclass(slots=True)
+class Inventory:
+    """The windows of a folder, by the names of their folders.
+
+    :param homes: the folder in each table
+    :param windows: for each window, its files in each table, with their sizes
+    :param compacted: the complete compacted windows
+    :param remains: what killed processes left of compacted windows
+    :param superseded: the windows within a compacted one
+    :param foreign: the paths of files that belong to no window
+    """
+
+    homes: dict[str, ObjectPath]
+    windows: dict[str, dict[str, dict[str, int]]]
+    compacted: set[str]
+    remains: set[str]
+    superseded: set[str]
+    foreign: list[str]
+
+    def counted(self) -> list[str]:
+        """Return the windows that count, complete or not."""
+        return [
+            name
+            for name in self.windows
+            if name not in self.superseded and name not in self.remains
+        ]
+
+    def home(self, name: str) -> str | None:
+        """Return the first table that has a window's manifest."""
+        tables = self.windows[name]
+        return next((table for table, files in tables.items() if MANIFEST in files), None)
+
+    def manifests(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the manifests of windows, read many at once; none for the unfinished.
+
+        :raises OSError: the storage fails
+        """
+        found = {}
+        homes = [(name, home) for name in names if (home := self.home(name)) is not None]
+        for part in batches(homes, BATCH):
+            texts = read_all([self.homes[home] / name / MANIFEST for name, home in part])
+            for (name, _), text in zip(part, texts, strict=True):
+                if (manifest := parse_manifest(text)) is not None:
+                    found[name] = manifest
+        return found
+
+
+def take_inventory(output: ObjectPath, parent: str) -> Inventory:
+    """List the windows of a folder, with one listing for each table.
+
+    :param output: the root of the tables
+    :param parent: the folder's path below a table: `mailbox=.../folder=...`
+    :raises OSError: the storage fails
+    """
+    homes: dict[str, ObjectPath] = {table: output / table / parent for table in (*TABLES, WINDOWS)}
+    windows: dict[str, dict[str, dict[str, int]]] = {}
+    foreign = []
+    for table, home in homes.items():
+        for path, size in _listing(home).items():
+            name, _, file = path.partition("/")
+            staged = file.startswith(STAGED_PREFIX)
+            if parse_window(name) is None or not (staged or file in OWN_FILES):
+                foreign.append(f"{home.path}/{path}")
+            elif not staged:
+                windows.setdefault(name, {}).setdefault(table, {})[file] = size
+    compacted: set[str] = set()
+    remains: set[str] = set()
+    for name, tables in windows.items():
+        marks = [table for table, files in tables.items() if WINDOWS_FILE in files]
+        if marks:
+            (compacted if MANIFEST in tables[marks[0]] else remains).add(name)
+    return Inventory(
+        homes, windows, compacted, remains, superseded(windows, compacted), sorted(foreign)
+    )
+
+
+def _listing(home: ObjectPath) -> dict[str, int]:
+    """Return the files below a folder with their sizes, by their paths in it."""
+    try:
+        with store_errors(home):
+            home.fs.invalidate_cache()
+            found = home.fs.find(home.path, detail=True)
+    except FileNotFoundError:
+        return {}
+    root = home.path.rstrip("/") + "/"
+    return {path.removeprefix(root): int(info["size"]) for path, info in found.items()}
+
+
+def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items, so many at once."""
+    for place in range(0, len(items), size):
+        yield items[place : place + size]
