@@ -27,6 +27,7 @@ from airflow_provider_r7mail.lake.inventory import BATCH, Inventory, batches, ta
 from airflow_provider_r7mail.lake.layout import (
     MANIFEST,
     PART,
+    PATH_LEVELS,
     QUARANTINE,
     WINDOWS_FILE,
     folder_name,
@@ -48,7 +49,8 @@ from airflow_provider_r7mail.lake.splitting import (
     remove_marks,
     remove_windows,
 )
-from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, subfolders
+from airflow_provider_r7mail.lake.staging import clean
+from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, remove_empty, subfolders
 from airflow_provider_r7mail.lake.threads import pause
 
 log = logging.getLogger(__name__)
@@ -239,7 +241,7 @@ class _Compaction:
 
     def run(self) -> Outcome:
         found = self._inventory()
-        if not self._job.dry_run and (found.remains or found.superseded):
+        if not self._job.dry_run and (found.remains or found.superseded or found.staged):
             self._clear(found)
             found = self._inventory()
         for _ in range(TRIES):
@@ -431,8 +433,12 @@ class _Compaction:
             if not self._is_free(rewrite, known):
                 return False
             rewrite.commit_marks()
-            names = {self._path(source.name) for source in group}
-            held = locked_names(self._output, self._parent) & names
+            held = [
+                name
+                for name in locked_names(self._output, self._parent)
+                if (window := parse_window(name.rpartition("/")[2])) is not None
+                and _overlap(window, rewrite.window)
+            ]
             if not held and self._is_unchanged(group):
                 rewrite.commit()
                 return True
@@ -490,6 +496,10 @@ class _Compaction:
             with compaction_lock(self._output, self._path(name)):
                 if name in self._inventory().remains:
                     remove_windows(self._output, [self._path(name)])
+        for name in found.staged:
+            for place in found.homes.values():
+                clean(place / name)
+                remove_empty(place / name, PATH_LEVELS)
         known = found.manifests([*found.superseded, *found.compacted])
         held = locked_names(self._output, self._parent)
         for outer in sorted(found.compacted - found.superseded):

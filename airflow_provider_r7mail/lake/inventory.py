@@ -34,6 +34,7 @@ class Inventory:
     :param compacted: the complete compacted windows
     :param remains: what killed processes left of compacted windows
     :param superseded: the windows within a compacted one
+    :param staged: the windows with files that are being written, or that killed processes left
     :param foreign: the paths of files that belong to no window
     """
 
@@ -42,6 +43,7 @@ class Inventory:
     compacted: set[str]
     remains: set[str]
     superseded: set[str]
+    staged: set[str]
     foreign: list[str]
 
     def counted(self) -> list[str]:
@@ -81,6 +83,7 @@ def take_inventory(output: ObjectPath, parent: str) -> Inventory:
     """
     homes: dict[str, ObjectPath] = {table: output / table / parent for table in (*TABLES, WINDOWS)}
     windows: dict[str, dict[str, dict[str, int]]] = {}
+    being_written = set()
     foreign = []
     for table, home in homes.items():
         for path, size in _listing(home).items():
@@ -88,7 +91,9 @@ def take_inventory(output: ObjectPath, parent: str) -> Inventory:
             staged = file.startswith(STAGED_PREFIX)
             if parse_window(name) is None or not (staged or file in OWN_FILES):
                 foreign.append(f"{home.path}/{path}")
-            elif not staged:
+            elif staged:
+                being_written.add(name)
+            else:
                 windows.setdefault(name, {}).setdefault(table, {})[file] = size
     compacted: set[str] = set()
     remains: set[str] = set()
@@ -97,7 +102,13 @@ def take_inventory(output: ObjectPath, parent: str) -> Inventory:
         if marks:
             (compacted if MANIFEST in tables[marks[0]] else remains).add(name)
     return Inventory(
-        homes, windows, compacted, remains, superseded(windows, compacted), sorted(foreign)
+        homes,
+        windows,
+        compacted,
+        remains,
+        superseded(windows, compacted),
+        being_written,
+        sorted(foreign),
     )
 
 

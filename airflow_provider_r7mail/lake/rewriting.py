@@ -254,14 +254,17 @@ def in_order_of_date(part: Any) -> Iterator[pa.RecordBatch]:
             yield from _groups(part, None).take(order).to_batches()
             return
     for group in range(part.num_row_groups):
-        yield from part.read_row_group(group).to_batches()
+        yield from part.read_row_group(group, use_threads=False).to_batches()
 
 
 def _groups(part: Any, columns: list[str] | None) -> pa.Table:
     """Return a file's rows, which may be none: pyarrow 18 can't read such a file at once."""
     import pyarrow as pa
 
-    groups = [part.read_row_group(group, columns=columns) for group in range(part.num_row_groups)]
+    groups = [
+        part.read_row_group(group, columns=columns, use_threads=False)
+        for group in range(part.num_row_groups)
+    ]
     if groups:
         return pa.concat_tables(groups)
     schema: pa.Schema = part.schema_arrow
@@ -279,7 +282,7 @@ class SplitBatches:
         self._batches = (
             batch
             for group in range(part.num_row_groups)
-            for batch in part.read_row_group(group).to_batches()
+            for batch in part.read_row_group(group, use_threads=False).to_batches()
         )
         self._rest: pa.RecordBatch | None = None
 

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from typer.testing import CliRunner
 
+from airflow_provider_r7mail.cli import app
 from airflow_provider_r7mail.emulator import Attachment, Emulator
+from airflow_provider_r7mail.lake import compaction
 
 pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
@@ -56,7 +59,7 @@ def extract(server: Emulator, output: Path, *more: str, password: str = "TestPas
     return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
 
 
-@pytest.mark.parametrize("command", ["emulator", "extract", "check", "audit", "demo"])
+@pytest.mark.parametrize("command", ["emulator", "extract", "check", "audit", "compact", "demo"])
 def test_help_teaches(command: str) -> None:
     """The help of each command has an example to copy."""
     text = " ".join(run(command, "--help").stdout.split())
@@ -122,6 +125,36 @@ def test_extract_with_a_wrong_listed_size(server: Emulator, tmp_path: Path) -> N
     assert "Attachments: 1 downloaded" in extract(server, *copying)
     said = extract(server, *copying, "--on-size-mismatch=fail")
     assert "5 bytes came, the listing says 7" in said
+
+
+def test_compact_says_what_became_of_which_windows(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compacting shows what became one window and what was left alone; 1 if anything is damaged."""
+    monkeypatch.setattr(compaction, "pause", lambda _: None)
+    lake = tmp_path / "out"
+    for day in range(1, 4):
+        extract(server, lake, f"--start=2025-06-0{day}", f"--end=2025-06-0{day + 1}")
+
+    def compact(*more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["compact", f"--output={lake}", *more])
+        return done.exit_code, done.output
+
+    code, said = compact("--dry-run")
+    assert (code, "20250601T000000Z_20250604T000000Z" in said) == (0, True)
+    assert len(list(lake.glob("messages/*/*/*"))) == 3
+    assert "nothing to compact" in compact("--older-than-days=100000")[1]
+    assert "no tables" in compact("--folder=7")[1]
+    [part] = lake.glob("recipients/*/*/window=20250603*/part-00000.parquet")
+    part.write_bytes(b"")
+
+    code, said = compact()
+
+    assert code == 1
+    assert "20250601T000000Z_20250603T000000Z" in said
+    assert "left alone: 20250603T000000Z_20250604T000000Z: recipients" in said
+    assert "--repair" in said
+    assert len(list(lake.glob("messages/*/*/*"))) == 2
 
 
 def test_audit_tells_by_its_exit_code(server: Emulator, tmp_path: Path) -> None:
