@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_r7mail.client.parameters import read_text
+from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.compat import (
     AirflowException,
     AirflowNotFoundException,
@@ -15,6 +16,7 @@ from airflow_provider_r7mail.compat import (
 )
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.lake.catalog import IcebergTarget, connection_properties
 from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 
@@ -96,3 +98,42 @@ class LakeOperator(BaseOperator):
         """Stop the task: partial output is removed, and an earlier result stays in place."""
         if self._loop is not None:
             self._loop.stop()
+
+
+def iceberg_target(
+    table_format: object,
+    catalog_conn_id: str | None,
+    catalog_properties: Mapping[str, str] | None,
+    namespace: str,
+) -> IcebergTarget | None:
+    """Return the catalog of Iceberg tables that an operator's parameters name; None for Parquet.
+
+    :raises R7MailConfigError: a parameter is wrong
+    """
+    if table_format not in {"parquet", "iceberg"}:
+        raise R7MailConfigError(f"table_format: {table_format!r}. Known: parquet, iceberg.")
+    given = {"catalog_conn_id": catalog_conn_id, "catalog_properties": catalog_properties}
+    if table_format == "parquet":
+        for name, value in given.items():
+            if value:
+                raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
+        return None
+    properties: dict[str, str] = {}
+    if conn_id := read_text(catalog_conn_id, "catalog_conn_id"):
+        try:
+            conn = BaseHook.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise R7MailConfigError(f"catalog_conn_id: {error}") from error
+        extra = conn.extra_dejson
+        properties = connection_properties(conn.host, conn.login, conn.password, extra)
+        if not properties:
+            raise R7MailConfigError(f"catalog_conn_id: {conn_id} has neither a host nor an extra.")
+    if not isinstance(catalog_properties or {}, Mapping):
+        kind = type(catalog_properties).__name__
+        raise R7MailConfigError(f"catalog_properties: expected a dict, got {kind}.")
+    for name, item in (catalog_properties or {}).items():
+        plain = str(item) if isinstance(item, bool) else item
+        text = read_text(plain, f"catalog_properties {name}")
+        if text is not None:
+            properties[name] = text
+    return IcebergTarget(properties, need_text(namespace, "namespace"))

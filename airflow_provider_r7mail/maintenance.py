@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import R7MailHook
+from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE, IcebergTarget
 from airflow_provider_r7mail.lake.compaction import Into, compact, compact_job, find_folders
-from airflow_provider_r7mail.lakes import LakeOperator
+from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep
+from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
 
 if TYPE_CHECKING:
-    from airflow_provider_r7mail.compat import Context
+    from airflow_provider_r7mail.compat import Context, ObjectStoragePath
 
 
 class R7MailCompactOperator(LakeOperator):
@@ -25,13 +28,22 @@ class R7MailCompactOperator(LakeOperator):
 
     Returns `{"windows", "into", "folders": [{"mailbox", "folder_id", "made", "left", "removed"}]}`:
     how many windows became how many, and for each folder what was made of which windows, and which
-    were left alone and why. No mail.
+    were left alone and why; for Iceberg `{"tables": [...]}`, what was done to each. No mail.
 
     :param output_path: the `output_path` of the extracts (templated)
-    :param folder: the folder's id, or its name in the connection's `folders`; None for all folders
-        of all mailboxes below `output_path` (templated)
+    :param folder: with Parquet, the folder's id, or its name in the connection's `folders`; None
+        for all folders of all mailboxes below `output_path` (templated)
     :param older_than_days: only windows that ended at least this many days ago
     :param into: `month` or `day`: what to make one window of, in UTC (templated)
+    :param table_format: `iceberg` to keep the tables of an Iceberg catalog quick: for days that are
+        old enough, merge small files of one day; merge manifests, expire snapshots, remove orphans
+    :param catalog_conn_id: for Iceberg, the connection of the catalog, as for the extracts
+        (templated)
+    :param catalog_properties: for Iceberg, pyiceberg properties of the catalog (templated)
+    :param namespace: for Iceberg, the namespace of the tables (templated)
+    :param keep_snapshots_days: for Iceberg, how long to keep snapshots; None keeps all
+    :param orphans_after_days: for Iceberg, how old a file must be that no snapshot needs to be
+        removed: longer than any run takes. None removes none
     :param storage_conn_id: the connection of the object storage (templated)
     :param r7mail_conn_id: the Airflow connection whose `folders` has the folder's name (templated)
     :raises AirflowFailException: a parameter is wrong
@@ -41,6 +53,9 @@ class R7MailCompactOperator(LakeOperator):
         "output_path",
         "folder",
         "into",
+        "catalog_conn_id",
+        "catalog_properties",
+        "namespace",
         "storage_conn_id",
         "r7mail_conn_id",
     )
@@ -53,6 +68,12 @@ class R7MailCompactOperator(LakeOperator):
         folder: int | str | None = None,
         older_than_days: float = 35,
         into: Into = "month",
+        table_format: Literal["parquet", "iceberg"] = "parquet",
+        catalog_conn_id: str | None = None,
+        catalog_properties: Mapping[str, str] | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+        keep_snapshots_days: float | None = 7,
+        orphans_after_days: float | None = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,11 +81,22 @@ class R7MailCompactOperator(LakeOperator):
         self.folder = folder
         self.older_than_days = older_than_days
         self.into = into
+        self.table_format = table_format
+        self.catalog_conn_id = catalog_conn_id
+        self.catalog_properties = catalog_properties
+        self.namespace = namespace
+        self.keep_snapshots_days = keep_snapshots_days
+        self.orphans_after_days = orphans_after_days
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
         """Compact the folder, or all folders."""
         output = self._root("output_path")
+        iceberg = iceberg_target(
+            self.table_format, self.catalog_conn_id, self.catalog_properties, self.namespace
+        )
+        if iceberg is not None:
+            return self._keep_up(output, iceberg)
         folder = None
         if self.folder is not None:
             folder = R7MailHook(self.r7mail_conn_id).resolve_folder(self.folder)
@@ -88,3 +120,17 @@ class R7MailCompactOperator(LakeOperator):
             "into": sum(len(outcome.made) for outcome in outcomes),
             "folders": [outcome.record() for outcome in outcomes],
         }
+
+    def _keep_up(self, output: ObjectStoragePath, iceberg: IcebergTarget) -> dict[str, Any]:
+        if self.folder is not None:
+            raise R7MailConfigError(
+                "folder: Iceberg tables have the rows of all folders in one file: leave it out."
+            )
+        iceberg.check(output)
+        upkeep = make_upkeep(
+            self.older_than_days, self.keep_snapshots_days, self.orphans_after_days
+        )
+        tables = [table.record() for table in keep_up(iceberg, output, upkeep)]
+        for table in tables:
+            self.log.info("%s", table)
+        return {"tables": tables}

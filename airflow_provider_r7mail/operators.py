@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from airflow_provider_r7mail.client.acting import MOVE_SECONDS
 from airflow_provider_r7mail.client.compose import (
@@ -29,9 +29,10 @@ from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.files import AfterSending, find_uploads, open_storage
 from airflow_provider_r7mail.hooks import Accepted, R7MailHook
 from airflow_provider_r7mail.lake.audit import AuditJob, Report, audit
+from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE
 from airflow_provider_r7mail.lake.ledger import find_mailbox
 from airflow_provider_r7mail.lake.repair import repair
-from airflow_provider_r7mail.lakes import LakeOperator
+from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
 from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.maintenance import (
     R7MailCompactOperator as R7MailCompactOperator,  # noqa: PLC0414 - users import it from here
@@ -564,11 +565,17 @@ class R7MailAuditOperator(LakeOperator):
         (templated)
     :param end: where to end, likewise (templated)
     :param repair: extract again what differs, with the settings that the manifests name, and mail
-        outside of the windows into windows of its own. Only for Parquet tables
-    :param deep: compare ids instead of counts, and the files' checksums: reads all mail and all
-        files
+        outside of the windows into windows of its own
+    :param deep: compare ids instead of counts, and the files' checksums, or all rows of Iceberg
+        tables: reads all mail and all files
     :param fail_on_difference: fail if anything differs; with `repair`, if anything still differs
         afterwards
+    :param table_format: `iceberg` to look into the tables of an Iceberg catalog, and to repair
+        them. With `parquet`, windows in Iceberg tables are compared by their manifests
+    :param catalog_conn_id: for Iceberg, the connection of the catalog, as for the extracts
+        (templated)
+    :param catalog_properties: for Iceberg, pyiceberg properties of the catalog (templated)
+    :param namespace: for Iceberg, the namespace of the tables (templated)
     :param storage_conn_id: the connection of the object storage (templated)
     :param r7mail_conn_id: the Airflow connection (templated)
     :raises AirflowFailException: something differs and `fail_on_difference` is set; a parameter is
@@ -581,6 +588,9 @@ class R7MailAuditOperator(LakeOperator):
         "output_path",
         "start",
         "end",
+        "catalog_conn_id",
+        "catalog_properties",
+        "namespace",
         "storage_conn_id",
         "r7mail_conn_id",
     )
@@ -596,6 +606,10 @@ class R7MailAuditOperator(LakeOperator):
         repair: bool = False,
         deep: bool = False,
         fail_on_difference: bool = False,
+        table_format: Literal["parquet", "iceberg"] = "parquet",
+        catalog_conn_id: str | None = None,
+        catalog_properties: Mapping[str, str] | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -606,6 +620,10 @@ class R7MailAuditOperator(LakeOperator):
         self.repair = repair
         self.deep = deep
         self.fail_on_difference = fail_on_difference
+        self.table_format = table_format
+        self.catalog_conn_id = catalog_conn_id
+        self.catalog_properties = catalog_properties
+        self.namespace = namespace
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
@@ -613,6 +631,11 @@ class R7MailAuditOperator(LakeOperator):
         hook = R7MailHook(self.r7mail_conn_id)
         output, secret = self._root("output_path"), hook.settings.privacy_secret
         folder = hook.resolve_folder(self.folder)
+        iceberg = iceberg_target(
+            self.table_format, self.catalog_conn_id, self.catalog_properties, self.namespace
+        )
+        if iceberg is not None:
+            iceberg.check(output)
         job = AuditJob(
             folder=folder,
             output=output,
@@ -622,6 +645,7 @@ class R7MailAuditOperator(LakeOperator):
             deep=self.deep,
             secret=secret,
             open_path=lambda url: self._path(url, "attachments_path"),
+            iceberg=iceberg,
         )
 
         async def work(client: AsyncClient) -> Report:

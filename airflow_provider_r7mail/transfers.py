@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_r7mail.client.dates import Window, parse_moment
 from airflow_provider_r7mail.client.models import MessageFilter, parse_ids
-from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.client.progress import PROGRESS_SECONDS
 from airflow_provider_r7mail.compat import (
     AirflowFailException,
-    AirflowNotFoundException,
-    BaseHook,
     conf,
     date_time_trigger,
 )
@@ -33,11 +30,7 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.filters import FILTER_FIELDS, Filters, FolderReader
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.lake.catalog import (
-    DEFAULT_NAMESPACE,
-    IcebergTarget,
-    connection_properties,
-)
+from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import UNAVAILABLE, check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, seconds_to_settle, stored_windows
@@ -45,7 +38,7 @@ from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.recheck import Look, looks, recheck
 from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.window import extract_window
-from airflow_provider_r7mail.lakes import LakeOperator
+from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
 from airflow_provider_r7mail.lineage import (
     Copy,
     Output,
@@ -253,7 +246,12 @@ class R7MailToParquetOperator(_CopyOperator):
             on_size_mismatch=self.on_size_mismatch,
             on_gone=self.on_gone,
             privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
-            iceberg=self._iceberg(),
+            iceberg=iceberg_target(
+                self.table_format,
+                self.catalog_conn_id,
+                self.catalog_properties,
+                self.namespace,
+            ),
         )
         job.check()
         horizon = self._horizon()
@@ -267,38 +265,6 @@ class R7MailToParquetOperator(_CopyOperator):
         manifest = self._run(hook, lambda client: self._extract(client, job, refreshed, again))
         self._copy.tell_outlets(self.outlets, context, extract_extra(job, manifest))
         return manifest
-
-    def _iceberg(self) -> IcebergTarget | None:
-        """Return the catalog to write to, from its connection and properties; None for files."""
-        table_format: object = self.table_format
-        if table_format not in {"parquet", "iceberg"}:
-            raise R7MailConfigError(f"table_format: {table_format!r}. Known: parquet, iceberg.")
-        if table_format == "parquet":
-            for name in ("catalog_conn_id", "catalog_properties"):
-                if getattr(self, name):
-                    raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
-            return None
-        properties: dict[str, str] = {}
-        if catalog_conn_id := read_text(self.catalog_conn_id, "catalog_conn_id"):
-            try:
-                conn = BaseHook.get_connection(catalog_conn_id)
-            except AirflowNotFoundException as error:
-                raise R7MailConfigError(f"catalog_conn_id: {error}") from error
-            extra = conn.extra_dejson
-            properties = connection_properties(conn.host, conn.login, conn.password, extra)
-            if not properties:
-                raise R7MailConfigError(
-                    f"catalog_conn_id: {catalog_conn_id} has neither a host nor an extra."
-                )
-        if not isinstance(self.catalog_properties or {}, Mapping):
-            kind = type(self.catalog_properties).__name__
-            raise R7MailConfigError(f"catalog_properties: expected a dict, got {kind}.")
-        for name, value in (self.catalog_properties or {}).items():
-            plain = str(value) if isinstance(value, bool) else value
-            text = read_text(plain, f"catalog_properties {name}")
-            if text is not None:
-                properties[name] = text
-        return IcebergTarget(properties, need_text(self.namespace, "namespace"))
 
     async def _extract(
         self,

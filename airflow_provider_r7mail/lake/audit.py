@@ -19,11 +19,14 @@ from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages, calibrate
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.lake.catalog import IcebergTarget
+from airflow_provider_r7mail.lake.iceberg_folder import IcebergFolder
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.ledger import (
     Entry,
     Ledger,
     read_ledger,
+    remove_window,
     stored_ids,
 )
 from airflow_provider_r7mail.lake.recheck import is_as_counted
@@ -161,6 +164,8 @@ class AuditJob:
     :param deep: compare ids, not only counts, and the files' checksums
     :param secret: the connection's `privacy_secret`, for repairs
     :param open_path: opens the attachments' root, as a manifest names it, for repairs
+    :param iceberg: the catalog with the tables, if they are Iceberg's. Without it, the manifests of
+        windows in Iceberg tables are taken at their word, and can't be mended
     """
 
     folder: int
@@ -171,15 +176,40 @@ class AuditJob:
     deep: bool = False
     secret: str | None = None
     open_path: Callable[[str], ObjectPath]
+    iceberg: IcebergTarget | None = None
 
     def ledger(self) -> Ledger:
         """Read what the tables have."""
         found = read_ledger(self.output, self.mailbox, self.folder, deep=self.deep)
+        if self.iceberg is not None:
+            self._in_catalog(self.iceberg).check(found, deep=self.deep)
         low, high = self.start or EARLIEST, self.end or LATEST
         found.entries = [
             entry for entry in found.entries if entry.bounds[0] < high and low < entry.bounds[1]
         ]
         return found
+
+    def stored_ids(self, entry: Entry) -> set[int]:
+        """Return the ids of a window's messages, without those that have left.
+
+        :raises OSError: they can't be read
+        """
+        if self.iceberg is not None:
+            return self._in_catalog(self.iceberg).ids(entry)
+        return stored_ids(self.output, self.mailbox, self.folder, entry)
+
+    def remove(self, window: Window) -> None:
+        """Remove a window from all tables.
+
+        :raises OSError: the storage or the catalog fails
+        """
+        if self.iceberg is not None:
+            self._in_catalog(self.iceberg).remove(window)
+        else:
+            remove_window(self.output, self.mailbox, self.folder, window)
+
+    def _in_catalog(self, iceberg: IcebergTarget) -> IcebergFolder:
+        return IcebergFolder(iceberg, self.output, self.mailbox, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,14 +442,14 @@ class _Comparison:
     async def _judge_ids(self, part: _Part, entry: Entry, ids: set[int]) -> None:
         job = self._job
         manifest = entry.manifest or {}
-        if "files" not in manifest:  # its rows are in Iceberg tables
+        if "files" not in manifest and job.iceberg is None:
             if manifest["messages"] != len(ids):
                 self._report.findings.append(
                     Finding("differs", part.start, part.end, manifest["messages"], len(ids))
                 )
             return
         try:
-            stored = await run_to_end(stored_ids, job.output, job.mailbox, job.folder, entry)
+            stored = await run_to_end(job.stored_ids, entry)
         except OSError as error:
             self._report.findings.append(
                 Finding("damaged", part.start, part.end, server=len(ids), detail=str(error))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
@@ -19,7 +19,9 @@ from airflow_provider_r7mail.lake.storage import ObjectPath, is_local
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
+    from pyiceberg.types import PrimitiveType
 
 # pyiceberg's own default; the SQL catalog stores its tables under this name.
 CATALOG_NAME = "default"
@@ -325,3 +327,21 @@ def open_table(catalog: Catalog, namespace: str, name: str) -> Table:
             "Use another namespace, or move that table."
         )
     return table
+
+
+def bound(table: Table, file: DataFile, column: str, *, upper: bool = False) -> Any:
+    """Return the least value of a column in a data file, or the greatest; None if unknown.
+
+    It may be cut off, but never so that both are the same.
+    """
+    from pyiceberg.conversions import from_bytes
+
+    found = table.schema().find_field(column)
+    value = ((file.upper_bounds if upper else file.lower_bounds) or {}).get(found.field_id)
+    return None if value is None else from_bytes(cast("PrimitiveType", found.field_type), value)
+
+
+def only_value(table: Table, file: DataFile, column: str) -> Any:
+    """Return a column's value in a data file; None if there may be more than one."""
+    lower, upper = bound(table, file, column), bound(table, file, column, upper=True)
+    return lower if lower == upper else None

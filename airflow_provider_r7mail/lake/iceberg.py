@@ -10,14 +10,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import tenacity
 
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.arrays import int64_array, text_array
-from airflow_provider_r7mail.lake.catalog import KEYS, IcebergTarget, iceberg_schema, open_table
+from airflow_provider_r7mail.lake.catalog import (
+    KEYS,
+    IcebergTarget,
+    iceberg_schema,
+    only_value,
+    open_table,
+)
+from airflow_provider_r7mail.lake.commits import (
+    find_snapshot,
+    for_one_commit,
+    has_no_effect,
+    retried,
+)
 from airflow_provider_r7mail.lake.dayfiles import DayFiles
 from airflow_provider_r7mail.lake.layout import WINDOWS
 from airflow_provider_r7mail.lake.locks import locked
@@ -30,10 +42,6 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import FileScanTask, Table
-    from pyiceberg.table.snapshots import Snapshot
-    from pyiceberg.types import PrimitiveType
-
-MAX_COMMIT_SECONDS = 300.0
 
 
 class IcebergWindow:
@@ -97,11 +105,6 @@ class IcebergWindow:
         except BaseException:
             catalog.close()
             raise
-
-    @property
-    def commits_at_once(self) -> bool:
-        """Whether a commit can't take effect after it failed here: SQLite has no server."""
-        return str(self._catalog.properties.get("uri", "")).startswith("sqlite")
 
     def close(self) -> None:
         """Close the catalog."""
@@ -215,19 +218,8 @@ class IcebergTable:
 
         :raises OSError: the catalog refused it; the error says if that is uncertain
         """
-        from pyiceberg.exceptions import CommitStateUnknownException
-
         with self._window.target.errors():
-            for attempt in tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(
-                    (*_conflicts(), CommitStateUnknownException)
-                ),
-                stop=tenacity.stop_after_delay(MAX_COMMIT_SECONDS),
-                wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
-                reraise=True,
-            ):
-                with attempt:
-                    self._commit()
+            retried(self._commit)
 
     def overtaken(self) -> str | None:
         """Return the table's name if another run of the window has committed since this one.
@@ -288,8 +280,8 @@ class IcebergTable:
 
     def _commit(self) -> None:
         table = self._table.refresh()
-        own = self._own_snapshot()
-        if own is not None:  # an earlier attempt succeeded, and only its response was lost
+        own = find_snapshot(table, RUN_ID_KEY, self._window.run_id)
+        if own is not None:
             self._committed(own.snapshot_id)
             return
         old = list(table.scan(row_filter=self._window.where()).plan_files())
@@ -297,7 +289,7 @@ class IcebergTable:
             self._committed(None)
             return
         kept = self._files(None)
-        transaction = _without_retries(table).transaction()
+        transaction = for_one_commit(table).transaction()
         change = transaction.update_snapshot(snapshot_properties=self._properties()).overwrite()
         try:
             for task in old:
@@ -315,28 +307,11 @@ class IcebergTable:
         try:
             transaction.commit_transaction()
         except Exception as error:
-            if isinstance(error, _conflicts()) or self._is_refused():
+            if has_no_effect(table, error, RUN_ID_KEY, self._window.run_id):
                 self._settled = False
                 kept.discard()
             raise
         self._committed(change.snapshot_id)
-
-    def _own_snapshot(self) -> Snapshot | None:
-        return next(
-            (
-                snapshot
-                for snapshot in self._table.snapshots()
-                if self._told(snapshot, self._properties(), "run_id")
-            ),
-            None,
-        )
-
-    def _is_refused(self) -> bool:
-        """Return whether a commit that failed, for example on a full disk, surely has no effect."""
-        if not self._window.commits_at_once:
-            return False
-        self._table.refresh()
-        return self._own_snapshot() is None
 
     def _committed(self, snapshot_id: int | None) -> None:
         self.snapshot_id = snapshot_id
@@ -349,15 +324,9 @@ class IcebergTable:
 
     def _is_all_of_window(self, file: DataFile) -> bool:
         """Return whether, by its statistics, the file has rows of this window only."""
-        from pyiceberg.conversions import to_bytes
-
-        for name, value in self._window.key.items():
-            column = self._table.schema().find_field(name)
-            wanted = to_bytes(cast("PrimitiveType", column.field_type), value)
-            for bounds in (file.lower_bounds, file.upper_bounds):
-                if (bounds or {}).get(column.field_id) != wanted:
-                    return False
-        return True
+        return all(
+            only_value(self._table, file, name) == value for name, value in self._window.key.items()
+        )
 
     def _copy_rest(self, task: FileScanTask, kept: DayFiles) -> None:
         """Copy a file's rows of other windows, which compaction has put there."""
@@ -369,24 +338,6 @@ class IcebergTable:
         scan = ArrowScan(table.metadata, table.io, table.schema(), row_filter=others)
         for batch in scan.to_record_batches([task]):
             kept.write(batch)
-
-
-def _without_retries(table: Table) -> Table:
-    """Make the table's next commit fail if another one comes first.
-
-    By itself pyiceberg moves a commit on top of the other one. Rows that another run of the window
-    has added meanwhile would stay, unless the table's isolation level is "serializable".
-    """
-    properties = {**table.metadata.properties, "commit.retry.num-retries": "0"}
-    table.metadata = table.metadata.model_copy(update={"properties": properties})
-    return table
-
-
-def _conflicts() -> tuple[type[Exception], ...]:
-    """Return the errors that mean that a commit failed because another one came first."""
-    from pyiceberg.exceptions import CommitFailedException, ValidationException
-
-    return CommitFailedException, ValidationException
 
 
 def _repeated(value: str | int, count: int) -> pa.Array:

@@ -6,6 +6,7 @@ Only the tables are read here; `lake.audit` compares them with the server.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Entry:
     :param keeps: whether it may have rows of mail that has left
     :param problems: what is wrong with its files, in words
     :param place: where its rows are, if it is a part of a compacted window
+    :param ids: the ids of its messages, if they are known already
     """
 
     window: Window
@@ -60,6 +62,7 @@ class Entry:
     keeps: bool = False
     problems: list[str] = field(default_factory=list)
     place: Slice | None = None
+    ids: array[int] | None = None
 
     @property
     def bounds(self) -> tuple[datetime, datetime]:
@@ -157,7 +160,7 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
         else:
             entries.append(entry)
     entries.sort(key=lambda entry: entry.bounds)
-    _find_strays(entries)
+    find_strays(entries)
     return Ledger(entries, found.foreign, len(found.superseded) + len(found.remains))
 
 
@@ -180,7 +183,7 @@ def _sources(entry: Entry, homes: Mapping[str, ObjectPath], name: str) -> list[E
     ]
 
 
-def _find_strays(entries: Sequence[Entry]) -> None:
+def find_strays(entries: Sequence[Entry]) -> None:
     """Tell which unfinished windows are of strays: those that don't continue the regular ones.
 
     A killed repair leaves them anywhere in time. As regular windows they would make all that is

@@ -13,7 +13,7 @@ from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.audit import LATEST, AuditJob, Finding, Report, audit
 from airflow_provider_r7mail.lake.job import ExtractJob
-from airflow_provider_r7mail.lake.ledger import Entry, remove_window
+from airflow_provider_r7mail.lake.ledger import Entry
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.threads import run_to_end
 from airflow_provider_r7mail.lake.window import extract_window
@@ -38,7 +38,7 @@ async def repair(
     """
     removed = [entry for finding in report.findings for entry in _superfluous(finding, report)]
     for entry in removed:
-        await run_to_end(remove_window, job.output, job.mailbox, job.folder, entry.window)
+        await run_to_end(job.remove, entry.window)
     findings = report.findings
     if removed:
         findings = (await audit(client, job, on_progress)).findings
@@ -122,9 +122,10 @@ def _job_for(job: AuditJob, window: Window, like: dict[str, Any]) -> ExtractJob:
     :param like: that one's manifest
     :raises R7MailConfigError: its privacy policy can't be repeated
     """
-    if "files" not in like:
+    if "files" not in like and job.iceberg is None:
         raise R7MailConfigError(
-            "The tables are Iceberg's, which an audit can't mend: clear the runs of these windows."
+            'The tables are Iceberg\'s: only R7MailAuditOperator with table_format="iceberg" mends '
+            "them."
         )
     policy = like["privacy"]
     privacy = Privacy.build(policy and policy["actions"], job.secret)
@@ -139,11 +140,12 @@ def _job_for(job: AuditJob, window: Window, like: dict[str, Any]) -> ExtractJob:
         folder=job.folder,
         criteria=MessageFilter(window=window),
         output=job.output,
-        tables=tuple(file["table"] for file in like["files"]),
+        tables=tuple(item["table"] for item in like.get("files") or like["tables"]),
         columns=None if settings.get("columns") is None else tuple(settings["columns"]),
         attachments=None if attachments is None else job.open_path(attachments),
         attachment_pattern=settings.get("attachment_pattern"),
         max_attachment_bytes=settings.get("max_attachment_bytes"),
         on_gone=settings.get("on_gone", "drop"),
         privacy=privacy,
+        iceberg=job.iceberg,
     )

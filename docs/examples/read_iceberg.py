@@ -1,11 +1,11 @@
-"""Read the Iceberg tables of a catalog with DuckDB, and expire old snapshots."""
+"""Read the Iceberg tables of a catalog with DuckDB."""
 
 # ruff: noqa: TID253 - not a DAG file
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,3 @@ def is_published(catalog: Catalog, manifest: Path) -> bool:
     }
     return counted == {table["identifier"]: table["rows"] for table in listed["tables"]}
     # [END check]
-
-
-# [START expire]
-def forget_history(catalog: Catalog, keep: timedelta) -> None:
-    """Expire old snapshots; Spark's or Trino's orphan file removal deletes their files."""
-    for name in ("messages", "recipients", "attachments"):
-        table = catalog.load_table(f"r7mail.{name}")
-        table.maintenance.expire_snapshots().older_than(datetime.now(UTC) - keep).commit()
-        # [END expire]

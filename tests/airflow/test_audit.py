@@ -18,6 +18,7 @@ from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.emulator.folders import INBOX
 from airflow_provider_r7mail.operators import R7MailAuditOperator
 from tests.airflow.support import DAY, JUNE, extract
+from tests.conftest import AIRFLOW_2
 
 
 def audit(root: Path, **options: Any) -> dict[str, Any]:
@@ -53,6 +54,38 @@ def test_what_differs_is_told(
     said = logged()
     assert "the server has other mail than the tables" in said
     assert "Secret" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(AIRFLOW_2, reason="the SQL catalog needs SQLAlchemy 2")
+def test_iceberg_tables_are_mended(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the catalog of the extracts, Iceberg tables are repaired, under their policy."""
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_R7MAIL_DEFAULT", server.connection(privacy_secret="a-key-of-this-test")
+    )
+    server.mailbox.deliver(date=JUNE)
+    policy = {"addresses": "hash", "mailbox": "hash"}
+    lake: dict[str, Any] = {
+        "table_format": "iceberg",
+        "catalog_properties": {
+            "type": "sql",
+            "uri": f"sqlite:///{tmp_path}/own.db",
+            "warehouse": f"{tmp_path}/all",
+        },
+        "namespace": "mail",
+    }
+    extract(tmp_path, JUNE, privacy=policy, **lake)
+    server.mailbox.deliver(date=JUNE)
+    server.mailbox.deliver(date=JUNE - DAY)
+    report = audit(tmp_path, repair=True, deep=True, **lake)
+
+    assert report["in_order"]
+    assert [finding["repaired"] for finding in report["findings"]] == [True, True]
+    assert audit(tmp_path, deep=True, **lake)["messages"] == 3
+    with pytest.raises(AirflowFailException, match="catalog_conn_id: only for"):
+        audit(tmp_path, catalog_conn_id="lake")
 
 
 def test_a_repair_under_a_policy(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -32,14 +31,11 @@ if AIRFLOW_2:
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.table import Table
 from pyiceberg.transforms import DayTransform
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from upath import UPath
 
-from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault
 from airflow_provider_r7mail.exceptions import (
     R7MailBadMessageError,
@@ -52,11 +48,21 @@ from airflow_provider_r7mail.lake.catalog import (
     connection_properties,
     iceberg_schema,
 )
-from airflow_provider_r7mail.lake.job import ExtractJob, Progress
+from airflow_provider_r7mail.lake.job import Progress
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import TABLES
-from airflow_provider_r7mail.lake.window import extract_window
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+from tests.lake.iceberg_support import (
+    deliver,
+    extract,
+    ids,
+    interrupted,
+    joined,
+    on_disk,
+    paths,
+    rows,
+    shared,
+)
 from tests.lake.rest_catalog import RestCatalog, served
 from tests.lake.support import (
     CHILDREN,
@@ -66,7 +72,6 @@ from tests.lake.support import (
     START,
     WINDOW,
     Bucket,
-    config,
     connect_s3,
     example,
     run_children,
@@ -80,42 +85,6 @@ NOTE = f"windows/{WINDOW}/_manifest.json"
 ORDER = ("attachments", "recipients", "messages")
 
 
-def extract(
-    url: str,
-    root: Path,
-    start: datetime = START,
-    length: timedelta = DAY,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Extract a day of the inbox."""
-    job = ExtractJob(
-        **{
-            "folder": 24,
-            "criteria": MessageFilter.build(start=start, end=start + length),
-            "output": UPath(root),  # Airflow's takes a child seconds to import
-            "iceberg": IcebergTarget(),
-            "page_size": 50,
-            **options,
-        }
-    )
-
-    async def run() -> dict[str, Any]:
-        async with AsyncClient(config(url, max_retries=0)) as client:
-            return await extract_window(client, job, on_progress)
-
-    return asyncio.run(run())
-
-
-def deliver(server: Emulator, count: int, start: datetime = START, **fields: Any) -> list[int]:
-    """Deliver messages of a day to the inbox, each with two recipients and a file."""
-    given = {"to": ["a@b.ru", "c@d.ru"], "attachments": [("a.bin", b"x", "x/y")], **fields}
-    return [
-        server.mailbox.deliver(date=start + DAY / count * n, subject=f"№ {n}", **given)
-        for n in range(count)
-    ]
-
-
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
     """The catalog below the output path."""
@@ -123,47 +92,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def rows(catalog: Catalog, table: str = "messages") -> list[dict[str, Any]]:
-    """A table's rows as pyiceberg reads them."""
-    found: list[dict[str, Any]] = (
-        catalog.load_table(f"r7mail.{table}").scan().to_arrow().to_pylist()
-    )
-    return found
-
-
-def ids(catalog: Catalog) -> list[int]:
-    """The ids in the messages table."""
-    return sorted(row["message_id"] for row in rows(catalog))
-
-
-def paths(table: Table) -> set[str]:
-    """A table's data files."""
-    return {task.file.file_path for task in table.scan().plan_files()}
-
-
-def on_disk(root: Path) -> set[str]:
-    """All data files on disk, whether a table has them or not."""
-    return {str(path) for path in root.rglob("*.parquet")}
-
-
 def snapshot(written: dict[str, Any], table: str = "messages") -> Any:
     """The id of a table's snapshot in a manifest."""
     return {item["table"]: item["snapshot_id"] for item in written["tables"]}[table]
-
-
-def joined(catalog: Catalog) -> list[tuple[Any, ...]]:
-    """What DuckDB sees in all three tables joined: counts by window and run."""
-    database = duckdb.connect()
-    for name in TABLES:
-        catalog.load_table(f"r7mail.{name}").scan().to_duckdb(name, database)
-    return database.sql("""
-        select m."window", m.run_id, count(distinct m.message_id),
-               count(r.address), count(distinct a.message_id)
-        from messages m
-        left join recipients r using (run_id, message_id)
-        left join attachments a using (run_id, message_id)
-        group by all order by all
-    """).fetchall()
 
 
 # -- what is written ------------------------------------------------------------------------
@@ -479,29 +410,6 @@ def test_killed_at_random_moments(full: Emulator, catalog: Catalog, tmp_path: Pa
 
 
 # -- others at the same time ----------------------------------------------------------------
-
-
-def shared(root: Path) -> IcebergTarget:
-    """A catalog shared by machines, each with its own output path."""
-    return IcebergTarget(
-        {"type": "sql", "uri": f"sqlite:///{root}/shared.db?timeout=60", "warehouse": f"{root}/all"}
-    )
-
-
-def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callable[[], None]:
-    """Do something just before the catalog's nth such statement; call the result to remove it."""
-    count = 0
-
-    def before(_: Any, __: Any, text: str, *___: Any) -> None:
-        nonlocal count
-        count += text.startswith(statement)
-        if count == number:
-            count += 1
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(work).result()
-
-    event.listen(Engine, "before_cursor_execute", before)
-    return lambda: event.remove(Engine, "before_cursor_execute", before)
 
 
 def test_another_window_commits_first(server: Emulator, tmp_path: Path) -> None:
@@ -1023,8 +931,30 @@ def test_the_documented_dag(
             }.items() <= current.summary.additional_properties.items()
 
 
+def test_the_documented_upkeep(
+    server: Emulator,
+    run_dag: Callable[[str], Any],
+    catalog: Catalog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The documented DAG merges a day's files, and XCom has numbers and no mail."""
+    monkeypatch.setenv("AIRFLOW_VAR_MAIL_LAKE", str(tmp_path))
+    for part in range(2):
+        deliver(server, 3, START + DAY / 2 * part)
+        extract(server.url, tmp_path, START + DAY / 2 * part, DAY / 2)
+    result = run_dag((DOCS / "examples" / "dags" / "iceberg_upkeep.py").read_text())
+
+    assert result.state == "success"
+    told = result.xcom("upkeep")["tables"]
+    assert [(item["table"], item["files"], item["into"]) for item in told] == [
+        (f"r7mail.{name}", 2, 1) for name in TABLES
+    ]
+    assert len(rows(catalog)) == 6
+
+
 def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
-    """The documented functions read the tables, check a window, and shorten the history."""
+    """The documented functions read the tables, and check a window."""
     read = example("read_iceberg")
     deliver(server, 3)
     home = tmp_path / "Почта 50%20"
@@ -1037,8 +967,5 @@ def test_the_documented_functions(server: Emulator, tmp_path: Path) -> None:
         assert read.mail_by_domain(catalog, START) == day
         assert read.mail_by_domain(catalog, START + DAY) == []
         assert read.is_published(catalog, note)
-        read.forget_history(catalog, timedelta(0))
-        assert len(catalog.load_table("r7mail.messages").snapshots()) == 1
-        assert read.mail_by_domain(catalog, START) == day
         note.write_text(json.dumps(json.loads(note.read_text()) | {"run_id": "another"}))
         assert not read.is_published(catalog, note)

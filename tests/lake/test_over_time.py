@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Emulator, Mailbox, Readings
 from airflow_provider_r7mail.emulator.folders import INBOX, PROCESSED
 from airflow_provider_r7mail.lake.audit import AuditJob, audit
+from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.job import ExtractJob, stored_windows
 from airflow_provider_r7mail.lake.recheck import looks, recheck
 from airflow_provider_r7mail.lake.repair import repair
+from airflow_provider_r7mail.lake.upkeep import Upkeep, keep_up
 from airflow_provider_r7mail.lake.window import extract_window
+from tests.conftest import AIRFLOW_2
 from tests.lake.support import START, config, die_at, run_children
 
 HOUR = timedelta(hours=1)
@@ -38,7 +42,9 @@ def hour(number: int) -> Window:
     return Window(START + HOUR * number, START + HOUR * (number + 1))
 
 
-async def run(client: AsyncClient, root: Path, number: int, on_gone: Any) -> None:
+async def run(
+    client: AsyncClient, root: Path, number: int, on_gone: Any, iceberg: IcebergTarget | None = None
+) -> None:
     """Do what a run of an hourly schedule does."""
     window = hour(number)
     job = ExtractJob(
@@ -46,6 +52,7 @@ async def run(client: AsyncClient, root: Path, number: int, on_gone: Any) -> Non
         criteria=MessageFilter(window=window),
         output=UPath(root),
         on_gone=on_gone,
+        iceberg=iceberg,
     )
     await extract_window(client, job)
     for look in looks(window, stored_windows(job, client.config.login), HORIZON):
@@ -59,21 +66,25 @@ def audit_job(root: Path, **options: Any) -> AuditJob:
     )
 
 
-async def mend(client: AsyncClient, root: Path) -> None:
+async def mend(client: AsyncClient, root: Path, **options: Any) -> None:
     """Audit the inbox, repair it, and make sure that nothing is left to do."""
     for _ in range(2):  # repairs can be repeated
-        job = audit_job(root, deep=True)
+        job = audit_job(root, deep=True, **options)
         report = await repair(client, job, await audit(client, job))
         assert report.in_order, [str(finding) for finding in report.findings]
 
 
-def rows(root: Path) -> dict[int, bool]:
+def rows(root: Path, iceberg: IcebergTarget | None = None) -> dict[int, bool]:
     """Return whether each message in the tables is still in the folder; each is there once."""
-    found = [
-        row
-        for path in root.glob("messages/*/*/*/part-*.parquet")
-        for row in pq.read_table(path, columns=["message_id", "gone_at"]).to_pylist()
-    ]
+    columns = ("message_id", "gone_at")
+    if iceberg is None:
+        files = root.glob("messages/*/*/*/part-*.parquet")
+        tables = [pq.read_table(path, columns=[*columns]) for path in files]
+    else:
+        with closing(iceberg.load(UPath(root))) as catalog:
+            table = catalog.load_table("r7mail.messages")
+            tables = [table.scan(selected_fields=columns).to_arrow()]
+    found = [row for table in tables for row in table.to_pylist()]
     assert len({row["message_id"] for row in found}) == len(found)
     return {row["message_id"]: row["gone_at"] is None for row in found}
 
@@ -98,8 +109,11 @@ EVENTS = st.one_of(
 class World:
     """A mailbox and its tables."""
 
-    def __init__(self, server: Emulator, root: Path, on_gone: Any) -> None:
+    def __init__(
+        self, server: Emulator, root: Path, on_gone: Any, iceberg: IcebergTarget | None
+    ) -> None:
         self._box = server.mailbox
+        self._iceberg = iceberg
         self._root = root
         self._on_gone = on_gone
         self.ever: set[int] = set()
@@ -117,10 +131,10 @@ class World:
         if kind == "comes":
             self._box.deliver(date=START + what)
         elif kind == "run":
-            await run(client, self._root, what, self._on_gone)
+            await run(client, self._root, what, self._on_gone, self._iceberg)
         elif kind == "at once":
             await asyncio.gather(
-                *(run(client, self._root, number, self._on_gone) for number in what)
+                *(run(client, self._root, n, self._on_gone, self._iceberg) for n in what)
             )
         elif there := (self.elsewhere() if kind == "returns" else self.inbox()):
             chosen = [there[what % len(there)]]
@@ -132,38 +146,58 @@ class World:
                 self._box.delete(INBOX, chosen)
             else:
                 self._box.mark_read(INBOX, chosen)
-        found = rows(self._root)
+        found = rows(self._root, self._iceberg)
         if self._on_gone == "keep":
             assert found.keys() >= self.ever, "what was once in the tables stays"
             self.ever |= found.keys()
 
 
-@given(
-    events=st.lists(EVENTS, min_size=4, max_size=20),
-    on_gone=st.sampled_from(["drop", "keep"]),
-    count=st.sampled_from(["all", "page"]),
-)
-@settings(
+HISTORIES = {
+    "events": st.lists(EVENTS, min_size=4, max_size=20),
+    "on_gone": st.sampled_from(["drop", "keep"]),
+    "count": st.sampled_from(["all", "page"]),
+}
+HISTORY = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
+
+
+@given(**HISTORIES)
+@HISTORY
 def test_the_tables_become_the_mailbox(events: list[Any], on_gone: Any, count: Any) -> None:
     """After any events and runs in any order, an audit with repair makes the tables the mailbox."""
+    live(events, on_gone, count)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(AIRFLOW_2, reason="the SQL catalog needs SQLAlchemy 2")
+@given(**HISTORIES)
+@settings(HISTORY, max_examples=4)
+def test_iceberg_tables_become_the_mailbox(events: list[Any], on_gone: Any, count: Any) -> None:
+    """So it is with Iceberg tables, and it stays so while these are kept quick."""
+    live(events, on_gone, count, IcebergTarget())
+
+
+def live(events: list[Any], on_gone: Any, count: Any, iceberg: IcebergTarget | None = None) -> None:
+    """Let events happen, mend the tables, and compare them with the mailbox."""
     with (
         Emulator(Mailbox(), readings=Readings(count=count)) as server,
         tempfile.TemporaryDirectory() as name,
     ):
         root = Path(name)
-        world = World(server, root, on_gone)
+        world = World(server, root, on_gone, iceberg)
 
-        async def live() -> None:
+        async def happen() -> None:
             async with AsyncClient(config(server.url)) as client:
-                await run(client, root, 3, on_gone)
+                await run(client, root, 3, on_gone, iceberg)
                 for kind, what in events:
                     await world.happen(client, kind, what)
-                await mend(client, root)
+                if iceberg is not None:
+                    keep_up(iceberg, UPath(root), Upkeep(keep_snapshots=timedelta(0)))
+                await mend(client, root, iceberg=iceberg)
 
-        asyncio.run(live())
-        found = rows(root)
+        asyncio.run(happen())
+        found = rows(root, iceberg)
         assert {number for number, there in found.items() if there} == set(world.inbox())
         if on_gone == "keep":
             assert found.keys() >= world.ever
