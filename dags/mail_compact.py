@@ -7,6 +7,8 @@ Hourly windows are small files: tens of thousands a year, and readers take as lo
 files. A compacted month is one file a table. Everything else goes on as before: a run of an hour of
 a compacted month replaces just that hour. OLDER_THAN_DAYS should be longer than `recheck_hours` of
 `mail_extract` and any backfill, so that months are compacted when they are at rest.
+
+To adapt: OLDER_THAN_DAYS, and `into="day"` for a mailbox with gigabytes of mail a month.
 """
 
 from __future__ import annotations

@@ -66,12 +66,8 @@ def load_new_windows(lake: str) -> int:
     files = complete_files(root / "messages")
     if not files:
         raise AirflowSkipException(f"There are no tables at {root} yet: run mail_extract first.")
-    notes = {
-        f"{file.path.rpartition('/')[0]}/_manifest.json": Place(
-            file.mailbox, file.folder, file.window
-        )
-        for file in files
-    }
+    places = [Place(file.mailbox, file.folder, file.window) for file in files]
+    notes = {f"{root.path}/messages/{window_name(*at)}/_manifest.json": at for at in places}
     # All at once, since there may be thousands; a missing one is just being extracted again.
     stored = {
         notes[path]: json.loads(text)["run_id"]
@@ -158,12 +154,7 @@ def load_window(cursor: Cursor[Any], root: ObjectStoragePath, place: Place, run_
             """,  # noqa: S608 - the names are ours
             key,
         )
-    cursor.execute(
-        """
-        INSERT INTO mail.windows VALUES (%(mailbox)s, %(folder)s, %(window)s, %(run_id)s)
-        """,
-        {**key, "run_id": run_id},
-    )
+    cursor.execute("INSERT INTO mail.windows VALUES (%s, %s, %s, %s)", [*place, run_id])
 
 
 def stage(

@@ -202,8 +202,11 @@ class Tokens:
         unproven = self._last_served == 0.0 and now < token.issued + FRESH_SECONDS
         # A task on another host may have ended the session before it was of any use (R36).
         first_listing = unproven and call.path == MESSAGES_PATH
-        if ended or (first_listing and past.count <= MAX_NEW_TOKENS):
+        tries = MAX_NEW_TOKENS if first_listing and now >= self._blameless_until else 0
+        if ended or past.count <= tries:
             return "dead"
+        if first_listing:
+            self._blameless_until = now + FRESH_SECONDS
         if unproven or past.count > 1 or now < self._blameless_until:
             return "stands"
         # If a new token is refused as well, then for some minutes it isn't the token's fault.

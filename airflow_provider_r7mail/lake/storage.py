@@ -138,10 +138,10 @@ def read_all(paths: Sequence[ObjectPath]) -> list[bytes | None]:
     if not paths:
         return []
     with store_errors(paths[0]):
-        found = paths[0].fs.cat([path.path for path in paths], on_error="return")
+        # Not cat(), which takes a path with a ? or [ for a pattern.
+        found = paths[0].fs.cat_ranges([path.path for path in paths], None, None, on_error="return")
     result = []
-    for path in paths:
-        data = found if isinstance(found, bytes) else found[path.path]
+    for path, data in zip(paths, found, strict=True):
         if isinstance(data, Exception):
             with absence(path), store_errors(path):
                 raise data

@@ -298,7 +298,8 @@ async def test_the_trigger_gives_up(server: Emulator) -> None:
 
     assert event["status"] == "error"
     assert "status 403" in event["message"]
-    assert paths(server) == ["Login", *["Messages"] * 3]
+    first = ["Login", "Messages"] * 3  # a session that another host ends looks alike (R36)
+    assert paths(server) == [*first, "Messages", "Messages"]
 
 
 async def test_a_dead_token_is_healed_in_the_trigger(server: Emulator) -> None:

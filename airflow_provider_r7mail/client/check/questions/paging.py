@@ -143,6 +143,8 @@ class Depth(Question):
 
     def ask(self, inquiry: Inquiry) -> Findings:
         """Ask for a page far from the beginning, and again if it is refused."""
+        if not inquiry.pages[0].rows:
+            return {"offset_limit": unknown("the folder is empty")}
         call = inquiry.list_call(min(10, inquiry.served_size), FAR)
         for _ in range(2):
             answer = inquiry.look(call, counted=False)
