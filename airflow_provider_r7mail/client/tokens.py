@@ -223,9 +223,10 @@ class Tokens:
         short = life < LONGEST_PAUSE
         if not short:
             self._losses = 0
-        if ended or short or not token.calls:
+        lost = ended or not token.calls
+        if lost or short:
             # Sessions that end each other must give way to each other, or none gets anything done.
-            self._losses += token.calls < FEW_CALLS
+            self._losses += lost and token.calls < FEW_CALLS
             longest = min(self._config.backoff * 2 ** max(self._losses, 1), LONGEST_PAUSE)
             self._pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         log.log(
