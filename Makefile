@@ -26,7 +26,7 @@ OLDER := newest-3.0.6 newest-3.1.8 newest-3.2.2
 # What they don't bear of it.
 BEARS_newest-3.0.6 := 'universal-pathlib<0.3'
 BEARS_newest-3.1.8 := 'sqlalchemy<2.1'
-BEARS_newest-3.2.2 := 'pydantic<2.14'
+BEARS_newest-3.2.2 := 'fastapi<0.156' 'pydantic<2.14'
 # What meets Airflow itself, and so what another version of it can break.
 AIRFLOW_TESTS := tests/test_package.py tests/lake/test_storage.py \
 	$(addprefix tests/airflow/test_,connection_form.py connection.py hooks.py operators.py sensors.py transfers.py)
