@@ -422,6 +422,7 @@ class TestTestConnection:
         assert "Check Login and Password" in text
         assert server.logins == 1
 
+    @pytest.mark.slow
     def test_wrong_folder(self, server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
         """If the folder can't be read, the message says so: Login and Password were right."""
         monkeypatch.setenv(CONNECTION, server.connection(folders={"inbox": 4711}))

@@ -838,6 +838,7 @@ class TestWithoutRecords:
             operator.execute(on_try(2))
         assert server.requests == []
 
+    @pytest.mark.slow
     def test_forwarding(self, server: Emulator) -> None:
         """Forwarded messages are found, and the time to settle is spent once for all."""
         ids = [server.mailbox.deliver(subject=str(number)) for number in range(9)]

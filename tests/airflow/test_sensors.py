@@ -261,6 +261,7 @@ def test_a_failing_server(server: Emulator, mode: str) -> None:
     assert caught.value.status == 503
 
 
+@pytest.mark.slow
 def test_a_password_changed_while_waiting(server: Emulator, mode: str) -> None:
     """A login that is refused while waiting fails the task at once, in every mode."""
 
@@ -289,6 +290,7 @@ async def test_the_trigger_survives_some_failures(server: Emulator) -> None:
     assert server.logins == 1
 
 
+@pytest.mark.slow
 async def test_the_trigger_gives_up(server: Emulator) -> None:
     """After three failed polls in a row, the trigger fires one event with the reason."""
     server.faults.append(Fault("Messages", times=None, status=403))

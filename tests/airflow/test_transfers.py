@@ -341,6 +341,7 @@ def test_an_unreachable_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert files(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_an_unknown_folder_id(server: Emulator, tmp_path: Path) -> None:
     """An unknown folder is an error with its id, and nothing is written."""
     with pytest.raises(R7MailExtractError, match="Folder 999"):

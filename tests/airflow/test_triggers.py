@@ -381,6 +381,7 @@ async def test_an_event_that_was_not_stored(server: Emulator) -> None:
     assert second.ids() == [one, two]
 
 
+@pytest.mark.slow
 async def test_one_watcher_whose_event_is_not_stored(server: Emulator) -> None:
     """A watcher whose event can't be stored fails alone, and sends it again after a restart."""
     states = [State(), State()]

@@ -325,6 +325,7 @@ class TestReadings:
         assert report["restored"].level == "ok", report["restored"]
         assert contents() == before
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("value", [True, False])
     def test_it_is_named_by_sending(self, server: Emulator, value: bool) -> None:
         """With an address to send to, it reports whether only drafts can be sent (R39)."""
@@ -1074,6 +1075,7 @@ class TestFailures:
         assert report["sort_one"].reading == "descending"
         assert report["wrong_path"].reading == "405, json"
 
+    @pytest.mark.slow
     def test_a_server_that_can_take_one_request_at_a_time(self, server: Emulator) -> None:
         """If concurrent requests are refused, fewer are suggested (R16)."""
         fill(server.mailbox)

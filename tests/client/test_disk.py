@@ -153,6 +153,7 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "readings",
     [
@@ -440,6 +441,7 @@ def test_a_refusal_with_a_live_token(server: Emulator) -> None:
     assert paths(server).count("Login") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -607,6 +609,7 @@ def test_a_file_that_changes(server: Emulator, then: bytes, is_async: bool) -> N
     assert files(server) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("readings", "why"),
     [

@@ -144,6 +144,7 @@ async def test_a_first_call_that_is_refused_is_no_reason_to_log_in(
     assert server.logins == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["403", "406"])
 async def test_refusals_and_dead_tokens_are_told_apart(
     kind: Kind, server: Emulator, status: Any
@@ -207,8 +208,9 @@ async def work(session: Session, rounds: int) -> None:
             await session.download(FILE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", DEAD)
-@pytest.mark.parametrize("tasks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tasks", [2, 4])
 async def test_tasks_that_end_each_others_sessions_finish(
     kind: Kind, server: Emulator, dead: Any, tasks: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,6 +258,7 @@ async def test_a_session_that_is_ended_before_its_first_listing(
     assert server.logins == 3
 
 
+@pytest.mark.slow
 async def test_messages_of_sessions_that_end_each_other_are_sent_once(
     kind: Kind, server: Emulator
 ) -> None:

@@ -192,6 +192,7 @@ def _said() -> str:
     return "\n".join(found).replace("`", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_messages_are_those_of_the_package(language: str) -> None:
     """A message that I look for on the page is there as the package says it."""

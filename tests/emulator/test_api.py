@@ -479,6 +479,7 @@ def test_a_sent_message_appears_later(mailbox: Mailbox, server: Emulator, api: A
     assert api.ids(folder=25) == [number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", ["same", "new", "later", "hidden"])
 def test_ids_of_moved_messages(mailbox: Mailbox, server: Emulator, api: Api, reading: Any) -> None:
     """A moved message keeps its Id, or gets a new one at once or later (R35)."""

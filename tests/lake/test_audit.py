@@ -130,6 +130,7 @@ def filled(server: Emulator, tmp_path: Path, two_days: Path) -> list[int]:
 # -- what is found --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mailbox_in_order(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
     """If the tables are the mailbox, nothing is found, in far fewer requests than windows."""
     report = check(server.url, tmp_path)

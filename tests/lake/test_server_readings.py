@@ -497,6 +497,7 @@ def test_labels_of_undated_mail(tmp_path: Path) -> None:
         extract(server, tmp_path, START + HOUR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["status", "reset"])
 @pytest.mark.parametrize("skip", [1, 2, 3, 4])
 def test_a_fault_proves_nothing(kind: Any, skip: int, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ async def test_an_empty_window(server: Emulator, client: AsyncClient, tmp_path: 
     assert len(pq.read_schema(tmp_path / "messages" / WINDOW / "part-00000.parquet")) == 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["second", "millisecond", "microsecond"])
 @pytest.mark.parametrize("inclusive", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("sort_one", ["ascending", "descending"])
