@@ -204,6 +204,7 @@ def test_a_second_text_is_not_sent_after_an_unclear_first(server: Emulator) -> N
     assert len(server.mailbox.sent) == 3
 
 
+@pytest.mark.slow
 def test_a_mail_that_was_not_sent_is_an_error(server: Emulator) -> None:
     """If a mail was certainly not sent, an error is raised."""
     server.faults.append(Fault("Login", None, status=503))

@@ -29,6 +29,8 @@ from airflow_provider_r7mail.lake.window import extract_window
 from tests.airflow.support import JUNE, extract
 from tests.lake.support import config
 
+pytestmark = pytest.mark.slow
+
 try:
     from airflow.sdk.exceptions import TaskDeferred
 except ImportError:  # Airflow before 3.2
@@ -52,7 +54,6 @@ def run(root: Path, number: int, **options: Any) -> Any:
 # -- settling -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_window_settles(server: Emulator, tmp_path: Path, logged: Callable[[], str]) -> None:
     """A window that has only just ended is read settle_seconds later, and the log says so."""
     end = datetime.now(UTC)
@@ -87,7 +88,6 @@ def test_it_waits_without_a_worker_slot(server: Emulator, tmp_path: Path) -> Non
     assert server.requests == []
 
 
-@pytest.mark.slow
 def test_deferred_in_a_dag(server: Emulator, run_dag: Callable[[str], Any], tmp_path: Path) -> None:
     """In Airflow, a deferred extract goes on when the time has come."""
     now = datetime.now(UTC)
@@ -152,7 +152,6 @@ def test_ages_grow() -> None:
     assert [look.last for look in found] == [False] * 7 + [True]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[1], [24], [1, 24], [5, 1, 1, 30], [200]])
 def test_each_window_is_looked_at_at_each_age(lengths: list[int]) -> None:
     """Whatever the lengths of the windows, each has one look at each age, and one last look."""
@@ -183,7 +182,6 @@ def test_nothing_to_look_at() -> None:
 # -- what is found --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", ["all", "page"])
 def test_late_mail_is_found(server: Emulator, tmp_path: Path, count: Any) -> None:
     """R2: mail that comes hours after its Date is in the tables by the next looks, once."""
@@ -205,7 +203,6 @@ def test_late_mail_is_found(server: Emulator, tmp_path: Path, count: Any) -> Non
         assert found["messages"] == 3
 
 
-@pytest.mark.slow
 def test_a_look_costs_one_request(server: Emulator, tmp_path: Path) -> None:
     """Where nothing has changed, a run asks once for each window that it looks at."""
     for number in range(12):
@@ -307,7 +304,6 @@ def test_an_unfinished_window_is_left_to_its_own_run(server: Emulator, tmp_path:
     assert rows(tmp_path) == []
 
 
-@pytest.mark.slow
 def test_a_recheck_that_fails(server: Emulator, tmp_path: Path) -> None:
     """If an earlier window can't be looked at, the own window is there, and the task fails."""
     for number in range(3):
@@ -372,7 +368,6 @@ def test_a_later_reading_stays(server: Emulator, tmp_path: Path, on_gone: Any) -
     assert not list(tmp_path.rglob("_staged*"))
 
 
-@pytest.mark.slow
 def test_neighbours_at_once(server: Emulator, tmp_path: Path) -> None:
     """Runs of neighbouring windows at once, each with its looks, leave all mail in place, once."""
     box = server.mailbox

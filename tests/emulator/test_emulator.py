@@ -125,6 +125,7 @@ async def test_calls_run_at_the_same_time(server: Emulator, api: Api) -> None:
     assert time.monotonic() - begun < 8 * 0.5
 
 
+@pytest.mark.slow
 def test_mail_changes_in_another_thread(mailbox: Mailbox, api: Api) -> None:
     """Listings are complete while another thread delivers and moves mail."""
     stop = threading.Event()

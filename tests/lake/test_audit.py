@@ -28,6 +28,8 @@ from airflow_provider_r7mail.lake.repair import repair
 from airflow_provider_r7mail.lake.window import extract_window
 from tests.lake.support import INBOX, START, config
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 
 
@@ -130,7 +132,6 @@ def filled(server: Emulator, tmp_path: Path, two_days: Path) -> list[int]:
 # -- what is found --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_mailbox_in_order(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
     """If the tables are the mailbox, nothing is found, in far fewer requests than windows."""
     report = check(server.url, tmp_path)
@@ -202,7 +203,6 @@ def test_deep_reads_the_files(server: Emulator, tmp_path: Path, filled: list[int
     assert ("damaged", 3) in found(check(server.url, tmp_path, deep=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "readings",
     [
@@ -305,7 +305,6 @@ def test_nothing_was_extracted(server: Emulator, tmp_path: Path) -> None:
 # -- repairs --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_repair_mends_what_differs(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
     """After a repair the tables are the mailbox, and a second audit finds nothing more."""
     box = server.mailbox
@@ -328,7 +327,6 @@ def test_a_repair_mends_what_differs(server: Emulator, tmp_path: Path, filled: l
     assert len(list(tmp_path.glob("messages/*/*/*"))) == 50
 
 
-@pytest.mark.slow
 def test_stray_windows_that_became_regular(server: Emulator, tmp_path: Path) -> None:
     """Mail in a window of strays is not there twice once a regular window has it."""
     stray = server.mailbox.deliver(date=START + HOUR * 30 + timedelta(minutes=30))
@@ -372,7 +370,6 @@ def test_what_killed_runs_leave(server: Emulator, tmp_path: Path) -> None:
     assert rows(tmp_path) == [stray, *mail]
 
 
-@pytest.mark.slow
 def test_killed_while_a_window_of_strays_is_removed(server: Emulator, tmp_path: Path) -> None:
     """The next repair goes on to remove it, so that no mail stays twice."""
     mail = server.mailbox.deliver(date=START + HOUR * 31 + timedelta(minutes=10))

@@ -40,6 +40,8 @@ from tests.lake.compacting import (
 )
 from tests.lake.support import INBOX, START, Bucket, connect_s3, example
 
+pytestmark = pytest.mark.slow
+
 HOURS = 8
 ALL = "20250601T000000Z_20250601T080000Z"
 HOME = f"mailbox=user_test/folder={INBOX}"
@@ -52,7 +54,7 @@ def filled(server: Emulator) -> Emulator:
     return server
 
 
-@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["file", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Any) -> Iterator[Any]:
     """The root of the tables: on a disk, and on S3."""
     if request.param == "file":
@@ -118,7 +120,6 @@ def test_many_windows_become_one(filled: Emulator, root: Any) -> None:
     }
 
 
-@pytest.mark.slow
 def test_compacted_windows_are_compacted_further(filled: Emulator, tmp_path: Path) -> None:
     """Windows that follow, and compacted ones of before, become one; days stay days."""
     root = UPath(tmp_path)
@@ -135,7 +136,6 @@ def test_compacted_windows_are_compacted_further(filled: Emulator, tmp_path: Pat
     assert check(filled.url, root).in_order
 
 
-@pytest.mark.slow
 def test_what_is_left_alone(filled: Emulator, tmp_path: Path) -> None:
     """What can't be in one window stays as it is, and it is said why."""
     root = UPath(tmp_path)
@@ -239,7 +239,6 @@ def test_only_the_past_and_what_is_asked_for(filled: Emulator, tmp_path: Path) -
 # -- afterwards -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_rerun_within(filled: Emulator, root: Any) -> None:
     """A rerun of an hour replaces just that hour's rows, and keeps those of mail that has left."""
     extract(filled.url, root, *range(HOURS), on_gone="keep")
@@ -272,7 +271,6 @@ def test_a_rerun_within(filled: Emulator, root: Any) -> None:
     assert [entry.keeps for entry in report.windows] == [n == number for n in range(HOURS)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, HOURS - 1])
 def test_a_rerun_at_the_edge(filled: Emulator, tmp_path: Path, number: int) -> None:
     """The first and the last window of a compacted one are replaced like any other."""
@@ -311,7 +309,6 @@ def test_a_run_of_the_whole(filled: Emulator, tmp_path: Path) -> None:
     assert check(filled.url, root).findings == []
 
 
-@pytest.mark.slow
 def test_a_window_across_others(filled: Emulator, tmp_path: Path) -> None:
     """A run of a window that was never one overlaps those that it did before compaction."""
     plain, root = UPath(tmp_path / "plain"), UPath(tmp_path / "compacted")
@@ -352,7 +349,6 @@ def test_looking_again(filled: Emulator, tmp_path: Path) -> None:
     assert names(root) == [hour(0, 2), hour(2), hour(3, HOURS - 3)]
 
 
-@pytest.mark.slow
 def test_a_damaged_one(filled: Emulator, tmp_path: Path) -> None:
     """A damaged compacted window is found, refuses to be taken apart, and is mended as a whole."""
     from airflow_provider_r7mail.lake.audit import AuditJob, audit  # noqa: PLC0415

@@ -24,6 +24,8 @@ from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
 from tests.lake.support import INBOX, START, config
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 OTHER_FOLDER = 15
 
@@ -130,7 +132,6 @@ FOUND = {
 )
 @pytest.mark.parametrize("hours", [1, 48])
 @pytest.mark.parametrize("name", READINGS)
-@pytest.mark.slow
 def test_right_rows(name: str, order: Any, count: Any, hours: int, tmp_path: Path) -> None:
     """R29 to R34, R42, R43: a window has its messages with their dates, however it is read."""
     box, end = unchanged(), START + hours * HOUR
@@ -144,7 +145,6 @@ def test_right_rows(name: str, order: Any, count: Any, hours: int, tmp_path: Pat
         assert manifest["readings"][key] == value
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("name", READINGS)
 def test_an_empty_window_is_empty(name: str, labels: bool, tmp_path: Path) -> None:
@@ -170,7 +170,6 @@ def requests_of_two(server: Emulator, output: Path, end: datetime) -> tuple[int,
     return asyncio.run(run())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("hours", [1, 30])
 @pytest.mark.parametrize("empty", [True, False])
@@ -242,7 +241,6 @@ def test_undated_mail_hides_no_reading(name: str, tmp_path: Path) -> None:
     assert manifest["readings"]["bounds"] == FOUND[name][1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("year", ["0001", "1500", "1970", "2038", "2555", "9999"])
 def test_wrong_clocks(year: str, tmp_path: Path) -> None:
     """R27: mail of senders with wrong clocks harms no window, and is in that of its own date."""
@@ -262,7 +260,6 @@ def test_wrong_clocks(year: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bounds", ["both", "start", "end", "none"])
 @pytest.mark.parametrize("name", READINGS)
-@pytest.mark.slow
 def test_message_by_message(name: str, bounds: str) -> None:
     """R29 to R34, R43: sensors, triggers and hooks see each matching message once, too."""
     box = unchanged()
@@ -325,7 +322,6 @@ def server() -> Iterator[Emulator]:
         yield running
 
 
-@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -367,7 +363,6 @@ def box_of(*delays: tuple[datetime, timedelta], label: int | None = None) -> Mai
 SECOND = timedelta(seconds=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zone", [-5, 0, 3, 12])
 @pytest.mark.parametrize("local", ["local", "utc"])
 def test_days_in_a_sparse_folder(local: Any, zone: float, tmp_path: Path) -> None:
@@ -449,7 +444,6 @@ def test_a_folder_beyond_the_limit_of_offsets(tmp_path: Path) -> None:
         extract(server, tmp_path, START + HOUR)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "readings",
     [
@@ -497,7 +491,6 @@ def test_labels_of_undated_mail(tmp_path: Path) -> None:
         extract(server, tmp_path, START + HOUR)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["status", "reset"])
 @pytest.mark.parametrize("skip", [1, 2, 3, 4])
 def test_a_fault_proves_nothing(kind: Any, skip: int, tmp_path: Path) -> None:

@@ -529,6 +529,7 @@ async def test_bad_messages(
     assert sorted(row["message_id"] for row in table(tmp_path)) == good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("renamed", "reason"),
     [
@@ -647,6 +648,7 @@ async def test_a_rerun_with_a_meaningless_listed_size(
     assert again["attachments"] == {"unchanged": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reading", "fit"),
     [
