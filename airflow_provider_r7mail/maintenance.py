@@ -11,6 +11,7 @@ from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE, IcebergTarget
 from airflow_provider_r7mail.lake.compaction import Into, compact, compact_job, find_folders
+from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep
 from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
 
@@ -115,6 +116,8 @@ class R7MailCompactOperator(LakeOperator):
             for left in outcome.left:
                 self.log.warning("Folder %s: left window %s: %s.", number, left.window, left.reason)
             outcomes.append(outcome)
+        if not outcomes:
+            self.log.warning("There are no tables below %s yet: check output_path.", url_of(output))
         return {
             "windows": sum(made.windows for outcome in outcomes for made in outcome.made),
             "into": sum(len(outcome.made) for outcome in outcomes),

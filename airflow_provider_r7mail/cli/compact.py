@@ -43,7 +43,8 @@ def compact(
     that are unfinished, damaged or unlike their neighbours are left alone. If it is killed, run it
     again: nothing is lost, and it goes on.
 
-    The exit code is 1 if a window was left alone because its files are not what its manifest says.
+    The exit code is 1 if a window was left alone because its files are not what its manifest says,
+    or if there are no tables.
     """
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
 
@@ -61,10 +62,11 @@ def compact(
         outcomes = [compact_folder(job, *found) for found in find_folders(root, folder)]
     except (R7MailError, OSError) as error:
         fail(str(error))
+    if not outcomes:
+        which = "" if folder is None else f" of folder {folder}"
+        fail(f"--output: there are no tables{which} below {output}. Give what extracts write to.")
     for outcome in outcomes:
         _show(outcome)
-    if not outcomes:
-        typer.echo("There are no tables of any folder here.", err=True)
     if any(left.damaged for outcome in outcomes for left in outcome.left):
         typer.echo("Run r7mail audit --repair to extract damaged windows again.", err=True)
         raise typer.Exit(1)

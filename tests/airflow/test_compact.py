@@ -42,6 +42,7 @@ def test_the_past_becomes_one_window(
         path.unlink()
     server.requests.clear()
     assert compact(tmp_path, folder=INBOX + 1)["folders"] == []
+    assert "There are no tables" in logged()
 
     found = compact(tmp_path, folder=str(INBOX))
 
