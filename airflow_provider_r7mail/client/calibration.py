@@ -11,6 +11,7 @@ Airflow.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -97,6 +98,11 @@ class Row:
         return 0 if self.timestamp is None else abs(self.timestamp - self.date) // MICROSECONDS
 
     @property
+    def second(self) -> int:
+        """Its Date, in whole seconds since 1970."""
+        return self.date // MICROSECONDS
+
+    @property
     def is_telling(self) -> bool:
         """Whether it can tell which of them bounds are compared with."""
         return self.distance > TELLING_SECONDS
@@ -104,21 +110,22 @@ class Row:
     @property
     def time_of_day(self) -> int:
         """Seconds since midnight in UTC."""
-        return self.date // MICROSECONDS % (24 * HOUR)
+        return self.second % (24 * HOUR)
 
     @property
     def is_at_midnight(self) -> bool:
         """Whether a day may begin or end near it, in some zone."""
-        return (
-            not MOMENT_SECONDS < self.date // MICROSECONDS % QUARTER < QUARTER - 4 * MOMENT_SECONDS
-        )
+        return not MOMENT_SECONDS < self.second % QUARTER < QUARTER - 4 * MOMENT_SECONDS
 
 
-def rows_of(listing: Listing) -> list[Row]:
-    """Return the dated rows of a page, those first that tell most."""
+def rows_of(listing: Listing, shift: int = 0) -> list[Row]:
+    """Return the dated rows of a page, those first that tell most.
+
+    :param shift: microseconds to take from each Timestamp
+    """
     timestamps = listing.timestamps or [None] * len(listing.keys)
     rows = [
-        Row(key, date, timestamp)
+        Row(key, date, None if timestamp is None else timestamp - shift)
         for key, date, timestamp in zip(listing.keys, listing.dates, timestamps, strict=True)
         if date is not None
     ]
@@ -141,6 +148,29 @@ class Calibration:
         self._tries_without_labels = TRIES
         # A message, and what is listed beside its moment.
         self._beside: tuple[Row, Listing] | None = None
+        # The zone of Timestamps that don't name one, and how many rows have shown it.
+        self._shift = self._shift_rows = 0
+        self.found_nothing = False
+        """Whether the folder has no mail at all."""
+
+    def rows(self, listing: Listing) -> list[Row]:
+        """Return the dated rows of a page, those first that tell most.
+
+        If Timestamps don't name a zone (R43), they are taken to be in that in which most mail of
+        the longest page so far was stored at its Date: most mail is stored at once.
+        """
+        rows = rows_of(listing)
+        if listing.zoneless_timestamps and len(rows) > self._shift_rows:
+            quarter = QUARTER * MICROSECONDS
+            offsets = Counter(
+                round((row.timestamp - row.date) / quarter)
+                for row in rows
+                if row.timestamp is not None
+            )
+            if offsets:
+                [(offset, _)] = offsets.most_common(1)
+                self._shift, self._shift_rows = offset * quarter, len(rows)
+        return rows_of(listing, self._shift if listing.zoneless_timestamps else 0)
 
     def first_page(
         self, request: PageRequest, listing: Listing
@@ -156,15 +186,17 @@ class Calibration:
         traits = self._traits
         if traits.labels == "unknown" and listing.labelled and not self._criteria.labels:
             traits.labels = "sent"  # it doesn't filter
-        sample, rows = listing, rows_of(listing)
+        sample, rows = listing, self.rows(listing)
         bounded = request.start is not None or request.end is not None
         if traits.bounds == "unknown":
-            if not listing.zoneless and _shows_bounds(rows, request):
+            known = not (listing.zoneless or listing.zoneless_timestamps)
+            if known and _shows_bounds(rows, request):
                 traits.settle("date")
             # Timestamp may be what is compared, unless a row tells.
             elif not rows[0].is_telling if rows else bounded:
-                sample = yield from self._anywhere()
-                rows = rows_of(sample) or rows
+                sample = yield from self.anywhere()
+                self.found_nothing = not (sample.keys or listing.keys)
+                rows = self.rows(sample) or rows
         telling = _most_telling(rows, request) if traits.bounds == "unknown" else []
         again = False
         # With labels to search for, `Labels` is never empty.
@@ -173,7 +205,7 @@ class Calibration:
             and not self._criteria.labels
             and (sample.keys or not bounded)
         ):
-            again = yield from self._labels(request, listing, telling, rows)
+            again = yield from self._labels(request, listing, telling[:1], rows)
         if telling:  # later pages have bounds in any case
             yield from self._bounds(telling, rows, sample.zoneless or listing.zoneless)
             again = again or traits.dates_offset is not None
@@ -202,13 +234,23 @@ class Calibration:
 
         Where a message is to be asked for beside its moment, that is part of the same request.
 
-        :param telling: messages that tell most about bounds
+        :param telling: the message that tells most about bounds, if any
         :param rows: other messages
         """
         request = replace(request, size=min(request.size, self._size))
-        lone = next((row for row in telling[:1] if not _is_surrounded(row, rows)), None)
-        wider = request if lone is None or self._filters else _up_to(lone, rows, request)
-        without = yield from self._without_labels(wider, filtered=True)
+        lone = [row for row in telling if not (self._filters or _is_surrounded(row, rows))]
+        for row in lone:
+            wider = _up_to(row, request)
+            first, last = _seconds(wider)
+            there = len(listing.keys) + sum(first <= other.second <= last for other in rows)
+            # Below the length of a page that has been seen, nothing is cut off (R3).
+            if wider != request and there < len(rows):
+                found = yield from self._without_labels(wider, filtered=True)
+                if found is not None and len(found.keys) < len(rows):
+                    self._traits.labels = "left out"
+                    self._beside = row, found
+                    return _has_more(found, listing, request)
+        without = yield from self._without_labels(request, filtered=True)
         if without is None:
             self._traits.labels = "unproven"
             log.warning(
@@ -217,18 +259,24 @@ class Calibration:
             )
             return False
         self._traits.labels = "left out"
-        if lone is not None and wider != request and set(without.keys) <= {lone.key}:
-            self._beside = lone, without  # it has nothing else, so nothing was cut off (R3)
-        return not set(without.keys) <= set(listing.keys)
+        return _has_more(without, listing, request)
 
-    def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
+    def anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
         page = yield from self._ask(PageRequest(None, None, 0, self._size))
         if not page.keys or rows_of(page):
             return page
         # Messages without a date may come first, and fill a page.
-        dated = yield from self._ask(replace(DATED, size=self._size))
-        return dated if dated.keys else page
+        request = replace(DATED, size=self._size)
+        for _ in range(SAMPLE_PAGES):
+            dated = yield from self._ask(request)
+            if not dated.keys:
+                return page
+            if rows_of(dated):
+                return dated
+            request = replace(request, offset=request.offset + len(dated.keys))
+        self._traits.reach = None  # nothing shows what bounds do
+        return page
 
     def _bounds(self, telling: Sequence[Row], rows: Sequence[Row], zoneless: bool) -> Inquiry:
         """Check that messages are listed at their own moments.
@@ -246,7 +294,7 @@ class Calibration:
             probes, needed = [telling[0], others[0]], 2
         for row in probes:
             at_own = yield from self._page_at(row.date)
-            if not _shows_date(at_own, row):
+            if not self._shows_date(at_own, row):
                 continue
             needed -= 1
             if needed == 0:
@@ -263,6 +311,18 @@ class Calibration:
         traits.settle("unexplained")
         if zoneless:
             raise R7MailExtractError(UNKNOWN_ZONE)
+
+    def _shows_date(self, listing: Listing, row: Row) -> bool:
+        """Whether what is listed for a message's moment shows that Date is compared.
+
+        The message itself may not be on the page, or have left. Others of that moment tell as much
+        if their Timestamp is another one.
+        """
+        return row.key in listing.keys or any(
+            _any_within([other.date], row.date)
+            for other in self.rows(listing)
+            if other.is_telling or not row.is_telling
+        )
 
     def _is_beside(
         self, row: Row, at_own: Listing, rows: Sequence[Row]
@@ -320,9 +380,8 @@ class Calibration:
             return
         if row.timestamp is not None and row.distance > TELLING_SECONDS:
             at_timestamp = yield from self._page_at(row.timestamp)
-            if row.key in at_timestamp.keys and all(
-                date is None or _any_within([timestamp], row.timestamp)  # undated: see R4
-                for date, timestamp in zip(at_timestamp.dates, at_timestamp.timestamps, strict=True)
+            if row.key in at_timestamp.keys and all(  # of undated ones see R4
+                _any_within([other.timestamp], row.timestamp) for other in self.rows(at_timestamp)
             ):
                 traits.settle("timestamp")
                 return
@@ -358,7 +417,7 @@ class Calibration:
             page = yield from self._ask(request)
             if not page.keys:
                 break
-            row = max([row, *rows_of(page)], key=lambda row: row.distance)
+            row = max([row, *self.rows(page)], key=lambda row: row.distance)
             request = replace(request, offset=request.offset + len(page.keys))
         return row
 
@@ -387,7 +446,7 @@ class Calibration:
 
     def _is_near(self, row: Row) -> Generator[Question, Listing | None, bool]:
         """Whether a message is listed when some days around it are asked for."""
-        second = row.date // MICROSECONDS
+        second = row.second
         start, end = moment(second - WIDE_REACH.below), moment(second + WIDE_REACH.above)
         request = PageRequest(start, end, 0, self._size)
         for _ in range(MAX_PAGES):
@@ -404,34 +463,45 @@ def _most_telling(rows: Sequence[Row], request: PageRequest) -> list[Row]:
     """Return those messages that tell most about how bounds are read, nearest to a window first."""
     telling = [row for row in rows if row.is_telling] or rows
     telling = [row for row in telling if not row.is_at_midnight] or telling
-    low, high = (
-        None if bound is None else bound.timestamp() for bound in (request.start, request.end)
+    first, last = _seconds(request)
+
+    def order(row: Row) -> tuple[bool, bool, float]:
+        lone = not _is_surrounded(row, rows)
+        gap = max(row.second - last, first - row.second, 0)
+        # What is beside one in the window can't be asked for together with the window.
+        return lone, lone and gap == 0, gap
+
+    return sorted(telling, key=order)
+
+
+def _seconds(request: PageRequest) -> tuple[float, float]:
+    """Return the bounds of a request in seconds since 1970; without one, infinity."""
+    return (
+        -inf if request.start is None else int(request.start.timestamp()),
+        inf if request.end is None else int(request.end.timestamp()),
     )
 
-    def gap(row: Row) -> float:
-        second = row.date / MICROSECONDS
-        return max(
-            second - (second if high is None else high),
-            (second if low is None else low) - second,
-            0,
-        )
 
-    return sorted(telling, key=lambda row: (not _is_surrounded(row, rows), gap(row)))
+def _up_to(row: Row, request: PageRequest) -> PageRequest:
+    """Return a request that goes on to just beside a message, if that is outside of it."""
+    first, last = _seconds(request)
+    gap = 2 * MOMENT_SECONDS
+    if row.second + gap < first:
+        return replace(request, start=moment(row.second + gap))
+    if row.second - gap > last:
+        return replace(request, end=moment(row.second - gap))
+    return request
 
 
-def _up_to(row: Row, rows: Sequence[Row], request: PageRequest) -> PageRequest:
-    """Return a request that goes on to just beside a message, if no other one is in between."""
-    if request.start is None or request.end is None:
-        return request
-    second, gap = row.date // MICROSECONDS, 2 * MOMENT_SECONDS
-    first, last = int(request.start.timestamp()), int(request.end.timestamp())
-    if second + gap < first:
-        first = second + gap
-    elif second - gap > last:
-        last = second - gap
-    if any(first <= other.date // MICROSECONDS <= last for other in rows):
-        return request
-    return replace(request, start=moment(first), end=moment(last))
+def _has_more(found: Listing, listing: Listing, request: PageRequest) -> bool:
+    """Whether a listing has something within a request that the response to that doesn't."""
+    first, last = _seconds(request)
+    within = {
+        key
+        for key, date in zip(found.keys, found.dates, strict=True)
+        if date is None or first <= date // MICROSECONDS <= last
+    }
+    return not within <= set(listing.keys)
 
 
 def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
@@ -440,19 +510,6 @@ def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
     before = max((gap for gap in gaps if gap < -MOMENT_SECONDS), default=-inf)
     after = min((gap for gap in gaps if gap > MOMENT_SECONDS), default=inf)
     return after - before < 24 * HOUR
-
-
-def _shows_date(listing: Listing, row: Row) -> bool:
-    """Whether what is listed for a message's moment shows that Date is compared.
-
-    The message itself may not be on the page, or have left. Others of that moment tell as much if
-    their Timestamp is another one.
-    """
-    return row.key in listing.keys or any(
-        _any_within([other.date], row.date)
-        for other in rows_of(listing)
-        if other.is_telling or not row.is_telling
-    )
 
 
 def _any_within(dates: Sequence[int | None], date: int) -> bool:
