@@ -11,6 +11,7 @@ Airflow.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -114,11 +115,14 @@ class Row:
         )
 
 
-def rows_of(listing: Listing) -> list[Row]:
-    """Return the dated rows of a page, those first that tell most."""
+def rows_of(listing: Listing, shift: int = 0) -> list[Row]:
+    """Return the dated rows of a page, those first that tell most.
+
+    :param shift: microseconds to take from each Timestamp
+    """
     timestamps = listing.timestamps or [None] * len(listing.keys)
     rows = [
-        Row(key, date, timestamp)
+        Row(key, date, None if timestamp is None else timestamp - shift)
         for key, date, timestamp in zip(listing.keys, listing.dates, timestamps, strict=True)
         if date is not None
     ]
@@ -141,6 +145,29 @@ class Calibration:
         self._tries_without_labels = TRIES
         # A message, and what is listed beside its moment.
         self._beside: tuple[Row, Listing] | None = None
+        # The zone of Timestamps that don't name one, and how many rows have shown it.
+        self._shift = self._shift_rows = 0
+        self.found_nothing = False
+        """Whether the folder has no mail at all."""
+
+    def rows(self, listing: Listing) -> list[Row]:
+        """Return the dated rows of a page, those first that tell most.
+
+        If Timestamps don't name a zone (R43), they are taken to be in that in which most mail of
+        the longest page so far was stored at its Date: most mail is stored at once.
+        """
+        rows = rows_of(listing)
+        if listing.zoneless_timestamps and len(rows) > self._shift_rows:
+            quarter = QUARTER * MICROSECONDS
+            offsets = Counter(
+                round((row.timestamp - row.date) / quarter)
+                for row in rows
+                if row.timestamp is not None
+            )
+            if offsets:
+                [(offset, _)] = offsets.most_common(1)
+                self._shift, self._shift_rows = offset * quarter, len(rows)
+        return rows_of(listing, self._shift if listing.zoneless_timestamps else 0)
 
     def first_page(
         self, request: PageRequest, listing: Listing
@@ -156,15 +183,17 @@ class Calibration:
         traits = self._traits
         if traits.labels == "unknown" and listing.labelled and not self._criteria.labels:
             traits.labels = "sent"  # it doesn't filter
-        sample, rows = listing, rows_of(listing)
+        sample, rows = listing, self.rows(listing)
         bounded = request.start is not None or request.end is not None
         if traits.bounds == "unknown":
-            if not listing.zoneless and _shows_bounds(rows, request):
+            known = not (listing.zoneless or listing.zoneless_timestamps)
+            if known and _shows_bounds(rows, request):
                 traits.settle("date")
             # Timestamp may be what is compared, unless a row tells.
             elif not rows[0].is_telling if rows else bounded:
-                sample = yield from self._anywhere()
-                rows = rows_of(sample) or rows
+                sample = yield from self.anywhere()
+                self.found_nothing = not (sample.keys or listing.keys)
+                rows = self.rows(sample) or rows
         telling = _most_telling(rows, request) if traits.bounds == "unknown" else []
         again = False
         # With labels to search for, `Labels` is never empty.
@@ -221,14 +250,22 @@ class Calibration:
             self._beside = lone, without  # it has nothing else, so nothing was cut off (R3)
         return not set(without.keys) <= set(listing.keys)
 
-    def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
+    def anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
         page = yield from self._ask(PageRequest(None, None, 0, self._size))
         if not page.keys or rows_of(page):
             return page
         # Messages without a date may come first, and fill a page.
-        dated = yield from self._ask(replace(DATED, size=self._size))
-        return dated if dated.keys else page
+        request = replace(DATED, size=self._size)
+        for _ in range(SAMPLE_PAGES):
+            dated = yield from self._ask(request)
+            if not dated.keys:
+                return page
+            if rows_of(dated):
+                return dated
+            request = replace(request, offset=request.offset + len(dated.keys))
+        self._traits.reach = None  # nothing shows what bounds do
+        return page
 
     def _bounds(self, telling: Sequence[Row], rows: Sequence[Row], zoneless: bool) -> Inquiry:
         """Check that messages are listed at their own moments.
@@ -246,7 +283,7 @@ class Calibration:
             probes, needed = [telling[0], others[0]], 2
         for row in probes:
             at_own = yield from self._page_at(row.date)
-            if not _shows_date(at_own, row):
+            if not self._shows_date(at_own, row):
                 continue
             needed -= 1
             if needed == 0:
@@ -263,6 +300,18 @@ class Calibration:
         traits.settle("unexplained")
         if zoneless:
             raise R7MailExtractError(UNKNOWN_ZONE)
+
+    def _shows_date(self, listing: Listing, row: Row) -> bool:
+        """Whether what is listed for a message's moment shows that Date is compared.
+
+        The message itself may not be on the page, or have left. Others of that moment tell as much
+        if their Timestamp is another one.
+        """
+        return row.key in listing.keys or any(
+            _any_within([other.date], row.date)
+            for other in self.rows(listing)
+            if other.is_telling or not row.is_telling
+        )
 
     def _is_beside(
         self, row: Row, at_own: Listing, rows: Sequence[Row]
@@ -320,9 +369,8 @@ class Calibration:
             return
         if row.timestamp is not None and row.distance > TELLING_SECONDS:
             at_timestamp = yield from self._page_at(row.timestamp)
-            if row.key in at_timestamp.keys and all(
-                date is None or _any_within([timestamp], row.timestamp)  # undated: see R4
-                for date, timestamp in zip(at_timestamp.dates, at_timestamp.timestamps, strict=True)
+            if row.key in at_timestamp.keys and all(  # of undated ones see R4
+                _any_within([other.timestamp], row.timestamp) for other in self.rows(at_timestamp)
             ):
                 traits.settle("timestamp")
                 return
@@ -358,7 +406,7 @@ class Calibration:
             page = yield from self._ask(request)
             if not page.keys:
                 break
-            row = max([row, *rows_of(page)], key=lambda row: row.distance)
+            row = max([row, *self.rows(page)], key=lambda row: row.distance)
             request = replace(request, offset=request.offset + len(page.keys))
         return row
 
@@ -440,19 +488,6 @@ def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
     before = max((gap for gap in gaps if gap < -MOMENT_SECONDS), default=-inf)
     after = min((gap for gap in gaps if gap > MOMENT_SECONDS), default=inf)
     return after - before < 24 * HOUR
-
-
-def _shows_date(listing: Listing, row: Row) -> bool:
-    """Whether what is listed for a message's moment shows that Date is compared.
-
-    The message itself may not be on the page, or have left. Others of that moment tell as much if
-    their Timestamp is another one.
-    """
-    return row.key in listing.keys or any(
-        _any_within([other.date], row.date)
-        for other in rows_of(listing)
-        if other.is_telling or not row.is_telling
-    )
 
 
 def _any_within(dates: Sequence[int | None], date: int) -> bool:

@@ -97,6 +97,15 @@ def lacks_zone(body: bytes, field: Literal["Date", "Timestamp"] = "Date") -> boo
     return found is not None and not _ZONE.search(found[1])
 
 
+def only_timestamps_lack_zone(body: bytes) -> bool:
+    """Whether the Timestamps of a listing don't name a zone, though its dates do (R43)."""
+    return (
+        _FIRST["Date"].search(body) is not None
+        and not lacks_zone(body)
+        and lacks_zone(body, "Timestamp")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A half-open time interval, `[start, end)`.

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from airflow_provider_r7mail.client.calibration import (
     Calibration,
@@ -25,8 +25,11 @@ from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.client.spans import (
     ALL_FOREIGN,
+    BEYOND_REACH,
     FIRST_OF_ALL,
     MAX_SWEEP_MESSAGES,
+    UNKNOWN_ORDER,
+    ZONELESS_TIMESTAMPS,
     explain,
     is_foreign,
     listing_of,
@@ -169,18 +172,19 @@ class _Messages:
         self._criteria = criteria
         self._window = window
         self._size = size
-        self._span = open_span(traits, window, size.rows, MAX_SWEEP_MESSAGES)
         self._yielded: set[Key] = set()
+        self._own = self._foreign = self._calibrated = False
         self._rows = self._pages = 0
-        self._own = self._foreign = False
-        self._calibrated = self._beyond = False
+        self._counted: int | None = None
+        self._state: Literal["reading", "checking", "counting", "checked"] = "reading"
+        self._span = open_span(traits, window, size.rows, MAX_SWEEP_MESSAGES)
         self._skip_undated = not keep_undated and (
             window.start is not None or window.end is not None
         )
 
     def next_request(self) -> PageRequest | None:
         """Return the request for the next page, None at the end."""
-        request = self._span.request() or self._request_beyond()
+        request = self._span.request() or self._request_check()
         return None if request is None else self._size.within(request)
 
     def call(self, request: PageRequest, parse: Callable[[bytes], Page] = parse_page) -> Call[Page]:
@@ -188,23 +192,51 @@ class _Messages:
         labels = self._traits.empty_labels
         return page_call(self._folder, self._criteria, request, parse, empty_labels=labels)
 
-    def _request_beyond(self) -> PageRequest | None:
-        """Return a request for what follows after the messages read; None if that isn't needed.
+    def _request_check(self) -> PageRequest | None:
+        """Return a request that shows whether anything was passed over; None if nothing can be.
 
-        There is nothing if the server sorts by Date (R30). One page alone has all there is.
+        If the server doesn't sort by Date (R30), something follows after the messages read, or its
+        Count is another one. One page alone has all there is.
         """
-        if self._beyond or self._pages < 2 or self._traits.sweeps or self._traits.by_date:
+        traits = self._traits
+        if self._state != "reading" or self._pages < 2 or traits.sweeps or traits.by_date:
             return None
-        self._beyond = True
-        return request_beyond(self._traits, self._window, self._rows + len(self._span.in_margins))
+        self._state = "checking"
+        return request_beyond(traits, self._window, self._total)
 
     @property
-    def is_done(self) -> bool:
-        """Whether all has been read, unless what follows shows that it hasn't (R30).
+    def _total(self) -> int:
+        return self._rows + len(self._span.in_margins)
 
-        The server may refuse to be asked for so late a page (R37); then nothing shows it.
+    def instead(self, request: PageRequest, error: R7MailRequestError) -> PageRequest:
+        """Return the request to send in place of a failed one (R37).
+
+        :raises R7MailRequestError: that error, if the size isn't the reason
+        :raises R7MailExtractError: the server doesn't list that far
         """
-        return self._beyond and not self._traits.sweeps
+        if self._state == "checking" and error.status in TOO_LARGE:
+            self._state = "counting"  # what follows can't be seen
+            return replace(request, offset=0)
+        try:
+            return self._size.smaller(request, error)
+        except R7MailRequestError:
+            if request.offset > 0 and error.status in TOO_LARGE:
+                raise R7MailExtractError(
+                    f"Folder {self._folder}: {BEYOND_REACH}{error.text}"
+                ) from error
+            raise
+
+    def is_still_empty(self) -> Generator[Question, Listing | None, bool]:
+        """Whether a folder that was empty when the session last looked still is.
+
+        That takes one request, where a window without mail proves nothing (R29).
+        """
+        if self._folder not in self._traits.empty_folders:
+            return False
+        page = yield from Calibration(self._traits, self._criteria, FIRST_SHARED_PAGE).anywhere()
+        if page.keys:
+            self._traits.empty_folders.discard(self._folder)
+        return not page.keys
 
     def question(self, question: Question, parse: Callable[[bytes], Page]) -> Call[Page]:
         """Return the call for a question."""
@@ -232,6 +264,8 @@ class _Messages:
         self._calibrated = True
         calibration = Calibration(self._traits, self._criteria, request.size)
         again = yield from calibration.first_page(request, listing_of(self._in_utc(page)))
+        if calibration.found_nothing:
+            self._traits.empty_folders.add(self._folder)
         if self._traits.sweeps:
             self._restart()
         return not (again or self._traits.sweeps)
@@ -250,8 +284,11 @@ class _Messages:
             yield from explain(self._traits, self._criteria, error, request, listing)
         self._restart()
 
-    def _restart(self) -> None:
-        self._span = open_span(self._traits, self._window, self._size.rows, MAX_SWEEP_MESSAGES)
+    def _restart(self, *, sweep: bool = False) -> None:
+        traits, window, size = self._traits, self._window, self._size.rows
+        self._span = open_span(traits, window, size, MAX_SWEEP_MESSAGES, sweep=sweep)
+        self._state = "checked" if sweep else "reading"
+        self._rows = self._pages = 0
 
     def take(self, page: Page) -> Iterator[Message]:
         """Return the new messages of a page.
@@ -261,12 +298,15 @@ class _Messages:
         self._span.resize(self._size.rows)
         page = self._in_utc(page)
         listing = listing_of(page)
-        if self.is_done:
-            if listing.keys:
-                self._traits.by_date = False
-                self._restart()
+        if self._state in {"checking", "counting"}:
+            self._check(listing)
             return iter(())
+        if self._pages == 0:
+            self._counted = listing.count
         fresh = self._span.accept(listing)
+        if listing.zoneless_timestamps and not self._traits.zoneless_timestamps:
+            self._traits.zoneless_timestamps = True
+            log.warning("Folder %s: %s.", self._folder, ZONELESS_TIMESTAMPS)
         self._pages += bool(listing.keys)
         self._rows += len(fresh)
         if self._traits.by_date is None and shows_order(listing):
@@ -274,6 +314,24 @@ class _Messages:
         return self._pick(
             page, [index for index in fresh if listing.keys[index] not in self._yielded]
         )
+
+    def _check(self, listing: Listing) -> None:
+        """Read everything again by sweeps, if it can't be told whether all has been read (R30).
+
+        Mail that left meanwhile may make up for mail that was passed over.
+        """
+        steady = self._counted == listing.count == self._total > len(listing.keys)
+        if self._state == "checking" and listing.keys:
+            self._traits.by_date = False
+        self._state = "checked"
+        if self._traits.by_date is None and steady:
+            return
+        log.info(
+            "Folder %s: %s. Reading it by sweeps, which takes more requests.",
+            self._folder,
+            self._traits.describe() or UNKNOWN_ORDER,
+        )
+        self._restart(sweep=True)
 
     def _in_utc(self, page: Page) -> Page:
         offset = self._traits.dates_offset
@@ -349,15 +407,15 @@ def iter_messages(
                     raise
                 answer = None
 
+    if ask(messages.is_still_empty()):
+        return
     while (request := messages.next_request()) is not None:
         page = None
         while page is None:
             try:
                 page = client.send(messages.call(request))
             except R7MailRequestError as error:
-                if messages.is_done and error.status in TOO_LARGE:
-                    return
-                request = size.smaller(request, error)
+                request = messages.instead(request, error)
         size.learn(request, len(page.rows), 0, 0.0)
         if not ask(messages.prepare(request, page)):
             continue
@@ -396,6 +454,8 @@ async def aiter_messages(
 
     executor = ThreadPoolExecutor(1, "r7mail-parse")
     try:
+        if await answer_all(messages.is_still_empty(), answer):
+            return
         while (request := messages.next_request()) is not None:
             page = None
             while page is None:
@@ -403,9 +463,7 @@ async def aiter_messages(
                 try:
                     page = await client.send(messages.call(request, parse), executor=executor)
                 except R7MailRequestError as error:
-                    if messages.is_done and error.status in TOO_LARGE:
-                        return
-                    request = size.smaller(request, error)
+                    request = messages.instead(request, error)
             size.learn(request, len(page.rows), length, time.monotonic() - started)
             if not await answer_all(messages.prepare(request, page), answer):
                 continue

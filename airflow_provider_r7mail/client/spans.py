@@ -18,7 +18,6 @@ from airflow_provider_r7mail.client.calibration import (
     Calibration,
     Inquiry,
     Question,
-    rows_of,
 )
 from airflow_provider_r7mail.client.calls import Call, list_messages
 from airflow_provider_r7mail.client.dates import Window, to_microseconds
@@ -31,6 +30,15 @@ log = logging.getLogger(__name__)
 
 MAX_SWEEP_MESSAGES = 20_000
 """How many messages a folder may have that can only be read as a whole (R29)."""
+
+BEYOND_REACH = (
+    "The server seems to limit how far a listing can be paged (R37); have that limit raised. "
+)
+ZONELESS_TIMESTAMPS = (
+    "Timestamp doesn't name a zone, though Date does (R43): it is taken as UTC, but may be in the "
+    "server's local time"
+)
+UNKNOWN_ORDER = "it can't be told whether the server sorts by Date (R30)"
 
 P = TypeVar("P")
 Span = Seek | Sweep
@@ -127,7 +135,9 @@ def listing_of(page: Page) -> Listing:
         [None if message is None else message.folder_id for message in messages],
         any(message is not None and message.labels for message in messages),
         page.zoneless,
-        page.zoneless_timestamps and not page.zoneless,
+        page.zoneless_timestamps
+        and not page.zoneless
+        and any(row.date is not None for row in rows),
         any(message is not None and message.has_children for message in messages),
         _has_replies([message for message in messages if message is not None]),
     )
@@ -194,12 +204,12 @@ def explain(
             None if bound is None else to_microseconds(bound)
             for bound in (request.start, request.end)
         )
+        calibration = Calibration(traits, criteria, request.size)
         outside = [
             row
-            for row in rows_of(listing)
+            for row in calibration.rows(listing)
             if (low is not None and row.date < low) or (high is not None and row.date > high)
         ]
-        calibration = Calibration(traits, criteria, request.size)
         yield from calibration.investigate(outside[0], zoneless=listing.zoneless)
         if traits.reach == before:
             traits.settle("unexplained")

@@ -5,7 +5,7 @@ No I/O, no Airflow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from airflow_provider_r7mail.client.seek import ABOVE_SECONDS, BELOW_SECONDS
@@ -45,6 +45,8 @@ class Traits:
     :param replies: whether a reply to another message has been listed (R33)
     :param labels: whether `Labels: []` is known not to filter (R31): `sent` as it is, or
         `left out`, which can't filter; `unproven` if the server refuses a request without it
+    :param zoneless_timestamps: whether Timestamps don't name a zone, though dates do (R43)
+    :param empty_folders: folders without any mail when the session last looked
     """
 
     bounds: Bounds = "unknown"
@@ -54,6 +56,8 @@ class Traits:
     by_date: bool | None = None
     replies: bool = False
     labels: Literal["unknown", "sent", "left out", "unproven"] = "unknown"
+    zoneless_timestamps: bool = False
+    empty_folders: set[int] = field(default_factory=set)
 
     @property
     def empty_labels(self) -> bool:

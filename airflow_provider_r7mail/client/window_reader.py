@@ -26,8 +26,11 @@ from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.spans import (
     ALL_FOREIGN,
+    BEYOND_REACH,
     FIRST_OF_ALL,
     MAX_SWEEP_MESSAGES,
+    UNKNOWN_ORDER,
+    ZONELESS_TIMESTAMPS,
     Span,
     explain,
     is_foreign,
@@ -56,18 +59,10 @@ SPANS_AT_FIRST = 6
 PAGES_FOR_A_SPAN = 40
 
 
-BEYOND_REACH = (
-    "The server seems to limit how far a listing can be paged (R37); have that limit raised. "
-)
 NO_REPLIES = (
     "messages with replies are listed (HasChildren), but none of the replies: they are in other "
     "folders, or the server lists only the first message of a thread (R33)"
 )
-ZONELESS_TIMESTAMPS = (
-    "Timestamp doesn't name a zone, though Date does (R43): it is taken as UTC, but may be in the "
-    "server's local time"
-)
-UNKNOWN_ORDER = "it can't be told whether the server sorts by Date (R30)"
 
 
 class HasListing(Protocol):

@@ -269,11 +269,16 @@ class Api:
         odd_files = bool(record.files) and (
             readings.attachment_size != "bytes" or readings.nested_names != "given"
         )
+        zoneless = {
+            "Date": readings.dates_without_zone,
+            "Timestamp": readings.timestamps_without_zone
+            or (readings.dates_without_zone and not readings.timestamps_with_zone),
+        }
         changes = (
             readings.unknown_fields
             or readings.missing_fields
             or readings.null_fields
-            or readings.dates_without_zone
+            or any(zoneless.values())
         )
         if not hides_files and not odd_files and not changes:
             return record.json()
@@ -284,9 +289,8 @@ class Api:
             _show_file(file, readings)
         if readings.unknown_fields:
             raw |= {"SpamScore": 0.5, "Workspace": {"Id": 1, "Name": "Общее"}}
-        if readings.dates_without_zone:
-            for name in ("Date",) if readings.timestamps_with_zone else ("Date", "Timestamp"):
-                raw[name] = local_text(raw[name], readings.zone_hours)
+        for name in (name for name, lacking in zoneless.items() if lacking):
+            raw[name] = local_text(raw[name], readings.zone_hours)
         raw |= dict.fromkeys(readings.null_fields)
         for name in readings.missing_fields:
             raw.pop(name, None)

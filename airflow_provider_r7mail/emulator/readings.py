@@ -44,6 +44,8 @@ class Readings:
     :param threads: whether all messages of a thread are listed, or only the first one (R33).
     :param dates_without_zone: list dates in the server's zone, without naming it (R43).
     :param timestamps_with_zone: list Timestamp in UTC all the same (R43).
+    :param timestamps_without_zone: list only Timestamp in the server's zone, without naming it
+        (R43).
     :param ties: order of messages with the same Date: always the same, reversed in every other
         response, or random in each (R5).
     :param undated: whether messages without a valid Date match date bounds; ``as_min`` treats them
@@ -131,6 +133,7 @@ class Readings:
     threads: Literal["flat", "heads"] = "flat"
     dates_without_zone: bool = False
     timestamps_with_zone: bool = False
+    timestamps_without_zone: bool = False
     ties: Literal["stable", "reversed", "random"] = "stable"
     undated: Literal["always", "never", "as_min"] = "as_min"
     expired_at: Literal["future", "past", "absent", "other_zone"] = "future"

@@ -19,7 +19,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, parse_items
-from airflow_provider_r7mail.client.dates import MICROSECONDS, lacks_zone, to_microseconds
+from airflow_provider_r7mail.client.dates import (
+    MICROSECONDS,
+    lacks_zone,
+    only_timestamps_lack_zone,
+    to_microseconds,
+)
 from airflow_provider_r7mail.client.fields import (
     FIELDS,
     FILE_FIELDS,
@@ -160,13 +165,14 @@ def decode_page(
     elif shape.is_regular:
         easy = _decode_stripped(body, shape)
     page = easy or _decode_in_parts(body, shape) or _decode_carefully(body)
-    zoneless, zoneless_timestamps = lacks_zone(body), lacks_zone(body, "Timestamp")
+    zoneless = lacks_zone(body)
     if dates_offset is not None and zoneless:
-        page = _shifted(page, dates_offset, ["date", *["timestamp"] * zoneless_timestamps])
+        both = lacks_zone(body, "Timestamp")
+        page = _shifted(page, dates_offset, ["date", *["timestamp"] * both])
     page.listing = replace(
         page.listing,
         zoneless=zoneless,
-        zoneless_timestamps=zoneless_timestamps and not zoneless,
+        zoneless_timestamps=only_timestamps_lack_zone(body),
     )
     return page
 

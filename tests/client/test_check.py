@@ -194,6 +194,8 @@ class TestReadings:
             ({"dates_without_zone": True, "zone_hours": 0.0}, "zone", "UTC"),
             ({"dates_without_zone": True, "timestamps_with_zone": True}, "zone", "UTC+3"),
             ({"dates_without_zone": True, "bounds_as": "local"}, "zone", "not known"),
+            ({"timestamps_without_zone": True}, "zone", "Timestamp in an unknown zone"),
+            ({"timestamps_without_zone": True}, "lateness", None),
             *[({"ties": value}, "ties", value) for value in ("stable", "reversed", "random")],
             *[({"undated": value}, "undated", value) for value in ("always", "never", "as_min")],
             *[

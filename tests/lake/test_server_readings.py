@@ -190,6 +190,22 @@ def test_it_costs_three_requests_where_mail_is_rare(tmp_path: Path) -> None:
     assert first == second + 3
 
 
+def test_an_empty_folder_costs_one_request_a_poll() -> None:
+    """R29: an empty folder is asked about once a poll, however many there are in a session."""
+    box = Mailbox()
+    criteria = MessageFilter.build(start=START, end=START + HOUR)
+    with Emulator(box) as server, Client(config(server.url)) as client:
+        costs = []
+        for _ in range(4):
+            before = len(server.requests)
+            assert list(iter_messages(client, INBOX, criteria)) == []
+            costs.append(len(server.requests) - before)
+        number = box.deliver(date=START)
+        assert [message.id for message in iter_messages(client, INBOX, criteria)] == [number]
+
+    assert costs == [1 + 2, 1, 1, 1]  # the first one logs in
+
+
 def test_the_page_at_hand_may_show_it_all(tmp_path: Path) -> None:
     """R29, R31: mail near both bounds, stored late, with labels: nothing is left to ask."""
     box = Mailbox()
@@ -287,6 +303,38 @@ def test_message_by_message(name: str, bounds: str) -> None:
         assert sorted(asyncio.run(read(server))) == sorted(ids)
 
 
+@pytest.mark.parametrize("count", ["page", "all"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_mail_that_leaves_hides_no_late_mail(kind: str, count: Any) -> None:
+    """R30, R6: sorted by Id, late mail is found even if other mail leaves meanwhile."""
+    box = Mailbox()
+    first, *others = [box.deliver(date=START + number * HOUR / 60) for number in range(60)]
+    late = box.deliver(date=START + HOUR / 60)
+    criteria = MessageFilter.build(start=START, end=START + HOUR)
+    found: list[int] = []
+
+    def take(number: int) -> None:
+        if len(found) == 55:
+            box.delete(INBOX, [first])
+        found.append(number)
+
+    async def read(server: Emulator) -> None:
+        async with AsyncClient(config(server.url)) as client:
+            async for message in aiter_messages(client, INBOX, criteria):
+                take(message.id)
+
+    readings = Readings(order_by="Id", sort_one="ascending", count=count)
+    with Emulator(box, readings) as server:
+        if kind == "async":
+            asyncio.run(read(server))
+        else:
+            with Client(config(server.url)) as client:
+                for message in iter_messages(client, INBOX, criteria, page_size=10):
+                    take(message.id)
+
+    assert sorted(found) == sorted([first, *others, late])
+
+
 def readings() -> st.SearchStrategy[Readings]:
     """Readings in any combination that leaves it possible to tell which mail a window has."""
     return st.builds(
@@ -350,6 +398,24 @@ def test_undated_mail_hides_nothing(tmp_path: Path) -> None:
     assert manifest["messages"] == 1
 
 
+def test_a_folder_without_dated_mail_at_its_beginning(tmp_path: Path) -> None:
+    """R29: however much mail has no date, dated mail shows how bounds are read."""
+    box = Mailbox()
+    late = {"Timestamp": (START + 2 * HOUR).isoformat().replace("+00:00", "Z")}
+    for _ in range(120):
+        in_window = {"Timestamp": (START + HOUR / 2).isoformat().replace("+00:00", "Z")}
+        box.deliver(date="0001-01-01T00:00:00", fields=in_window)
+    numbers = [box.deliver(date=START + HOUR / 2, fields=late) for _ in range(2)]
+    readings = Readings(bounds_field="Timestamp", sort_one="ascending")
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, START + HOUR, on_bad_message="quarantine")
+        with Client(config(server.url)) as client:
+            window = MessageFilter.build(start=START, end=START + HOUR)
+            found = [message.id for message in iter_messages(client, INBOX, window)]
+
+    assert sorted(rows(manifest)) == sorted(found) == numbers
+
+
 def box_of(*delays: tuple[datetime, timedelta], label: int | None = None) -> Mailbox:
     """A folder with messages of these Dates, stored so much later."""
     box = Mailbox()
@@ -361,6 +427,24 @@ def box_of(*delays: tuple[datetime, timedelta], label: int | None = None) -> Mai
 
 
 SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("zone", [-5, 0, 3])
+def test_timestamps_without_a_zone(zone: float, tmp_path: Path) -> None:
+    """R43, R29: a Timestamp in an unknown zone doesn't pass for one that is far from Date."""
+    minutes = [(START + number * HOUR / 60, SECOND) for number in range(100)]
+    box = box_of(*minutes, (START + HOUR / 2, 5 * HOUR))
+    readings = Readings(
+        bounds_field="Timestamp",
+        sort_one="ascending",
+        timestamps_without_zone=True,
+        zone_hours=zone,
+    )
+    with Emulator(box, readings) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert rows(manifest) == wanted(box, START + HOUR)
+    assert manifest["readings"]["bounds"] == "timestamp"
 
 
 @pytest.mark.parametrize("zone", [-5, 0, 3, 12])

@@ -73,6 +73,7 @@ class Page:
     :param labels: labels filtered by; None if the request had no `Labels`
     :param rows: the messages
     :param zoneless: whether their dates don't name a zone (R43)
+    :param zoneless_timestamps: whether only their Timestamps don't
     :param count: the response's Count
     :param bytes: length of the response
     :param seconds: from the request to the last byte of the response
@@ -86,6 +87,7 @@ class Page:
     labels: tuple[int, ...] | None
     rows: tuple[Row, ...]
     zoneless: bool
+    zoneless_timestamps: bool
     count: int | None
     bytes: int
     seconds: float

@@ -18,6 +18,7 @@ from airflow_provider_r7mail.client.dates import (
     MICROSECOND,
     format_api_date,
     lacks_zone,
+    only_timestamps_lack_zone,
     to_microseconds,
 )
 from airflow_provider_r7mail.client.http import interpret, may_repeat, network
@@ -332,6 +333,7 @@ class Inquiry:
             labels=labels,
             rows=tuple(map(Row.of, items)),
             zoneless=lacks_zone(answer.body),
+            zoneless_timestamps=only_timestamps_lack_zone(answer.body),
             count=calls.read_count(envelope.get("Count")),
             bytes=len(answer.body),
             seconds=answer.seconds,

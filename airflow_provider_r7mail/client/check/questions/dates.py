@@ -40,6 +40,8 @@ class Lateness(Question):
 
     def see(self, listing: Listing) -> None:
         """Measure each message once."""
+        if listing.page.zoneless_timestamps:  # they may be hours off (R43)
+            return
         for row in listing.page.rows:
             if row.key is not None and row.date is not None and row.stored is not None:
                 self._delays[row.key] = (row.stored - row.date).total_seconds()
@@ -65,7 +67,7 @@ def lateness_of(late: Sequence[float], imported: int) -> Verdict:
     :param imported: number of messages that are later still
     """
     if not late:
-        return unknown("no message with a Date and a Timestamp was seen")
+        return unknown("no message with a Date and a Timestamp in a known zone was seen")
     half, most, nearly_all = (_within(late, share) for share in (0.5, 0.9, 0.99))
     says = (
         f"of {len(late)} messages, half within {_duration(half)}, 9 of 10 within "

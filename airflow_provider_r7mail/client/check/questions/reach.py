@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from airflow_provider_r7mail.client.calibration import Calibration, rows_of
+from airflow_provider_r7mail.client.calibration import Calibration
 from airflow_provider_r7mail.client.calibration import Question as Asked
 from airflow_provider_r7mail.client.check.evidence import Page, Row
 from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, Inquiry
@@ -96,7 +96,7 @@ def _calibrate(inquiry: Inquiry) -> None:
     _drive(inquiry, calibration.first_page(request, _listing_of(first.rows, first)))
     if inquiry.strays:
         page = next(page for page in inquiry.pages if page.bounds == 2 and page.strays())
-        [row, *_] = rows_of(_listing_of(page.strays(), page))
+        [row, *_] = calibration.rows(_listing_of(page.strays(), page))
         _drive(inquiry, calibration.investigate(row, zoneless=page.zoneless))
 
 
@@ -149,6 +149,7 @@ def _listing_of(rows: Sequence[Row], page: Page) -> Listing:
         [row.folder for row, _ in known],
         any(row.labels for row, _ in known),
         page.zoneless,
+        page.zoneless_timestamps,
     )
 
 

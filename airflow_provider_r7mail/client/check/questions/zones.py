@@ -30,7 +30,7 @@ def _zone_of(inquiry: Inquiry) -> Verdict:
     if not inquiry.rows():
         return unknown("no message with a date and an id was seen")
     if not any(page.zoneless for page in inquiry.pages):
-        return "ok", "named", "dates name their zone"
+        return _zone_of_timestamps(inquiry)
     if inquiry.zone_unknown:
         says = "neither dates nor StartDate and EndDate name one: no window can be extracted"
         return "warning", "not known", says
@@ -40,6 +40,13 @@ def _zone_of(inquiry: Inquiry) -> Verdict:
         return "ok", "UTC", "dates don't name it; they are in UTC"
     zone = f"UTC{-traits.dates_offset / HOUR:+g}"
     return "note", zone, f"dates don't name it; they are in the server's local time, {zone} h"
+
+
+def _zone_of_timestamps(inquiry: Inquiry) -> Verdict:
+    if any(page.zoneless_timestamps for page in inquiry.pages):
+        says = "Timestamp doesn't name one, though Date does: it is taken as UTC"
+        return "note", "Timestamp in an unknown zone", says
+    return "ok", "named", "dates name their zone"
 
 
 QUESTIONS = (Zones,)
