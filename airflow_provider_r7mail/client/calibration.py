@@ -98,6 +98,11 @@ class Row:
         return 0 if self.timestamp is None else abs(self.timestamp - self.date) // MICROSECONDS
 
     @property
+    def second(self) -> int:
+        """Its Date, in whole seconds since 1970."""
+        return self.date // MICROSECONDS
+
+    @property
     def is_telling(self) -> bool:
         """Whether it can tell which of them bounds are compared with."""
         return self.distance > TELLING_SECONDS
@@ -105,14 +110,12 @@ class Row:
     @property
     def time_of_day(self) -> int:
         """Seconds since midnight in UTC."""
-        return self.date // MICROSECONDS % (24 * HOUR)
+        return self.second % (24 * HOUR)
 
     @property
     def is_at_midnight(self) -> bool:
         """Whether a day may begin or end near it, in some zone."""
-        return (
-            not MOMENT_SECONDS < self.date // MICROSECONDS % QUARTER < QUARTER - 4 * MOMENT_SECONDS
-        )
+        return not MOMENT_SECONDS < self.second % QUARTER < QUARTER - 4 * MOMENT_SECONDS
 
 
 def rows_of(listing: Listing, shift: int = 0) -> list[Row]:
@@ -202,7 +205,7 @@ class Calibration:
             and not self._criteria.labels
             and (sample.keys or not bounded)
         ):
-            again = yield from self._labels(request, listing, telling, rows)
+            again = yield from self._labels(request, listing, telling[:1], rows)
         if telling:  # later pages have bounds in any case
             yield from self._bounds(telling, rows, sample.zoneless or listing.zoneless)
             again = again or traits.dates_offset is not None
@@ -231,13 +234,23 @@ class Calibration:
 
         Where a message is to be asked for beside its moment, that is part of the same request.
 
-        :param telling: messages that tell most about bounds
+        :param telling: the message that tells most about bounds, if any
         :param rows: other messages
         """
         request = replace(request, size=min(request.size, self._size))
-        lone = next((row for row in telling[:1] if not _is_surrounded(row, rows)), None)
-        wider = request if lone is None or self._filters else _up_to(lone, rows, request)
-        without = yield from self._without_labels(wider, filtered=True)
+        lone = [row for row in telling if not (self._filters or _is_surrounded(row, rows))]
+        for row in lone:
+            wider = _up_to(row, request)
+            first, last = _seconds(wider)
+            there = len(listing.keys) + sum(first <= other.second <= last for other in rows)
+            # Below the length of a page that has been seen, nothing is cut off (R3).
+            if wider != request and there < len(rows):
+                found = yield from self._without_labels(wider, filtered=True)
+                if found is not None and len(found.keys) < len(rows):
+                    self._traits.labels = "left out"
+                    self._beside = row, found
+                    return _has_more(found, listing, request)
+        without = yield from self._without_labels(request, filtered=True)
         if without is None:
             self._traits.labels = "unproven"
             log.warning(
@@ -246,9 +259,7 @@ class Calibration:
             )
             return False
         self._traits.labels = "left out"
-        if lone is not None and wider != request and set(without.keys) <= {lone.key}:
-            self._beside = lone, without  # it has nothing else, so nothing was cut off (R3)
-        return not set(without.keys) <= set(listing.keys)
+        return _has_more(without, listing, request)
 
     def anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
@@ -435,7 +446,7 @@ class Calibration:
 
     def _is_near(self, row: Row) -> Generator[Question, Listing | None, bool]:
         """Whether a message is listed when some days around it are asked for."""
-        second = row.date // MICROSECONDS
+        second = row.second
         start, end = moment(second - WIDE_REACH.below), moment(second + WIDE_REACH.above)
         request = PageRequest(start, end, 0, self._size)
         for _ in range(MAX_PAGES):
@@ -452,34 +463,45 @@ def _most_telling(rows: Sequence[Row], request: PageRequest) -> list[Row]:
     """Return those messages that tell most about how bounds are read, nearest to a window first."""
     telling = [row for row in rows if row.is_telling] or rows
     telling = [row for row in telling if not row.is_at_midnight] or telling
-    low, high = (
-        None if bound is None else bound.timestamp() for bound in (request.start, request.end)
+    first, last = _seconds(request)
+
+    def order(row: Row) -> tuple[bool, bool, float]:
+        lone = not _is_surrounded(row, rows)
+        gap = max(row.second - last, first - row.second, 0)
+        # What is beside one in the window can't be asked for together with the window.
+        return lone, lone and gap == 0, gap
+
+    return sorted(telling, key=order)
+
+
+def _seconds(request: PageRequest) -> tuple[float, float]:
+    """Return the bounds of a request in seconds since 1970; without one, infinity."""
+    return (
+        -inf if request.start is None else int(request.start.timestamp()),
+        inf if request.end is None else int(request.end.timestamp()),
     )
 
-    def gap(row: Row) -> float:
-        second = row.date / MICROSECONDS
-        return max(
-            second - (second if high is None else high),
-            (second if low is None else low) - second,
-            0,
-        )
 
-    return sorted(telling, key=lambda row: (not _is_surrounded(row, rows), gap(row)))
+def _up_to(row: Row, request: PageRequest) -> PageRequest:
+    """Return a request that goes on to just beside a message, if that is outside of it."""
+    first, last = _seconds(request)
+    gap = 2 * MOMENT_SECONDS
+    if row.second + gap < first:
+        return replace(request, start=moment(row.second + gap))
+    if row.second - gap > last:
+        return replace(request, end=moment(row.second - gap))
+    return request
 
 
-def _up_to(row: Row, rows: Sequence[Row], request: PageRequest) -> PageRequest:
-    """Return a request that goes on to just beside a message, if no other one is in between."""
-    if request.start is None or request.end is None:
-        return request
-    second, gap = row.date // MICROSECONDS, 2 * MOMENT_SECONDS
-    first, last = int(request.start.timestamp()), int(request.end.timestamp())
-    if second + gap < first:
-        first = second + gap
-    elif second - gap > last:
-        last = second - gap
-    if any(first <= other.date // MICROSECONDS <= last for other in rows):
-        return request
-    return replace(request, start=moment(first), end=moment(last))
+def _has_more(found: Listing, listing: Listing, request: PageRequest) -> bool:
+    """Whether a listing has something within a request that the response to that doesn't."""
+    first, last = _seconds(request)
+    within = {
+        key
+        for key, date in zip(found.keys, found.dates, strict=True)
+        if date is None or first <= date // MICROSECONDS <= last
+    }
+    return not within <= set(listing.keys)
 
 
 def _is_surrounded(row: Row, rows: Sequence[Row]) -> bool:

@@ -181,10 +181,12 @@ def test_it_costs_three_requests(hours: int, labels: bool, empty: bool, tmp_path
     assert second < first <= second + 3
 
 
-def test_it_costs_three_requests_where_mail_is_rare(tmp_path: Path) -> None:
-    """Nor does it take more in a folder that has a message a day, and none in the window."""
+@pytest.mark.parametrize("odd", [[], [-1.25, -30.75], [0.005]], ids=str)
+def test_it_costs_three_requests_where_mail_is_rare(odd: list[float], tmp_path: Path) -> None:
+    """Nor does it take more in a folder that has a message a day, and some at other hours."""
     noons = [(START + number * 24 * HOUR + 43_267 * SECOND, 33 * SECOND) for number in range(-9, 0)]
-    with Emulator(box_of(*noons)) as server:
+    others = [(START + hours * HOUR, 33 * SECOND) for hours in odd]
+    with Emulator(box_of(*noons, *others)) as server:
         first, second = requests_of_two(server, tmp_path, START + HOUR)
 
     assert first == second + 3
