@@ -207,7 +207,8 @@ class Calibration:
         ):
             again = yield from self._labels(request, listing, telling[:1], rows)
         if telling:  # later pages have bounds in any case
-            yield from self._bounds(telling, rows, sample.zoneless or listing.zoneless)
+            zoneless = sample.zoneless or listing.zoneless
+            yield from self._bounds(telling, rows, request, zoneless=zoneless)
             again = again or traits.dates_offset is not None
         elif traits.dates_offset is not None and listing.zoneless and rows:
             yield from self._check_offset(rows)
@@ -278,20 +279,27 @@ class Calibration:
         self._traits.reach = None  # nothing shows what bounds do
         return page
 
-    def _bounds(self, telling: Sequence[Row], rows: Sequence[Row], zoneless: bool) -> Inquiry:
+    def _bounds(
+        self, telling: Sequence[Row], rows: Sequence[Row], request: PageRequest, *, zoneless: bool
+    ) -> Inquiry:
         """Check that messages are listed at their own moments.
 
         :param telling: messages that tell most
         :param rows: other messages
+        :param request: the request for the window
         """
         traits = self._traits
         probes = telling[:2]  # the first may have left meanwhile
-        others = [row for row in telling if row.time_of_day != telling[0].time_of_day]
-        # Comparing days, a server lists mail of midnight as if it compared moments. It is midnight
-        # at one time of the day only.
-        needed = 1
-        if telling[0].is_at_midnight and others:
-            probes, needed = [telling[0], others[0]], 2
+        needed, lasting = 1, True
+        if telling[0].is_at_midnight:
+            # Comparing days, a server lists mail of midnight as if it compared moments. It is
+            # midnight at one time of the day only. If all mail is of that time, it shows nothing
+            # about other mail in later windows.
+            others = [row for row in telling if row.time_of_day != telling[0].time_of_day]
+            others = others or (yield from self._around(request, telling[0]))
+            lasting = bool(others)
+            if others:
+                probes, needed = [telling[0], others[0]], 2
         for row in probes:
             at_own = yield from self._page_at(row.date)
             if not self._shows_date(at_own, row):
@@ -302,7 +310,8 @@ class Calibration:
                     break
                 if zoneless and not (yield from self._is_utc(row)):
                     raise R7MailExtractError(UNKNOWN_ZONE)
-                traits.settle("date")
+                if lasting:
+                    traits.settle("date")
                 return
         for row in probes:
             yield from self.investigate(row, zoneless=zoneless)
@@ -323,6 +332,28 @@ class Calibration:
             for other in self.rows(listing)
             if other.is_telling or not row.is_telling
         )
+
+    def _around(
+        self, request: PageRequest, row: Row
+    ) -> Generator[Question, Listing | None, list[Row]]:
+        """Return messages around a window that are of another time of the day than a message.
+
+        The bounds are so wide that days and zones don't matter.
+        """
+        first, last = _seconds(request)
+        request = replace(
+            request,
+            start=None if request.start is None else moment(int(first) - WIDE_REACH.below),
+            end=None if request.end is None else moment(int(last) + WIDE_REACH.above),
+            size=self._size,
+        )
+        for _ in range(SAMPLE_PAGES):
+            page = yield from self._ask(request)
+            others = [other for other in self.rows(page) if other.time_of_day != row.time_of_day]
+            if others or not page.keys:
+                return others
+            request = replace(request, offset=request.offset + len(page.keys))
+        return []
 
     def _is_beside(
         self, row: Row, at_own: Listing, rows: Sequence[Row]

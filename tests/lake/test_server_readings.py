@@ -476,6 +476,21 @@ def test_nightly_mail_tells_nothing_about_days(tmp_path: Path) -> None:
     assert list(rows(manifest).values()) == [date]
 
 
+@pytest.mark.parametrize("label", [None, 2])
+def test_years_of_nightly_mail_tell_nothing_about_days(label: int | None, tmp_path: Path) -> None:
+    """R29: nor does it if the nightly mail fills the first page of the folder."""
+    nights = [(START + number * 24 * HOUR, 33 * SECOND) for number in range(-80, 3)]
+    date = START + 10 * HOUR + 1717 * SECOND
+    readings = Readings(precision="day", zone_hours=0, start_inclusive=False, sort_one="ascending")
+    criteria = MessageFilter.build(start=START + 10 * HOUR, end=START + 11 * HOUR)
+    with Emulator(box_of(*nights, (date, 20 * SECOND), label=label), readings) as server:
+        manifest = extract(server, tmp_path, START + 11 * HOUR, criteria=criteria)
+        with Client(config(server.url)) as client:
+            found = [message.date for message in iter_messages(client, INBOX, criteria)]
+
+    assert list(rows(manifest).values()) == found == [date]
+
+
 def test_quarter_hours_tell_about_days(tmp_path: Path) -> None:
     """R29: in a folder whose mail is all of quarter hours, too, days don't pass for moments."""
     nights = [(START + number * 24 * HOUR, 33 * SECOND) for number in range(-3, 3)]
