@@ -93,9 +93,11 @@ class Row:
     timestamp: int | None
 
     @property
-    def distance(self) -> int:
-        """Seconds between Date and Timestamp."""
-        return 0 if self.timestamp is None else abs(self.timestamp - self.date) // MICROSECONDS
+    def distance(self) -> float:
+        """Seconds between Date and Timestamp; infinity without one, which no bounds can match."""
+        if self.timestamp is None:
+            return inf
+        return abs(self.timestamp - self.date) // MICROSECONDS
 
     @property
     def second(self) -> int:
@@ -303,6 +305,8 @@ class Calibration:
         for row in probes:
             at_own = yield from self._page_at(row.date)
             if not self._shows_date(at_own, row):
+                if (yield from self._is_there(row, request)):
+                    break
                 continue
             needed -= 1
             if needed == 0:
@@ -332,6 +336,16 @@ class Calibration:
             for other in self.rows(listing)
             if other.is_telling or not row.is_telling
         )
+
+    def _is_there(
+        self, row: Row, request: PageRequest
+    ) -> Generator[Question, Listing | None, bool]:
+        """Whether a message that isn't listed at its own moment is still in the folder."""
+        for start, end in (None, None), (request.start, request.end):
+            page = yield from self._ask(PageRequest(start, end, 0, self._size))
+            if row.key in page.keys:
+                return True
+        return False
 
     def _around(
         self, request: PageRequest, row: Row

@@ -418,6 +418,23 @@ def test_a_folder_without_dated_mail_at_its_beginning(tmp_path: Path) -> None:
     assert sorted(rows(manifest)) == sorted(found) == numbers
 
 
+def test_mail_without_a_timestamp(tmp_path: Path) -> None:
+    """R29: a message that isn't listed at its Date says more than another one that is."""
+    box = mailbox(days=1, empty=True)
+    numbers = [
+        box.deliver(date=START + HOUR * part, fields={"Timestamp": None}) for part in (0.4, 0.6)
+    ]
+    box.deliver(
+        date=START - HOUR * 0.01,
+        fields={"Timestamp": (START - HOUR * 0.01).isoformat().replace("+00:00", "Z")},
+    )
+    with Emulator(box, Readings(bounds_field="Timestamp")) as server:
+        manifest = extract(server, tmp_path, START + HOUR)
+
+    assert sorted(rows(manifest)) == numbers
+    assert manifest["readings"]["bounds"] == "timestamp"
+
+
 def box_of(*delays: tuple[datetime, timedelta], label: int | None = None) -> Mailbox:
     """A folder with messages of these Dates, stored so much later."""
     box = Mailbox()
