@@ -3,9 +3,9 @@
 An empty page must mean "no mail" and nothing else. So a message that is there must be listed when
 it is asked for at its own moment, and not when a moment beside it is asked for; and a listing
 without `Labels` must have nothing more than one with `Labels: []`. That takes three requests, one
-more where the only mail that tells is of a quarter hour or far from other mail, and none where the
-page at hand shows it (R29, R31). No I/O: the generators yield questions and are sent the pages. No
-Airflow.
+or two more where all mail is of full quarter hours, or the only one that tells is in the window,
+and none where the page at hand shows it (R29, R31). No I/O: the generators yield questions and are
+sent the pages. No Airflow.
 """
 
 from __future__ import annotations
