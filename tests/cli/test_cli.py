@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from airflow_provider_r7mail.cli import app
 from airflow_provider_r7mail.emulator import Attachment, Emulator
 from airflow_provider_r7mail.lake import compaction
-from tests.command import run
 from tests.conftest import AIRFLOW_2
+from tests.processes import run
 
 pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
