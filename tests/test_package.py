@@ -93,7 +93,7 @@ LAYERS = (
     {"lake.writer", "lake.splitting"},
     {"lake.copying", "lake.intake", "lake.publication"},
     {"lake.window"},
-    {"lake.recheck", "lake.ledger", "lake.compaction"},
+    {"lake.recheck", "lake.ledger", "lake.compaction", "lake.bounds"},
     {"lake.iceberg_folder"},
     {"lake.audit"},
     {"lake.repair"},

@@ -28,13 +28,13 @@ from airflow_provider_r7mail.client.spans import (
     FIRST_OF_ALL,
     MAX_SWEEP_MESSAGES,
     explain,
+    in_utc,
     is_foreign,
     listing_of,
     open_span,
     page_call,
     question_call,
     request_beyond,
-    shift_dates,
     shows_order,
 )
 from airflow_provider_r7mail.client.sweep import Key, Listing, PageRequest
@@ -231,7 +231,7 @@ class _Messages:
             return True
         self._calibrated = True
         calibration = Calibration(self._traits, self._criteria, request.size)
-        again = yield from calibration.first_page(request, listing_of(self._in_utc(page)))
+        again = yield from calibration.first_page(request, listing_of(in_utc(self._traits, page)))
         if self._traits.sweeps:
             self._restart()
         return not (again or self._traits.sweeps)
@@ -246,7 +246,7 @@ class _Messages:
             # It may want both bounds.
             self._window = Window(window.start or FAR_PAST, window.end or FAR_FUTURE)
         else:
-            listing = listing_of(self._in_utc(page))
+            listing = listing_of(in_utc(self._traits, page))
             yield from explain(self._traits, self._criteria, error, request, listing)
         self._restart()
 
@@ -259,7 +259,7 @@ class _Messages:
         :raises ContradictionError: the response contradicts the request
         """
         self._span.resize(self._size.rows)
-        page = self._in_utc(page)
+        page = in_utc(self._traits, page)
         listing = listing_of(page)
         if self.is_done:
             if listing.keys:
@@ -274,10 +274,6 @@ class _Messages:
         return self._pick(
             page, [index for index in fresh if listing.keys[index] not in self._yielded]
         )
-
-    def _in_utc(self, page: Page) -> Page:
-        offset = self._traits.dates_offset
-        return page if offset is None or not page.zoneless else shift_dates(page, offset)
 
     def _pick(self, page: Page, fresh: Sequence[int]) -> Iterator[Message]:
         for index in fresh:

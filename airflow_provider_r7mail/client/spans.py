@@ -140,9 +140,11 @@ def _has_replies(messages: Sequence[Message]) -> bool:
     )
 
 
-def shift_dates(page: Page, seconds: int) -> Page:
-    """Add a number of seconds to the dates of a page that don't name a zone."""
-    shift = timedelta(seconds=seconds)
+def in_utc(traits: Traits, page: Page) -> Page:
+    """Return a page with its dates in UTC, if they are known to be in another zone (R43)."""
+    if traits.dates_offset is None or not page.zoneless:
+        return page
+    shift = timedelta(seconds=traits.dates_offset)
 
     def shifted(row: Message | NoMessage) -> Message | NoMessage:
         date = None if row.date is None else row.date + shift

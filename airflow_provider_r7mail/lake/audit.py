@@ -10,15 +10,15 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_r7mail.client.calls import list_messages, parse_page
 from airflow_provider_r7mail.client.counting import count_between
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages, calibrate
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.lake.bounds import ALL, SpanCounter
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.iceberg_folder import IcebergFolder
 from airflow_provider_r7mail.lake.job import ExtractJob
@@ -41,10 +41,6 @@ LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 # The whole is compared in this many parts at least, since what is too much in one part may make up
 # for what is missing in another.
 PARTS = 8
-# Servers compare bounds to the second, including them or not (R4). A bound without mail this near
-# means the same to all of them.
-NEAR = timedelta(seconds=2)
-ALL = MessageFilter()
 
 KINDS = {
     "differs": "the server has other mail than the tables",
@@ -342,7 +338,7 @@ class _Comparison:
         self._job = job
         self._report = report
         self._on_progress = on_progress
-        self._clean: dict[datetime, bool] = {EARLIEST: True, LATEST: True}
+        self._counter = SpanCounter(client, job.folder, (EARLIEST, LATEST))
         self._used: set[str] = set()
 
     async def run(self, ledger: Ledger) -> None:
@@ -366,21 +362,20 @@ class _Comparison:
             await self._compare_window(parts[0], parts[0].entry)
             return
         expected = _total(part.messages for part in parts)
-        if expected is not None and await self._is_clean(start) and await self._is_clean(end):
-            size = 3 if expected == 2 else 2
-            found = await count_between(
-                self._client, self._job.folder, ALL, (start, end), size=size
-            )
+        counter = self._counter
+        if expected is not None and await counter.is_clear(start) and await counter.is_clear(end):
+            found = await counter.count(start, end, expected)
             if found is None:  # Count can't be trusted
                 await self._read(parts)
                 return
             self._used.add("counts")
-            if found == expected:
-                return
-            if len(parts) == 1:
-                self._judge(parts[0], found)
-                return
-        elif len(parts) == 1:
+            if await counter.is_unchanged(start) and await counter.is_unchanged(end):
+                if found == expected:
+                    return
+                if len(parts) == 1:
+                    self._judge(parts[0], found)
+                    return
+        if len(parts) == 1:
             await self._read(parts)
             return
         middle = len(parts) // 2
@@ -403,24 +398,6 @@ class _Comparison:
         self._used.add("counts")
         if not await is_as_counted(self._client, job, entry.manifest):
             await self._read([part])
-
-    async def _is_clean(self, moment: datetime) -> bool:
-        """Return whether no mail is dated so near to a bound that its meaning would matter."""
-        if moment not in self._clean:
-            page = await self._client.send(
-                list_messages(
-                    self._job.folder,
-                    ALL,
-                    start=moment - NEAR,
-                    end=moment + NEAR,
-                    offset=0,
-                    size=2,
-                    parse=parse_page,
-                    empty_labels=self._client.traits.empty_labels,
-                )
-            )
-            self._clean[moment] = not page.rows
-        return self._clean[moment]
 
     async def _read(self, parts: Sequence[_Part]) -> None:
         """Read a span, and compare ids."""

@@ -237,6 +237,28 @@ def test_mail_at_the_edges_of_windows(server: Emulator, tmp_path: Path) -> None:
     assert found(check(server.url, tmp_path)) == [("differs", 5)]
 
 
+@pytest.mark.parametrize(
+    ("count", "compared", "requests"), [("all", "counts", 45), ("page", "ids", 80)]
+)
+def test_mail_on_each_bound(
+    server: Emulator, tmp_path: Path, count: Any, compared: str, requests: int
+) -> None:
+    """R4: if mail lies on each bound, an audit takes three requests more for each of its parts."""
+    box, moments = server.mailbox, (timedelta(0), timedelta(milliseconds=-1), HOUR / 2)
+    mail = [box.deliver(date=START + HOUR * n + moment) for n in range(48) for moment in moments]
+    server.readings = Readings(count=count)
+    extract(server.url, tmp_path, *range(-1, 48))
+    report = check(server.url, tmp_path)
+
+    assert (report.findings, report.compared) == ([], compared)
+    assert report.requests < requests
+    box.delete(INBOX, [mail[-2]])  # of the hour 46
+    late = box.deliver(date=START + HOUR * 20)
+    assert found(check(server.url, tmp_path)) == [("differs", 20), ("differs", 46)]
+    assert mend(server.url, tmp_path).in_order
+    assert rows(tmp_path) == sorted({*mail, late} - {mail[-2]})
+
+
 def test_a_span(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
     """An audit of a span looks at nothing else."""
     for number in (5, 40):
