@@ -107,7 +107,7 @@ LAYERS = (
     {"triggers"},
     {"operators", "transfers", "sensors", "notifications", "emailer"},
     {"cli.console"},
-    {"cli.server"},
+    {"cli.server", "cli.iceberg", "cli.paths"},
     {"cli.check", "cli.demo", "cli.emulator", "cli.extract"},
     {"cli.calendar"},
     {"cli.audit", "cli.compact"},

@@ -13,7 +13,14 @@ import typer
 
 from airflow_provider_r7mail.cli.calendar import draw_calendar, make_page
 from airflow_provider_r7mail.cli.console import fail, make_table
-from airflow_provider_r7mail.cli.extract import object_path
+from airflow_provider_r7mail.cli.iceberg import (
+    Catalog,
+    Format,
+    Namespace,
+    TableFormat,
+    iceberg_target,
+)
+from airflow_provider_r7mail.cli.paths import object_path
 from airflow_provider_r7mail.cli.server import LOGIN, SERVER, Ca, Verify, client_config
 
 if TYPE_CHECKING:
@@ -49,6 +56,9 @@ def audit(
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with a calendar to this file.")
     ] = None,
+    table_format: Format = TableFormat.PARQUET,
+    catalog: Catalog = None,
+    namespace: Namespace = None,
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
@@ -85,6 +95,7 @@ def audit(
             deep=deep,
             secret=secret,
             open_path=lambda url: object_path(url, "attachments"),
+            iceberg=iceberg_target(root, table_format, catalog, namespace),
         )
         if offline:
             report = audit_tables(job)

@@ -1,4 +1,4 @@
-"""``r7mail extract``: extract a window into Parquet tables, without Airflow."""
+"""``r7mail extract``: extract a window into tables, without Airflow."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import logging
 import time
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from airflow_provider_r7mail.cli.console import fail, make_table
+from airflow_provider_r7mail.cli.iceberg import (
+    Catalog,
+    Format,
+    Namespace,
+    TableFormat,
+    iceberg_target,
+)
+from airflow_provider_r7mail.cli.paths import object_path
 from airflow_provider_r7mail.cli.server import LOGIN, SERVER, Ca, Verify, client_config
 
 if TYPE_CHECKING:
     from airflow_provider_r7mail.client.http import ClientConfig
     from airflow_provider_r7mail.lake.job import ExtractJob, Progress
-    from airflow_provider_r7mail.lake.storage import ObjectPath
 
 
 class SizeMismatch(StrEnum):
@@ -80,10 +86,13 @@ def extract(
         ),
     ] = 60,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Maximum concurrent requests.")] = 4,
+    table_format: Format = TableFormat.PARQUET,
+    catalog: Catalog = None,
+    namespace: Namespace = None,
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
-    """Extract a window of a folder into Parquet tables, without Airflow.
+    """Extract a window of a folder into Parquet or Iceberg tables, without Airflow.
 
     The same engine as R7MailToParquetOperator: every message is there exactly once, a second run of
     a window replaces the first, and files appear only when they are complete.
@@ -100,15 +109,17 @@ def extract(
             seconds_to_settle,
         )
 
+        root = object_path(output, "--output")
         job = ExtractJob(
             folder=folder,
             criteria=MessageFilter.build(start=start, end=end),
-            output=object_path(output, "--output"),
+            output=root,
             attachments=None if attachments is None else object_path(attachments, "--attachments"),
             page_size=page_size,
             max_sweep_messages=max_sweep_messages,
             attachment_pattern=attachment_pattern,
             on_size_mismatch=on_size_mismatch.value,
+            iceberg=iceberg_target(root, table_format, catalog, namespace),
         )
         job.check()
         _settle(seconds_to_settle(job.criteria.window, settle_seconds))
@@ -127,21 +138,6 @@ def _settle(seconds: float) -> None:
             err=True,
         )
         time.sleep(seconds)
-
-
-def object_path(value: str, option: str) -> ObjectPath:
-    """Return the path that an option holds; relative ones are taken from here."""
-    from upath import UPath  # noqa: PLC0415
-
-    from airflow_provider_r7mail.lake.location import no_store, parse_location  # noqa: PLC0415
-
-    url = parse_location(value, option, Path.cwd())
-    try:
-        path = UPath(url)
-        _ = path.fs
-    except (ImportError, ValueError) as error:
-        raise no_store(option, url, error) from error
-    return path
 
 
 def _run_extract(config: ClientConfig, job: ExtractJob) -> dict[str, Any]:
@@ -181,7 +177,8 @@ def _show_manifest(manifest: Mapping[str, Any]) -> None:
     console = Console()
     window = manifest["window"]
     table = make_table("table", "rows", "bytes", title=f"{window['start']} to {window['end']}")
-    for file in manifest["files"]:
+    written = manifest.get("files") or manifest["tables"]
+    for file in written:
         table.add_row(file["table"], f"{file['rows']:,}", f"{file['bytes']:,}")
     console.print(table)
     files = ", ".join(f"{count} {name}" for name, count in manifest["attachments"].items())
@@ -193,5 +190,6 @@ def _show_manifest(manifest: Mapping[str, Any]) -> None:
         sep="\n",
         highlight=False,
     )
-    for file in manifest["files"]:
-        console.print(file["path"], soft_wrap=True, highlight=False, markup=False)
+    for file in written:
+        place = file.get("path") or file["identifier"]
+        console.print(place, soft_wrap=True, highlight=False, markup=False)

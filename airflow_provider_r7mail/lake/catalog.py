@@ -54,20 +54,13 @@ class IcebergTarget:
         :param output: the output path
         :raises R7MailConfigError: a setting is wrong; it says how to fix it
         """
-        try:
-            # What commits need, and pyiceberg 0.9 doesn't have.
-            from pyiceberg.io.pyarrow import parquet_file_to_data_file  # noqa: F401
-        except ImportError as error:
-            raise R7MailConfigError(
-                'table_format: "iceberg" needs packages that are missing or too old '
-                f"({error}): pip install airflow-provider-r7mail[iceberg]"
-            ) from error
+        _need_packages()
         if not self.namespace or not all(self.namespace.split(".")):
             raise R7MailConfigError(f"namespace: {self.namespace!r}. Use a name such as r7mail.")
         if not self.properties and not is_local(output):
             raise R7MailConfigError(
                 f"{output}: the default catalog, a SQLite file, needs a disk. Set catalog_conn_id "
-                "or catalog_properties, or use an output_path on a disk."
+                "or catalog_properties (--catalog of r7mail), or use an output_path on a disk."
             )
 
     def load(self, output: ObjectPath) -> Catalog:
@@ -101,7 +94,7 @@ class IcebergTarget:
         except NotInstalledError as error:
             more = (
                 "; it needs SQLAlchemy 2, but Airflow 2 comes with version 1: use another catalog, "
-                "set with catalog_conn_id or catalog_properties"
+                "set with catalog_conn_id, catalog_properties or --catalog"
                 if properties.get("type") == "sql"
                 else ""
             )
@@ -116,7 +109,7 @@ class IcebergTarget:
             # Not "from error", which may quote a URI with a password.
             raise R7MailConfigError(
                 f"The Iceberg catalog can't be opened ({self.tell(error)}). Check the host, login, "
-                "password and extra of catalog_conn_id, or catalog_properties."
+                "password and extra of catalog_conn_id, catalog_properties, or --catalog."
             ) from None
 
     def tell(self, error: Exception) -> str:
@@ -142,6 +135,17 @@ class IcebergTarget:
             raise
         except Exception as error:
             raise OSError(self.tell(error)) from error
+
+
+def _need_packages() -> None:
+    try:
+        # What commits need, and pyiceberg 0.9 doesn't have.
+        from pyiceberg.io.pyarrow import parquet_file_to_data_file  # noqa: F401
+    except ImportError as error:
+        raise R7MailConfigError(
+            'table_format: "iceberg" needs packages that are missing or too old '
+            f"({error}): pip install airflow-provider-r7mail[iceberg]"
+        ) from error
 
 
 def _sqlite_uri(file: Path) -> str:
@@ -178,6 +182,30 @@ def connection_properties(
         user = quote(login, safe="") + (f":{quote(password, safe='')}" if password else "")
         found["uri"] = uri.replace("://", f"://{user}@", 1)
     return found
+
+
+def configured_properties(name: str) -> dict[str, str]:
+    """Return the properties of a catalog in pyiceberg's own configuration: a file, or variables.
+
+    :param name: the catalog's name there
+    :raises R7MailConfigError: there is none, or the configuration can't be read
+    """
+    _need_packages()
+    from pyiceberg.utils.config import Config
+
+    try:
+        found = Config().get_catalog_config(name)
+    except ValueError as error:  # whose text may quote a secret
+        raise R7MailConfigError(
+            f"pyiceberg's configuration can't be read ({type(error).__name__}). Check "
+            ".pyiceberg.yaml and the variables that begin with PYICEBERG_."
+        ) from None
+    if not found:
+        raise R7MailConfigError(
+            f"pyiceberg's configuration has no catalog {name}. Add it to .pyiceberg.yaml in your "
+            f"home directory, or set PYICEBERG_CATALOG__{name.upper()}__URI and what else it needs."
+        )
+    return {key: str(value) for key, value in found.items()}
 
 
 @cache

@@ -124,8 +124,8 @@ def _job_for(job: AuditJob, window: Window, like: dict[str, Any]) -> ExtractJob:
     """
     if "files" not in like and job.iceberg is None:
         raise R7MailConfigError(
-            'The tables are Iceberg\'s: only R7MailAuditOperator with table_format="iceberg" mends '
-            "them."
+            "The tables are Iceberg's: name their catalog to mend them, with table_format="
+            '"iceberg" or --table-format iceberg.'
         )
     policy = like["privacy"]
     privacy = Privacy.build(policy and policy["actions"], job.secret)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from airflow_provider_r7mail.cli import app
 from airflow_provider_r7mail.emulator import Attachment, Emulator
 from airflow_provider_r7mail.lake import compaction
+from tests.conftest import AIRFLOW_2
 
 pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
@@ -211,6 +212,49 @@ def test_audits_that_cannot_work(tmp_path: Path, more: list[str], says: str) -> 
 
     assert done.returncode == 2
     assert says in done.stderr
+
+
+@pytest.mark.skipif(AIRFLOW_2, reason="the SQL catalog needs SQLAlchemy 2")
+def test_iceberg_tables(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extract, audit and compact work on a catalog of pyiceberg's configuration."""
+    root = tmp_path / "catalog"
+    root.mkdir()
+    for name, value in {
+        "PYICEBERG_CATALOG__LAKE__URI": f"sqlite:///{root}/lake.db",
+        "PYICEBERG_CATALOG__LAKE__TYPE": "sql",
+        "PYICEBERG_CATALOG__LAKE__WAREHOUSE": str(root),
+        "R7MAIL_PASSWORD": "TestPassword",
+        "COLUMNS": "120",
+    }.items():
+        monkeypatch.setenv(name, value)
+    tables = f"--output={tmp_path}/out", "--table-format=iceberg", "--catalog=lake"
+    mailbox = f"--url={server.url}", "--login=user_test", "--folder=24"
+
+    def command(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, words)
+        return done.exit_code, done.output
+
+    for day in range(2):
+        server.mailbox.deliver(date=JUNE + timedelta(days=day))
+        window = f"--start=2025-06-0{day + 1}", f"--end=2025-06-0{day + 2}"
+        code, said = command("extract", *mailbox, *tables, *window)
+        assert (code, "r7mail.messages" in said) == (0, True), said
+    late = server.mailbox.deliver(date=JUNE)
+    assert command("audit", *mailbox, *tables, "--deep")[0] == 1
+    assert command("audit", *mailbox, *tables, "--repair")[0] == 0
+    assert command("audit", *mailbox, *tables, "--offline")[0] == 0
+    code, said = command("compact", *tables)
+    assert (code, "r7mail.recipients" in said) == (0, True), said
+    from pyiceberg.catalog import load_catalog
+
+    found = load_catalog("default", uri=f"sqlite:///{root}/lake.db", type="sql")
+    assert late in found.load_table("r7mail.messages").scan().to_arrow()["message_id"].to_pylist()
+    found.close()
+
+    assert "has no catalog other" in command("compact", *tables[:2], "--catalog=other")[1]
+    assert "only with --table-format" in command("compact", tables[0], "--catalog=lake")[1]
+    assert "leave it out" in command("compact", *tables, "--folder=24")[1]
+    assert "no tables" in command("compact", *tables, "--namespace=other")[1]
 
 
 def test_extract_waits_for_mail_on_its_way(server: Emulator, tmp_path: Path) -> None:

@@ -179,5 +179,5 @@ def test_another_catalog(server: Emulator, tmp_path: Path) -> None:
     with pytest.raises(R7MailConfigError, match=r"r7mail\.messages: the manifests name it"):
         mend(server.url, tmp_path, iceberg=other)
     deliver(server, 1)
-    with pytest.raises(R7MailConfigError, match="only R7MailAuditOperator"):
+    with pytest.raises(R7MailConfigError, match="name their catalog"):
         mend(server.url, tmp_path)
