@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -107,6 +109,31 @@ def shared(root: Path) -> IcebergTarget:
     return IcebergTarget(
         {"type": "sql", "uri": f"sqlite:///{root}/shared.db?timeout=60", "warehouse": f"{root}/all"}
     )
+
+
+def die_at_commit(number: int) -> None:
+    """Let this process be killed at the nth moment before or after a COMMIT of the catalog."""
+    count = 0
+    committing = False
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @event.listens_for(Engine, "commit")
+    def before(_: Any) -> None:
+        nonlocal committing
+        committing = True
+        step()
+
+    @event.listens_for(Engine, "checkin")
+    def after(*_: Any) -> None:
+        nonlocal committing
+        if committing:
+            step()
+        committing = False
 
 
 def interrupted(statement: str, number: int, work: Callable[[], Any]) -> Callable[[], None]:

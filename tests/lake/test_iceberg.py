@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
 import signal
@@ -32,8 +31,6 @@ if AIRFLOW_2:
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.transforms import DayTransform
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from upath import UPath
 
 from airflow_provider_r7mail.emulator import MISSING, Emulator, Fault
@@ -54,6 +51,7 @@ from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 from tests.lake.iceberg_support import (
     deliver,
+    die_at_commit,
     extract,
     ids,
     interrupted,
@@ -318,28 +316,7 @@ def test_a_disk_that_is_full_at_a_commit(
 
 def extract_until(url: str, root: Path, number: int) -> None:
     """Extract, and die before or after a COMMIT of the catalog."""
-    count = 0
-    committing = False
-
-    def step() -> None:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), 9)
-
-    @event.listens_for(Engine, "commit")
-    def before(_: Any) -> None:
-        nonlocal committing
-        committing = True
-        step()
-
-    @event.listens_for(Engine, "checkin")
-    def after(*_: Any) -> None:
-        nonlocal committing
-        if committing:
-            step()
-        committing = False
-
+    die_at_commit(number)
     extract(url, root)
 
 
