@@ -94,6 +94,7 @@ def moments() -> st.SearchStrategy[timedelta]:
     return st.one_of(
         st.integers(0, WINDOWS * 3600 - 1).map(lambda n: timedelta(seconds=n)),
         st.integers(0, WINDOWS - 1).map(lambda n: HOUR * n),
+        st.integers(0, WINDOWS - 1).map(lambda n: HOUR * n - timedelta(milliseconds=1)),
         st.sampled_from([timedelta(days=-20_000), timedelta(days=-1), timedelta(days=4_600)]),
     )
 
@@ -155,7 +156,14 @@ class World:
 HISTORIES = {
     "events": st.lists(EVENTS, min_size=4, max_size=20),
     "on_gone": st.sampled_from(["drop", "keep"]),
-    "count": st.sampled_from(["all", "page"]),
+    "readings": st.builds(
+        Readings,
+        count=st.sampled_from(["all", "page"]),
+        sort_one=st.sampled_from(["descending", "ascending"]),
+        ties=st.sampled_from(["stable", "reversed", "random"]),
+        start_inclusive=st.booleans(),
+        end_inclusive=st.booleans(),
+    ),
 }
 HISTORY = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -164,24 +172,28 @@ HISTORY = settings(
 
 @given(**HISTORIES)
 @HISTORY
-def test_the_tables_become_the_mailbox(events: list[Any], on_gone: Any, count: Any) -> None:
+def test_the_tables_become_the_mailbox(events: list[Any], on_gone: Any, readings: Readings) -> None:
     """After any events and runs in any order, an audit with repair makes the tables the mailbox."""
-    live(events, on_gone, count)
+    live(events, on_gone, readings)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(AIRFLOW_2, reason="the SQL catalog needs SQLAlchemy 2")
 @given(**HISTORIES)
 @settings(HISTORY, max_examples=4)
-def test_iceberg_tables_become_the_mailbox(events: list[Any], on_gone: Any, count: Any) -> None:
+def test_iceberg_tables_become_the_mailbox(
+    events: list[Any], on_gone: Any, readings: Readings
+) -> None:
     """So it is with Iceberg tables, and it stays so while these are kept quick."""
-    live(events, on_gone, count, IcebergTarget())
+    live(events, on_gone, readings, IcebergTarget())
 
 
-def live(events: list[Any], on_gone: Any, count: Any, iceberg: IcebergTarget | None = None) -> None:
+def live(
+    events: list[Any], on_gone: Any, readings: Readings, iceberg: IcebergTarget | None = None
+) -> None:
     """Let events happen, mend the tables, and compare them with the mailbox."""
     with (
-        Emulator(Mailbox(), readings=Readings(count=count)) as server,
+        Emulator(Mailbox(), readings=readings) as server,
         tempfile.TemporaryDirectory() as name,
     ):
         root = Path(name)
