@@ -126,13 +126,13 @@ async def is_as_counted(client: AsyncClient, job: ExtractJob, known: dict[str, A
     expected = counted["messages"]
     if expected is None:
         return False
-    bounds = (
-        datetime.fromisoformat(counted["start"]),
-        datetime.fromisoformat(counted["end"]),
+    start, end = (
+        None if counted[name] is None else datetime.fromisoformat(counted[name])
+        for name in ("start", "end")  # None if the server ignores bounds (R29)
     )
     try:
         found = await count_between(
-            client, job.folder, job.criteria, bounds, size=3 if expected == 2 else 2
+            client, job.folder, job.criteria, (start, end), size=3 if expected == 2 else 2
         )
     except (
         R7MailConnectionError,

@@ -203,6 +203,19 @@ def test_late_mail_is_found(server: Emulator, tmp_path: Path, count: Any) -> Non
         assert found["messages"] == 3
 
 
+def test_late_mail_where_bounds_are_ignored(server: Emulator, tmp_path: Path) -> None:
+    """R29: a server that ignores bounds is looked at again, too, though it counts the folder."""
+    server.readings = Readings(ignore_dates=True)
+    box = server.mailbox
+    ids = [box.deliver(date=JUNE + timedelta(minutes=30 * n)) for n in range(4)]
+    run(tmp_path, 0)
+    run(tmp_path, 1)
+    ids.append(box.deliver(date=JUNE + HOUR + timedelta(minutes=1)))
+    run(tmp_path, 2)
+
+    assert rows(tmp_path) == sorted(ids)
+
+
 def test_a_look_costs_one_request(server: Emulator, tmp_path: Path) -> None:
     """Where nothing has changed, a run asks once for each window that it looks at."""
     for number in range(12):
