@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.compat import (
@@ -16,7 +16,11 @@ from airflow_provider_r7mail.compat import (
 )
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.lake.catalog import IcebergTarget, connection_properties
+from airflow_provider_r7mail.lake.catalog import (
+    DEFAULT_NAMESPACE,
+    IcebergTarget,
+    connection_properties,
+)
 from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 
@@ -100,40 +104,63 @@ class LakeOperator(BaseOperator):
             self._loop.stop()
 
 
-def iceberg_target(
-    table_format: object,
-    catalog_conn_id: str | None,
-    catalog_properties: Mapping[str, str] | None,
-    namespace: str,
-) -> IcebergTarget | None:
-    """Return the catalog of Iceberg tables that an operator's parameters name; None for Parquet.
+class TableOperator(LakeOperator):
+    """Base of the operators for tables of both kinds.
 
-    :raises R7MailConfigError: a parameter is wrong
+    :param table_format: `parquet`, or `iceberg` for the tables of a catalog
+    :param catalog_conn_id: for Iceberg, the connection of the catalog
+    :param catalog_properties: for Iceberg, pyiceberg properties of the catalog
+    :param namespace: for Iceberg, the namespace of the tables
     """
-    if table_format not in {"parquet", "iceberg"}:
-        raise R7MailConfigError(f"table_format: {table_format!r}. Known: parquet, iceberg.")
-    given = {"catalog_conn_id": catalog_conn_id, "catalog_properties": catalog_properties}
-    if table_format == "parquet":
-        for name, value in given.items():
-            if value:
-                raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
-        return None
-    properties: dict[str, str] = {}
-    if conn_id := read_text(catalog_conn_id, "catalog_conn_id"):
-        try:
-            conn = BaseHook.get_connection(conn_id)
-        except AirflowNotFoundException as error:
-            raise R7MailConfigError(f"catalog_conn_id: {error}") from error
-        extra = conn.extra_dejson
-        properties = connection_properties(conn.host, conn.login, conn.password, extra)
-        if not properties:
-            raise R7MailConfigError(f"catalog_conn_id: {conn_id} has neither a host nor an extra.")
-    if not isinstance(catalog_properties or {}, Mapping):
-        kind = type(catalog_properties).__name__
-        raise R7MailConfigError(f"catalog_properties: expected a dict, got {kind}.")
-    for name, item in (catalog_properties or {}).items():
-        plain = str(item) if isinstance(item, bool) else item
-        text = read_text(plain, f"catalog_properties {name}")
-        if text is not None:
-            properties[name] = text
-    return IcebergTarget(properties, need_text(namespace, "namespace"))
+
+    def __init__(
+        self,
+        *,
+        table_format: Literal["parquet", "iceberg"] = "parquet",
+        catalog_conn_id: str | None = None,
+        catalog_properties: Mapping[str, str] | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.table_format = table_format
+        self.catalog_conn_id = catalog_conn_id
+        self.catalog_properties = catalog_properties
+        self.namespace = namespace
+
+    def _iceberg(self) -> IcebergTarget | None:
+        """Return the catalog of the tables; None for Parquet.
+
+        :raises R7MailConfigError: a parameter is wrong
+        """
+        if self.table_format not in {"parquet", "iceberg"}:
+            raise R7MailConfigError(
+                f"table_format: {self.table_format!r}. Known: parquet, iceberg."
+            )
+        if self.table_format == "parquet":
+            for name in ("catalog_conn_id", "catalog_properties"):
+                if getattr(self, name):
+                    raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
+            return None
+        properties: dict[str, str] = {}
+        if conn_id := read_text(self.catalog_conn_id, "catalog_conn_id"):
+            try:
+                conn = BaseHook.get_connection(conn_id)
+            except AirflowNotFoundException as error:
+                raise R7MailConfigError(f"catalog_conn_id: {error}") from error
+            extra = conn.extra_dejson
+            properties = connection_properties(conn.host, conn.login, conn.password, extra)
+            if not properties:
+                raise R7MailConfigError(
+                    f"catalog_conn_id: {conn_id} has neither a host nor an extra."
+                )
+        given: object = self.catalog_properties or {}
+        if not isinstance(given, Mapping):
+            kind = type(given).__name__
+            raise R7MailConfigError(f"catalog_properties: expected a dict, got {kind}.")
+        for name, item in given.items():
+            plain = str(item) if isinstance(item, bool) else item
+            text = read_text(plain, f"catalog_properties {name}")
+            if text is not None:
+                properties[name] = text
+        return IcebergTarget(properties, need_text(self.namespace, "namespace"))

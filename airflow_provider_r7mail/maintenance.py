@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE, IcebergTarget
+from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.compaction import Into, compact, compact_job, find_folders
 from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep
-from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
+from airflow_provider_r7mail.lakes import TableOperator
 
 if TYPE_CHECKING:
     from airflow_provider_r7mail.compat import Context, ObjectStoragePath
 
 
-class R7MailCompactOperator(LakeOperator):
+class R7MailCompactOperator(TableOperator):
     """Make one window of the many windows of a past month, so that readers open fewer files.
 
     Works on the tables alone, without a request to the mail server. Nothing else changes: runs of a
@@ -69,10 +69,6 @@ class R7MailCompactOperator(LakeOperator):
         folder: int | str | None = None,
         older_than_days: float = 35,
         into: Into = "month",
-        table_format: Literal["parquet", "iceberg"] = "parquet",
-        catalog_conn_id: str | None = None,
-        catalog_properties: Mapping[str, str] | None = None,
-        namespace: str = DEFAULT_NAMESPACE,
         keep_snapshots_days: float | None = 7,
         orphans_after_days: float | None = 3,
         **kwargs: Any,
@@ -82,10 +78,6 @@ class R7MailCompactOperator(LakeOperator):
         self.folder = folder
         self.older_than_days = older_than_days
         self.into = into
-        self.table_format = table_format
-        self.catalog_conn_id = catalog_conn_id
-        self.catalog_properties = catalog_properties
-        self.namespace = namespace
         self.keep_snapshots_days = keep_snapshots_days
         self.orphans_after_days = orphans_after_days
 
@@ -93,9 +85,7 @@ class R7MailCompactOperator(LakeOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Compact the folder, or all folders."""
         output = self._root("output_path")
-        iceberg = iceberg_target(
-            self.table_format, self.catalog_conn_id, self.catalog_properties, self.namespace
-        )
+        iceberg = self._iceberg()
         if iceberg is not None:
             return self._keep_up(output, iceberg)
         folder = None

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from airflow_provider_r7mail.client.acting import MOVE_SECONDS
 from airflow_provider_r7mail.client.compose import (
@@ -29,10 +29,9 @@ from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.files import AfterSending, find_uploads, open_storage
 from airflow_provider_r7mail.hooks import Accepted, R7MailHook
 from airflow_provider_r7mail.lake.audit import AuditJob, Report, audit
-from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE
 from airflow_provider_r7mail.lake.ledger import find_mailbox
 from airflow_provider_r7mail.lake.repair import repair
-from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
+from airflow_provider_r7mail.lakes import TableOperator
 from airflow_provider_r7mail.links import R7MailFolderLink
 from airflow_provider_r7mail.maintenance import (
     R7MailCompactOperator as R7MailCompactOperator,  # noqa: PLC0414 - users import it from here
@@ -551,7 +550,7 @@ class R7MailDeleteOperator(_MessagesOperator):
         return hook.delete_messages(self.folder, ids, tried_before=tried_before)
 
 
-class R7MailAuditOperator(LakeOperator):
+class R7MailAuditOperator(TableOperator):
     """Compare a folder's Parquet or Iceberg tables with the server, and mend what differs.
 
     Counts messages by span, and halves a span where the numbers differ; a mailbox in order takes a
@@ -606,10 +605,6 @@ class R7MailAuditOperator(LakeOperator):
         repair: bool = False,
         deep: bool = False,
         fail_on_difference: bool = False,
-        table_format: Literal["parquet", "iceberg"] = "parquet",
-        catalog_conn_id: str | None = None,
-        catalog_properties: Mapping[str, str] | None = None,
-        namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -620,10 +615,6 @@ class R7MailAuditOperator(LakeOperator):
         self.repair = repair
         self.deep = deep
         self.fail_on_difference = fail_on_difference
-        self.table_format = table_format
-        self.catalog_conn_id = catalog_conn_id
-        self.catalog_properties = catalog_properties
-        self.namespace = namespace
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
@@ -631,9 +622,7 @@ class R7MailAuditOperator(LakeOperator):
         hook = R7MailHook(self.r7mail_conn_id)
         output, secret = self._root("output_path"), hook.settings.privacy_secret
         folder = hook.resolve_folder(self.folder)
-        iceberg = iceberg_target(
-            self.table_format, self.catalog_conn_id, self.catalog_properties, self.namespace
-        )
+        iceberg = self._iceberg()
         if iceberg is not None:
             iceberg.check(output)
         job = AuditJob(

@@ -30,7 +30,6 @@ from airflow_provider_r7mail.exceptions import (
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.filters import FILTER_FIELDS, Filters, FolderReader
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE
 from airflow_provider_r7mail.lake.copying import copy_attachments
 from airflow_provider_r7mail.lake.derived import UNAVAILABLE, check_size_mismatch, fatal_statuses
 from airflow_provider_r7mail.lake.job import ExtractJob, seconds_to_settle, stored_windows
@@ -38,7 +37,7 @@ from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.recheck import Look, looks, recheck
 from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.window import extract_window
-from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
+from airflow_provider_r7mail.lakes import LakeOperator, TableOperator
 from airflow_provider_r7mail.lineage import (
     Copy,
     Output,
@@ -91,7 +90,7 @@ class _CopyOperator(LakeOperator, FolderReader):
         return self._copy.openlineage() if self._copy is not None else None
 
 
-class R7MailToParquetOperator(_CopyOperator):
+class R7MailToParquetOperator(_CopyOperator, TableOperator):
     """Extract a window of a folder into Parquet tables, each message exactly once.
 
     Every message that stays in the folder while it is extracted and is dated within `[start, end)`
@@ -193,10 +192,6 @@ class R7MailToParquetOperator(_CopyOperator):
         recheck_hours: float = 72,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         refresh_windows: int = 0,
-        table_format: Literal["parquet", "iceberg"] = "parquet",
-        catalog_conn_id: str | None = None,
-        catalog_properties: Mapping[str, str] | None = None,
-        namespace: str = DEFAULT_NAMESPACE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -212,10 +207,6 @@ class R7MailToParquetOperator(_CopyOperator):
         self.recheck_hours = recheck_hours
         self.deferrable = deferrable
         self.refresh_windows = refresh_windows
-        self.table_format = table_format
-        self.catalog_conn_id = catalog_conn_id
-        self.catalog_properties = catalog_properties
-        self.namespace = namespace
 
     @fail_at_once()
     def execute(self, context: Context) -> dict[str, Any]:
@@ -246,12 +237,7 @@ class R7MailToParquetOperator(_CopyOperator):
             on_size_mismatch=self.on_size_mismatch,
             on_gone=self.on_gone,
             privacy=Privacy.build(self.privacy, hook.settings.privacy_secret),
-            iceberg=iceberg_target(
-                self.table_format,
-                self.catalog_conn_id,
-                self.catalog_properties,
-                self.namespace,
-            ),
+            iceberg=self._iceberg(),
         )
         job.check()
         horizon = self._horizon()
