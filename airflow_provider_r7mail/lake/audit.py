@@ -45,7 +45,7 @@ PARTS = 8
 KINDS = {
     "differs": "the server has other mail than the tables",
     "missing": "no window, between others",
-    "unfinished": "a window without a manifest",
+    "unfinished": "a window without a readable manifest",
     "damaged": "files that are not what the manifest says",
     "overlapping": "windows that overlap",
     "privacy": "another privacy policy than the window extracted last",
@@ -185,8 +185,8 @@ class AuditJob:
         ]
         return found
 
-    def stored_ids(self, entry: Entry) -> set[int]:
-        """Return the ids of a window's messages, without those that have left.
+    def stored_ids(self, entry: Entry) -> list[int]:
+        """Return the ids in a window's rows, without mail that has left.
 
         :raises OSError: they can't be read
         """
@@ -426,22 +426,24 @@ class _Comparison:
                 )
             return
         try:
-            stored = await run_to_end(job.stored_ids, entry)
+            rows = await run_to_end(job.stored_ids, entry)
         except OSError as error:
             self._report.findings.append(
                 Finding("damaged", part.start, part.end, server=len(ids), detail=str(error))
             )
             return
-        missing, left = len(ids - stored), len(stored - ids)
-        if missing or left:
+        stored = set(rows)
+        missing, left, twice = len(ids - stored), len(stored - ids), len(rows) - len(stored)
+        if missing or left or twice:
             self._report.findings.append(
                 Finding(
                     "differs",
                     part.start,
                     part.end,
-                    tables=len(stored),
+                    tables=len(rows),
                     server=len(ids),
-                    detail=f"{missing} not in the tables, {left} not on the server",
+                    detail=f"{missing} not in the tables, {left} not on the server"
+                    + (f", {twice} more than once" if twice else ""),
                 )
             )
 

@@ -98,20 +98,20 @@ class IcebergFolder:
             entry.manifest = read_manifest(home)
             entry.problems = list(_problems(entry.manifest or {"tables": []}, label, stored))
 
-    def ids(self, entry: Entry) -> set[int]:
-        """Return the ids of a window's messages, without those that have left.
+    def ids(self, entry: Entry) -> list[int]:
+        """Return the ids in a window's rows, without mail that has left.
 
         :raises OSError: they can't be read
         """
         if entry.ids is not None:
-            return set(entry.ids)
+            return [*entry.ids]
         with self._tables() as tables:
             if "messages" not in tables:
-                return set()
+                return []
             where = self._where(entry.window.label())
             tasks = tables["messages"].scan(where).plan_files()
             rows = self._rows(tables["messages"], [*tasks], where, ("message_id", "gone_at"))
-            return {row["message_id"] for row in rows if row["gone_at"] is None}
+            return [row["message_id"] for row in rows if row["gone_at"] is None]
 
     def remove(self, window: Window) -> None:
         """Remove a window, its manifest first: without one it is unfinished.

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.compacted import (
     Slice,
     difference,
@@ -147,13 +148,16 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
         tables = found.windows[name]
         window = parse_window(name)
         assert window is not None  # noqa: S101 - the inventory made sure
-        entry = Entry(window, manifests.get(name))
+        manifest = manifests.get(name)
+        entry = Entry(window, manifest if manifest and _is_readable(manifest) else None)
         if entry.manifest is None:
             entry.keeps = any(REPLACED in files for files in tables.values())
         else:
             entry.strays = bool(entry.manifest.get("strays"))
             entry.keeps = bool(entry.manifest.get("gone"))
-            if "files" in entry.manifest:
+            if not _is_of(entry.manifest, window, folder):
+                entry.problems.append("the manifest is of another window")
+            elif "files" in entry.manifest:
                 entry.problems += _problems(entry.manifest, tables, found.homes, name, deep=deep)
         if name in found.compacted:
             entries += _sources(entry, found.homes, name)
@@ -161,7 +165,19 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
             entries.append(entry)
     entries.sort(key=lambda entry: entry.bounds)
     find_strays(entries)
-    return Ledger(entries, found.foreign, len(found.superseded) + len(found.remains))
+    foreign = sorted([*found.foreign, *_beside(output, mailbox, folder)])
+    return Ledger(entries, foreign, len(found.superseded) + len(found.remains))
+
+
+def _beside(output: ObjectPath, mailbox: str, folder: int) -> Iterable[str]:
+    """Yield the files above a folder that readers of the tables take for mail."""
+    for table in TABLES:
+        home = folder_path(output / table, mailbox, folder)
+        for above in (home.parent, home.parent.parent):
+            with absence(above), store_errors(above):
+                above.fs.invalidate_cache()
+                paths = above.fs.ls(above.path, detail=False)
+                yield from (path for path in paths if path.endswith(".parquet"))
 
 
 def _sources(entry: Entry, homes: Mapping[str, ObjectPath], name: str) -> list[Entry]:
@@ -226,8 +242,8 @@ def find_mailbox(output: ObjectPath, folder: int, login: str, secret: str | None
     return login
 
 
-def stored_ids(output: ObjectPath, mailbox: str, folder: int, entry: Entry) -> set[int]:
-    """Return the ids of the messages that the messages table has, without those that have left.
+def stored_ids(output: ObjectPath, mailbox: str, folder: int, entry: Entry) -> list[int]:
+    """Return the ids in the rows of the messages table, without mail that has left.
 
     :param entry: the window, complete
     :raises OSError: they can't be read
@@ -237,12 +253,12 @@ def stored_ids(output: ObjectPath, mailbox: str, folder: int, entry: Entry) -> s
     first = 0 if entry.place is None else entry.place.first.get("messages", 0)
     count = rows_of(entry.manifest or {"files": []}).get("messages", 0)
     with absence(path), store_errors(path):
-        return {
+        return [
             row["message_id"]
             for row in read_slice(path, ["message_id", "gone_at"], first, count)
             if row.get("gone_at") is None
-        }
-    return set()
+        ]
+    return []
 
 
 def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window) -> None:
@@ -256,6 +272,39 @@ def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window)
         remove_windows(output, [name])
 
 
+def _is_readable(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest has what an audit needs: somebody may have changed it by hand."""
+    match manifest:
+        case {
+            "run_id": str(),
+            "window": {"start": str(), "end": str()},
+            "folder_id": int(),
+            "extracted_at": str(),
+            "schema_version": int(),
+            "messages": int(),
+            "quarantined": int(),
+            "privacy": dict() | None,
+        }:
+            return all(map(_is_table, manifest.get("files") or manifest.get("tables") or [None]))
+    return False
+
+
+def _is_table(item: object) -> bool:
+    match item:
+        case {"table": str(), "rows": int(), "bytes": int(), "sha256": str()}:
+            return True
+        case {"table": str(), "rows": int(), "identifier": str()}:
+            return True
+    return False
+
+
+def _is_of(manifest: Mapping[str, Any], window: Window, folder: int) -> bool:
+    try:
+        return (window_of(manifest), manifest["folder_id"]) == (window, folder)
+    except R7MailConfigError:  # its bounds are no dates
+        return False
+
+
 def _problems(
     manifest: Mapping[str, Any],
     tables: Mapping[str, Mapping[str, int]],
@@ -265,6 +314,12 @@ def _problems(
     deep: bool,
 ) -> Iterable[str]:
     listed = {file["table"]: file for file in manifest["files"]}
+    rows, messages = rows_of(manifest), manifest["messages"] + manifest.get("gone", 0)
+    if rows.get("messages", messages) != messages:
+        yield f"messages: {rows['messages']} rows, not {messages}"
+    notes = {tables[table][MANIFEST] for table in listed if MANIFEST in tables.get(table, {})}
+    if len(notes) > 1:
+        yield "the tables have different manifests"
     for table, file in listed.items():
         there = tables.get(table, {})
         if MANIFEST not in there:

@@ -82,7 +82,7 @@ async def _windows_to_mend(
     if not finding.kind.startswith("strays") or not regular:
         of = next((entry for entry in report.windows if entry.bounds == (start, end)), None)
         if of is not None:
-            return [(of.window, of.strays)]
+            return [(of.window, of.strays and finding.kind != "missing")]
         before = [entry for entry in regular if entry.bounds[1] <= start]
         length = before[-1].bounds[1] - before[-1].bounds[0] if before else end - start
         if (end - start) % length:

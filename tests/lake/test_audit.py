@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from upath import UPath
@@ -25,6 +27,7 @@ from airflow_provider_r7mail.lake.audit import AuditJob, Finding, Report, audit,
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.repair import repair
+from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
 from tests.lake.support import INBOX, START, config
 
@@ -190,6 +193,93 @@ def test_one_that_came_and_one_that_left(
     report = check(server.url, tmp_path, deep=True)
     assert found(report) == [("differs", 0)]
     assert report.compared == "ids"
+
+
+def test_a_row_that_is_there_twice(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """A row that somebody doubled, with manifests that fit it, is found with --deep."""
+    file = home(tmp_path, 3) / "part-00000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), file)
+    data = file.read_bytes()
+
+    def fit(manifest: dict[str, Any]) -> None:
+        manifest["messages"] += 1
+        manifest["files"][0] |= {
+            "rows": manifest["messages"],
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    change_manifests(tmp_path, 3, fit)
+    report = check(server.url, tmp_path, deep=True)
+    assert found(report) == [("differs", 3)]
+    assert report.findings[0].detail.endswith(", 1 more than once")
+    assert mend(server.url, tmp_path, deep=True).in_order
+    assert rows(tmp_path) == filled
+
+
+def change_manifests(
+    root: Path, number: int, change: Callable[[dict[str, Any]], Any], tables: Sequence[str] = TABLES
+) -> None:
+    """Change an hour's manifests by hand."""
+    for table in tables:
+        path = home(root, number, table) / "_manifest.json"
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "tables", "kind"),
+    [
+        (lambda manifest: manifest.update(messages=9), TABLES, "damaged"),
+        (lambda manifest: manifest.update(folder_id=25), TABLES, "damaged"),
+        (lambda manifest: manifest.update(window={"start": "a", "end": "b"}), TABLES, "damaged"),
+        (lambda manifest: manifest.update(run_id="another, longer"), TABLES[1:2], "damaged"),
+        (lambda manifest: manifest.pop("extracted_at"), TABLES, "unfinished"),
+        (lambda manifest: manifest.pop("files"), TABLES, "unfinished"),
+        (lambda manifest: manifest.update(messages="two"), TABLES, "unfinished"),
+    ],
+    ids=range(7),
+)
+def test_manifests_that_somebody_changed(
+    server: Emulator,
+    tmp_path: Path,
+    filled: list[int],
+    change: Callable[[dict[str, Any]], Any],
+    tables: Sequence[str],
+    kind: str,
+) -> None:
+    """Manifests that contradict themselves or their place, or lack something, are found."""
+    change_manifests(tmp_path, 30, change, tables)
+
+    assert found(audit_tables(job(tmp_path))) == [(kind, 30)]
+
+
+def test_windows_that_somebody_moved(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """Folders of windows that somebody swapped or copied, manifests and all, are found, mended."""
+    for table in TABLES:
+        one, other = home(tmp_path, 2, table), home(tmp_path, 5, table)
+        one.rename(one.parent / "aside")
+        other.rename(one)
+        (one.parent / "aside").rename(other)
+        copied = home(tmp_path, 47, table)
+        shutil.copytree(copied, copied.parent / "window=20250603T000000Z_20250603T010000Z")
+
+    assert found(audit_tables(job(tmp_path))) == [("damaged", 2), ("damaged", 5), ("damaged", 48)]
+    assert mend(server.url, tmp_path).in_order
+    assert rows(tmp_path) == filled
+
+
+def test_files_beside_the_folders(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """Files above the folder that readers of a table take for mail are found, too."""
+    beside = tmp_path / "messages" / "copy.parquet", home(tmp_path, 3).parents[1] / "copy.parquet"
+    for path in beside:
+        path.write_bytes(b"x")
+    report = audit_tables(job(tmp_path))
+
+    assert {finding.kind for finding in report.findings} == {"foreign"}
+    assert {finding.detail for finding in report.findings} == set(map(str, beside))
 
 
 def test_deep_reads_the_files(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
@@ -390,6 +480,19 @@ def test_what_killed_runs_leave(server: Emulator, tmp_path: Path) -> None:
     assert [finding.kind for finding in report.findings] == kinds
     assert [entry.strays for entry in report.windows] == [True, False, False, False, False]
     assert rows(tmp_path) == [stray, *mail]
+
+
+def test_strays_that_fill_a_gap(server: Emulator, tmp_path: Path) -> None:
+    """A window of strays between regular ones becomes a regular one."""
+    mail = server.mailbox.deliver(date=START + HOUR * 3)
+    extract(server.url, tmp_path, 0, 1)
+    mend(server.url, tmp_path)
+    extract(server.url, tmp_path, 2, 4)
+    assert found(check(server.url, tmp_path)) == [("missing", 3)]
+
+    assert mend(server.url, tmp_path).in_order
+    assert rows(tmp_path) == [mail]
+    assert check(server.url, tmp_path).findings == []
 
 
 def test_killed_while_a_window_of_strays_is_removed(server: Emulator, tmp_path: Path) -> None:
