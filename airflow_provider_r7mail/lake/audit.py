@@ -419,7 +419,7 @@ class _Comparison:
     async def _judge_ids(self, part: _Part, entry: Entry, ids: set[int]) -> None:
         job = self._job
         manifest = entry.manifest or {}
-        if "files" not in manifest and job.iceberg is None:
+        if not entry.has_ids or ("files" not in manifest and job.iceberg is None):
             if manifest["messages"] != len(ids):
                 self._report.findings.append(
                     Finding("differs", part.start, part.end, manifest["messages"], len(ids))

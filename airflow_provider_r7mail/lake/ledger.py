@@ -43,6 +43,8 @@ from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION, TABLES
 from airflow_provider_r7mail.lake.splitting import make_room, remove_windows
 from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, store_errors
 
+OF_ANOTHER = "the manifest is of another window"
+
 
 @dataclass(slots=True)
 class Entry:
@@ -83,6 +85,19 @@ class Entry:
     def filtered(self) -> bool:
         """Whether it has only some of the mail, as filters selected it."""
         return self.manifest is not None and self.manifest.get("filters") is not None
+
+    @property
+    def moved(self) -> bool:
+        """Whether somebody copied or moved it here from another window."""
+        return OF_ANOTHER in self.problems
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its rows have the ids of its messages; it has a manifest."""
+        manifest = self.manifest or {"tables": []}
+        tables = {item["table"] for item in manifest.get("files") or manifest["tables"]}
+        columns = manifest.get("settings", {}).get("columns")
+        return "messages" in tables and (columns is None or "message_id" in columns)
 
     @property
     def comparable(self) -> bool:
@@ -156,7 +171,7 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
             entry.strays = bool(entry.manifest.get("strays"))
             entry.keeps = bool(entry.manifest.get("gone"))
             if not _is_of(entry.manifest, window, folder):
-                entry.problems.append("the manifest is of another window")
+                entry.problems.append(OF_ANOTHER)
             elif "files" in entry.manifest:
                 entry.problems += _problems(entry.manifest, tables, found.homes, name, deep=deep)
         if name in found.compacted:

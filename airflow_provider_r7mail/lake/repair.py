@@ -62,13 +62,16 @@ async def repair(
 
 
 def _superfluous(finding: Finding, report: Report) -> list[Entry]:
-    """Return the windows of stray mail that overlap a regular one, and keep nothing it lacks."""
+    """Return the windows of stray mail, or moved here, that overlap a regular one.
+
+    Not those that keep what it lacks.
+    """
     if finding.kind != "overlapping":
         return []
     first, _, second = finding.detail.partition(" and ")
     both = [entry for entry in report.windows if entry.window.label() in {first, second}]
-    strays = [entry for entry in both if entry.strays and not entry.keeps]
-    return strays if len(strays) < len(both) else strays[1:]
+    spare = [entry for entry in both if (entry.strays or entry.moved) and not entry.keeps]
+    return spare if len(spare) < len(both) else spare[1:]
 
 
 async def _windows_to_mend(

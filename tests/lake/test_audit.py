@@ -195,6 +195,19 @@ def test_one_that_came_and_one_that_left(
     assert report.compared == "ids"
 
 
+@pytest.mark.parametrize(
+    "options", [{"tables": ("recipients",)}, {"columns": ("subject", "date")}], ids=str
+)
+def test_tables_without_ids(server: Emulator, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Where there are no ids to compare, --deep compares numbers."""
+    server.mailbox.deliver(date=START)
+    extract(server.url, tmp_path, 0, **options)
+    assert check(server.url, tmp_path, deep=True).in_order
+    server.mailbox.deliver(date=START)
+
+    assert found(check(server.url, tmp_path, deep=True)) == [("differs", 0)]
+
+
 def test_a_row_that_is_there_twice(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
     """A row that somebody doubled, with manifests that fit it, is found with --deep."""
     file = home(tmp_path, 3) / "part-00000.parquet"
@@ -265,8 +278,14 @@ def test_windows_that_somebody_moved(server: Emulator, tmp_path: Path, filled: l
         (one.parent / "aside").rename(other)
         copied = home(tmp_path, 47, table)
         shutil.copytree(copied, copied.parent / "window=20250603T000000Z_20250603T010000Z")
+        shutil.copytree(copied, copied.parent / "window=20250601T100000Z_20250601T120000Z")
 
-    assert found(audit_tables(job(tmp_path))) == [("damaged", 2), ("damaged", 5), ("damaged", 48)]
+    assert found(audit_tables(job(tmp_path))) == [
+        ("damaged", 2),
+        ("damaged", 5),
+        *[("damaged", 10), ("overlapping", 10), ("overlapping", 11)],
+        ("damaged", 48),
+    ]
     assert mend(server.url, tmp_path).in_order
     assert rows(tmp_path) == filled
 

@@ -134,6 +134,17 @@ def test_a_missing_file(server: Emulator, tmp_path: Path, catalog: Catalog) -> N
     assert ids(catalog) == inbox(server)
 
 
+def test_a_table_that_was_dropped(server: Emulator, tmp_path: Path, catalog: Catalog) -> None:
+    """If one of the tables was dropped, its rows are missing, and are extracted again."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    catalog.drop_table("r7mail.recipients")
+
+    assert found(check(server.url, tmp_path, **ICEBERG)) == [("damaged", 0)]
+    assert mend(server.url, tmp_path, **ICEBERG).in_order
+    assert len(rows(catalog, "recipients")) == 6
+
+
 def test_strays_that_overlap(server: Emulator, tmp_path: Path, catalog: Catalog) -> None:
     """A window of strays is removed once a regular window overlaps it, rows and manifest."""
     deliver(server, 2, START + DAY)
