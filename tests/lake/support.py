@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,11 +22,9 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from airflow_provider_r7mail.client.http import ClientConfig
-from tests.s3 import S3Server
+from tests.s3 import S3Server, answer
 
 INBOX = 24
 DAY = timedelta(days=1)
@@ -176,31 +173,22 @@ class ExpiringKeys:
         """Answer a request as WSGI wants it."""
         authorization = environ.get("HTTP_AUTHORIZATION", "")
         if any(f"Credential={key}/" in authorization for key in self._valid):
-            return self._store(environ, start_response)
+            return answer(environ, start_response)
         self.refused += 1
         start_response("403 Forbidden", [("Content-Type", "application/xml")])
         return [b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"]
-
-    _store = DomainDispatcherApplication(create_backend_app)
 
 
 @contextmanager
 def s3_server_with_expiring_keys() -> Iterator[ExpiringKeys]:
     """Run an S3 server whose keys expire."""
-    # Newer than what Airflow's constraints pin.
-    from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415
-
     keys = ExpiringKeys()
-    server = make_server("127.0.0.1", 0, keys, threaded=True, request_handler=MotoRequestHandler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
+    server = S3Server(keys)
+    keys.url = server.url
     try:
-        keys.url = f"http://127.0.0.1:{server.server_port}"
         yield keys
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        server.stop()
 
 
 def connect_s3(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
