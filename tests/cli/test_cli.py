@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,26 +18,10 @@ from typer.testing import CliRunner
 from airflow_provider_r7mail.cli import app
 from airflow_provider_r7mail.emulator import Attachment, Emulator
 from airflow_provider_r7mail.lake import compaction
+from tests.command import run
 
 pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)
-
-
-def run(
-    *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command without a terminal."""
-    code = "import sys; from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
-    return subprocess.run(
-        [sys.executable, "-c", code, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        cwd=cwd,
-        timeout=200,
-        env={**os.environ, "COLUMNS": "80", **(env or {})},
-    )
 
 
 def extract(server: Emulator, output: Path, *more: str, password: str = "TestPassword") -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +41,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
 )
 from airflow_provider_r7mail.operators import R7MailCheckOperator
+from tests.command import run as run_command
 
 INBOX, PROCESSED, OTHER = 24, 15, 31
 JUNE = datetime(2025, 6, 1, 8, tzinfo=UTC)
@@ -1448,18 +1447,9 @@ class TestReport:
         assert run(server).page_size == 60
 
 
-def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+def command(*words: str) -> subprocess.CompletedProcess[str]:
     """Run `r7mail check`, without a terminal."""
-    code = "from airflow_provider_r7mail.cli import app; app(prog_name='r7mail')"
-    return subprocess.run(
-        [sys.executable, "-c", code, "check", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "400", "R7MAIL_PASSWORD": "TestPassword", **env},
-    )
+    return run_command("check", *words, env={"COLUMNS": "400", "R7MAIL_PASSWORD": "TestPassword"})
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ CHILDREN.set_forkserver_preload(
     [
         "airflow_provider_r7mail.compat",
         "airflow.sdk.io.path",
+        "airflow_provider_r7mail.cli",
         "airflow_provider_r7mail.emulator.app",
         "airflow_provider_r7mail.lake.window",
         "airflow_provider_r7mail.transfers",

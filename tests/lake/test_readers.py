@@ -31,9 +31,11 @@ VIEW = (DOCS / "sql/duckdb.sql").read_text().partition("SET VARIABLE recipients"
 AGAIN = re.compile(r"Windows changed|[Nn]o such file|No files found|Could not (read|open)")
 
 
-def change(root: str, options: dict[str, Any], times: int) -> None:
+def change(begin: Any, root: str, options: dict[str, Any], times: int) -> None:
     """Compact the windows into days, and take one of each apart again, some times."""
     output = UPath(root, **options)
+    begin.wait()
+    begin.wait()
     for _ in range(times):
         compact(CompactJob(output, FAR, "day", rest=0), MAILBOX, FOLDER)
         for number in (5, HOURS - 5):
@@ -65,9 +67,9 @@ def with_duckdb(root: Path) -> Callable[[], list[int] | None]:
 
 
 def watch(
-    readers: dict[str, Callable[[], list[int] | None]], target: Callable[..., None], *args: Any
+    readers: dict[str, Callable[[], list[int] | None]], *args: Any
 ) -> dict[str, list[list[int] | None]]:
-    """Let each reader read in a thread of its own until a process has ended; what they saw."""
+    """Let each reader read in a thread of its own while the windows change; what they saw."""
     seen: dict[str, list[list[int] | None]] = {name: [] for name in readers}
     failures: list[BaseException] = []
     done = threading.Event()
@@ -82,12 +84,15 @@ def watch(
             raise
 
     threads = [threading.Thread(target=keep_reading, args=(name,)) for name in readers]
-    child = CHILDREN.Process(target=target, args=args)
+    begin = CHILDREN.Barrier(2, timeout=60)
+    child = CHILDREN.Process(target=change, args=(begin, *args))
+    child.start()
+    begin.wait()  # readers need no CPU time while it starts
     for thread in threads:
         thread.start()
     try:
         time.sleep(0.2)
-        child.start()
+        begin.wait()
         child.join()
     finally:
         done.set()
@@ -109,7 +114,7 @@ def test_readers_of_a_disk(tmp_path: Path) -> None:
     readers["duckdb"] = with_duckdb(tmp_path)
     before = {name: read() for name, read in readers.items()}
 
-    seen = watch(readers, change, str(tmp_path), {}, 3)
+    seen = watch(readers, str(tmp_path), {}, 3)
 
     for name, found in seen.items():
         assert [rows for rows in found if rows is not None and rows != before[name]] == []
@@ -136,7 +141,7 @@ def test_readers_of_s3(tmp_path: Path, s3_url: str) -> None:
 
     before = read()
 
-    seen = watch({"messages": read}, change, "s3://mail/lake", options, 1)["messages"]
+    seen = watch({"messages": read}, "s3://mail/lake", options, 1)["messages"]
 
     assert [rows for rows in seen if rows != before] == []
     assert len(seen) > 2
