@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
-import subprocess
-import sys
+import runpy
 import textwrap
 import time
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from airflow_provider_r7mail.operators import (
     R7MailSendOperator,
 )
 from tests.conftest import CONNECTION, DAGS, DagResult
+from tests.lake.support import CHILDREN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -757,6 +759,13 @@ def test_forwarding_goes_on_where_it_stopped(
     assert count(server, "Send") == 4
 
 
+def work(path: Path, environment: dict[str, str]) -> None:
+    """Run a DAG's file, as a worker does."""
+    os.environ.update(environment)
+    warnings.simplefilter("ignore")
+    runpy.run_path(str(path), run_name="__main__")
+
+
 @KEEPS_RECORDS
 @pytest.mark.parametrize("sent_folder", [None, "sent"])
 def test_worker_killed_between_send_and_finish(
@@ -767,7 +776,7 @@ def test_worker_killed_between_send_and_finish(
     from airflow.utils.session import create_session  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415
 
-    workers: list[subprocess.Popen[bytes]] = []
+    workers: list[Any] = []
 
     def kill(request: Any) -> None:
         if request["path"].endswith("/Send") and workers:
@@ -787,13 +796,11 @@ def test_worker_killed_between_send_and_finish(
     )
     with Emulator(Mailbox(), on_request=kill) as server:
         monkeypatch.setenv(CONNECTION, server.connection())
-        worker = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(path)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        worker = CHILDREN.Process(target=work, args=(path, dict(os.environ)))
         workers.append(worker)
-        assert worker.wait() == -9
+        worker.start()
+        worker.join()
+        assert worker.exitcode == -9
         assert len(server.mailbox.sent) == 1
         with create_session() as session:
             run = session.scalar(select(DagRun).where(DagRun.dag_id == name))
