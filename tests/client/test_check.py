@@ -41,6 +41,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailServerError,
 )
 from airflow_provider_r7mail.operators import R7MailCheckOperator
+from tests.cases import in_turn
 from tests.command import run as run_command
 
 INBOX, PROCESSED, OTHER = 24, 15, 31
@@ -1129,13 +1130,18 @@ class TestWriting:
         assert report["restored"].level == "ok"
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 
-    @pytest.mark.parametrize("path", ["MarkAsRead", "MarkAsFavorite", "MoveMessage", "Messages"])
-    @pytest.mark.parametrize("times", [1, 3])
-    @pytest.mark.parametrize("after_acting", [True, False])
-    @pytest.mark.parametrize("skip", [0, 1, 3])
+    @pytest.mark.parametrize(
+        ("path", "skip", "after_acting", "times"),
+        in_turn(
+            ["MarkAsRead", "MarkAsFavorite", "MoveMessage", "Messages"],
+            [0, 1, 3],
+            [True, False],
+            [1, 3],
+        ),
+    )
     @pytest.mark.slow
     def test_put_back_whatever_fails(
-        self, server: Emulator, path: str, times: int, after_acting: bool, skip: int
+        self, server: Emulator, path: str, skip: int, after_acting: bool, times: int
     ) -> None:
         """Whichever step fails, before or after it took effect, the message is restored (R23)."""
         fill(server.mailbox)

@@ -16,6 +16,7 @@ from airflow_provider_r7mail.client.reader import PAGE_BYTES, aiter_messages, it
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailServerError
+from tests.cases import in_turn
 
 INBOX = 24
 
@@ -70,11 +71,11 @@ def config_of(server: Emulator) -> ClientConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", ["400", "413", "500"])
-@pytest.mark.parametrize("limit", [1, 7, 60])
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("limit", "status", "kind"), in_turn([1, 7, 60], ["400", "413", "500"], ["sync", "async"])
+)
 async def test_a_page_that_is_refused_for_its_size_is_read_in_parts(
-    crowded: Emulator, kind: str, limit: int, status: Any
+    crowded: Emulator, limit: int, status: Any, kind: str
 ) -> None:
     """If a server refuses large pages, smaller ones are requested, and no message is lost (R37)."""
     crowded.readings = Readings(size_limit=limit, size_refusal=status)

@@ -22,6 +22,7 @@ from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailExtractError
 from airflow_provider_r7mail.lake.job import ExtractJob
 from airflow_provider_r7mail.lake.window import extract_window
+from tests.cases import in_turn
 from tests.lake.support import INBOX, START, config
 
 pytestmark = pytest.mark.slow
@@ -128,13 +129,13 @@ FOUND = {
 
 
 @pytest.mark.parametrize(
-    ("order", "count"), [("ascending", "page"), ("descending", "all")], ids=lambda value: value
+    ("name", "hours", "listed"),
+    in_turn(READINGS, [1, 48], [("ascending", "page"), ("descending", "all")]),
 )
-@pytest.mark.parametrize("hours", [1, 48])
-@pytest.mark.parametrize("name", READINGS)
-def test_right_rows(name: str, order: Any, count: Any, hours: int, tmp_path: Path) -> None:
+def test_right_rows(name: str, hours: int, listed: tuple[Any, Any], tmp_path: Path) -> None:
     """R29 to R34, R42, R43: a window has its messages with their dates, however it is read."""
     box, end = unchanged(), START + hours * HOUR
+    order, count = listed
     readings = Readings(**{**vars(READINGS[name]), "sort_one": order, "count": count})
     with Emulator(box, readings) as server:
         manifest = extract(server, tmp_path, end, page_size=20)
@@ -258,9 +259,11 @@ def test_wrong_clocks(year: str, tmp_path: Path) -> None:
             assert rows(asyncio.run(extracted(server, job))) == {strange: date}
 
 
-@pytest.mark.parametrize("bounds", ["both", "start", "end", "none"])
-@pytest.mark.parametrize("name", READINGS)
-def test_message_by_message(name: str, bounds: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "bounds", "kind"),
+    in_turn(READINGS, ["both", "start", "end", "none"], ["sync", "async"]),
+)
+async def test_message_by_message(name: str, bounds: str, kind: str) -> None:
     """R29 to R34, R43: sensors, triggers and hooks see each matching message once, too."""
     box = unchanged()
     window = {
@@ -276,15 +279,15 @@ def test_message_by_message(name: str, bounds: str) -> None:
         if criteria.window.holds(datetime.fromisoformat(raw["Date"]))
     ]
 
-    async def read(server: Emulator) -> list[int]:
-        async with AsyncClient(config(server.url)) as client:
-            return [message.id async for message in aiter_messages(client, INBOX, criteria)]
-
     with Emulator(box, READINGS[name]) as server:
-        with Client(config(server.url)) as client:
-            found = [message.id for message in iter_messages(client, INBOX, criteria)]
-        assert sorted(found) == sorted(ids)
-        assert sorted(asyncio.run(read(server))) == sorted(ids)
+        if kind == "sync":
+            with Client(config(server.url)) as client:
+                found = [message.id for message in iter_messages(client, INBOX, criteria)]
+        else:
+            async with AsyncClient(config(server.url)) as aclient:
+                found = [message.id async for message in aiter_messages(aclient, INBOX, criteria)]
+
+    assert sorted(found) == sorted(ids)
 
 
 def readings() -> st.SearchStrategy[Readings]:
