@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lineage import storage_uri
 from airflow_provider_r7mail.transfers import R7MailToParquetOperator
 from tests.conftest import AIRFLOW_2, DAGS
+from tests.processes import run_file
 from tests.s3 import S3Server
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -120,10 +119,9 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
     events = root / "events.json"
     try:
         with Emulator(mailbox) as server:
-            done = subprocess.run(
-                [sys.executable, str(path)],
-                env={
-                    **os.environ,
+            done = run_file(
+                path,
+                {
                     "AIRFLOW_CONN_R7MAIL_DEFAULT": server.connection(max_retries=0),
                     "AIRFLOW_CONN_S3_LINEAGE": json.dumps(
                         {"conn_type": "aws", **keys, "extra": extra}
@@ -132,9 +130,6 @@ def lineage(airflow_database: None, tmp_path_factory: pytest.TempPathFactory) ->
                         {"type": "file", "log_file_path": str(events), "append": True}
                     ),
                 },
-                capture_output=True,
-                text=True,
-                check=False,
             )
             host = server.url.removeprefix("http://")
     finally:

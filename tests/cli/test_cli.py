@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from airflow_provider_r7mail.cli import app
 from airflow_provider_r7mail.emulator import Attachment, Emulator
 from airflow_provider_r7mail.lake import compaction
-from tests.command import run
+from tests.processes import run
 
 pytestmark = pytest.mark.slow
 JUNE = datetime(2025, 6, 1, tzinfo=UTC)

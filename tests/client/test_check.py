@@ -42,7 +42,7 @@ from airflow_provider_r7mail.exceptions import (
 )
 from airflow_provider_r7mail.operators import R7MailCheckOperator
 from tests.cases import in_turn
-from tests.command import run as run_command
+from tests.processes import run as run_command
 
 INBOX, PROCESSED, OTHER = 24, 15, 31
 JUNE = datetime(2025, 6, 1, 8, tzinfo=UTC)
