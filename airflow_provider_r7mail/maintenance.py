@@ -10,7 +10,8 @@ from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.catalog import DEFAULT_NAMESPACE, IcebergTarget
-from airflow_provider_r7mail.lake.compaction import Into, compact, compact_job, find_folders
+from airflow_provider_r7mail.lake.compaction import compact_folders, compact_job, find_folders
+from airflow_provider_r7mail.lake.neighbours import Into
 from airflow_provider_r7mail.lake.storage import url_of
 from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep
 from airflow_provider_r7mail.lakes import LakeOperator, iceberg_target
@@ -103,18 +104,19 @@ class R7MailCompactOperator(LakeOperator):
             folder = R7MailHook(self.r7mail_conn_id).resolve_folder(self.folder)
         job = compact_job(output, self.older_than_days, self.into, datetime.now(UTC))
         outcomes = []
-        for mailbox, number in find_folders(output, folder):
-            outcome = compact(job, mailbox, number)
+        for outcome in compact_folders(job, find_folders(output, folder)):
             for made in outcome.made:
                 self.log.info(
                     "Folder %s: window %s has %s messages, made of %s windows.",
-                    number,
+                    outcome.folder,
                     made.window,
                     made.messages,
                     made.windows,
                 )
             for left in outcome.left:
-                self.log.warning("Folder %s: left window %s: %s.", number, left.window, left.reason)
+                self.log.warning(
+                    "Folder %s: left window %s: %s.", outcome.folder, left.window, left.reason
+                )
             outcomes.append(outcome)
         if not outcomes:
             self.log.warning("There are no tables below %s yet: check output_path.", url_of(output))

@@ -87,7 +87,7 @@ LAYERS = (
     {"lake.reading"},
     {"lake.manifest", "lake.parquet", "lake.attachments", "lake.catalog", "lake.commits"},
     {"lake.compacted", "lake.inventory"},
-    {"lake.rewriting"},
+    {"lake.rewriting", "lake.neighbours"},
     {"lake.dayfiles", "lake.job", "lake.orphans"},
     {"lake.iceberg", "lake.upkeep"},
     {"lake.writer", "lake.splitting"},

@@ -50,16 +50,14 @@ def compact(
 
     try:
         from airflow_provider_r7mail.lake.compaction import (  # noqa: PLC0415
-            compact as compact_folder,
-        )
-        from airflow_provider_r7mail.lake.compaction import (  # noqa: PLC0415
+            compact_folders,
             compact_job,
             find_folders,
         )
 
         root = object_path(output, "--output")
         job = compact_job(root, older_than_days, into, datetime.now(UTC), dry_run=dry_run)
-        outcomes = [compact_folder(job, *found) for found in find_folders(root, folder)]
+        outcomes = list(compact_folders(job, find_folders(root, folder)))
     except (R7MailError, OSError) as error:
         fail(str(error))
     if not outcomes:

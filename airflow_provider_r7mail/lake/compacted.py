@@ -14,10 +14,15 @@ from datetime import timedelta
 from typing import Any
 
 from airflow_provider_r7mail.client.dates import Window
-from airflow_provider_r7mail.lake.layout import WINDOWS_FILE, parse_window
+from airflow_provider_r7mail.lake.layout import WINDOWS_FILE, parse_window, prefixes_around
 from airflow_provider_r7mail.lake.manifest import read_manifest
 from airflow_provider_r7mail.lake.schema import TABLES
-from airflow_provider_r7mail.lake.storage import ObjectPath, read, read_all, subfolders
+from airflow_provider_r7mail.lake.storage import (
+    ObjectPath,
+    read,
+    read_all,
+    subfolders_of_all,
+)
 
 Manifest = Mapping[str, Any]
 
@@ -105,20 +110,19 @@ def within(inner: Window, outer: Window) -> bool:
 def marked(output: ObjectPath, tables: Iterable[str], name: str) -> list[Window]:
     """Return the compacted windows that a window lies within, the longest first.
 
-    A window that is one itself is among them. What killed processes left of others is, too. One
-    request for each table tells that there are none.
+    A window that is one itself is among them. What killed processes left of others is, too. Two
+    requests for each table, made at once, tell that there are none.
 
     :param name: the window's path below a table
     """
     found = set()
     parent, _, own = name.rpartition("/")
     window = bounds_of(own)
-    for table in tables:
-        home = output / table / parent
-        month = f"window={window.label()[:6]}"  # no compacted window crosses the end of a month
+    homes = [output / table / parent for table in tables]
+    for home, names in zip(homes, subfolders_of_all(homes, *prefixes_around(window)), strict=True):
         inside = [
             outer
-            for name in subfolders(home, month)
+            for name in names
             if (outer := parse_window(name)) is not None and within(window, outer)
         ]
         marks = read_all([home / f"window={outer.label()}" / WINDOWS_FILE for outer in inside])

@@ -6,15 +6,18 @@ The mail server isn't asked; what the tables have stays the same, row for row.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from urllib.parse import unquote
 
-from airflow_provider_r7mail.client.dates import MICROSECOND, Window
-from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
 from airflow_provider_r7mail.lake.compacted import (
     bounds_of,
     difference,
@@ -32,9 +35,11 @@ from airflow_provider_r7mail.lake.layout import (
     WINDOWS_FILE,
     folder_name,
     parse_window,
+    prefixes_around,
 )
 from airflow_provider_r7mail.lake.locks import locked, locked_names
 from airflow_provider_r7mail.lake.manifest import parse_manifest, read_manifest
+from airflow_provider_r7mail.lake.neighbours import Into, Left, Source, find_groups, overlap
 from airflow_provider_r7mail.lake.rewriting import (
     DamagedError,
     Rewrite,
@@ -46,27 +51,25 @@ from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.splitting import (
     compaction_lock,
     make_room,
-    remove_marks,
     remove_windows,
 )
 from airflow_provider_r7mail.lake.staging import clean
-from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, remove_empty, subfolders
+from airflow_provider_r7mail.lake.storage import (
+    ObjectPath,
+    read_all,
+    remove_empty,
+    subfolders,
+    subfolders_of_all,
+    url_of,
+)
 from airflow_provider_r7mail.lake.threads import pause
 
 log = logging.getLogger(__name__)
 
-Into = Literal["month", "day"]
-# How many digits of a date tell one month or day from another.
-DIGITS = {"month": 6, "day": 8}
-# The size that a compacted window has at most, in bytes of the files that it is made of.
-MAX_BYTES = 128 << 20
 READ_BYTES = 16 << 20  # how much is read at once
 REST_SECONDS = 10.0  # longer than it takes to list a folder
 REMOVE_WINDOWS = 100  # how many windows are removed at once, while others wait
 
-UNFINISHED = "unfinished"
-STRAYS = "made by an audit, for mail outside of the regular windows"
-OVERLAPPING = "overlaps another window"
 BUSY = "changed meanwhile, or is being published"
 TRIES = 3  # how often to try if a run publishes meanwhile
 
@@ -114,15 +117,6 @@ class Made:
     windows: int
     messages: int
     bytes: int
-
-
-@dataclass(slots=True)
-class Left:
-    """A window that was left alone, and why; `damaged` if its files differ from its manifest."""
-
-    window: str
-    reason: str
-    damaged: bool = False
 
 
 @dataclass(slots=True)
@@ -177,40 +171,42 @@ def find_folders(output: ObjectPath, folder: int | None = None) -> list[tuple[st
     return sorted(found)
 
 
-def compact(
-    job: CompactJob, mailbox: str, folder: int, on_progress: Callable[[str], None] = lambda _: None
-) -> Outcome:
-    """Compact a folder's windows.
+def compact_folders(
+    job: CompactJob,
+    folders: Iterable[tuple[str, int]],
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Outcome]:
+    """Compact the windows of folders, one folder after the other.
 
-    :param mailbox: the mailbox's name in paths
-    :param folder: id of the folder
+    What is left of a folder's windows is removed while others are compacted, or after the last
+    one: the iterator must be exhausted, or the next compaction does it.
+
+    :param folders: for each, the mailbox's name in paths, and the folder's id
     :param on_progress: called with what is being compacted
-    :raises OSError: the storage fails; nothing is lost, and the next compaction goes on
-    :raises R7MailPublishError: a lock could not be taken, or the disk is full
+    :raises R7MailPublishError: a lock could not be taken, or the storage fails or is full; nothing
+        is lost, and the next compaction goes on
     """
-    return _Compaction(job, mailbox, folder, on_progress).run()
+    resting: deque[tuple[float, _Compaction]] = deque()
+    for mailbox, folder in folders:
+        compaction = _Compaction(job, mailbox, folder, on_progress)
+        yield compaction.run()
+        resting.append((time.monotonic() + job.rest, compaction))
+        while resting and resting[0][0] <= time.monotonic():
+            resting.popleft()[1].remove_sources()
+    for due, compaction in resting:
+        if compaction.has_sources() and not pause(max(0.0, due - time.monotonic())):
+            return
+        compaction.remove_sources()
 
 
-@dataclass(slots=True)
-class _Source:
-    """A window to compact, regular or compacted itself."""
+@dataclass(frozen=True, slots=True)
+class _Switched:
+    """A compacted window, its home, and the windows that it was made of, which are still there."""
 
+    sources: Sequence[str]
     name: str
-    window: Window
-    manifest: dict[str, Any]
-
-    @property
-    def bytes(self) -> int:
-        return sum(file["bytes"] for file in self.manifest["files"])
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What windows must have in common to become one."""
-        known = self.manifest
-        return (
-            tables_of(known),
-            *(known.get(name) for name in ("schema_version", "privacy", "filters", "settings")),
-        )
+    home: str
+    run_id: str
 
 
 class _UnfitError(Exception):
@@ -237,29 +233,48 @@ class _Compaction:
         self._on_progress = on_progress
         self._parent = folder_name(mailbox, folder)
         self._outcome = Outcome(mailbox, folder)
-        self._switched: list[tuple[Sequence[_Source], Rewrite]] = []
+        self._switched: list[_Switched] = []
 
     def run(self) -> Outcome:
+        """Make the compacted windows, and remove what earlier compactions have left."""
+        with self._errors():
+            self._run()
+        return self._outcome
+
+    def _run(self) -> None:
         found = self._inventory()
         if not self._job.dry_run and (found.remains or found.superseded or found.staged):
             self._clear(found)
             found = self._inventory()
         for _ in range(TRIES):
-            self._outcome.left = []
-            for group in self._groups(found):
+            groups, self._outcome.left = find_groups(found, self._job.before, self._job.into)
+            for group in groups:
                 self._compact(group, found)
             busy = [left for left in self._outcome.left if left.reason == BUSY]
             if not busy:
                 break
             found = self._inventory()
-        if self._switched:
-            pause(self._job.rest)
-        for members, made in self._switched:
-            names = [member.name for member in members]
-            outer, home = made.name.rpartition("/")[2], next(iter(made.folders))
-            self._remove(names, outer, home, made.run_id)
         self._outcome.left.sort(key=lambda left: left.window)
-        return self._outcome
+
+    def has_sources(self) -> bool:
+        """Return whether there are windows that compacted ones were made of."""
+        return bool(self._switched)
+
+    def remove_sources(self) -> None:
+        """Remove the windows that compacted ones were made of."""
+        with self._errors():
+            for made in self._switched:
+                self._remove(made.sources, made.name, made.home, made.run_id)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise R7MailPublishError(
+                f"{url_of(self._output / self._parent)}: compaction stopped ({error}). Nothing is "
+                "lost. Once the storage answers and has space, compact again."
+            ) from error
 
     def _inventory(self) -> Inventory:
         return take_inventory(self._output, self._parent)
@@ -268,43 +283,12 @@ class _Compaction:
         """Return a window's path below a table."""
         return f"{self._parent}/{name}"
 
-    # -- what to compact --------------------------------------------------------------------
-
-    def _groups(self, found: Inventory) -> list[list[_Source]]:
-        """Return the windows to make one of, and note those to leave alone."""
-        names = [name for name in found.counted() if name.startswith("window=")]
-        windows = {name: window for name in names if (window := parse_window(name)) is not None}
-        old = {
-            name: window
-            for name, window in windows.items()
-            if window.end is not None and window.end <= self._job.before
-        }
-        overlapping = _overlapping(windows)
-        manifests = found.manifests(old)
-        sources = []
-        for name, window in old.items():
-            manifest = manifests.get(name)
-            if manifest is not None and "files" not in manifest:
-                continue  # its rows are in Iceberg tables
-            if manifest is None:
-                self._leave(window, UNFINISHED)
-            elif manifest.get("strays"):
-                self._leave(window, STRAYS)
-            elif name in overlapping:
-                self._leave(window, OVERLAPPING)
-            elif (damage := _damage(manifest, found.windows[name])) is not None:
-                self._leave(window, damage, damaged=True)
-            else:
-                sources.append(_Source(name, window, manifest))
-        sources.sort(key=lambda source: source.window.label())
-        return list(_neighbours(sources, DIGITS[self._job.into]))
-
     def _leave(self, window: Window, reason: str, *, damaged: bool = False) -> None:
         self._outcome.left.append(Left(window.label(), reason, damaged))
 
     # -- compacting -------------------------------------------------------------------------
 
-    def _compact(self, group: Sequence[_Source], found: Inventory) -> None:
+    def _compact(self, group: Sequence[Source], found: Inventory) -> None:
         """Make one window of a group; of several, where one of them doesn't fit."""
         if len(group) < 2:
             return
@@ -331,14 +315,16 @@ class _Compaction:
             self._leave(rewrite.window, BUSY)
             return
         self._note(label, group, sum(file["bytes"] for file in rewrite.manifest["files"]))
-        self._switched.append((group, rewrite))
+        outer, home = rewrite.name.rpartition("/")[2], next(iter(rewrite.folders))
+        names = [source.name for source in group]
+        self._switched.append(_Switched(names, outer, home, rewrite.run_id))
 
-    def _note(self, label: str, group: Sequence[_Source], size: int) -> None:
+    def _note(self, label: str, group: Sequence[Source], size: int) -> None:
         count = sum(len(source.manifest.get("made_of") or [0]) for source in group)
         messages = sum(source.manifest["messages"] for source in group)
         self._outcome.made.append(Made(label, count, messages, size))
 
-    def _rewrite(self, group: Sequence[_Source]) -> Rewrite:
+    def _rewrite(self, group: Sequence[Source]) -> Rewrite:
         """Stage a group's rows.
 
         :raises _UnfitError: one of the windows can't be in it
@@ -364,7 +350,7 @@ class _Compaction:
                 own = {table: part.schema_arrow for table, part in parts.items()}
                 if rewrite is None:
                     schemas = own
-                    rewrite = Rewrite(self._output, made_of, schemas)
+                    rewrite = Rewrite(self._output, self._parent, made_of, schemas)
                 elif any(not own[table].equals(schemas[table]) for table in own):
                     raise _UnfitError(place, None)
                 for table, part in parts.items():
@@ -379,7 +365,7 @@ class _Compaction:
             raise
         return rewrite
 
-    def _manifests(self, source: _Source) -> list[dict[str, Any]]:
+    def _manifests(self, source: Source) -> list[dict[str, Any]]:
         """Return the manifests of the windows that a source stands for."""
         if "made_of" not in source.manifest:
             return [source.manifest]
@@ -395,7 +381,7 @@ class _Compaction:
             raise DamagedError(reason)
         return found
 
-    def _read(self, group: Sequence[_Source]) -> Iterator[tuple[_Source, dict[str, bytes | None]]]:
+    def _read(self, group: Sequence[Source]) -> Iterator[tuple[Source, dict[str, bytes | None]]]:
         """Yield each window with its files, by table; many small ones are read at once."""
         rest = list(group)
         while rest:
@@ -422,7 +408,7 @@ class _Compaction:
                 found[number] = {}
             rest = rest[count:]
 
-    def _switch(self, rewrite: Rewrite, group: Sequence[_Source], found: Inventory) -> bool:
+    def _switch(self, rewrite: Rewrite, group: Sequence[Source], found: Inventory) -> bool:
         """Let the compacted window take the place of its sources, unless they changed.
 
         Publishers hold the locks of their windows while they look for the marks of compacted ones.
@@ -432,17 +418,22 @@ class _Compaction:
             known = {source.name for source in group} | found.superseded
             if not self._is_free(rewrite, known):
                 return False
-            rewrite.commit_marks()
+            rewrite.commit_rows()
             held = [
                 name
                 for name in locked_names(self._output, self._parent)
                 if (window := parse_window(name.rpartition("/")[2])) is not None
-                and _overlap(window, rewrite.window)
+                and overlap(window, rewrite.window)
             ]
-            if not held and self._is_unchanged(group):
+            fits = not held and self._is_unchanged(group)
+            marks = set(
+                rewrite.marks()
+            )  # others than ours if this took so long that we lost the lock
+            if fits and marks == {rewrite.mark}:
                 rewrite.commit()
                 return True
-            remove_marks(self._output, [rewrite.name])
+            if marks <= {rewrite.mark, None}:
+                remove_windows(self._output, [rewrite.name])
         for name in sorted(held):  # wait for it, or take over what a killed process left
             with locked(self._output, name):
                 pass
@@ -450,17 +441,18 @@ class _Compaction:
 
     def _is_free(self, rewrite: Rewrite, known: set[str]) -> bool:
         """Return whether no window has come up that overlaps a compacted one."""
-        month = f"window={rewrite.window.label()[:6]}"
-        for table in rewrite.folders:
-            for name in subfolders(self._output / table / self._parent, month):
+        homes = [self._output / table / self._parent for table in rewrite.folders]
+        near = prefixes_around(rewrite.window)
+        for home, names in zip(homes, subfolders_of_all(homes, *near), strict=True):
+            for name in names:
                 window = parse_window(name)
-                if window is not None and name not in known and _overlap(window, rewrite.window):
-                    files = read_all([self._output / table / self._path(name) / MANIFEST])
+                if window is not None and name not in known and overlap(window, rewrite.window):
+                    files = read_all([home / name / MANIFEST])
                     if files != [None]:
                         return False
         return True
 
-    def _is_unchanged(self, group: Sequence[_Source]) -> bool:
+    def _is_unchanged(self, group: Sequence[Source]) -> bool:
         """Return whether the windows are still those that were read."""
         for part in batches(list(group), BATCH):
             homes = [
@@ -540,61 +532,3 @@ def _runs(manifest: dict[str, Any] | None) -> set[str]:
     if manifest is None:
         return set()
     return {item["run_id"] for item in manifest.get("made_of") or [manifest]}
-
-
-def _damage(manifest: dict[str, Any], tables: dict[str, dict[str, int]]) -> str | None:
-    """Return how a window's files differ from its manifest in a listing, in words."""
-    for file in manifest["files"]:
-        there = tables.get(file["table"], {})
-        if MANIFEST not in there:
-            return f"{file['table']}: no manifest"
-        if there.get(PART) != file["bytes"]:
-            return f"{file['table']}: the file has {there.get(PART, 0)} bytes, not {file['bytes']}"
-    return None
-
-
-def _overlap(one: Window, other: Window) -> bool:
-    return one.start < other.end and other.start < one.end  # type: ignore[operator]
-
-
-def _overlapping(windows: dict[str, Window]) -> set[str]:
-    """Return the windows that overlap another one."""
-    found = set()
-    widest: tuple[str, Window] | None = None
-    for name, window in sorted(windows.items(), key=lambda item: item[1].label()):
-        if widest is not None and _overlap(widest[1], window):
-            found |= {widest[0], name}
-        if widest is None or window.end > widest[1].end:  # type: ignore[operator]
-            widest = name, window
-    return found
-
-
-def _neighbours(sources: Sequence[_Source], digits: int) -> Iterator[list[_Source]]:
-    """Yield runs of windows that follow each other within a month or day, and can become one."""
-    group: list[_Source] = []
-    size = 0
-    for source in sources:
-        span = _span(source.window, digits)
-        if group and not (
-            group[-1].window.end == source.window.start
-            and _span(group[-1].window, digits) == span
-            and group[-1].kind == source.kind
-            and size + source.bytes <= MAX_BYTES
-        ):
-            yield group
-            group, size = [], 0
-        if span is not None:
-            group.append(source)
-            size += source.bytes
-    yield group
-
-
-def _span(window: Window, digits: int) -> str | None:
-    """Return the month or day that a window lies in; None if it crosses the end of one."""
-    assert window.start is not None  # noqa: S101 - parse_window gives both
-    assert window.end is not None  # noqa: S101
-    first, last = (
-        f"{moment.year:04}{moment:%m%d}"[:digits]
-        for moment in (window.start, window.end - MICROSECOND)
-    )
-    return first if first == last else None

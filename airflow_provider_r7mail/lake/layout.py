@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_r7mail.client.dates import Window, parse_moment
+from airflow_provider_r7mail.client.dates import MICROSECOND, Window, parse_moment
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.storage import ObjectPath, is_local
 
@@ -56,6 +56,19 @@ def parse_window(name: str) -> Window | None:
     except R7MailConfigError:
         return None
     return window if f"window={window.label()}" == name else None
+
+
+def prefixes_around(window: Window) -> list[str]:
+    """Return what the names of windows begin with that may hold a window, or overlap it.
+
+    These are the months from the one before to the window's last one: no compacted window reaches
+    beyond the month after the one that it begins in.
+
+    :param window: a window with both bounds
+    """
+    first, last = window.start, window.end - MICROSECOND  # type: ignore[operator]
+    months = range(first.year * 12 + first.month - 2, last.year * 12 + last.month)  # type: ignore[union-attr]
+    return [f"window={month // 12:04}{month % 12 + 1:02}" for month in months]
 
 
 def folder_name(mailbox: str, folder: int) -> str:

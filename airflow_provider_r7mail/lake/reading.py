@@ -23,6 +23,7 @@ from airflow_provider_r7mail.lake.layout import (
     WINDOWS_FILE,
     parse_window,
 )
+from airflow_provider_r7mail.lake.s3 import read_options
 from airflow_provider_r7mail.lake.schema import schema
 from airflow_provider_r7mail.lake.storage import ObjectPath, store_errors, url_of
 
@@ -128,7 +129,8 @@ def read_table(
         with store_errors(table):
             try:
                 if file.size < READ_WHOLE:
-                    rows = stored_rows(pa.BufferReader(table.fs.cat_file(file.path)))
+                    data = table.fs.cat_file(file.path, **read_options(table.fs))
+                    rows = stored_rows(pa.BufferReader(data))
                 else:
                     with table.fs.open(file.path, "rb", size=file.size) as opened:
                         rows = stored_rows(opened)

@@ -21,12 +21,11 @@ from airflow_provider_r7mail.lake.layout import (
     PATH_LEVELS,
     QUARANTINE,
     WINDOWS_FILE,
-    window_name,
 )
 from airflow_provider_r7mail.lake.parquet import ParquetTable
 from airflow_provider_r7mail.lake.schema import RUN_ID_KEY
 from airflow_provider_r7mail.lake.staging import StagedObject, clean
-from airflow_provider_r7mail.lake.storage import ObjectPath, remove_empty, url_of
+from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, remove_empty, url_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +51,8 @@ class Rewrite:
     """A window made of the rows of others, staged until it is committed.
 
     :param output: the root of the tables
+    :param parent: the folder's path below a table. Manifests may have another one: of the login
+        that a mailbox had before its folder was renamed
     :param sources: the manifests of the windows that it is made of, in order of time; one makes it
         a regular window
     :param schemas: the schema of each table
@@ -60,22 +61,25 @@ class Rewrite:
     def __init__(
         self,
         output: ObjectPath,
+        parent: str,
         sources: Sequence[Manifest],
         schemas: Mapping[str, pa.Schema],
     ) -> None:
         first = sources[0]
         self.sources = sources
         self.window = Window(window_of(first).start, window_of(sources[-1]).end)
-        self.name = window_name(first["mailbox"], first["folder_id"], self.window.label())
+        self.name = f"{parent}/window={self.window.label()}"
         self.run_id = uuid.uuid4().hex if len(sources) > 1 else first["run_id"]
         self.folders = {table: output / table / self.name for table in tables_of(first)}
         self.home = next(iter(self.folders.values()))
         self.manifest: dict[str, Any] = {}
         self._parts: dict[str, StagedObject] = {}
         self._rows: dict[str, ParquetTable] = {}
-        self._others: list[StagedObject] = []  # in the order in which to commit them
         self._marks: list[StagedObject] = []
+        self._notes: list[StagedObject] = []
+        self.mark = b""
         self._quarantine = b""
+        self._quarantined: list[StagedObject] = []
         self._quarantine_home = output / first["files"][0]["table"] / self.name
         try:
             for table, folder in self.folders.items():
@@ -117,20 +121,18 @@ class Rewrite:
             "files": [files[table] for table in order],
         }
         if len(self.sources) > 1:
-            lines = "".join(f"{_compact(source)}\n" for source in self.sources)
+            self.mark = "".join(f"{_compact(source)}\n" for source in self.sources).encode()
             for folder in self.folders.values():
-                self._marks.append(self._stage(folder / WINDOWS_FILE, lines.encode()))
+                self._stage(self._marks, folder / WINDOWS_FILE, self.mark)
         if self._quarantine:
-            self._stage(self._quarantine_home / QUARANTINE, self._quarantine)
+            self._stage(self._quarantined, self._quarantine_home / QUARANTINE, self._quarantine)
         text = json.dumps(self.manifest, indent=2, ensure_ascii=False).encode()
         for folder in reversed(self.folders.values()):  # the home's is the last
-            self._stage(folder / MANIFEST, text)
+            self._stage(self._notes, folder / MANIFEST, text)
 
-    def _stage(self, path: ObjectPath, data: bytes) -> StagedObject:
-        item = StagedObject(path)
-        self._others.append(item)
+    def _stage(self, items: list[StagedObject], path: ObjectPath, data: bytes) -> None:
+        items.append(item := StagedObject(path))
         item.write(data)
-        return item
 
     def _combined(self) -> dict[str, Any]:
         """Return the manifest of a compacted window, without its files."""
@@ -172,20 +174,26 @@ class Rewrite:
             ],
         }
 
-    def commit_marks(self) -> None:
-        """Put the marks of a compacted window in place: publishers heed them from now on."""
-        for item in self._marks:
+    def commit_rows(self) -> None:
+        """Put all in place but the manifests: the marks of a compacted window first.
+
+        Publishers heed the marks from now on. Readers don't see the window yet.
+        """
+        for item in (*self._marks, *self._parts.values(), *self._quarantined):
             item.commit()
 
+    def marks(self) -> list[bytes | None]:
+        """Return the marks that are in its place, which another process may have removed."""
+        return read_all([folder / WINDOWS_FILE for folder in self.folders.values()])
+
     def commit(self) -> None:
-        """Put all in place; with the home's manifest the window exists."""
-        for item in (*self._parts.values(), *self._others):
-            if item not in self._marks:
-                item.commit()
+        """Put the manifests in place; with the home's the window exists."""
+        for item in self._notes:
+            item.commit()
 
     def discard(self) -> None:
         """Drop what was not committed. Never raises."""
-        for item in (*self._parts.values(), *self._others):
+        for item in (*self._marks, *self._parts.values(), *self._quarantined, *self._notes):
             item.discard()
         for folder in self.folders.values():
             remove_empty(folder, PATH_LEVELS)
@@ -244,32 +252,38 @@ def quarantine_lines(data: bytes | None, manifest: Manifest) -> list[bytes]:
 
 def in_order_of_date(part: Any) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a part; those of a table with dates sorted by them, undated mail last."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
+    groups = range(part.num_row_groups)
     if "date" in part.schema_arrow.names:
-        dates = _groups(part, ["date"])["date"]
-        order = pc.sort_indices(dates)  # stable, nulls last
-        if not order.equals(pa.array(range(len(order)), order.type)):
-            yield from _groups(part, None).take(order).to_batches()
+        # A file of one group is read once; of others the dates first, since most are in order.
+        whole = _rows(part, groups) if len(groups) == 1 else None
+        dates = (whole if whole is not None else _rows(part, groups, ["date"]))["date"]
+        if not _is_in_order(dates):
+            rows = whole if whole is not None else _rows(part, groups)
+            yield from rows.take(pc.sort_indices(dates)).to_batches()  # stable, nulls last
             return
-    for group in range(part.num_row_groups):
-        yield from part.read_row_group(group, use_threads=False).to_batches()
+        if whole is not None:
+            yield from whole.to_batches()
+            return
+    for group in groups:
+        yield from _rows(part, [group]).to_batches()
 
 
-def _groups(part: Any, columns: list[str] | None) -> pa.Table:
-    """Return a file's rows, which may be none: pyarrow 18 can't read such a file at once."""
-    import pyarrow as pa
+def _rows(part: Any, groups: Sequence[int], columns: list[str] | None = None) -> pa.Table:
+    if not groups:  # pyarrow 18 can't read such a file
+        found = part.schema_arrow.empty_table()
+        return found if columns is None else found.select(columns)
+    return part.read_row_groups(groups, columns=columns, use_threads=False)
 
-    groups = [
-        part.read_row_group(group, columns=columns, use_threads=False)
-        for group in range(part.num_row_groups)
-    ]
-    if groups:
-        return pa.concat_tables(groups)
-    schema: pa.Schema = part.schema_arrow
-    chosen = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    return chosen.empty_table()
+
+def _is_in_order(dates: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    dated = dates.slice(0, len(dates) - dates.null_count)
+    if dated.null_count or len(dated) < 2:
+        return not dated.null_count
+    return bool(pc.all(pc.less_equal(dated.slice(0, len(dated) - 1), dated.slice(1))).as_py())
 
 
 class SplitBatches:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Coroutine, Iterator
+import inspect
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -55,6 +56,32 @@ def s3_folders(fs: Any, path: str, prefix: str) -> Iterator[str]:
         if not page.get("IsTruncated"):
             return
         query["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def s3_remove(fs: Any, paths: Sequence[str]) -> None:
+    """Remove objects of one bucket that may exist, a thousand in one request.
+
+    :raises OSError: S3 has refused to remove one of them, which s3fs's own method doesn't report
+    """
+    for place in range(0, len(paths), 1000):
+        keys = [fs.split_path(path)[:2] for path in paths[place : place + 1000]]
+        found = fs.call_s3(
+            "delete_objects",
+            Bucket=keys[0][0],
+            Delete={"Objects": [{"Key": key} for _, key in keys], "Quiet": True},
+        )
+        for error in found.get("Errors", ()):
+            raise OSError(f"DeleteObjects: {error.get('Code')} for {error.get('Key')}")
+
+
+def read_options(fs: Any) -> dict[str, Any]:
+    """Return the options of a file system's `cat_file` with which it makes one request.
+
+    Newer versions of s3fs ask for the size first, to read large objects in several requests.
+    """
+    read = getattr(fs, "_cat_file", None)
+    known = () if read is None else inspect.signature(read).parameters
+    return {"max_concurrency": 1} if "max_concurrency" in known else {}
 
 
 class S3Upload:

@@ -128,7 +128,7 @@ class _Split:
         for piece in self._pieces:
             there = read_manifest(piece.home) if len(piece.sources) == 1 else None
             if there is None or not _is_newer(there, piece.manifest):
-                piece.commit_marks()
+                piece.commit_rows()
                 piece.commit()
         remove_windows(self._output, [self._name])
 
@@ -193,7 +193,7 @@ def _write_pieces(
     schemas = {table: part.schema_arrow for table, part in parts.items()}
     pieces = []
     for group in groups:
-        piece = Rewrite(output, group, schemas)
+        piece = Rewrite(output, name.rpartition("/")[0], group, schemas)
         stack.callback(piece.discard)
         pieces.append(piece)
     for table, part in parts.items():
@@ -225,25 +225,28 @@ def remove_windows(output: ObjectPath, names: Sequence[str]) -> None:
 
     :param names: their paths below a table
     """
-    for table in TABLES:
-        remove_all(output / table / name / MANIFEST for name in names)
+    folders = [[output / table / name for name in names] for table in TABLES]
+    for homes in folders:
+        remove_all([home / MANIFEST for home in homes])
     remove_all(
-        output / table / name / file
-        for table in TABLES
-        for name in names
-        for file in (PART, QUARANTINE, REPLACED)
+        [
+            home / file
+            for homes in folders
+            for home in homes
+            for file in (PART, QUARANTINE, REPLACED)
+        ]
     )
     remove_marks(output, names)
-    for table in TABLES:
-        for name in names:
-            clean(output / table / name)
-            remove_empty(output / table / name, PATH_LEVELS)
+    for homes in folders:
+        for home in homes:
+            clean(home)
+            remove_empty(home, PATH_LEVELS)
 
 
 def remove_marks(output: ObjectPath, names: Sequence[str]) -> None:
     """Remove the marks of compacted windows, that of the home last."""
     for table in reversed(TABLES):
-        remove_all(output / table / name / WINDOWS_FILE for name in names)
+        remove_all([output / table / name / WINDOWS_FILE for name in names])
 
 
 def _home(output: ObjectPath, name: str) -> ObjectPath:

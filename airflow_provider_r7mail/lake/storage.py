@@ -6,12 +6,13 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
-from airflow_provider_r7mail.lake.s3 import s3_folders
+from airflow_provider_r7mail.lake.s3 import read_options, s3_folders, s3_remove
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def store_errors(path: ObjectPath) -> Iterator[None]:
 def read(path: ObjectPath) -> bytes | None:
     """Return an object's bytes, or None if it doesn't exist."""
     with absence(path), store_errors(path):
-        data: bytes = path.fs.cat_file(path.path)
+        data: bytes = path.fs.cat_file(path.path, **read_options(path.fs))
         return data
     return None
 
@@ -122,15 +123,18 @@ def remove(path: ObjectPath) -> None:
         path.fs.rm_file(path.path)
 
 
-def remove_all(paths: Iterable[ObjectPath]) -> None:
+def remove_all(paths: Sequence[ObjectPath]) -> None:
     """Remove objects that may exist, on S3 a thousand in one request."""
-    found = list(paths)
-    if found and is_s3(found[0]):
-        with store_errors(found[0]):
-            found[0].fs.rm([path.path for path in found])
-    else:
-        for path in found:
-            remove(path)
+    if not paths:
+        return
+    fs = paths[0].fs
+    if is_s3(paths[0]):
+        with store_errors(paths[0]):
+            s3_remove(fs, [path.path for path in paths])
+        return
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), store_errors(path):
+            fs.rm_file(path.path)
 
 
 def read_all(paths: Sequence[ObjectPath]) -> list[bytes | None]:
@@ -139,7 +143,13 @@ def read_all(paths: Sequence[ObjectPath]) -> list[bytes | None]:
         return []
     with store_errors(paths[0]):
         # Not cat(), which takes a path with a ? or [ for a pattern.
-        found = paths[0].fs.cat_ranges([path.path for path in paths], None, None, on_error="return")
+        found = paths[0].fs.cat_ranges(
+            [path.path for path in paths],
+            None,
+            None,
+            on_error="return",
+            **read_options(paths[0].fs),
+        )
     result = []
     for path, data in zip(paths, found, strict=True):
         if isinstance(data, Exception):
@@ -149,22 +159,35 @@ def read_all(paths: Sequence[ObjectPath]) -> list[bytes | None]:
     return result
 
 
-def subfolders(folder: ObjectPath, prefix: str = "") -> list[str]:
+def subfolders(folder: ObjectPath, *prefixes: str) -> list[str]:
     """Return the names of what is in a folder, on S3 of folders only; none if it doesn't exist.
 
-    :param prefix: what they begin with
+    :param prefixes: what they begin with
     """
     with contextlib.suppress(NotADirectoryError), absence(folder), store_errors(folder):
         if is_s3(folder):
-            return sorted(s3_folders(folder.fs, folder.path, prefix))
+            return sorted(
+                name for prefix in prefixes for name in s3_folders(folder.fs, folder.path, prefix)
+            )
         if is_local(folder):  # fsspec asks for each entry's state, which takes as long as a run
             found = os.listdir(folder.path)  # noqa: PTH208 - names are enough
         else:
             folder.fs.invalidate_cache()
             paths = folder.fs.ls(folder.path, detail=False)
             found = [path.rstrip("/").rpartition("/")[2] for path in paths]
-        return sorted(name for name in found if name.startswith(prefix))
+        return sorted(name for name in found if name.startswith(prefixes))
     return []
+
+
+def subfolders_of_all(folders: Sequence[ObjectPath], *prefixes: str) -> list[list[str]]:
+    """Return the names of what is in each of some folders, on S3 listed at once."""
+    if not is_s3(folders[0]):
+        return [subfolders(folder, *prefixes) for folder in folders]
+    with ThreadPoolExecutor(len(folders) * len(prefixes)) as pool:
+        pages = [
+            [pool.submit(subfolders, folder, prefix) for prefix in prefixes] for folder in folders
+        ]
+        return [[name for page in found for name in page.result()] for found in pages]
 
 
 def size_of(path: ObjectPath) -> int | None:

@@ -16,8 +16,9 @@ from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Emulator
 from airflow_provider_r7mail.lake.audit import AuditJob, Report, audit
-from airflow_provider_r7mail.lake.compaction import CompactJob, Into, Outcome, compact
+from airflow_provider_r7mail.lake.compaction import CompactJob, Outcome, compact_folders
 from airflow_provider_r7mail.lake.job import ExtractJob
+from airflow_provider_r7mail.lake.neighbours import Into
 from airflow_provider_r7mail.lake.reading import complete_windows
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.window import extract_window
@@ -42,7 +43,7 @@ def job_of(root: Any, number: int, length: timedelta = HOUR, **options: Any) -> 
     """Return the job of an hour."""
     start = START + HOUR * number
     criteria = MessageFilter.build(start=start, end=start + length)
-    return ExtractJob(folder=INBOX, criteria=criteria, output=root, **options)
+    return ExtractJob(**{"folder": INBOX, "criteria": criteria, "output": root, **options})
 
 
 def extract(url: str, root: Any, *numbers: int, **options: Any) -> None:
@@ -57,7 +58,9 @@ def extract(url: str, root: Any, *numbers: int, **options: Any) -> None:
 
 def compacted(root: Any, into: Into = "month", before: datetime = FAR) -> Outcome:
     """Compact the inbox."""
-    return compact(CompactJob(root, before, into, rest=0), "user_test", INBOX)
+    job = CompactJob(root, before, into, rest=0)
+    [outcome] = compact_folders(job, [("user_test", INBOX)])
+    return outcome
 
 
 def deliver(server: Emulator, hours: int) -> None:

@@ -184,23 +184,75 @@ class ExpiringKeys:
     _store = DomainDispatcherApplication(create_backend_app)
 
 
+Act = Callable[[], tuple[str, bytes] | None]
+
+
+class Gate:
+    """An S3 server that does something when it is about to write for the nth time."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.writes = 0
+        self._number, self._once = 0, True
+        self._act: Act = lambda: None
+        self._turns = threading.Lock()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `UPath` takes to reach it; failures are reported at once."""
+        return {
+            "key": "testing",
+            "secret": "testing",
+            "client_kwargs": {"endpoint_url": self.url, "region_name": "us-east-1"},
+            "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 2},
+        }
+
+    def at_write(self, number: int, act: Act, *, once: bool = True) -> None:
+        """Do something instead of the nth write from now on, and answer with what it returns.
+
+        :param act: returns a status and a body, or None to write as usual
+        :param once: not instead of those that follow
+        """
+        self.writes, self._number, self._act, self._once = 0, number, act, once
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer a request as WSGI wants it."""
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            with self._turns:
+                self.writes += 1
+                past = self.writes - self._number
+            if (past == 0 or (past > 0 and not self._once)) and (answer := self._act()):
+                start_response(answer[0], [("Content-Type", "application/xml")])
+                return [answer[1]]
+        return self._store(environ, start_response)
+
+    _store = DomainDispatcherApplication(create_backend_app)
+
+
 @contextmanager
-def s3_server_with_expiring_keys() -> Iterator[ExpiringKeys]:
-    """Run an S3 server whose keys expire."""
+def s3_server_behind(gate: Gate | ExpiringKeys) -> Iterator[None]:
+    """Run an S3 server that a gate stands before; set its URL."""
     # Newer than what Airflow's constraints pin.
     from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415
 
-    keys = ExpiringKeys()
-    server = make_server("127.0.0.1", 0, keys, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        keys.url = f"http://127.0.0.1:{server.server_port}"
-        yield keys
+        gate.url = f"http://127.0.0.1:{server.server_port}"
+        yield
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def s3_server_with_expiring_keys() -> Iterator[ExpiringKeys]:
+    """Run an S3 server whose keys expire."""
+    keys = ExpiringKeys()
+    with s3_server_behind(keys):
+        yield keys
 
 
 def connect_s3(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
@@ -239,6 +291,16 @@ class Bucket:
             key: self._s3.get_object(Bucket=self.name, Key=key)["Body"].read()
             for key in self.names()
         }
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        """Write objects by their keys."""
+        for key, data in objects.items():
+            self._s3.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def clear(self) -> None:
+        """Remove all objects."""
+        for key in self.names():
+            self._s3.delete_object(Bucket=self.name, Key=key)
 
     def sha256(self, name: str) -> str | None:
         """Return the checksum that S3 was given with an object."""

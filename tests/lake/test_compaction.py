@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,12 +19,19 @@ from upath import UPath
 
 from airflow_provider_r7mail.compat import ObjectStoragePath
 from airflow_provider_r7mail.emulator import Emulator
+from airflow_provider_r7mail.emulator.folders import DRAFTS, SENT
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
-from airflow_provider_r7mail.lake import compaction
-from airflow_provider_r7mail.lake.compaction import compact_job, find_folders
+from airflow_provider_r7mail.lake import neighbours
+from airflow_provider_r7mail.lake.compaction import (
+    CompactJob,
+    compact_folders,
+    compact_job,
+    find_folders,
+)
 from airflow_provider_r7mail.lake.job import stored_windows
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.recheck import Look, recheck
+from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.splitting import make_room
 from tests.lake.compacting import (
     FAR,
@@ -169,6 +177,31 @@ def test_what_is_left_alone(filled: Emulator, tmp_path: Path) -> None:
     ]
 
 
+def test_windows_across_the_end_of_a_month(server: Emulator, tmp_path: Path) -> None:
+    """Weeks belong to the month that they begin in; runs in the next month find them there."""
+    root, week = UPath(tmp_path), 7 * 24
+    for day in range(0, 70, 5):
+        server.mailbox.deliver(date=START + timedelta(days=day, hours=5), to=["a@b.ru"])
+    extract(server.url, root, *range(0, 8 * week, week), length=week * HOUR)
+    extract(server.url, root, 8 * week, length=90 * 24 * HOUR)
+    before = rows(root)
+
+    made = compacted(root).made
+
+    june, july, rest = hour(0, 5 * week), hour(5 * week, 3 * week), hour(8 * week, 90 * 24)
+    assert june == "20250601T000000Z_20250706T000000Z"
+    assert [(m.window, m.windows) for m in made] == [(june, 5), (july, 3)]
+    assert names(root) == [june, july, rest]
+    assert rows(root) == before
+    assert check(server.url, root).in_order
+    extract(server.url, root, 4 * week, length=week * HOUR)
+    assert names(root) == [hour(0, 4 * week), hour(4 * week, week), july, rest]
+    [again] = compacted(root).made
+    assert (again.window, again.windows) == (june, 5)
+    extract(server.url, root, 31 * 24)  # an hour of July, in a window of June's
+    assert hour(31 * 24) in names(root)
+
+
 def test_the_size_of_a_window_is_limited(
     filled: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +212,7 @@ def test_the_size_of_a_window_is_limited(
         sum(entry.stat().st_size for entry in tmp_path.glob(f"*/{HOME}/window={hour(n)}/part-*"))
         for n in range(HOURS)
     ]
-    monkeypatch.setattr(compaction, "MAX_BYTES", sum(sizes[:3]) + 1000)
+    monkeypatch.setattr(neighbours, "MAX_BYTES", sum(sizes[:3]) + 1000)
     before = rows(root)
 
     found = compacted(root).made
@@ -219,13 +252,56 @@ def _correct(root: Any, label: str, path: Path) -> None:
         note.write_text(json.dumps(manifest))
 
 
+def test_many_folders(server: Emulator, tmp_path: Path) -> None:
+    """The windows of all folders rest at the same time, and then they are removed."""
+    root = UPath(tmp_path)
+    folders = (INBOX, SENT, DRAFTS)
+    for folder in folders:
+        extract(server.url, root, 0, 1, folder=folder)
+    job = CompactJob(root, FAR, rest=1.5)
+    started = time.monotonic()
+    count = 0
+
+    for outcome in compact_folders(job, find_folders(root)):
+        assert [made.windows for made in outcome.made] == [2]
+        home = tmp_path / "messages" / f"mailbox=user_test/folder={outcome.folder}"
+        assert len(list(home.iterdir())) == 3
+        count += 1
+
+    assert count == len(folders)
+    assert 1.5 <= time.monotonic() - started < 3
+    assert len(list(tmp_path.glob("messages/*/*/*"))) == len(folders)
+    assert [o.removed for o in compact_folders(job, find_folders(root))] == [0] * 3
+
+
+def test_a_renamed_mailbox(filled: Emulator, tmp_path: Path) -> None:
+    """A mailbox whose folder was renamed, or copied, is compacted there, whatever manifests say."""
+    extract(filled.url, UPath(tmp_path), *range(3))
+    for table in TABLES:
+        home = tmp_path / table
+        home.joinpath("mailbox=user_test").rename(home / "mailbox=ann")
+
+    for _ in range(2):
+        list(compact_folders(CompactJob(UPath(tmp_path), FAR, rest=0), [("ann", INBOX)]))
+
+    assert len(rows(UPath(tmp_path))["messages"]) == 6
+    place = f"mailbox=ann/folder={INBOX}"
+    assert [p.parent.name for p in tmp_path.glob(f"messages/{place}/*/part*")] == [
+        f"window={hour(0, 3)}"
+    ]
+    make_room(UPath(tmp_path), TABLES, f"{place}/window={hour(1)}", replace=False)
+    assert len(list(tmp_path.glob(f"messages/{place}/*/part*"))) == 3
+    assert len(list(tmp_path.glob("messages/*"))) == 1
+
+
 def test_only_the_past_and_what_is_asked_for(filled: Emulator, tmp_path: Path) -> None:
     """Windows that end later than asked stay; a dry run says what it would do, and does nothing."""
     root = UPath(tmp_path)
     extract(filled.url, root, *range(HOURS))
 
     job = compact_job(root, 1, "month", START + timedelta(days=1, hours=3), dry_run=True)
-    [made] = compaction.compact(job, "user_test", INBOX).made
+    [outcome] = compact_folders(job, [("user_test", INBOX)])
+    [made] = outcome.made
 
     assert (made.window, made.windows) == (hour(0, 3), 3)
     assert len(names(root)) == HOURS

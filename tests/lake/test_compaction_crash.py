@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import sys
 import time
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from airflow_provider_r7mail.emulator import Emulator, Mailbox
-from airflow_provider_r7mail.lake.compaction import Into
+from airflow_provider_r7mail.exceptions import R7MailPublishError
 from airflow_provider_r7mail.lake.ledger import read_ledger
+from airflow_provider_r7mail.lake.neighbours import Into
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.splitting import make_room
 from tests.lake.compacting import (
@@ -134,6 +136,27 @@ def test_killed_while_making_room(
     compacted(UPath(tmp_path / "lake"))
 
     assert moments(split_until, tmp_path / "lake", tmp_path, event, step) >= least
+
+
+def compact_on_a_full_disk(root: Path, limit: int) -> None:
+    """Compact where no file can be larger."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(R7MailPublishError, match="Nothing is lost") as failure:
+        compacted(UPath(root))
+    assert f"file://{root}/mailbox=user_test/folder={INBOX}: compaction" in str(failure.value)
+
+
+def test_a_full_disk(filled: Emulator, tmp_path: Path) -> None:
+    """On a full disk nothing is lost and nothing left; the error says what to do."""
+    root = tmp_path / "lake"
+    before = files(root)
+    largest = max(len(data) for data in before.values())
+
+    assert run_children(compact_on_a_full_disk, (root, largest // 2), (root, 9000)) == [0, 0]
+
+    assert files(root) == before
+    compacted(UPath(root))
+    assert names(UPath(root)) == [ALL]
 
 
 def _count(root: Path) -> int:

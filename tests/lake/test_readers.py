@@ -15,7 +15,7 @@ import pytest
 from upath import UPath
 
 from airflow_provider_r7mail.client.dates import Window
-from airflow_provider_r7mail.lake.compaction import CompactJob, compact
+from airflow_provider_r7mail.lake.compaction import CompactJob, compact_folders
 from airflow_provider_r7mail.lake.layout import window_name
 from airflow_provider_r7mail.lake.reading import read_table
 from airflow_provider_r7mail.lake.schema import TABLES
@@ -35,11 +35,11 @@ def change(root: str, options: dict[str, Any], times: int) -> None:
     """Compact the windows into days, and take one of each apart again, some times."""
     output = UPath(root, **options)
     for _ in range(times):
-        compact(CompactJob(output, FAR, "day", rest=0), MAILBOX, FOLDER)
+        list(compact_folders(CompactJob(output, FAR, "day", rest=0), [(MAILBOX, FOLDER)]))
         for number in (5, HOURS - 5):
             window = Window(START + number * HOUR, START + (number + 1) * HOUR)
             make_room(output, TABLES, window_name(MAILBOX, FOLDER, window.label()), replace=False)
-    compact(CompactJob(output, FAR, rest=0), MAILBOX, FOLDER)
+    list(compact_folders(CompactJob(output, FAR, rest=0), [(MAILBOX, FOLDER)]))
 
 
 def ids(found: Any) -> list[int]:
