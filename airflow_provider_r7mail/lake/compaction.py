@@ -414,7 +414,7 @@ class _Compaction:
         Publishers hold the locks of their windows while they look for the marks of compacted ones.
         Marked first, looked for locks later: at least one of both sees the other.
         """
-        with compaction_lock(self._output, rewrite.name):
+        with compaction_lock(self._output, rewrite.name) as lock:
             known = {source.name for source in group} | found.superseded
             if not self._is_free(rewrite, known):
                 return False
@@ -426,10 +426,9 @@ class _Compaction:
                 and overlap(window, rewrite.window)
             ]
             fits = not held and self._is_unchanged(group)
-            marks = set(
-                rewrite.marks()
-            )  # others than ours if this took so long that we lost the lock
-            if fits and marks == {rewrite.mark}:
+            # If this took too long, another process has taken the lock over.
+            marks = set(rewrite.marks())
+            if fits and marks == {rewrite.mark} and (lock is None or lock.is_held()):
                 rewrite.commit()
                 return True
             if marks <= {rewrite.mark, None}:

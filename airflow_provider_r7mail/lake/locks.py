@@ -41,7 +41,7 @@ LOCK_IS_HELD = frozenset(
 )
 
 
-def locked(folder: ObjectPath, name: str) -> AbstractContextManager[None]:
+def locked(folder: ObjectPath, name: str) -> AbstractContextManager[Lock | None]:
     """Keep other processes from publishing the same thing to a folder at the same time.
 
     On a disk a file is the lock, so that other hosts see it, and on S3 an object. Other stores have
@@ -73,10 +73,10 @@ def locked_names(folder: ObjectPath, parent: str) -> set[str]:
 
 
 @contextlib.contextmanager
-def _held(lock: _Lock) -> Iterator[None]:
+def _held(lock: Lock) -> Iterator[Lock]:
     lock.take()
     try:
-        yield
+        yield lock
     finally:
         try:
             lock.release()
@@ -89,7 +89,7 @@ def _held(lock: _Lock) -> Iterator[None]:
             )
 
 
-class _Lock(ABC):
+class Lock(ABC):
     """An object that only one process at a time can create.
 
     Nothing removes the lock of a killed process, so one that is LOCK_SECONDS old is taken over, by
@@ -142,6 +142,11 @@ class _Lock(ABC):
     def _is_left(self) -> bool:
         return self._seen is not None and time.monotonic() - self._since > LOCK_SECONDS
 
+    def is_held(self) -> bool:
+        """Return whether no other process has taken it over meanwhile."""
+        with store_errors(self.path):
+            return self._look() == self._mine
+
     def release(self) -> None:
         """Release the lock."""
         with store_errors(self.path):
@@ -160,7 +165,7 @@ class _Lock(ABC):
         """Remove the object if it is still the one created here."""
 
 
-class DiskLock(_Lock):
+class DiskLock(Lock):
     """A file, since other hosts don't see `flock` on many network disks."""
 
     def __init__(self, path: ObjectPath) -> None:
@@ -205,7 +210,7 @@ class DiskLock(_Lock):
         aside.unlink()
 
 
-class S3Lock(_Lock):
+class S3Lock(Lock):
     """An object on S3, told from others by its ETag."""
 
     def __init__(self, path: ObjectPath) -> None:

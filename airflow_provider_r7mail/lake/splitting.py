@@ -32,7 +32,7 @@ from airflow_provider_r7mail.lake.layout import (
     REPLACED,
     WINDOWS_FILE,
 )
-from airflow_provider_r7mail.lake.locks import locked
+from airflow_provider_r7mail.lake.locks import Lock, locked
 from airflow_provider_r7mail.lake.manifest import read_manifest
 from airflow_provider_r7mail.lake.rewriting import (
     DamagedError,
@@ -55,7 +55,7 @@ from airflow_provider_r7mail.lake.storage import (
 log = logging.getLogger(__name__)
 
 
-def compaction_lock(output: ObjectPath, name: str) -> AbstractContextManager[None]:
+def compaction_lock(output: ObjectPath, name: str) -> AbstractContextManager[Lock | None]:
     """Keep others from compacting windows of a folder, or taking them apart, at the same time.
 
     Whoever holds a window's own lock may take this one, too, but not the other way round.

@@ -178,3 +178,21 @@ def test_a_store_that_refuses_to_remove(lake: Lake) -> None:
         compacted(lake.root)
 
     lake.check()
+
+
+def test_a_lock_that_was_lost(lake: Lake) -> None:
+    """A compaction that stood still so long that its lock was taken over makes no window."""
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.extend(name for name in lake.bucket.names() if f"{ALL}/_manifest.json" in name)
+
+    def take_over() -> None:
+        lake.bucket.put({"lake/_locks/mailbox=user_test/folder=24/compaction": b"another"})
+        lake.gate.at_write(3, look)
+
+    lake.gate.at_write(7, take_over)
+    compacted(lake.root)
+
+    assert seen == []
+    lake.check()
