@@ -189,6 +189,12 @@ class Calibration:
         if traits.labels == "unknown" and listing.labelled and not self._criteria.labels:
             traits.labels = "sent"  # it doesn't filter
         sample, rows = listing, self.rows(listing)
+        if (
+            listing.zoneless
+            and traits.dates_offset is None
+            and traits.bounds not in {"unknown", "date"}
+        ):
+            raise R7MailExtractError(UNKNOWN_ZONE)  # as for an earlier window
         bounded = request.start is not None or request.end is not None
         if traits.bounds == "unknown":
             known = not (listing.zoneless or listing.zoneless_timestamps)

@@ -275,6 +275,7 @@ class WindowReader(Generic[L]):
     async def _explain(
         self, error: ContradictionError, request: PageRequest, listing: Listing
     ) -> None:
+        request = replace(request, size=self._sample(request))
         try:
             await answer_all(
                 explain(self._traits, self._criteria, error, request, listing), self._answer

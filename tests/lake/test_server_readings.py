@@ -243,6 +243,31 @@ def test_dates_of_an_unknown_zone(bounds: Any, tmp_path: Path) -> None:
         extract(server, tmp_path, START + HOUR)
 
 
+@pytest.mark.parametrize("bounds", [{"precision": "day"}, {"ignore_dates": True}], ids=str)
+def test_dates_of_an_unknown_zone_stay_unknown(bounds: Any, tmp_path: Path) -> None:
+    """R43: what is an error for one window is an error for the next one of the session."""
+
+    async def run(server: Emulator) -> None:
+        async with AsyncClient(config(server.url)) as client:
+            for hours in (1, 2):
+                window = MessageFilter.build(start=START, end=START + hours * HOUR)
+                job = ExtractJob(folder=INBOX, criteria=window, output=UPath(tmp_path))
+                with pytest.raises(R7MailExtractError, match="R43"):
+                    await extract_window(client, job)
+
+    with Emulator(mailbox(), Readings(dates_without_zone=True, **bounds)) as server:
+        asyncio.run(run(server))
+
+
+@pytest.mark.parametrize("status", ["400", "413"])
+def test_days_where_large_pages_are_refused(status: Any, tmp_path: Path) -> None:
+    """R29, R37: what is asked about bounds isn't larger than what the server serves."""
+    box, end = unchanged(), START + HOUR
+    readings = Readings(precision="day", end_inclusive=False, size_limit=9, size_refusal=status)
+    with Emulator(box, readings) as server:
+        assert rows(extract(server, tmp_path, end, page_size=40)) == wanted(box, end)
+
+
 @pytest.mark.parametrize("name", ["R29: Timestamp", "R29: ignored"])
 def test_undated_mail_hides_no_reading(name: str, tmp_path: Path) -> None:
     """R29: mail without a date, listed whatever the bounds, doesn't hide how they are read."""
