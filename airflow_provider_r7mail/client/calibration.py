@@ -202,7 +202,7 @@ class Calibration:
                 traits.settle("date")
             # Timestamp may be what is compared, unless a row tells.
             elif not rows[0].is_telling if rows else bounded:
-                sample = yield from self.anywhere()
+                sample = yield from self._anywhere()
                 self.found_nothing = not (sample.keys or listing.keys)
                 rows = self.rows(sample) or rows
         telling = _most_telling(rows, request) if traits.bounds == "unknown" else []
@@ -270,7 +270,12 @@ class Calibration:
         self._traits.labels = "left out"
         return _has_more(without, listing, request)
 
-    def anywhere(self) -> Generator[Question, Listing | None, Listing]:
+    def is_empty(self) -> Generator[Question, Listing | None, bool]:
+        """Whether the folder has no mail at all."""
+        page = yield from self._ask(PageRequest(None, None, 0, 1))
+        return not page.keys
+
+    def _anywhere(self) -> Generator[Question, Listing | None, Listing]:
         """Return some messages of the folder, or an empty page if it has none."""
         page = yield from self._ask(PageRequest(None, None, 0, self._size))
         if not page.keys or rows_of(page):

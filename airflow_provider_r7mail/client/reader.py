@@ -233,10 +233,10 @@ class _Messages:
         """
         if self._folder not in self._traits.empty_folders:
             return False
-        page = yield from Calibration(self._traits, self._criteria, FIRST_SHARED_PAGE).anywhere()
-        if page.keys:
+        is_empty = yield from Calibration(self._traits, self._criteria, 1).is_empty()
+        if not is_empty:
             self._traits.empty_folders.discard(self._folder)
-        return not page.keys
+        return is_empty
 
     def question(self, question: Question, parse: Callable[[bytes], Page]) -> Call[Page]:
         """Return the call for a question."""
