@@ -306,11 +306,11 @@ class Calibration:
         needed, lasting = 1, True
         if telling[0].is_at_midnight:
             # Comparing days, a server lists mail of midnight as if it compared moments. It is
-            # midnight at one time of the day only. If all mail is of that time, it shows nothing
-            # about other mail in later windows.
+            # midnight at one time of the day only. If all mail that was seen is of that time, it
+            # shows nothing about other mail, in later windows.
             others = [row for row in telling if row.time_of_day != telling[0].time_of_day]
             others = others or (yield from self._around(request, telling[0]))
-            lasting = bool(others)
+            lasting = bool(others) or len(rows) < self._size
             if others:
                 probes, needed = [telling[0], others[0]], 2
         for row in probes:
