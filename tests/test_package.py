@@ -210,6 +210,32 @@ def test_the_emulator_stands_alone(path: Path) -> None:
     assert not any(name.split(".")[0] == "airflow" for name in imports(path))
 
 
+def test_the_emulator_without_its_extra() -> None:
+    """Without the extra `emulator`, each module imports, or names the command that installs it."""
+    code = f"""
+import importlib, pkgutil, sys
+import {NAME}.emulator as emulator
+
+sys.modules.update(dict.fromkeys(["fpdf", "jinja2", "nh3", "openpyxl", "starlette", "uvicorn"]))
+for module in pkgutil.iter_modules(emulator.__path__, emulator.__name__ + "."):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error)
+try:
+    emulator.Mailbox.office()
+except ModuleNotFoundError as error:
+    print("office", error)
+"""
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert said.keys() >= {f"{NAME}.emulator.page", f"{NAME}.emulator.server", "office"}
+    command = "pip install 'airflow-provider-r7mail[emulator]'"
+    assert {name for name, error in said.items() if command not in error} == set()
+
+
 def test_the_emulators_imports_have_no_circle() -> None:
     """No module of the emulator imports one that imports it, even for types or in a function."""
     room = f"{NAME}.emulator"

@@ -55,10 +55,4 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}. Install the emulator: pip install 'airflow-provider-r7mail[emulator]'",
-            name=error.name,
-        ) from error
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -14,13 +14,11 @@ from itertools import count
 from typing import Any
 
 import anyio
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from airflow_provider_r7mail.emulator import shapes
 from airflow_provider_r7mail.emulator.dates import local_text
 from airflow_provider_r7mail.emulator.disk import DiskCalls, form_of
+from airflow_provider_r7mail.emulator.extra import from_extra
 from airflow_provider_r7mail.emulator.faults import Failed
 from airflow_provider_r7mail.emulator.folders import Stored, to_json
 from airflow_provider_r7mail.emulator.listing import Search, find
@@ -29,6 +27,11 @@ from airflow_provider_r7mail.emulator.messages import NESTED, listed_size
 from airflow_provider_r7mail.emulator.readings import Fault, Readings
 from airflow_provider_r7mail.emulator.service import SeenCall, Service
 from airflow_provider_r7mail.emulator.store import NotThere, Refused
+
+with from_extra():
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response, StreamingResponse
+    from starlette.types import Receive, Scope, Send
 
 JSON_TYPE = "application/json; charset=utf-8"
 

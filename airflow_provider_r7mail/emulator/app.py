@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.routing import Mount
-
 from airflow_provider_r7mail.emulator.api import Api
 from airflow_provider_r7mail.emulator.control import routes as control_routes
+from airflow_provider_r7mail.emulator.extra import from_extra
 from airflow_provider_r7mail.emulator.guard import Guard
 from airflow_provider_r7mail.emulator.page import routes as page_routes
 from airflow_provider_r7mail.emulator.service import OnRequest, Service
+
+with from_extra():
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.routing import Mount
 
 if TYPE_CHECKING:
     from airflow_provider_r7mail.emulator.mailbox import Mailbox

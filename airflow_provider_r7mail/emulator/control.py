@@ -17,14 +17,16 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
+from airflow_provider_r7mail.emulator.extra import from_extra
 from airflow_provider_r7mail.emulator.folders import to_json
 from airflow_provider_r7mail.emulator.loading import parse
 from airflow_provider_r7mail.emulator.readings import Fault
 from airflow_provider_r7mail.emulator.service import service_of
+
+with from_extra():
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -6,7 +6,10 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Protocol
 
-from starlette.responses import Response
+from airflow_provider_r7mail.emulator.extra import from_extra
+
+with from_extra():
+    from starlette.responses import Response
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

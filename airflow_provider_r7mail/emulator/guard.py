@@ -9,7 +9,10 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from starlette.responses import PlainTextResponse
+from airflow_provider_r7mail.emulator.extra import from_extra
+
+with from_extra():
+    from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from airflow_provider_r7mail.emulator.extra import from_extra
 from airflow_provider_r7mail.emulator.messages import Attachment
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ _MADE = datetime(2025, 1, 9, 9, 0, tzinfo=UTC)
 
 def spreadsheet(name: str, title: str, rows: Sequence[Sequence[object]]) -> Attachment:
     """Return an ``.xlsx`` with one sheet, whose first row is the header."""
-    from openpyxl import Workbook  # noqa: PLC0415 - heavy, and needed only here
+    with from_extra():
+        from openpyxl import Workbook  # noqa: PLC0415 - heavy, and needed only here
 
     book = Workbook()
     sheet = book.active
@@ -88,7 +90,8 @@ def table(name: str, encoding: str, products: Sequence[str], shuffle: random.Ran
 
 def document(name: str, number: int, shuffle: random.Random) -> Attachment:
     """Return a one-page PDF. Its text is Latin: Cyrillic fonts may not be installed."""
-    from fpdf import FPDF  # noqa: PLC0415 - heavy, and needed only here
+    with from_extra():
+        from fpdf import FPDF  # noqa: PLC0415 - heavy, and needed only here
 
     pdf = FPDF()
     pdf.set_creation_date(_MADE)

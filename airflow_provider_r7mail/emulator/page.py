@@ -15,18 +15,20 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote
 
-import nh3
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
-
+from airflow_provider_r7mail.emulator.extra import from_extra
 from airflow_provider_r7mail.emulator.folders import INBOX
 from airflow_provider_r7mail.emulator.messages import StoredFile, html_of_text
 from airflow_provider_r7mail.emulator.readings import Fault
 from airflow_provider_r7mail.emulator.service import service_of
 from airflow_provider_r7mail.emulator.store import Refused
+
+with from_extra():
+    import nh3
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.responses import RedirectResponse, Response
+    from starlette.routing import Route
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -10,14 +10,16 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
 from airflow_provider_r7mail.emulator.app import create_app
+from airflow_provider_r7mail.emulator.extra import from_extra
 from airflow_provider_r7mail.emulator.faults import CONNECTION
 from airflow_provider_r7mail.emulator.mailbox import Mailbox
 from airflow_provider_r7mail.emulator.readings import Faults, Readings
 from airflow_provider_r7mail.emulator.service import OnRequest, Service
+
+with from_extra():
+    import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 if TYPE_CHECKING:
     from types import TracebackType
