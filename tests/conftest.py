@@ -87,6 +87,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", "ignore:Encountered (non-JSON|JSON value)")
         # As its own processes do: models are of no use before those that they refer to.
         importlib.import_module("airflow.models").import_all_models()
+        with warnings.catch_warnings():
+            # Once in a process, it imports its own hooks, whose libraries warn of each other.
+            warnings.simplefilter("ignore")
+            importlib.import_module("airflow.providers_manager").ProvidersManager()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
