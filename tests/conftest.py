@@ -82,6 +82,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:The `airflow.operators.branch.BaseBranchOperator`"
     )
+    # 3.3 with an older provider of Amazon
+    config.addinivalue_line("filterwarnings", r"ignore:::airflow\.providers\.amazon\.")
     if AIRFLOW_2:
         # its Connection, for an Extra that the tests want to be wrong
         config.addinivalue_line("filterwarnings", "ignore:Encountered (non-JSON|JSON value)")
