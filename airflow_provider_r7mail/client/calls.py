@@ -420,7 +420,16 @@ def read_listing(body: bytes) -> Mapping[str, Any]:
 
     :raises AnswerError: not a listing
     """
-    answer = read_json(body)
+    answer = check_listing(read_json(body))
+    return {**answer, "Items": [restore_names(item) for item in answer["Items"]]}
+
+
+def check_listing(answer: Any) -> Mapping[str, Any]:
+    """Return a listing with the manual's names, and Items as an array; they keep their names.
+
+    :param answer: the parsed response
+    :raises AnswerError: not a listing
+    """
     if not isinstance(answer, dict):
         raise AnswerError("the listing is not an object")
     answer = dict(_LISTING.restore(answer))
@@ -431,8 +440,7 @@ def read_listing(body: bytes) -> Mapping[str, Any]:
     items = [] if answer["Items"] is None else answer["Items"]
     if not isinstance(items, list):
         raise AnswerError("the listing's Items is not an array")
-    answer["Items"] = [restore_names(item) for item in items]
-    return answer
+    return {**answer, "Items": items}
 
 
 def parse_items(body: bytes) -> tuple[list[Any], int | None]:

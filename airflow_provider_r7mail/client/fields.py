@@ -77,28 +77,32 @@ class Names:
         """Return an object with the manual's names; other names are unchanged."""
         if raw.keys() <= self._known:
             return raw
-        restored: dict[str, Any] = {}
-        for name, value in raw.items():
-            known = self._by_lower.get(name.lower(), name)
-            restored[name if known in raw else known] = value
-        return restored
+        return dict(zip(self.spell(tuple(raw)), raw.values(), strict=True))
+
+    def spell(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return an object's names as the manual writes them; other names are unchanged."""
+        given = set(names)
+        return tuple(
+            name if (known := self._by_lower.get(name.lower(), name)) in given else known
+            for name in names
+        )
 
 
-_ITEM = Names(*KINDS)
-_SENDER = Names(*(name for name, _, _ in SENDER_FIELDS))
-_FILE = Names(*(name for name, _, _ in FILE_FIELDS))
+ITEM = Names(*KINDS)
+SENDER = Names(*(name for name, _, _ in SENDER_FIELDS))
+FILE = Names(*(name for name, _, _ in FILE_FIELDS))
 
 
 def restore_names(item: Any) -> Any:
     """Return a message with the manual's names in it, in its sender and in its files (R42)."""
     if not isinstance(item, dict):
         return item
-    restored = dict(_ITEM.restore(item))
+    restored = dict(ITEM.restore(item))
     sender, files = restored.get("From"), restored.get("Attachments")
     if isinstance(sender, dict):
-        restored["From"] = _SENDER.restore(sender)
+        restored["From"] = SENDER.restore(sender)
     if isinstance(files, list):
         restored["Attachments"] = [
-            _FILE.restore(file) if isinstance(file, dict) else file for file in files
+            FILE.restore(file) if isinstance(file, dict) else file for file in files
         ]
     return restored

@@ -17,9 +17,8 @@ from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.sweep import Key
 from airflow_provider_r7mail.client.window_reader import Reconciliation, WindowReader, first_error
 from airflow_provider_r7mail.lake.attachments import AttachmentCopier
-from airflow_provider_r7mail.lake.decode import DecodedPage, decode_page
+from airflow_provider_r7mail.lake.decode import DecodedPage, Habits, decode_page
 from airflow_provider_r7mail.lake.job import ExtractJob, Progress
-from airflow_provider_r7mail.lake.shape import Shape
 from airflow_provider_r7mail.lake.writer import WindowWriter
 
 # The limit of what is read but not yet written: this many bytes and one page more, or this many
@@ -64,7 +63,7 @@ class Intake:
             self.job.folder,
             self.job.criteria,
             page_size=self.job.page_size,
-            decode=partial(self._decode, shape=Shape()),
+            decode=partial(self._decode, habits=Habits()),
             executor=self.decoder,
             deliver=self._deliver,
             keys=keys,
@@ -78,8 +77,8 @@ class Intake:
             first = first_error(errors)
             raise first from first.__cause__
 
-    def _decode(self, body: bytes, shape: Shape) -> DecodedPage:
-        return _decode_messages(body, shape, self.client.traits.dates_offset)
+    def _decode(self, body: bytes, habits: Habits) -> DecodedPage:
+        return _decode_messages(body, habits, self.client.traits.dates_offset)
 
     async def _deliver(self, page: DecodedPage, indexes: Sequence[int]) -> None:
         """Take a page from the reader; make it wait while there is too much to write."""
@@ -107,14 +106,14 @@ class Intake:
             self._written.notify_all()
 
 
-def _decode_messages(body: bytes, shape: Shape, dates_offset: int | None) -> DecodedPage:
+def _decode_messages(body: bytes, habits: Habits, dates_offset: int | None) -> DecodedPage:
     """Decode a page, unless nothing on it is a message: then it isn't mail that is broken.
 
-    :param shape: what was learned from earlier pages
+    :param habits: what was learned from earlier pages
     :param dates_offset: what to add to dates that don't name a zone, in seconds (R43)
     :raises AnswerError: not a listing of messages
     """
-    page = decode_page(body, shape, dates_offset)
+    page = decode_page(body, habits, dates_offset)
     if not page.bad or len(page.bad) < page.batch.num_rows:
         return page
     names = {name for bad in page.bad.values() if isinstance(bad.raw, dict) for name in bad.raw}

@@ -1,19 +1,16 @@
-"""Read one message of a listing field by field, so that no odd value is lost.
-
-A value that doesn't fit its column stays in `extra` under the API's name for it (R20).
-"""
+"""Convert a message's values to what its columns hold; write as JSON text what fits none (R20)."""
 
 from __future__ import annotations
 
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from airflow_provider_r7mail.client.dates import parse_api_date
-from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS, Fields
+from airflow_provider_r7mail.client.fields import FILE_FIELDS
 from airflow_provider_r7mail.client.models import mend_text
 
 NO_DATE = "Date is .NET's 'no date'"
@@ -23,178 +20,79 @@ NO_DATE = "Date is .NET's 'no date'"
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 
-class _UnfitError(Exception):
+class UnfitError(Exception):
     """A value that doesn't fit its column."""
 
 
-class ItemRow(NamedTuple):
-    """What was read of one message.
+def convert(kind: str, value: Any) -> Any:
+    """Convert a value, unless it is null, to what a column of a kind holds; see `client.fields`.
 
-    :param columns: our columns with their values, null ones left out
-    :param extra: what doesn't fit them, by the API's names
-    :param repaired: whether text had to be mended (R21)
-    :param no_date: why there is no date, if there is none
+    :raises UnfitError: it doesn't fit
     """
-
-    columns: dict[str, Any]
-    extra: dict[str, Any]
-    repaired: bool
-    no_date: str | None
-
-
-def read_item(item: Any, kept: Set[str] = frozenset()) -> ItemRow:
-    """Read one item of a listing: a message, or whatever came in its place.
-
-    :param kept: fields that only go to `extra`, since their columns are read elsewhere
-    """
-    if isinstance(item, dict) and KINDS.keys().isdisjoint(item):  # all of it is unknown
-        return ItemRow({}, item, False, "Date is missing")
-    reader = _Reader(item, kept)
-    columns = reader.read()
-    return ItemRow(columns, reader.extra, reader.repaired, reader.no_date)
+    return _CONVERTERS[kind](value)
 
 
 def files_row(file: Mapping[str, Any]) -> dict[str, Any]:
     """Return our columns for the API's object of a file, without values that don't fit (R20)."""
-    return _Reader(None, frozenset()).known(file, FILE_FIELDS, "Attachments", {})
-
-
-class _Reader:
-    """Reads one item field by field."""
-
-    def __init__(self, item: Any, kept: Set[str]) -> None:
-        self._item = item
-        self._kept = kept
-        self.extra: dict[str, Any] = {}
-        self.repaired = False
-        self.no_date: str | None = None
-
-    def read(self) -> dict[str, Any]:
-        if not isinstance(self._item, dict):
-            return {}
-        row: dict[str, Any] = {}
-        extra = self.extra = {k: value for k, value in self._item.items() if k not in KINDS}
-        known = [] if len(extra) == len(self._item) else [f for f in FIELDS if f[0] in self._item]
-        for name, column, kind in known:
-            value = self._item[name]
-            if value is None:
-                continue
+    row: dict[str, Any] = {}
+    for name, column, kind in FILE_FIELDS:
+        if file.get(name) is not None:
             try:
-                if name in self._kept:
-                    extra[name] = value
-                elif kind == "sender":
-                    row.update(self._sender(value, extra))
-                elif kind == "files":
-                    row[column] = self._files(value, extra)
-                elif (converted := self._convert(kind, value)) is not None:
-                    row[column] = converted
-            except _UnfitError:
-                extra[name] = value
-        if row.get("date") is None:
-            text = self._item.get("Date")
-            self.no_date = (
-                "Date is missing"
-                if text is None
-                else "Date can't be read"
-                if "Date" in extra
-                else NO_DATE
-            )
-        return row
-
-    def _convert(self, kind: str, value: Any) -> Any:
-        return _CONVERTERS[kind](self, value)
-
-    def to_text(self, value: Any) -> str:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise _UnfitError
-        text = value if isinstance(value, str) else json.dumps(value)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            self.repaired = True
-            text = mend_text(text)
-        return text
-
-    def to_int(self, value: Any) -> int:
-        if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
-            value = int(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-            raise _UnfitError
-        return value
-
-    def to_bool(self, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise _UnfitError
-        return value
-
-    def to_date(self, value: Any) -> datetime | None:
-        try:
-            return parse_api_date(value)
-        except ValueError:
-            raise _UnfitError from None
-
-    def to_texts(self, value: Any) -> list[str | None]:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list):
-            raise _UnfitError
-        return [None if item is None else self.to_text(item) for item in items]
-
-    def to_ints(self, value: Any) -> list[int | None]:
-        items = value if isinstance(value, list) else [value]
-        return [None if item is None else self.to_int(item) for item in items]
-
-    def to_json(self, value: Any) -> str:
-        return json_text(value)
-
-    def _sender(self, value: Any, extra: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(value, str):
-            return {"from_address": self.to_text(value)}
-        return self.known(value, SENDER_FIELDS, "From", extra)
-
-    def _files(self, value: Any, extra: dict[str, Any]) -> list[dict[str, Any] | None]:
-        files: list[dict[str, Any] | None] = []
-        if not isinstance(value, list):
-            extra["Attachments"] = value
-        for item in value if isinstance(value, list) else [None]:
-            if not isinstance(item, dict):  # a file, but an unknown one (R17)
-                files.append(None)
-                if item is not None:
-                    extra["Attachments"] = value
+                value = convert(kind, file[name])
+            except UnfitError:
                 continue
-            # The whole list goes to `extra` if any part of it doesn't fit.
-            odd: dict[str, Any] = {}
-            files.append(self.known(item, FILE_FIELDS, "Attachments", odd))
-            if odd:
-                extra["Attachments"] = value
-        return files
-
-    def known(self, value: Any, known: Fields, name: str, extra: dict[str, Any]) -> dict[str, Any]:
-        """Return an inner object's columns; if a part doesn't fit, it all goes to `extra` too."""
-        if not isinstance(value, dict):
-            raise _UnfitError
-        row: dict[str, Any] = {}
-        if value.keys() - {field for field, _, _ in known}:
-            extra[name] = value
-        for part, column, kind in known:
-            if value.get(part) is None:
-                continue
-            try:
-                row[column] = self._convert(kind, value[part])
-            except _UnfitError:
-                extra[name] = value
-        return row
+            row[column] = mend_text(value) if kind == "text" else value
+    return row
 
 
-_CONVERTERS: Mapping[str, Callable[[_Reader, Any], Any]] = {
-    "int": _Reader.to_int,
-    "text": _Reader.to_text,
-    "bool": _Reader.to_bool,
-    "date": _Reader.to_date,
-    "texts": _Reader.to_texts,
-    "ints": _Reader.to_ints,
-    "json": _Reader.to_json,
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise UnfitError
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _to_int(value: Any) -> int:
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise UnfitError
+    return value
+
+
+def _to_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UnfitError
+    return value
+
+
+def _to_date(value: Any) -> datetime | None:
+    try:
+        return parse_api_date(value)
+    except ValueError:
+        raise UnfitError from None
+
+
+def _to_texts(value: Any) -> list[str | None]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise UnfitError
+    return [None if item is None else _to_text(item) for item in items]
+
+
+def _to_ints(value: Any) -> list[int | None]:
+    items = value if isinstance(value, list) else [value]
+    return [None if item is None else _to_int(item) for item in items]
+
+
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    "int": _to_int,
+    "text": _to_text,
+    "bool": _to_bool,
+    "date": _to_date,
+    "texts": _to_texts,
+    "ints": _to_ints,
 }
 
 

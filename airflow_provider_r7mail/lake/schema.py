@@ -119,6 +119,7 @@ def fitted(batch: pa.RecordBatch, table: str) -> pa.RecordBatch:
     )
 
 
+@cache
 def arrow_type(kind: str) -> pa.DataType:
     """Return the Arrow type for a kind of field; see `client.fields`."""
     import pyarrow as pa

@@ -309,7 +309,7 @@ def prototype(url: str, output: Path, options: dict[str, Any]) -> Callable[[], i
     import pyarrow.parquet as pq
     from httpx_aiohttp import AiohttpTransport
 
-    from airflow_provider_r7mail.lake.decode import wire_schema  # the same columns
+    from airflow_provider_r7mail.lake.arrow_reader import wire_schema  # the same columns
 
     def decode(body: bytes) -> pa.Table:
         answer = pj.read_json(

@@ -27,22 +27,22 @@ from airflow_provider_r7mail.client.calls import AnswerError
 from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
 from airflow_provider_r7mail.exceptions import R7MailConfigError
-from airflow_provider_r7mail.lake import decode
-from airflow_provider_r7mail.lake.decode import DecodedPage, decode_page
+from airflow_provider_r7mail.lake.arrow_reader import read_plain
+from airflow_provider_r7mail.lake.decode import DecodedPage, Habits, decode_page, decode_values
 from airflow_provider_r7mail.lake.derived import (
     attachment_rows,
     attachments_batch,
     attachments_of,
     recipients_of,
 )
-from airflow_provider_r7mail.lake.items import json_text, read_item
 from airflow_provider_r7mail.lake.parquet import (
     ROW_GROUP_BYTES,
     SHORT_ROW_GROUP_BYTES,
     ParquetTable,
 )
+from airflow_provider_r7mail.lake.parsing import Parser
 from airflow_provider_r7mail.lake.schema import LONG_COLUMNS, OF_A_RUN, TABLES, schema
-from airflow_provider_r7mail.lake.shape import Shape
+from tests.lake.by_message import json_text, read_item, read_items
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 DATE = "2025-06-01T00:00:00Z"
@@ -137,7 +137,7 @@ odd_messages = st.fixed_dictionaries(
 
 def assert_read_as_by_python(body: bytes, found: DecodedPage) -> None:
     """A page gives what Python makes of each of its messages, to the byte."""
-    items, count = decode._parse(body)
+    items, count = read_items(body)
     expected: list[dict[str, Any]] = []
     for item in items:
         read = read_item(item)
@@ -183,10 +183,8 @@ def test_both_ways_read_the_same(items: list[dict[str, Any]], indented: bool) ->
         indent=1 if indented else None,
     ).encode()
 
-    fast = decode._decode_whole(body)
-    if fast is not None:
-        assert_read_as_by_python(body, fast)
-    assert_read_as_by_python(body, decode._decode_carefully(body))
+    assert_read_as_by_python(body, decode_page(body))
+    assert_read_as_by_python(body, decode_values(body, Parser())[0])
 
 
 # JSON as other servers may write it: numbers, escapes and nested values, odd ones included.
@@ -297,13 +295,13 @@ def upgraded_servers(draw: st.DrawFn) -> list[bytes]:
 @given(upgraded_servers())
 def test_an_upgrade_changes_no_row(pages: list[bytes]) -> None:
     """R20: the same for a server whose messages all have the same new fields, but for a few."""
-    shape = Shape()
+    habits = Habits()
     for body in pages:
         try:
-            found = decode_page(body, shape)
+            found = decode_page(body, habits)
         except AnswerError:
             with pytest.raises(AnswerError):
-                decode._parse(body)
+                read_items(body)
         else:
             assert_read_as_by_python(body, found)
 
@@ -312,9 +310,19 @@ def test_an_upgrade_changes_no_row(pages: list[bytes]) -> None:
 @given(servers())
 def test_what_is_learned_changes_no_row(pages: list[bytes]) -> None:
     """R20: whatever the pages before looked like, a page's rows and `extra` are the same bytes."""
-    shape = Shape()
+    habits = Habits()
     for body in pages:
-        assert_read_as_by_python(body, decode_page(body, shape))
+        assert_read_as_by_python(body, decode_page(body, habits))
+
+
+@quick
+@given(servers(), st.integers(1, 200))
+def test_pages_in_pieces_give_the_same_rows(pages: list[bytes], piece_bytes: int) -> None:
+    """R21: it doesn't matter in which pieces a page with odd text is parsed."""
+    for body in pages:
+        parser = Parser(piece_bytes)
+        parser.parse(b'{"Items":[{"Id":NaN}]}')
+        assert_read_as_by_python(body, decode_values(body, parser)[0])
 
 
 def usual(number: int, **fields: Any) -> dict[str, Any]:
@@ -323,61 +331,113 @@ def usual(number: int, **fields: Any) -> dict[str, Any]:
     return {**sample, "Id": number, **fields}
 
 
-def unread(shape: Shape, body: bytes) -> int:
-    """How many messages of a page Python reads as a whole."""
-    parts = shape.split(body, body.index(b"[") + 1)
-    assert parts is not None
-    decode_page(body, shape)
-    return len(parts.unread)
-
-
 def compact(*items: Any) -> bytes:
     """A listing without spaces, as servers send it."""
     return json.dumps({"Items": items}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def test_what_is_odd_costs_the_message_not_the_page() -> None:
-    """Unknown fields, and rare odd messages, don't send the other messages down the slow way."""
+def upgraded(number: int) -> dict[str, Any]:
+    """A message with unknown fields, also in its file."""
     file = {"Id": 1, "FileId": 2, "FileName": "ф", "Size": 3, "MimeType": "x", "Hash": "0f"}
-    upgraded = [
-        usual(n, Attachments=[file, {"Inline": True, **file}], Score=n / 7, Tags=["Ж", {"a": n}])
-        for n in range(200)
-    ]
-    shape = Shape()
-    decode_page(compact(*upgraded), shape)
-    assert unread(shape, compact(*upgraded)) == 0
-
-    assert decode._decode_stripped(compact(*upgraded), shape) is not None
-
-    for odd in ({"Children": [usual(1)]}, {"TaskId": 17}, {"Labels": ["red"]}, {"From": "a@b"}):
-        body = compact(*upgraded[:100], {**upgraded[100], **odd}, *upgraded[101:])
-        assert unread(shape, body) == 1
-        assert_read_as_by_python(body, decode_page(body, shape))
+    return usual(number, Attachments=[file], Score=number / 7, Tags=["Ж", {"a": number}])
 
 
-def test_half_pairs_are_found_before_arrow_refuses_them() -> None:
-    """R21: once there was half a surrogate pair, Arrow isn't given any; pairs are no trouble."""
-    items = [usual(n, Body="😀") for n in range(50)]
-    items[20] = usual(20, Body="a\ud83d", TaskId=17)
-    items[30] = usual(30, HtmlBody="\ude00")
-    body = json.dumps({"Items": items}, separators=(",", ":")).encode()
-    shape = Shape()
-    for _ in range(3):
-        assert_read_as_by_python(body, decode_page(body, shape))
-        assert not shape.is_plain
-    parts = shape.split(body, body.index(b"[") + 1)
-    assert parts is not None
-    assert parts.suspects == {20, 30}
+ODD = (
+    {"Children": [usual(1)]},
+    {"TaskId": 17},
+    {"Labels": ["red"]},
+    {"From": "a@b"},
+    {"Size": "884"},
+    {"WasRead": 0},
+    {"Timestamp": "soon"},
+    {"Body": "a\ud83d"},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("oddity", ODD, ids=lambda oddity: next(iter(oddity)))
+def test_what_is_odd_does_not_slow_down_the_page(oddity: dict[str, Any]) -> None:
+    """An odd value takes little time, whether one message of a page has one or all have."""
+
+    def seconds(*items: Any) -> float:
+        body = json.dumps({"Items": items}).encode()
+        habits = Habits()
+        assert_read_as_by_python(body, decode_page(body, habits))
+        taken = []
+        for _ in range(7):
+            start = time.process_time()
+            decode_page(body, habits)
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    plain = [usual(n, HtmlBody="Счёт " * 300) for n in range(200)]
+    expected = seconds(*plain)
+    assert seconds(*plain[:100], {**plain[100], **oddity}, *plain[101:]) < 4 * expected
+    assert seconds(*({**item, **oddity} for item in plain)) < 5 * expected
+
+
+def test_every_oddity_on_one_page() -> None:
+    """R20: a page on which each kind of odd message is, next to ordinary ones."""
+    items = [{**upgraded(n), **ODD[n % 50]} if n % 50 < len(ODD) else usual(n) for n in range(200)]
+    body = json.dumps({"Items": items}).encode()
+    habits = Habits()
+    for _ in range(2):
+        assert_read_as_by_python(body, decode_page(body, habits))
+
+
+def test_arrow_reads_again_after_plain_pages() -> None:
+    """A few odd messages don't keep a server's other pages from being read the fast way."""
+    habits = Habits()
+    plain, odd = compact(usual(1)), compact(upgraded(1))
+    decode_page(plain, habits)
+    assert habits.is_plain
+    decode_page(odd, habits)
+    assert not habits.is_plain
+    decode_page(plain, habits)
+    assert habits.is_plain
+    for pages_before in (2, 4, 8):  # after each refusal, it waits longer
+        decode_page(odd, habits)
+        for _ in range(pages_before):
+            assert not habits.is_plain
+            decode_page(plain, habits)
+        assert habits.is_plain
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_names_in_another_case(indent: int | None) -> None:
+    """R42: camelCase gives the same rows, also in senders and files, and takes unknown fields."""
+    body = json.dumps(
+        {
+            "folderId": 1,
+            "count": 2,
+            "items": [
+                {
+                    "id": number,
+                    "date": DATE,
+                    "from": {"name": "A", "address": "a@b", "spf": True},
+                    "attachments": [{"id": 1, "fileName": "f", "hash": "x"}, None],
+                    "score": 1.0,
+                }
+                for number in range(2)
+            ],
+        },
+        indent=indent,
+    ).encode()
+    found = decode_page(body)
+
+    assert_read_as_by_python(body, found)
+    assert found.batch["from_address"].to_pylist() == ["a@b", "a@b"]
+    assert found.listing.count == 2
 
 
 def test_ordinary_pages_go_the_fast_way() -> None:
     """The manual's responses, and other ordinary pages, are decoded without Python objects."""
     for sample in ("messages.filter.response.json", "messages.read-status.response.json"):
-        assert decode._decode_whole((SAMPLES / sample).read_bytes()) is not None
+        assert read_plain((SAMPLES / sample).read_bytes()) is not None
     ordinary = message(
         To=["a@b.ru"], Cc=None, Labels=[1], From={"Name": None, "Address": "c@d.ru"}, Attachments=[]
     )
-    assert decode._decode_whole(page(ordinary, message(Id=2, Timestamp=DATE))) is not None
+    assert read_plain(page(ordinary, message(Id=2, Timestamp=DATE))) is not None
 
 
 def test_equal_messages_without_an_id_stay_apart() -> None:
@@ -660,7 +720,7 @@ def test_bodies_of_3_mb() -> None:
     items = [message(Id=n, Body=long, HtmlBody=long) for n in range(3)]
     decoded = decode_page(page(*items, message(Id=9)))
 
-    assert decode._decode_whole(page(*items)) is not None
+    assert read_plain(page(*items)) is not None
     assert decoded.batch["body"].to_pylist() == [long] * 3 + [None]
     assert written("messages", with_time(decoded.batch)).column("body")[2].as_py() == long
 

@@ -1,0 +1,120 @@
+"""Parse a page's JSON as fast as can be, and whatever is wrong with the text in it (R21)."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import Any
+
+from airflow_provider_r7mail.client.calls import AnswerError, read_json
+
+# Python refuses to convert longer text to an integer, since that takes quadratic time.
+_MAX_DIGITS = 4300
+
+_ITEMS = re.compile(rb'"[Ii]tems":\s*\[')
+# The first two fields of a message; of two only, since files may start with an Id, too.
+_FIRST_FIELDS = re.compile(rb'\{("[^"\\]*":)[^,{}\[\]]*,("[^"\\]*":)')
+
+
+class Parser:
+    """Parses the pages of a server, and remembers whether text on the last one was odd.
+
+    :param piece_bytes: the size of the pieces in which a page with odd text is parsed
+    """
+
+    def __init__(self, piece_bytes: int = 64 << 10) -> None:
+        self._piece_bytes = piece_bytes
+        self._is_odd = False
+
+    def parse(self, body: bytes) -> tuple[Any, bool]:
+        """Parse JSON; return whether it holds what only Python's own parser accepts, too.
+
+        That is lone surrogates, NaN and infinite numbers, invalid UTF-8, numbers of many digits.
+
+        :param body: the response's bytes
+        :raises AnswerError: not JSON
+        """
+        import msgspec
+
+        answer = None
+        if not self._is_odd:
+            try:
+                answer = msgspec.json.decode(body)
+            except (ValueError, RecursionError):
+                self._is_odd = True
+        if self._is_odd:
+            try:
+                answer, self._is_odd = _parse_in_pieces(body, self._piece_bytes)
+            except (ValueError, RecursionError):
+                answer = _parse_carefully(body)
+        return answer, self._is_odd
+
+
+def _parse_carefully(body: bytes) -> Any:
+    try:
+        return read_json(body)
+    except AnswerError:
+        return read_json(mended(body))
+
+
+def _parse_in_pieces(body: bytes, piece_bytes: int) -> tuple[Any, bool]:
+    """Parse a listing some messages at a time: only where it must, Python's own parser does it.
+
+    It is cut between messages, for all that can be seen. If what is left is JSON, with a text in
+    the messages' place, and each piece is JSON, too, the cuts were right: none is inside of a text.
+
+    :return: the listing, and whether Python's own parser was needed
+    :raises ValueError: the page can't be cut like that
+    """
+    import msgspec
+
+    found = _ITEMS.search(body)
+    first = found and _FIRST_FIELDS.match(body, found.end())
+    if found is None or first is None:
+        raise ValueError("no messages")
+    start, end = found.end(), body.rindex(b"}]") + 1
+    mark = secrets.token_hex(16)
+    answer = msgspec.json.decode(body[:start] + json.dumps(mark).encode() + body[end:])
+    members = answer.items() if type(answer) is dict else ()
+    names = [name for name, value in members if value == [mark]]
+    if len(names) != 1:
+        raise ValueError("the messages are not where they seem to be")
+    boundary = re.compile(rb"\},\{%b[^,]*,%b" % (re.escape(first[1]), re.escape(first[2])))
+    items: list[Any] = []
+    is_odd = False
+    while start < end:
+        cut = boundary.search(body, start + piece_bytes, end)
+        after = cut.start() + 1 if cut else end
+        piece = b"[%b]" % body[start:after]
+        try:
+            items += msgspec.json.decode(piece)
+        except (ValueError, RecursionError):
+            is_odd = True
+            items += _parse_piece(piece)
+        start = after + 1
+    return {**answer, names[0]: items}, is_odd
+
+
+def _parse_piece(piece: bytes) -> Any:
+    try:
+        return json.loads(piece)
+    except ValueError:
+        return json.loads(mended(piece))
+
+
+def mended(body: bytes) -> bytes:
+    """Rewrite JSON into a form that Python's parser accepts; return it unchanged if it isn't JSON.
+
+    Invalid UTF-8 becomes lone surrogates, and these become U+FFFD later (R21). An integer that is
+    too long for Python becomes text, which ends up in `extra`.
+    """
+
+    def read(digits: str) -> int | str:
+        return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+    try:
+        text = body.decode("utf-8-sig", "surrogateescape")
+        return json.dumps(json.loads(text, parse_int=read)).encode()
+    except (ValueError, RecursionError):
+        return body
