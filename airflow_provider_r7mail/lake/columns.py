@@ -143,15 +143,21 @@ class Columns:
         for row, item in enumerate(self.items):
             try:
                 values = values_of(item)
-                is_full = len(item) == count
             except (KeyError, TypeError):
-                is_full = False
-            rows.append(values if is_full else self._values_of(row, item))
+                values = self._values_of(row, item)
+            else:
+                if len(item) > count:
+                    names, unknown = _ITEM.layout(tuple(item))
+                    if names is None:
+                        self.extras[row] = {name: item[name] for name in unknown}
+                    else:
+                        values = self._values_of(row, item)
+            rows.append(values)
         self.is_plain &= not self.extras
         return zip(*rows, strict=True)
 
     def _values_of(self, row: int, item: Any) -> tuple[Any, ...]:
-        """Return the values of a message that hasn't just the manual's fields."""
+        """Return the values of a message that lacks some of the manual's names."""
         if type(item) is not dict:
             self.is_plain = False
             item = {}
