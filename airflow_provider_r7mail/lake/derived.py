@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.sizes import SizeFit, size_fit, stated
@@ -174,16 +173,13 @@ def attachment_rows(
 def attachments_batch(rows: Sequence[AttachmentRow]) -> pa.RecordBatch:
     """Return the rows as an Arrow batch."""
     import pyarrow as pa
-    import pyarrow.json as pj
 
     table = schema("attachments")
-    if not rows:
-        return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in table], schema=table)
-    lines = "\n".join(json.dumps(asdict(row)) for row in rows).encode()
-    read = pj.read_json(
-        pa.BufferReader(lines),
-        read_options=pj.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-        parse_options=pj.ParseOptions(explicit_schema=table, unexpected_field_behavior="error"),
-    )
-    columns = [column.combine_chunks() for column in read.select(table.names).columns]
-    return pa.RecordBatch.from_arrays(columns, schema=table)
+    arrays = []
+    for column in table:
+        values = [getattr(row, column.name, None) for row in rows]  # all but gone_at
+        if column.type == pa.string():
+            arrays.append(text_array(values))
+        else:
+            arrays.append(int64_array(values).view(column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=table)
