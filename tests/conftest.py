@@ -98,9 +98,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for what is known of accounts: tests share ports and passwords, but no refusals."""
-    folder = tmp_path_factory.mktemp("state")
+    # Not pytest's, which looks through all earlier ones for its number.
+    folder = Path(tempfile.mkdtemp(prefix="state-", dir=HOME))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
     return folder
 
