@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-import tenacity
 
 from airflow_provider_r7mail.client.calls import (
     MAX_RETRY_AFTER_SECONDS,
@@ -323,9 +323,9 @@ def transport_failure(call: Call[Any], error: Exception, attempt: int) -> R7Mail
     )
 
 
-def may_repeat(call: Call[Any], error: BaseException) -> bool:
+def may_repeat(call: Call[Any], error: R7MailRequestError) -> bool:
     """Whether to retry a failed call (R23)."""
-    if not isinstance(error, R7MailRequestError) or error.path != call.path:
+    if error.path != call.path:
         return False  # a login that failed on the way has had its own retries
     if error.retry_after is not None and error.retry_after > MAX_RETRY_AFTER_SECONDS:
         return False
@@ -370,29 +370,33 @@ def outcome_of_send(call: Call[Any]) -> Iterator[None]:
         ) from error
 
 
-def retry_options(call: Call[Any], config: ClientConfig, stats: Stats) -> dict[str, Any]:
-    """Return tenacity's arguments for retrying a call: with backoff, or after `Retry-After` (R16).
+class Attempts:
+    """Counts a call's attempts, and decides whether and when to make another one (R16, R23).
 
+    :param call: the call
+    :param config: how often to retry, and with which backoff
     :param stats: counts the retries
     """
-    # Not wait_exponential_jitter, whose parameters differ between tenacity's versions.
-    backoff = tenacity.wait_exponential(
-        multiplier=config.backoff, max=MAX_BACKOFF_SECONDS
-    ) + tenacity.wait_random(0, config.backoff)
 
-    def wait(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        return max(backoff(state), getattr(error, "retry_after", None) or 0.0)
+    def __init__(self, call: Call[Any], config: ClientConfig, stats: Stats) -> None:
+        self.number = 1
+        """The number of the attempt."""
 
-    def note(state: tenacity.RetryCallState) -> None:
-        stats.retries += 1
-        error = state.outcome.exception() if state.outcome else None
-        log.warning("%s Retrying in %.1f s.", error, state.upcoming_sleep)
+        self._call = call
+        self._config = config
+        self._stats = stats
 
-    return {
-        "retry": tenacity.retry_if_exception(lambda error: may_repeat(call, error)),
-        "stop": tenacity.stop_after_attempt(config.max_retries + 1),
-        "wait": wait,
-        "before_sleep": note,
-        "reraise": True,
-    }
+    def wait_after(self, error: R7MailRequestError) -> float | None:
+        """Return the seconds to wait after a failed attempt before the next one; None to give up.
+
+        They double with each attempt, plus a random part, or are what `Retry-After` says.
+        """
+        if self.number > self._config.max_retries or not may_repeat(self._call, error):
+            return None
+        backoff = min(self._config.backoff * 2.0 ** (self.number - 1), MAX_BACKOFF_SECONDS)
+        jitter = random.uniform(0, self._config.backoff)  # noqa: S311 - no secret
+        seconds = max(backoff + jitter, error.retry_after or 0.0)
+        self.number += 1
+        self._stats.retries += 1
+        log.warning("%s Retrying in %.1f s.", error, seconds)
+        return seconds

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
@@ -27,7 +27,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-import tenacity
 
 from airflow_provider_r7mail.client.calls import NO_MAIL, NO_MAIL_HINT, REFUSED, Call, is_html
 from airflow_provider_r7mail.client.download import (
@@ -39,12 +38,12 @@ from airflow_provider_r7mail.client.download import (
 )
 from airflow_provider_r7mail.client.http import (
     SYNC_ERRORS,
+    Attempts,
     ClientConfig,
     interpret,
     network,
     outcome_of_send,
     request_options,
-    retry_options,
 )
 from airflow_provider_r7mail.client.models import Stats
 from airflow_provider_r7mail.client.threaded import ThreadedTransport
@@ -192,20 +191,30 @@ class Client(_Base):
         :raises R7MailRequestError: the last attempt failed
         :raises R7MailSendUnclearError: it failed, but the server may have sent the message (R23)
         """
-        with outcome_of_send(call):
-            for attempt in self.attempts(call):
-                with attempt:
-                    number = attempt.retry_state.attempt_number
-                    with self.exchange(call, number) as response:
-                        with network(call, number):
-                            body = b"".join(response.iter_bytes())  # see AsyncClient
-                        self.stats.bytes_read += len(body)
-                    return interpret(call, response.status_code, response.headers, body, number)
-        raise AssertionError("tenacity ended without a result")
 
-    def attempts(self, call: Call[Any]) -> tenacity.Retrying:
-        """Iterate over the attempts for a call: `for attempt in ...: with attempt:`."""
-        return tenacity.Retrying(**retry_options(call, self.config, self.stats))
+        def attempt(number: int) -> T:
+            with self.exchange(call, number) as response:
+                with network(call, number):
+                    body = b"".join(response.iter_bytes())  # see AsyncClient
+                self.stats.bytes_read += len(body)
+            return interpret(call, response.status_code, response.headers, body, number)
+
+        with outcome_of_send(call):
+            return self.repeat(call, attempt)
+
+    def repeat(self, call: Call[Any], attempt: Callable[[int], T]) -> T:
+        """Make attempts at a call until one succeeds, or another one would not help.
+
+        :param attempt: makes one; its number, from 1, is for errors
+        """
+        attempts = Attempts(call, self.config, self.stats)
+        while True:
+            try:
+                return attempt(attempts.number)
+            except R7MailRequestError as error:
+                if (seconds := attempts.wait_after(error)) is None:
+                    raise
+            time.sleep(seconds)
 
     @contextmanager
     def stream(self, call: Call[bytes], attempt: int = 1) -> Iterator[Download]:
@@ -369,27 +378,32 @@ class AsyncClient(_Base):
 
         :param executor: where to parse the response if that takes long; None parses it right away
         """
-        with outcome_of_send(call):
-            async for attempt in self.attempts(call):
-                with attempt:
-                    number = attempt.retry_state.attempt_number
-                    async with self.exchange(call, number) as response:
-                        with _async_network(call, number):
-                            # Not aread(): the response would keep the body, in a reference cycle
-                            # with its stream.
-                            body = b"".join([part async for part in response.aiter_bytes()])
-                        self.stats.bytes_read += len(body)
-                    read = partial(
-                        interpret, call, response.status_code, response.headers, body, number
-                    )
-                    if executor is None:
-                        return read()
-                    return await asyncio.get_running_loop().run_in_executor(executor, read)
-        raise AssertionError("tenacity ended without a result")
 
-    def attempts(self, call: Call[Any]) -> tenacity.AsyncRetrying:
-        """Iterate over the attempts for a call: `async for attempt in ...: with attempt:`."""
-        return tenacity.AsyncRetrying(**retry_options(call, self.config, self.stats))
+        async def attempt(number: int) -> T:
+            async with self.exchange(call, number) as response:
+                with _async_network(call, number):
+                    # Not aread(): the response would keep the body, in a reference cycle with its
+                    # stream.
+                    body = b"".join([part async for part in response.aiter_bytes()])
+                self.stats.bytes_read += len(body)
+            read = partial(interpret, call, response.status_code, response.headers, body, number)
+            if executor is None:
+                return read()
+            return await asyncio.get_running_loop().run_in_executor(executor, read)
+
+        with outcome_of_send(call):
+            return await self.repeat(call, attempt)
+
+    async def repeat(self, call: Call[Any], attempt: Callable[[int], Awaitable[T]]) -> T:
+        """Make attempts at a call; see `Client.repeat`."""
+        attempts = Attempts(call, self.config, self.stats)
+        while True:
+            try:
+                return await attempt(attempts.number)
+            except R7MailRequestError as error:
+                if (seconds := attempts.wait_after(error)) is None:
+                    raise
+            await asyncio.sleep(seconds)
 
     @asynccontextmanager
     async def stream(self, call: Call[bytes], attempt: int = 1) -> AsyncIterator[AsyncDownload]:

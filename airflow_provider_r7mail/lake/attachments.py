@@ -125,15 +125,15 @@ def download(
     """
     call = download_attachment(folder, message_id, file_name)
     listed = AttachmentRow(message_id, file_name=file_name)
-    for attempt in client.attempts(call):
-        with attempt:
-            number = attempt.retry_state.attempt_number
-            with client.stream(call, number) as source, staged(destination) as target:
-                for chunk in source.chunks:
-                    target.write(chunk)
-                _check(call, target.bytes, source, listed, number)
-            return StoredFile(url_of(destination), target.bytes, target.sha256)
-    raise AssertionError("tenacity ended without a result")
+
+    def attempt(number: int) -> StoredFile:
+        with client.stream(call, number) as source, staged(destination) as target:
+            for chunk in source.chunks:
+                target.write(chunk)
+            _check(call, target.bytes, source, listed, number)
+        return StoredFile(url_of(destination), target.bytes, target.sha256)
+
+    return client.repeat(call, attempt)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -279,21 +279,21 @@ class AttachmentCopier:
 
     async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> StoredFile:
         call = download_attachment(self.folder, row.message_id, name)
-        async for attempt in self.client.attempts(call):
-            with attempt:
-                number = attempt.retry_state.attempt_number
-                target = _Target(place, self._staging)
-                try:
-                    async with self.client.stream(call, number) as source:
-                        if self.max_bytes is not None and (source.length or 0) > self.max_bytes:
-                            raise _TooLargeError
-                        await self._pour(source.chunks, target)
-                        _check(call, target.bytes, source, row, number, strict=self.strict)
-                    return await target.commit(self._executor)
-                except BaseException:
-                    await run_to_end(target.discard, executor=self._executor)
-                    raise
-        raise AssertionError("tenacity ended without a result")
+
+        async def attempt(number: int) -> StoredFile:
+            target = _Target(place, self._staging)
+            try:
+                async with self.client.stream(call, number) as source:
+                    if self.max_bytes is not None and (source.length or 0) > self.max_bytes:
+                        raise _TooLargeError
+                    await self._pour(source.chunks, target)
+                    _check(call, target.bytes, source, row, number, strict=self.strict)
+                return await target.commit(self._executor)
+            except BaseException:
+                await run_to_end(target.discard, executor=self._executor)
+                raise
+
+        return await self.client.repeat(call, attempt)
 
     async def _pour(self, chunks: AsyncIterator[bytes], target: _Target) -> None:
         async for chunk in chunks:
