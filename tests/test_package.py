@@ -47,6 +47,7 @@ LAYERS = (
     {"client.calls"},
     {
         "client.http",
+        "client.cookies",
         "client.download",
         "client.transport",
         "client.threaded",

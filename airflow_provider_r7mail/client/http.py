@@ -126,6 +126,16 @@ class ClientConfig:
         """Return the proxies to use for the server and for its Disk."""
         return self.effective_proxy(), self.effective_proxy(self.disk_url)
 
+    def bases(self) -> tuple[str, str]:
+        """Return the URLs of the server and of its Disk, to put paths behind.
+
+        :raises R7MailConfigError: one is invalid, or contains a login
+        """
+        url, disk_url = (
+            str(_parse_url(text)).rstrip("/") for text in (self.url, self.disk_url or self.url)
+        )
+        return url, disk_url
+
     def routes(self, make: Callable[[httpx.Proxy | None], Any]) -> dict[str, Any]:
         """Return the transports, as options of httpx's clients: the Disk may have its own proxy.
 
@@ -136,20 +146,10 @@ class ClientConfig:
             options["mounts"] = {self.disk_url: make(self.effective_proxy(self.disk_url))}
         return options
 
-    def http_options(self, *, whole_connect: float | None = None) -> dict[str, Any]:
-        """Return the options that all httpx clients take.
-
-        :param whole_connect: seconds for everything that happens before the request is sent, with
-            aiohttp: its other timeouts don't cover DNS and the proxy's response
-        :raises R7MailConfigError: `url` or `disk_url` is invalid, or contains a login
-        """
-        if self.disk_url is not None:
-            _parse_url(self.disk_url)
+    def http_options(self) -> dict[str, Any]:
+        """Return the options that all httpx clients take."""
         return {
-            "base_url": _parse_url(self.url),
-            "timeout": httpx.Timeout(
-                self.timeout, connect=self.connect_timeout, pool=whole_connect
-            ),
+            "timeout": httpx.Timeout(self.timeout, connect=self.connect_timeout, pool=None),
             "follow_redirects": False,
             # effective_proxy reads the environment; .netrc must not override the token.
             "trust_env": False,
