@@ -23,7 +23,7 @@ from contextlib import (
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import httpx
 
@@ -168,7 +168,7 @@ class Client(_Base):
         self._bases = self.config.bases()
         context = self.config.ssl_context()
         self._proxies = self.config.proxies()
-        options = self.config.http_options() | {"cookies": self._cookies.jar}
+        options = self.config.http_options() | {"cookies": self._cookies}
         routes = self.config.routes(partial(_transport, context))
         self._http = httpx.Client(**routes, **options)
         # A request on a kept-alive connection that was closed meanwhile may or may not have been
@@ -360,7 +360,7 @@ class AsyncClient(_Base):
         # transport takes a quarter of a second to import.
         self._fresh: httpx.AsyncClient | None = None
         self._make_fresh: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
-            **config.routes(make_fresh), cookies=self._cookies.jar, **config.http_options()
+            **config.routes(make_fresh), cookies=self._cookies, **config.http_options()
         )
         self._lock = asyncio.Lock()
         self._asking = asyncio.Lock()
@@ -428,7 +428,7 @@ class AsyncClient(_Base):
         self, call: Call[bytes], attempt: int, response: httpx.Response, unpacking: Unpacking
     ) -> AsyncGenerator[bytes]:
         with _async_network(call, attempt):
-            async for data in response.aiter_raw():  # in pieces set by _transport
+            async for data in cast("httpx.AsyncByteStream", response.stream):
                 for piece in unpacking.feed(data):
                     self.stats.bytes_read += len(piece)
                     yield piece
@@ -505,6 +505,8 @@ class AsyncClient(_Base):
         return token.alive >= since
 
     async def _get_token(self) -> Token:
+        if self._tokens.current is not None:
+            return self._tokens.current
         async with self._lock:
             if self._tokens.current is not None:
                 return self._tokens.current

@@ -118,12 +118,12 @@ class _Body(httpx.AsyncByteStream):
         self._piece_bytes = piece_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
+        content = self._response.content
+        while content.exception() is not None or not content.at_eof():
             async with asyncio.timeout(self._seconds):
-                piece = await self._response.content.read(self._piece_bytes)
-            if not piece:
-                return
-            yield piece
+                piece = await content.read(self._piece_bytes)
+            if piece:
+                yield piece
 
     async def aclose(self) -> None:
         self._response.release()
