@@ -381,13 +381,11 @@ class WindowReader(Generic[L]):
         """Drop the rows that are filed under another folder (R32)."""
         self._own = self._own or self._folder in listing.folders
         foreign = {
-            index
-            for index, folder_id in enumerate(listing.folders)
-            if is_foreign(folder_id, self._folder)
+            folder_id for folder_id in set(listing.folders) if is_foreign(folder_id, self._folder)
         }
         if not foreign:
             return fresh
-        own = [index for index in fresh if index not in foreign]
+        own = [index for index in fresh if listing.folders[index] not in foreign]
         self._foreign += len(fresh) - len(own)
         return own
 
