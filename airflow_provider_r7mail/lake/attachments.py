@@ -30,6 +30,7 @@ from airflow_provider_r7mail.lake.filenames import object_names
 from airflow_provider_r7mail.lake.staging import StagedObject, clean, staged
 from airflow_provider_r7mail.lake.storage import (
     ObjectPath,
+    StorePath,
     is_local,
     is_url_of,
     remove_empty,
@@ -167,6 +168,9 @@ class AttachmentCopier:
     _staging: ObjectPath = field(init=False)
     _executor: ThreadPoolExecutor = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.root = StorePath.of(self.root)
+
     async def __aenter__(self) -> Self:
         self._staging = self.root / STAGING
         at_once = self.client.config.max_concurrency
@@ -224,7 +228,6 @@ class AttachmentCopier:
                 if row.status == "listed" and row.file_name is not None:
                     self._note_outdated(row)
                     name = names[self.stored_name(row.file_name)]
-                    # In one step: UPath takes as long for each as a request does.
                     yield row, row.file_name, self.root / f"message_id={message_id}/{name}"
 
     def _note_outdated(self, row: AttachmentRow) -> None:

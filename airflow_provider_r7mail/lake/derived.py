@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.sizes import SizeFit, size_fit, stated
@@ -179,7 +180,11 @@ def attachments_batch(rows: Sequence[AttachmentRow]) -> pa.RecordBatch:
     table = schema("attachments")
     if not rows:
         return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in table], schema=table)
-    lines = "\n".join(json.dumps(asdict(row)) for row in rows).encode()
+    names = [field.name for field in fields(AttachmentRow)]
+    values = attrgetter(*names)  # a fraction of the cost of asdict
+    lines = "\n".join(
+        json.dumps(dict(zip(names, values(row), strict=True))) for row in rows
+    ).encode()
     read = pj.read_json(
         pa.BufferReader(lines),
         read_options=pj.ReadOptions(use_threads=False, block_size=len(lines) + 1),

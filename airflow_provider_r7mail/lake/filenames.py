@@ -10,7 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from airflow_provider_r7mail.client.parameters import read_texts
@@ -43,17 +43,26 @@ def object_names(names: Sequence[str]) -> dict[str, str]:
     :return: name -> object name, without a folder
     """
     safe = {name: _safe(name) for name in names}
-    folded = Counter(_folded(item) for item in safe.values())
+    alike = _alike(safe.values())
     marked = {
-        name: item if item == name and folded[_folded(item)] == 1 else _marked(name, item)
+        name: item if item == name and item not in alike else _marked(name, item)
         for name, item in safe.items()
     }
     # A short mark is readable, but somebody can look for two names that have the same one.
-    folded = Counter(_folded(item) for item in marked.values())
+    alike = _alike(marked.values())
     return {
-        name: item if folded[_folded(item)] == 1 else _marked(name, safe[name], digits=64)
+        name: item if item not in alike else _marked(name, safe[name], digits=64)
         for name, item in marked.items()
     }
+
+
+def _alike(names: Collection[str]) -> set[str]:
+    """Return the names that some file system may treat as equal to another one."""
+    if len(names) < 2:  # most messages have one file
+        return set()
+    folded = {name: _folded(name) for name in names}
+    counts = Counter(folded[name] for name in names)
+    return {name for name in names if counts[folded[name]] > 1}
 
 
 def _folded(name: str) -> str:

@@ -67,7 +67,7 @@ class StagedObject:
 
     def _open(self) -> None:
         if self._is_local:
-            self._open_in(Path(self._staging.path))
+            self._open_in(self._staging.path)
         elif is_s3(self.path):
             self._upload = S3Upload(self.path.fs, self.path.path)
         else:  # not every fsspec file system can hold an object back, even if it claims to
@@ -75,14 +75,14 @@ class StagedObject:
                 prefix="r7mail-", delete=False
             )
 
-    def _open_in(self, folder: Path) -> None:
+    def _open_in(self, folder: str) -> None:
         """Open a file near its final place: a rename is atomic only within one file system."""
         while self._file is None:
             temporary = f"{folder}/{STAGED_PREFIX}{own_mark()}.{uuid.uuid4().hex}.tmp"
             try:
                 self._file = open(temporary, "xb", buffering=0)  # noqa: SIM115, PTH123
             except FileNotFoundError:  # not created yet, or empty and removed by another process
-                folder.mkdir(parents=True, exist_ok=True)
+                Path(folder).mkdir(parents=True, exist_ok=True)
 
     @property
     def closed(self) -> bool:

@@ -7,8 +7,9 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError
 from airflow_provider_r7mail.lake.s3 import s3_folders
@@ -36,6 +37,41 @@ class ObjectPath(Protocol):
         """The folder."""
 
     def __truediv__(self, part: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StorePath:
+    """An `ObjectPath` that costs no more than its text: a `UPath` takes as long as a request.
+
+    :param fs: the fsspec file system
+    :param path: the path within it
+    :param text: the path as errors show it, with the Airflow connection
+    """
+
+    fs: Any
+    path: str
+    text: str
+
+    @classmethod
+    def of(cls, path: ObjectPath) -> Self:
+        """Return a path in this form."""
+        return cls(path.fs, path.path.rstrip("/"), str(path).rstrip("/"))
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> StorePath:
+        """The folder."""
+        return StorePath(self.fs, self.path.rpartition("/")[0], self.text.rpartition("/")[0])
+
+    def __truediv__(self, part: str) -> StorePath:
+        return StorePath(self.fs, f"{self.path}/{part}", f"{self.text}/{part}")
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def is_local(path: ObjectPath) -> bool:

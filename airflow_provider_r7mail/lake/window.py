@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from airflow_provider_r7mail.lake.publication import publish
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION
 from airflow_provider_r7mail.lake.splitting import make_room
 from airflow_provider_r7mail.lake.staging import clean
-from airflow_provider_r7mail.lake.storage import ObjectPath, make_folder, url_of
+from airflow_provider_r7mail.lake.storage import ObjectPath, StorePath, make_folder, url_of
 from airflow_provider_r7mail.lake.threads import run_to_end
 from airflow_provider_r7mail.lake.writer import Destination, WindowWriter
 
@@ -72,7 +73,7 @@ class _Extraction:
         self, client: AsyncClient, job: ExtractJob, on_progress: Callable[[Progress], None]
     ) -> None:
         self._client = client
-        self._job = job
+        self._job = replace(job, output=StorePath.of(job.output))
         self._on_progress = on_progress
         self._run_id = uuid.uuid4().hex
         self._started = time.monotonic()

@@ -500,8 +500,9 @@ SECTIONS = {
     "day": Section(
         "Small windows and small files",
         day,
-        "A window has a fixed cost here: a lock, a manifest and files of three tables, written so "
-        "that they survive a crash. The prototype verifies nothing.",
+        "A window has a fixed cost here: requests that show that nothing was passed over, a lock, "
+        "a manifest and files of three tables, written so that they survive a crash. The prototype "
+        "verifies nothing.",
     ),
     "time": Section(
         "Late mail, and audits",
