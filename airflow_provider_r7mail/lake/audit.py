@@ -18,6 +18,7 @@ from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages, calibrate
 from airflow_provider_r7mail.client.session import AsyncClient
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.bounds import ALL, SpanCounter
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.iceberg_folder import IcebergFolder
@@ -30,7 +31,7 @@ from airflow_provider_r7mail.lake.ledger import (
     stored_ids,
 )
 from airflow_provider_r7mail.lake.recheck import is_as_counted
-from airflow_provider_r7mail.lake.storage import ObjectPath
+from airflow_provider_r7mail.lake.storage import ObjectPath, url_of
 from airflow_provider_r7mail.lake.threads import run_to_end
 
 log = logging.getLogger(__name__)
@@ -229,8 +230,15 @@ def audit_tables(job: AuditJob) -> Report:
     """Check the tables alone, without the server.
 
     :raises OSError: the storage fails
+    :raises R7MailConfigError: there are no tables of the folder
     """
-    return _look_at_tables(job, job.ledger())
+    ledger = job.ledger()
+    if not (ledger.entries or ledger.foreign):
+        raise R7MailConfigError(
+            f"There are no tables of folder {job.folder} of this mailbox below "
+            f"{url_of(job.output)}, or not of that time. Give what extracts write to."
+        )
+    return _look_at_tables(job, ledger)
 
 
 async def audit(

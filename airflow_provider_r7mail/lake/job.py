@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any, Literal, Self
 
@@ -157,19 +157,29 @@ class ExtractJob:
             self.iceberg.check(self.output)
 
 
+# Longer than a run that was started by hand waits for the end of its month.
+LONGEST_WAIT = timedelta(days=32)
+
+
 def seconds_to_settle(window: Window, settle_seconds: float) -> float:
     """Return how long to wait before a window is read, so that mail on its way is there.
 
     :param window: the window, with its end
     :param settle_seconds: how long after its end it may be read
     :return: seconds; none or less if it may be read at once
-    :raises R7MailConfigError: not a number of seconds
+    :raises R7MailConfigError: not a number of seconds, or the window ends too far in the future
     """
     given: object = settle_seconds
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < inf:
         raise R7MailConfigError(f"settle_seconds: {given!r}. Give a number, 0 or more.")
     assert window.end is not None  # noqa: S101 - ExtractJob.check made sure
-    return (window.end - datetime.now(UTC)).total_seconds() + given
+    ahead = window.end - datetime.now(UTC)
+    if ahead > LONGEST_WAIT:
+        raise R7MailConfigError(
+            f"end: {window.end.isoformat()} is {ahead.days} days ahead, and a window is only read "
+            "after its end. Give an earlier end."
+        )
+    return ahead.total_seconds() + given
 
 
 @dataclass(slots=True)

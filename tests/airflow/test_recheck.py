@@ -132,6 +132,15 @@ def test_wrong_numbers(server: Emulator, tmp_path: Path, options: dict[str, Any]
     assert server.requests == []
 
 
+def test_a_window_of_the_far_future(server: Emulator, tmp_path: Path) -> None:
+    """A slip in `end` is an error at once, not a task that waits for years."""
+    now = datetime.now(UTC)
+    with pytest.raises(AirflowFailException, match=r"end: .* is 399 days ahead"):
+        extract(tmp_path, now, now + timedelta(days=400))
+
+    assert server.requests == []
+
+
 # -- which windows --------------------------------------------------------------------------
 
 

@@ -184,6 +184,7 @@ def test_audit_tells_by_its_exit_code(server: Emulator, tmp_path: Path) -> None:
         ([], "--url"),
         (["--offline", "--repair"], "leave out --offline"),
         (["--offline", "--start=soon"], "--start"),
+        (["--offline"], "no tables of folder 24"),
         (["--url=http://127.0.0.1:9"], "could not be reached"),
     ],
 )
