@@ -35,12 +35,10 @@ class Parser:
         :param body: the response's bytes
         :raises AnswerError: not JSON
         """
-        import msgspec
-
         answer = None
         if not self._is_odd:
             try:
-                answer = msgspec.json.decode(body)
+                answer = _decode(body)
             except (ValueError, RecursionError):
                 self._is_odd = True
         if self._is_odd:
@@ -49,6 +47,15 @@ class Parser:
             except (ValueError, RecursionError):
                 answer = _parse_carefully(body)
         return answer, self._is_odd
+
+
+def _decode(text: bytes) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError as error:  # no ValueError in 0.19
+        raise ValueError(str(error)) from error
 
 
 def _parse_carefully(body: bytes) -> Any:
@@ -67,15 +74,13 @@ def _parse_in_pieces(body: bytes, piece_bytes: int) -> tuple[Any, bool]:
     :return: the listing, and whether Python's own parser was needed
     :raises ValueError: the page can't be cut like that
     """
-    import msgspec
-
     found = _ITEMS.search(body)
     first = found and _FIRST_FIELDS.match(body, found.end())
     if found is None or first is None:
         raise ValueError("no messages")
     start, end = found.end(), body.rindex(b"}]") + 1
     mark = secrets.token_hex(16)
-    answer = msgspec.json.decode(body[:start] + json.dumps(mark).encode() + body[end:])
+    answer = _decode(body[:start] + json.dumps(mark).encode() + body[end:])
     members = answer.items() if type(answer) is dict else ()
     names = [name for name, value in members if value == [mark]]
     if len(names) != 1:
@@ -88,7 +93,7 @@ def _parse_in_pieces(body: bytes, piece_bytes: int) -> tuple[Any, bool]:
         after = cut.start() + 1 if cut else end
         piece = b"[%b]" % body[start:after]
         try:
-            items += msgspec.json.decode(piece)
+            items += _decode(piece)
         except (ValueError, RecursionError):
             is_odd = True
             items += _parse_piece(piece)
