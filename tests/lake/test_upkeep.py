@@ -393,12 +393,12 @@ def test_two_tables_in_one_place(server: Emulator, catalog: Catalog, tmp_path: P
 def test_a_rest_catalog_on_s3(server: Emulator, tmp_path: Path) -> None:
     """A REST catalog with a storage whose credentials expire all the while is kept quick, too."""
     with s3_server_with_expiring_keys() as keys:
-        bucket = Bucket(keys.url, "lake")
+        bucket = Bucket(keys.url, "upkeep")
         lake = {
             **keys.new(),
             "s3.access-key-id": "testing",
             "uri": f"sqlite:///{tmp_path}/rest.db?timeout=60",
-            "warehouse": "s3://lake/warehouse",
+            "warehouse": "s3://upkeep/warehouse",
         }
         from pyiceberg.catalog.sql import SqlCatalog
 
@@ -417,5 +417,5 @@ def test_a_rest_catalog_on_s3(server: Emulator, tmp_path: Path) -> None:
             assert contents(tables) == before
             files = {path for name in TABLES for path in paths(tables.load_table(f"r7mail.{name}"))}
             assert {
-                f"s3://lake/{name}" for name in bucket.names() if name[-8:] == ".parquet"
+                f"s3://upkeep/{name}" for name in bucket.names() if name[-8:] == ".parquet"
             } == files
