@@ -167,9 +167,14 @@ def _show(report: Report) -> None:
     rests = (
         "" if "counts" not in report.compared else " Equal counts don't prove equal mail: --deep."
     )
+    compared = (
+        "Not compared with the server."
+        if report.compared == "nothing"
+        else f"Compared by {report.compared} in {report.requests} requests.{rests}"
+    )
     console.print(
-        f"{numbers['windows']:,} windows with {numbers['messages']:,} messages, compared by "
-        f"{report.compared} in {report.requests} requests.{rests}",
+        f"Windows: {numbers['windows']:,}. Messages: {numbers['messages']:,}.",
+        compared,
         *map(escape, report.notes),
         "[green]In order.[/]" if report.in_order else "[red]The tables differ.[/]",
         sep="\n",
