@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,21 @@ def wait(standalone: Standalone, what: str, condition: Callable[[], object]) -> 
 
 def listings(server: Emulator, folder: int) -> list[str]:
     """Return the subjects that were searched for in a folder."""
+    return [request["json"]["SearchContext"]["Subject"] for request in _requests(server, folder)]
+
+
+def pauses(server: Emulator, folder: int, seen: int = 0) -> int:
+    """Return how often a watcher has paused for a second after a poll of a folder.
+
+    :param seen: how many listings to leave out
+    """
+    times = [request["time"] for request in _requests(server, folder)[seen:]]
+    return sum(later - earlier > 0.9 for earlier, later in pairwise(times))
+
+
+def _requests(server: Emulator, folder: int) -> list[dict[str, Any]]:
     return [
-        request["json"]["SearchContext"]["Subject"]
+        request
         for request in list(server.requests)
         if request["path"].endswith("/Messages") and request["json"]["folderId"] == folder
     ]
