@@ -73,6 +73,10 @@ class Names:
         self._known = frozenset(names)
         self._by_lower = {name.lower(): name for name in names}
 
+    def resembles(self, name: str) -> bool:
+        """Whether a name is one of these, perhaps in another case."""
+        return name.lower() in self._by_lower
+
     def restore(self, raw: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return an object with the manual's names; other names are unchanged."""
         if raw.keys() <= self._known:

@@ -7,7 +7,7 @@ import pandas to inspect it, which takes half a second and 40 MB.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -64,11 +64,16 @@ def repeated_moment(moment: datetime, count: int) -> pa.Array:
     return int64_array([to_microseconds(moment)] * count).cast(pa.timestamp("us", tz="UTC"))
 
 
-def text_array(texts: Sequence[str | None], has_nulls: bool = True) -> pa.Array:
+def text_array(
+    texts: Sequence[str | None],
+    has_nulls: bool = True,
+    mended: Callable[[int], str] | None = None,
+) -> pa.Array:
     """Return the texts as an array.
 
     :param has_nulls: whether any may be null
-    :raises UnicodeEncodeError: one has a lone surrogate
+    :param mended: returns what to take in place of a text with a lone surrogate, by its index
+    :raises UnicodeEncodeError: one has a lone surrogate, and `mended` is None
     """
     import pyarrow as pa
 
@@ -77,7 +82,14 @@ def text_array(texts: Sequence[str | None], has_nulls: bool = True) -> pa.Array:
     if all(map(str.isascii, filled)):
         data, lengths = "".join(filled).encode(), map(len, filled)
     else:
-        encoded = [text.encode() for text in filled]
+        encoded = []
+        for index, text in enumerate(filled):
+            try:
+                encoded.append(text.encode())
+            except UnicodeEncodeError:
+                if mended is None:
+                    raise
+                encoded.append(mended(index).encode())
         data, lengths = b"".join(encoded), map(len, encoded)
     return pa.Array.from_buffers(
         pa.string(), len(texts), [validity, _offsets(lengths), pa.py_buffer(data)]
@@ -121,7 +133,7 @@ def _validity(values: Sequence[object]) -> pa.Buffer | None:
     """Return the bits that say which values are not null; None if all are."""
     if type(None) not in set(map(type, values)):
         return None
-    return _bits(bytes(value is not None for value in values))
+    return _bits(bytes([value is not None for value in values]))
 
 
 def _bits(flags: bytes) -> pa.Buffer:

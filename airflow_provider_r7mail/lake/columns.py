@@ -6,10 +6,10 @@ fields (R20).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.dates import to_microseconds
@@ -33,6 +33,7 @@ from airflow_provider_r7mail.lake.arrays import (
     text_array,
 )
 from airflow_provider_r7mail.lake.items import UnfitError, convert, json_texts
+from airflow_provider_r7mail.lake.records import as_received
 from airflow_provider_r7mail.lake.schema import arrow_type
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _USUAL = {
 _NAMES = tuple(name for name, _, _ in FIELDS)
 # As nanoseconds, Arrow reads dates before 1970 and beyond 2262 as others, or not at all.
 _FIRST_DATE, _LAST_DATE = "1970-01-02", "2262-01-01"
+_USUAL_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z?", re.ASCII)
 
 
 class _Objects:
@@ -68,7 +70,7 @@ class _Objects:
     def _layout(self, given: tuple[str, ...]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         """Return what an object's names are in the manual, if others, and which it doesn't have."""
         names = self._known.spell(given)
-        unknown = tuple(dict.fromkeys(name for name in names if name not in self._fields))
+        unknown = tuple(sorted({name for name in names if name not in self._fields}))
         return names if names != given else None, unknown
 
     def are_plain(self, objects: Iterable[dict[str, Any]]) -> bool:
@@ -109,55 +111,72 @@ class _Field:
 class Columns:
     """The columns of a page's messages, by our names, without `extra`.
 
-    :param items: the items of the listing, which get the manual's names (R42)
+    :param items: the items of the listing: records, dictionaries, or whatever else was sent;
+        dictionaries get the manual's names (R42)
+    :param names: the names of the records' unknown fields
     """
 
-    def __init__(self, items: list[Any]) -> None:
+    def __init__(self, items: list[Any], names: Sequence[str] = ()) -> None:
+        import msgspec
+
         self.items = items
         self.extras: dict[int, dict[str, Any]] = {}
         """What doesn't fit the columns, by row."""
+        self.new_names: set[str] = set()
+        """The names of unknown fields in dictionaries."""
         self.repaired: set[int] = set()
         """The rows whose text had to be mended (R21)."""
         self.is_plain = True
         """Whether Arrow's reader can read pages like this one."""
         self.arrays: dict[str, pa.Array] = {}
-        for (name, column, kind), values in zip(FIELDS, self._values(), strict=True):
+        for (name, column, kind), given in zip(FIELDS, self._values(names), strict=True):
+            values, types = given, set(map(type, given))
+            if msgspec.UnsetType in types:
+                values = [None if value is msgspec.UNSET else value for value in given]
+                types = types - {msgspec.UnsetType} | {_NONE}
             field = _Field(name, values)
             if kind == "sender":
                 self._read_senders(field)
             elif kind == "files":
-                self.arrays[column] = self._files(field)
+                self.arrays[column] = self._files(field, types)
             elif kind == "json":
                 self.arrays[column] = self._json(values)
             elif kind in {"texts", "ints"}:
-                self.arrays[column] = self._lists(kind, field)
+                self.arrays[column] = self._lists(kind, field, types)
             else:
-                self.arrays[column] = self._array(kind, values, field)
+                self.arrays[column] = self._array(kind, values, field, types)
 
-    def _values(self) -> Iterable[Sequence[Any]]:
+    def item(self, row: int) -> Any:
+        """Return a message as it was received, but for the manual's names."""
+        return as_received(self.items[row])
+
+    def _values(self, names: Sequence[str]) -> Sequence[Sequence[Any]]:
         """Return the values of each field in all messages; keep what is unknown."""
+        from msgspec import UNSET, Struct
+        from msgspec.structs import astuple
+
         if not self.items:
-            return [[] for _ in _NAMES]
-        values_of, count = itemgetter(*_NAMES), len(_NAMES)
-        rows: list[tuple[Any, ...]] = []
-        for row, item in enumerate(self.items):
-            try:
-                values = values_of(item)
-            except (KeyError, TypeError):
-                values = self._values_of(row, item)
-            else:
-                if len(item) > count:
-                    names, unknown = _ITEM.layout(tuple(item))
-                    if names is None:
-                        self.extras[row] = {name: item[name] for name in unknown}
-                    else:
-                        values = self._values_of(row, item)
-            rows.append(values)
-        self.is_plain &= not self.extras
-        return zip(*rows, strict=True)
+            return [()] * len(_NAMES)
+        absent = (UNSET,) * len(names)
+        rows = [
+            astuple(item) if isinstance(item, Struct) else (*self._values_of(row, item), *absent)
+            for row, item in enumerate(self.items)
+        ]
+        values = list(zip(*rows, strict=True))
+        if names:
+            for row, unknown in enumerate(zip(*values[len(_NAMES) :], strict=True)):
+                extra = {
+                    name: value
+                    for name, value in zip(names, unknown, strict=True)
+                    if value is not UNSET
+                }
+                if extra:
+                    self.extras[row] = extra
+        self.is_plain = self.is_plain and not self.extras
+        return values[: len(_NAMES)]
 
     def _values_of(self, row: int, item: Any) -> tuple[Any, ...]:
-        """Return the values of a message that lacks some of the manual's names."""
+        """Return the values of a message that is no record."""
         if type(item) is not dict:
             self.is_plain = False
             item = {}
@@ -167,12 +186,14 @@ class Columns:
             item = self.items[row] = dict(zip(names, item.values(), strict=True))
         if unknown:
             self.extras[row] = {name: item[name] for name in unknown}
+            self.new_names.update(unknown)
         return tuple(map(item.get, _NAMES))
 
     def _keep(self, field: _Field, place: int) -> None:
         """Keep a field's value of a row, since not all of it fits."""
         row = field.rows[place]
-        self.extras.setdefault(row, {})[field.name] = field.values[row]
+        extra = {**self.extras.get(row, {}), field.name: field.values[row]}
+        self.extras[row] = dict(sorted(extra.items()))
         self.is_plain = False
 
     def _converted(self, kind: str, values: Sequence[Any], field: _Field) -> list[Any]:
@@ -193,10 +214,12 @@ class Columns:
 
     # -- plain values -----------------------------------------------------------------------
 
-    def _array(self, kind: str, values: Sequence[Any], field: _Field) -> pa.Array:
+    def _array(
+        self, kind: str, values: Sequence[Any], field: _Field, types: set[type] | None = None
+    ) -> pa.Array:
         import pyarrow as pa
 
-        types = set(map(type, values))
+        types = set(map(type, values)) if types is None else types
         if types <= {_NONE}:
             return pa.nulls(len(values), arrow_type(kind))
         if kind == "date":
@@ -221,37 +244,30 @@ class Columns:
             return int64_array(fitting)
 
     def _texts(self, values: Sequence[str | None], has_nulls: bool, field: _Field) -> pa.Array:
-        try:
-            return text_array(values, has_nulls)
-        except UnicodeEncodeError:
-            return text_array([self._mended(text, field, at) for at, text in enumerate(values)])
-
-    def _mended(self, text: str | None, field: _Field, place: int) -> str | None:
-        if text is None:
-            return None
-        try:
-            text.encode()
-        except UnicodeEncodeError:
+        def mended(place: int) -> str:
             self.repaired.add(field.rows[place])
             self.is_plain = False
-            return mend_text(text)
-        return text
+            return mend_text(values[place] or "")
+
+        return text_array(values, has_nulls, mended)
 
     def _dates(self, values: Sequence[Any], types: set[type], field: _Field) -> pa.Array:
-        near, far = values, []
+        near: Sequence[str | None] = values
         texts = [value for value in values if value is not None] if _NONE in types else values
         if not (types <= _USUAL["date"] and _is_near(min(texts)) and _is_near(max(texts))):
             near = [value if type(value) is str and _is_near(value) else None for value in values]
-            far = [place for place, value in enumerate(near) if value is not values[place]]
         moments = _moments(near)
-        if moments is not None and not far:
+        if moments is None:
+            near = [text if text and _USUAL_DATE.fullmatch(text) else None for text in near]
+            moments = _moments(near)
+        if moments is not None and near is values:
             return moments
         numbers: list[int | None] = [None] * len(values)
         if moments is not None:
             numbers[:] = int64_list(moments)
-        for place in far if moments is not None else range(len(values)):
-            if values[place] is not None:
-                moment = self._convert("date", values[place], field, place)
+        for place, value in enumerate(values):
+            if value is not None and (moments is None or near[place] is None):
+                moment = self._convert("date", value, field, place)
                 numbers[place] = None if moment is None else to_microseconds(moment)
         return int64_array(numbers).view(arrow_type("date"))
 
@@ -269,11 +285,10 @@ class Columns:
 
     # -- lists and objects --------------------------------------------------------------------
 
-    def _lists(self, kind: str, field: _Field) -> pa.Array:
+    def _lists(self, kind: str, field: _Field, types: set[type]) -> pa.Array:
         import pyarrow as pa
 
         lists, part = field.values, kind.removesuffix("s")
-        types = set(map(type, lists))
         if types <= {_NONE}:
             return pa.nulls(len(lists), arrow_type(kind))
         # If one item doesn't fit, the list doesn't.
@@ -282,11 +297,10 @@ class Columns:
         inner = self._array(part, _flat(lists), _Field(field.name, field.values, lists))
         return list_array(arrow_type(kind), lists, inner)
 
-    def _files(self, field: _Field) -> pa.Array:
+    def _files(self, field: _Field, types: set[type]) -> pa.Array:
         import pyarrow as pa
 
         lists: Sequence[list[Any] | None] = field.values
-        types = set(map(type, lists))
         if types <= {_NONE}:
             return pa.nulls(len(lists), arrow_type("files"))
         if not (types <= {list, _NONE} and _are_plain(_FILE, _flat(lists))):
@@ -340,7 +354,8 @@ class Columns:
             if names is not None:
                 self.is_plain = False
                 sender = dict(zip(names, sender.values(), strict=True))
-                values[row] = self.items[row][field.name] = sender
+                values[row] = sender
+                self.items[row] = {**self.item(row), field.name: sender}
             if unknown:
                 self._keep(field, row)
             return sender

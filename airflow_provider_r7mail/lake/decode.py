@@ -151,7 +151,8 @@ def decode_values(body: bytes, parser: Parser) -> tuple[DecodedPage, bool]:
     """Decode a page whatever is on it; return whether nothing on it is odd, too."""
     answer, is_odd = parser.parse(body)
     listing = check_listing(answer)
-    columns = Columns(listing["Items"])
+    columns = Columns(listing["Items"], parser.names)
+    parser.learn(columns.new_names)
     page = _page(columns.arrays, read_count(listing.get("Count")), columns.extras)
     page.repaired = frozenset(columns.repaired)
     _set_aside(page, columns)
@@ -191,7 +192,7 @@ def _set_aside(page: DecodedPage, columns: Columns) -> None:
     for row, (message_id, date) in enumerate(zip(ids, page.listing.dates, strict=True)):
         if message_id is not None and date is not None:
             continue
-        item = columns.items[row]
+        item = columns.item(row)
         if message_id is None:
             digest = _digest(item)
             equal[digest] += 1  # messages without an Id may be identical

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from airflow_provider_r7mail.client.calls import AnswerError, read_json
+from airflow_provider_r7mail.client.fields import ITEM
+from airflow_provider_r7mail.lake.records import Records
 
 # Python refuses to convert longer text to an integer, since that takes quadratic time.
 _MAX_DIGITS = 4300
+# Beyond so many unknown fields, or texts in vain, records are not worth it.
+_MAX_NAMES = 200
+_MAX_REFUSED = 250
+# After a page with odd text, another one is likely.
+_PAGES_IN_PIECES = 20
 
 _ITEMS = re.compile(rb'"[Ii]tems":\s*\[')
 # The first two fields of a message; of two only, since files may start with an Id, too.
@@ -18,14 +26,17 @@ _FIRST_FIELDS = re.compile(rb'\{("[^"\\]*":)[^,{}\[\]]*,("[^"\\]*":)')
 
 
 class Parser:
-    """Parses the pages of a server, and remembers whether text on the last one was odd.
+    """Parses the pages of a server, and remembers what is odd about them.
 
     :param piece_bytes: the size of the pieces in which a page with odd text is parsed
     """
 
     def __init__(self, piece_bytes: int = 64 << 10) -> None:
         self._piece_bytes = piece_bytes
-        self._is_odd = False
+        self._in_pieces = 0  # how many pages to parse like that
+        self._records: Records | None = None
+        self._names: frozenset[str] = frozenset()
+        self._refused = 0
 
     def parse(self, body: bytes) -> tuple[Any, bool]:
         """Parse JSON; return whether it holds what only Python's own parser accepts, too.
@@ -33,20 +44,86 @@ class Parser:
         That is lone surrogates, NaN and infinite numbers, invalid UTF-8, numbers of many digits.
 
         :param body: the response's bytes
+        :return: a listing's messages are records or, if they have fields that are neither in the
+            manual nor known by `learn`, dictionaries
         :raises AnswerError: not JSON
         """
-        answer = None
-        if not self._is_odd:
+        if not self._in_pieces:
             try:
-                answer = _decode(body)
+                return self._parse(Records.listing, body), False
             except (ValueError, RecursionError):
-                self._is_odd = True
-        if self._is_odd:
+                self._in_pieces = _PAGES_IN_PIECES
+        self._in_pieces -= 1
+        try:
+            return self._parse_in_pieces(body)
+        except (ValueError, RecursionError):
+            return _parse_carefully(body), True
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the records' unknown fields, in their order."""
+        return sorted(self._names)
+
+    def learn(self, names: Set[str]) -> None:
+        """Learn the names of unknown fields, so that messages with these become records, too."""
+        known = self._names | {name for name in names if not ITEM.resembles(name)}
+        if self._names < known and len(known) <= _MAX_NAMES:
+            self._names, self._records = known, None
+
+    def _parse(self, parse: Callable[[Records, bytes], Any], text: bytes) -> Any:
+        """Parse messages into records, or else into dictionaries.
+
+        :raises ValueError: it isn't JSON, or holds what only Python's own parser accepts
+        :raises RecursionError: it is nested too deeply
+        """
+        import msgspec
+
+        if self._refused < _MAX_REFUSED:
+            self._records = self._records or Records(self._names)
             try:
-                answer, self._is_odd = _parse_in_pieces(body, self._piece_bytes)
+                return parse(self._records, text)
+            except (ValueError, msgspec.MsgspecError):
+                answer = _decode(text)
+                self._refused += 1  # it is JSON
+                return answer
+        return _decode(text)
+
+    def _parse_in_pieces(self, body: bytes) -> tuple[Any, bool]:
+        """Parse a listing some messages at a time: only where it must, Python's own parser does it.
+
+        It is cut between messages, for all that can be seen. If what is left is JSON, with a text
+        in the messages' place, and each piece is JSON, too, the cuts were right: none is inside of
+        a text.
+
+        :return: the listing, and whether Python's own parser was needed
+        :raises ValueError: the page can't be cut like that
+        :raises RecursionError: it is nested too deeply
+        """
+        found = _ITEMS.search(body)
+        first = found and _FIRST_FIELDS.match(body, found.end())
+        if found is None or first is None:
+            raise ValueError("no messages")
+        start, end = found.end(), body.rindex(b"}]") + 1
+        mark = secrets.token_hex(16)
+        answer = _decode(body[:start] + json.dumps(mark).encode() + body[end:])
+        members = answer.items() if type(answer) is dict else ()
+        names = [name for name, value in members if value == [mark]]
+        if len(names) != 1:
+            raise ValueError("the messages are not where they seem to be")
+        boundary = re.compile(rb"\},\{%b[^,]*,%b" % (re.escape(first[1]), re.escape(first[2])))
+        items: list[Any] = []
+        is_odd = False
+        while start < end:
+            cut = boundary.search(body, start + self._piece_bytes, end)
+            after = cut.start() + 1 if cut else end
+            piece = b"[%b]" % body[start:after]
+            try:
+                items += self._parse(Records.items, piece)
             except (ValueError, RecursionError):
-                answer = _parse_carefully(body)
-        return answer, self._is_odd
+                is_odd = True
+                items += _parse_piece(piece)
+            start = after + 1
+        return {**answer, names[0]: items}, is_odd
 
 
 def _decode(text: bytes) -> Any:
@@ -63,42 +140,6 @@ def _parse_carefully(body: bytes) -> Any:
         return read_json(body)
     except AnswerError:
         return read_json(mended(body))
-
-
-def _parse_in_pieces(body: bytes, piece_bytes: int) -> tuple[Any, bool]:
-    """Parse a listing some messages at a time: only where it must, Python's own parser does it.
-
-    It is cut between messages, for all that can be seen. If what is left is JSON, with a text in
-    the messages' place, and each piece is JSON, too, the cuts were right: none is inside of a text.
-
-    :return: the listing, and whether Python's own parser was needed
-    :raises ValueError: the page can't be cut like that
-    """
-    found = _ITEMS.search(body)
-    first = found and _FIRST_FIELDS.match(body, found.end())
-    if found is None or first is None:
-        raise ValueError("no messages")
-    start, end = found.end(), body.rindex(b"}]") + 1
-    mark = secrets.token_hex(16)
-    answer = _decode(body[:start] + json.dumps(mark).encode() + body[end:])
-    members = answer.items() if type(answer) is dict else ()
-    names = [name for name, value in members if value == [mark]]
-    if len(names) != 1:
-        raise ValueError("the messages are not where they seem to be")
-    boundary = re.compile(rb"\},\{%b[^,]*,%b" % (re.escape(first[1]), re.escape(first[2])))
-    items: list[Any] = []
-    is_odd = False
-    while start < end:
-        cut = boundary.search(body, start + piece_bytes, end)
-        after = cut.start() + 1 if cut else end
-        piece = b"[%b]" % body[start:after]
-        try:
-            items += _decode(piece)
-        except (ValueError, RecursionError):
-            is_odd = True
-            items += _parse_piece(piece)
-        start = after + 1
-    return {**answer, names[0]: items}, is_odd
 
 
 def _parse_piece(piece: bytes) -> Any:

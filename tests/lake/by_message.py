@@ -65,7 +65,8 @@ def read_item(item: Any) -> ItemRow:
     """Read one item of a listing: a message, or whatever came in its place."""
     reader = _Reader(item)
     columns = reader.read()
-    return ItemRow(columns, reader.extra, reader.repaired, reader.no_date)
+    extra = dict(sorted(reader.extra.items()))
+    return ItemRow(columns, extra, reader.repaired, reader.no_date)
 
 
 class _Reader:

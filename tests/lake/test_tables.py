@@ -321,7 +321,7 @@ def test_pages_in_pieces_give_the_same_rows(pages: list[bytes], piece_bytes: int
     """R21: it doesn't matter in which pieces a page with odd text is parsed."""
     for body in pages:
         parser = Parser(piece_bytes)
-        parser.parse(b'{"Items":[{"Id":NaN}]}')
+        parser.parse(b'{"Items":[{"Id":NaN}]}')  # the next pages are parsed in pieces
         assert_read_as_by_python(body, decode_values(body, parser)[0])
 
 
@@ -383,6 +383,31 @@ def test_every_oddity_on_one_page() -> None:
     habits = Habits()
     for _ in range(2):
         assert_read_as_by_python(body, decode_page(body, habits))
+
+
+def test_unknown_fields_are_learned() -> None:
+    """Once a field has been seen, messages with it are read as fast as those without it."""
+    parser = Parser()
+    body = compact(*map(upgraded, range(3)), usual(3))
+
+    def are_records(body: bytes) -> bool:
+        items = parser.parse(body)[0]["Items"]
+        return all(not isinstance(item, dict) for item in items)
+
+    assert are_records(compact(usual(1)))
+    assert not are_records(body)
+    assert_read_as_by_python(body, decode_values(body, parser)[0])
+    assert are_records(body)
+    assert_read_as_by_python(body, decode_values(body, parser)[0])
+    assert are_records(compact(message(Labels=["red"], Score="high", Body=1), {}))
+
+
+@pytest.mark.parametrize("name", ["count", "COUNT", "Count"])
+def test_count_in_another_case(name: str) -> None:
+    """R42: a listing's Count is found in any case, whether Arrow or Python reads the messages."""
+    for item in usual(1), upgraded(1):
+        body = json.dumps({"Items": [item], name: 7}).encode()
+        assert decode_page(body).listing.count == 7
 
 
 def test_arrow_reads_again_after_plain_pages() -> None:
