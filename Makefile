@@ -26,7 +26,7 @@ OLDER := newest-3.0.6 newest-3.1.8 newest-3.2.2
 # What they don't bear of it. In 3.0, tasks send JSON without saying so, which FastAPI 0.132 refuses.
 # In 3.2, the API for tasks doesn't start with FastAPI 0.137, which 3.3 itself refuses; `dag.test()`
 # throws it away while it is used, and svcs 26.2 then empties it.
-BEARS_newest-3.0.6 := 'universal-pathlib<0.3' 'fastapi<0.132'
+BEARS_newest-3.0.6 := 'universal-pathlib<0.3' 'fastapi<0.132' 'anyio<4.15'
 BEARS_newest-3.1.8 := 'sqlalchemy<2.1'
 BEARS_newest-3.2.2 := 'fastapi<0.137' 'pydantic<2.14' 'svcs<26.2'
 # What meets Airflow itself, and so what another version of it can break.
