@@ -23,7 +23,7 @@ from airflow_provider_r7mail.client.dates import (
 )
 from airflow_provider_r7mail.client.http import interpret, may_repeat, network
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.reader import TOO_LARGE
+from airflow_provider_r7mail.client.page_size import TOO_LARGE
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.client.traits import WIDE_REACH, Traits
 from airflow_provider_r7mail.exceptions import (
