@@ -103,7 +103,7 @@ class PageSize:
         if refused:
             self._most = self._limit = max(request.size // 2, size)
         log.warning(
-            "Requesting %d messages at once%s: %s",
+            "Lowering the page size to %d%s: %s",
             size,
             " although page_size is larger" if self._told else "",
             error,

@@ -287,8 +287,8 @@ class WindowReader(Generic[L]):
         if self._folder not in (await self._answer(FIRST_OF_ALL)).folders:
             raise R7MailExtractError(f"{self._where()}: {ALL_FOREIGN}")
         log.warning(
-            "%s: the server also listed %s messages that are filed under other folders by their "
-            "FolderId (R32); they were left out.",
+            "%s: the server also lists messages that are filed under other folders by their "
+            "FolderId (R32). Left out: %s.",
             self._where(),
             self._foreign,
         )

@@ -41,7 +41,7 @@ class DiskListing(Question):
             files = carry_out(list_disk(inquiry.disk_folder), partial(_ask, inquiry))
         except R7MailRequestError as error:
             return {"disk": _failed(error)}
-        return {"disk": ("ok", "answers", f"answers, with {len(files)} files in the folder")}
+        return {"disk": ("ok", "answers", f"answers; files in the folder: {len(files)}")}
 
 
 class DiskUpload(Question):

@@ -212,7 +212,7 @@ def cap_of(end: End) -> Verdict:
         return "ok", "none seen", f"no limit up to {got}"
     if end.total is not None:
         if got < ENOUGH:
-            return unknown(f"the folder has only {got} messages")
+            return unknown(f"the folder has too few messages ({got})")
         return "ok", "none seen", f"no limit up to {got}, all messages of the folder"
     if got > 0 and end.follows and len(end.again.rows) == got:
         return "note", got, f"{got}, whatever is requested"

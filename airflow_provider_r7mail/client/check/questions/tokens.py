@@ -63,7 +63,7 @@ def rejections_of(lives: Sequence[int], served: int) -> Verdict:
     """
     if lives:
         shortest = min(lives)
-        says = f"{len(lives)} rejected; one after only {shortest} calls"
+        says = f"{len(lives)} rejected; fewest calls before: {shortest}"
         return "note", shortest, says
     return "ok", "none refused", f"none in {served} calls; the actual lifetime was not tested"
 
