@@ -115,7 +115,7 @@ LAYERS = (
     {"assets"},
     {"connection", "connection_form", "failures", "tries", "lineage", "links", "template_files"},
     {"files", "filters", "refreshing"},
-    {"hooks"},
+    {"hooks", "positions"},
     {"lakes"},
     {"watching", "maintenance"},
     {"triggers"},
