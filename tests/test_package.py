@@ -44,7 +44,9 @@ LAYERS = (
     {"client.sweep"},
     {"client.seek"},
     {"client.traits", "client.models"},
+    {"client.answers"},
     {"client.calls"},
+    {"client.statuses"},
     {
         "client.http",
         "client.cookies",

@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from uuid import uuid4
 
-from airflow_provider_r7mail.client.calls import AnswerError, Call, read_json
+from airflow_provider_r7mail.client.answers import AnswerError, read_json
+from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.fields import Names
 from airflow_provider_r7mail.client.parameters import read_id
 from airflow_provider_r7mail.client.upload import File, Upload

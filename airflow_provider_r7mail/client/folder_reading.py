@@ -11,9 +11,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
+from airflow_provider_r7mail.client.answers import parse_page
 from airflow_provider_r7mail.client.asking import Inquiry, Question
 from airflow_provider_r7mail.client.calibration import Calibration
-from airflow_provider_r7mail.client.calls import Call, parse_page
+from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
 from airflow_provider_r7mail.client.page_size import TOO_LARGE, PageSize

@@ -9,9 +9,9 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from airflow_provider_r7mail.client.answers import parse_page
 from airflow_provider_r7mail.client.asking import Question, aconduct, conduct
 from airflow_provider_r7mail.client.calibration import Calibration
-from airflow_provider_r7mail.client.calls import parse_page
 from airflow_provider_r7mail.client.folder_reading import FolderReading
 from airflow_provider_r7mail.client.models import Message, MessageFilter, Page
 from airflow_provider_r7mail.client.page_size import (

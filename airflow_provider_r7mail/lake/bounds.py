@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from airflow_provider_r7mail.client.calls import parse_page
+from airflow_provider_r7mail.client.answers import parse_page
 from airflow_provider_r7mail.client.counting import count_between
 from airflow_provider_r7mail.client.models import MessageFilter, NoMessage
 from airflow_provider_r7mail.client.page_size import MAX_SHARED_PAGE, PageSize

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.client import reader
-from airflow_provider_r7mail.client.calls import parse_page
+from airflow_provider_r7mail.client.answers import parse_page
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter, Page
 from airflow_provider_r7mail.client.page_size import PAGE_BYTES
