@@ -8,7 +8,7 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from airflow_provider_r7mail.client.disk import Uploads
+from airflow_provider_r7mail.client.attaching import Uploads
 from airflow_provider_r7mail.client.parameters import read_text, read_texts
 from airflow_provider_r7mail.client.upload import Readable, Source
 from airflow_provider_r7mail.compat import ObjectStoragePath

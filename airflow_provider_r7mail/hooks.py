@@ -12,9 +12,10 @@ from asgiref.sync import sync_to_async
 
 from airflow_provider_r7mail.client import calls
 from airflow_provider_r7mail.client.acting import MOVE_SECONDS, Action, move_and_find
+from airflow_provider_r7mail.client.attaching import Uploads, delete_files, list_disk
 from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.compose import LINK_SECONDS, compose_message, resolve_links
-from airflow_provider_r7mail.client.disk import DiskFile, Uploads, delete_files, list_disk
+from airflow_provider_r7mail.client.disk import DiskFile
 from airflow_provider_r7mail.client.frames import messages_frame
 from airflow_provider_r7mail.client.limit import run_within
 from airflow_provider_r7mail.client.models import Attachment, Message, MessageFilter, parse_ids

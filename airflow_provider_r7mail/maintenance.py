@@ -97,7 +97,7 @@ class R7MailCompactOperator(TableOperator):
         for outcome in compact_folders(job, find_folders(output, folder)):
             for made in outcome.made:
                 self.log.info(
-                    "Folder %s: window %s has %s messages, made of %s windows.",
+                    "Folder %s: made window %s (messages: %s, windows replaced: %s).",
                     outcome.folder,
                     made.window,
                     made.messages,

@@ -230,7 +230,7 @@ class R7MailSendOperator(_SendingOperator):
             for source in uploads.sources:
                 source.measure()
             self.log.info(
-                "Dry run, nothing is sent: %d to, %d cc, %d bcc, %d attachments.", *numbers
+                "Dry run, nothing is sent: %d to, %d cc, %d bcc, attachments: %d.", *numbers
             )
             return {"id": None, "accepted": False}
         with hook.get_conn() as client:
@@ -241,7 +241,7 @@ class R7MailSendOperator(_SendingOperator):
             self.log.info("An earlier try sent it as message %s: not sent again.", sent.id)
         else:
             self.log.info(
-                "The server accepted message %s: %d to, %d cc, %d bcc, %d attachments. It may not "
+                "The server accepted message %s: %d to, %d cc, %d bcc, attachments: %d. It may not "
                 "be delivered yet.",
                 sent.id,
                 *numbers,
@@ -375,7 +375,7 @@ class R7MailForwardOperator(_SendingOperator):
                     raise _half_way(error, number, list(forwarded), safe) from error
                 forwarded[number] = {"message_id": number, "id": sent.id, "accepted": True}
                 progress.add()
-        self.log.info("The server accepted %d messages. They may not be delivered yet.", len(ids))
+        self.log.info("Accepted messages: %d. They may not be delivered yet.", len(ids))
         return [forwarded[number] for number in ids]
 
 
@@ -425,7 +425,7 @@ class _MessagesOperator(BaseOperator):
         hook = R7MailHook(self.r7mail_conn_id)
         R7MailFolderLink.push(context, hook.settings.folder_url(hook.resolve_folder(self.folder)))
         done = self._act(hook, ids, is_retry(context))
-        self.log.info("Done: %d messages.", len(ids))
+        self.log.info("Messages done: %d.", len(ids))
         return done
 
     @abstractmethod

@@ -105,7 +105,7 @@ class R7MailMessageSensor(FolderReader, BaseSensorOperator):
         if len(ids) > limit:
             self.log.warning("More than %d messages match; only the first are returned.", limit)
             ids = ids[:limit]
-        self.log.info("Found %d messages, at least %d are needed.", len(ids), self.min_messages)
+        self.log.info("Messages found: %d, needed at least: %d.", len(ids), self.min_messages)
         done = len(ids) >= self.min_messages
         return PokeReturnValue(is_done=done, xcom_value=ids if done else None)
 
@@ -130,7 +130,7 @@ class R7MailMessageSensor(FolderReader, BaseSensorOperator):
             if event.get("status") != "success":
                 raise error_of(event)
         ids: list[int] = event["message_ids"]
-        self.log.info("Found %d messages, at least %d are needed.", len(ids), self.min_messages)
+        self.log.info("Messages found: %d, needed at least: %d.", len(ids), self.min_messages)
         return ids
 
     def resume_execution(

@@ -297,11 +297,11 @@ class R7MailToParquetOperator(_CopyOperator, TableOperator):
                 count_extract(self._copy, manifest)
             manifests[kind].append(manifest)
             self.log.info(
-                "Wrote %s messages and %s attachments of window %s in %s s and %s requests: %s",
-                manifest["messages"],
-                manifest["attachments"],
+                "Wrote window %s in %s s. Messages: %s, attachments: %s, requests: %s. Path: %s",
                 label,
                 manifest["seconds"],
+                manifest["messages"],
+                manifest["attachments"],
                 manifest["requests"],
                 manifest["path"],
             )
@@ -492,15 +492,15 @@ class R7MailAttachmentsToObjectStorageOperator(_CopyOperator):
         said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
         self.log.info("Files of folder %s: %s.", folder, said)
         if different := sum(row.size_fit == "different" for row in rows):
-            self.log.warning("%s files have another size than listed (R26).", different)
+            self.log.warning("Files of another size than listed (R26): %s.", different)
         copied = [row.size or 0 for row in rows if row.status == "downloaded"]
         output.files, output.size = len(copied), sum(copied)
         failed = [row for row in rows if row.status in fatal]
         if failed:
             raise R7MailAttachmentError(
-                f"{len(failed)} of {len(rows)} attachments were not copied, of messages "
-                f"{sorted({row.message_id for row in failed})[:20]}; the first: {failed[0].error}; "
-                "the others are in place. Run it again to get the missing ones. Open messages "
+                f"Attachments not copied: {len(failed)} of {len(rows)} (messages "
+                f"{sorted({row.message_id for row in failed})[:20]}; the first: {failed[0].error})"
+                ". The others are in place. Run it again to get the missing ones. Open messages "
                 "whose files are unlisted or ambiguous in the web client."
             )
         extra = {
@@ -534,7 +534,7 @@ class _Throttle:
             return
         self._next = time.monotonic() + PROGRESS_SECONDS
         self._say(
-            "%s pages, %s messages, %s attachments, %.1f MB so far.",
+            "Pages: %s, messages: %s, attachments: %s, %.1f MB so far.",
             progress.pages,
             progress.rows,
             progress.attachments,

@@ -22,18 +22,14 @@ from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailError, R
 from airflow_provider_r7mail.failures import UNMENDABLE
 from airflow_provider_r7mail.filters import Filters, known_filters, plain_filters
 from airflow_provider_r7mail.hooks import R7MailHook
-from airflow_provider_r7mail.watching import (
-    DAY_SECONDS,
-    FolderPoll,
-    Round,
-    Watched,
-    Watcher,
-    Watchers,
-)
+from airflow_provider_r7mail.positions import Watched, Watcher
+from airflow_provider_r7mail.watching import FolderPoll, Round, Watchers
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
+
+DAY_SECONDS = 86_400
 
 LONGEST_PAUSE = 30 * DAY_SECONDS
 """The longest wait between polls, in seconds; no timer takes what doubling leads to."""

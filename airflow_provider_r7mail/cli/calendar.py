@@ -92,8 +92,8 @@ def make_page(report: Report) -> str:
     numbers = report.record()
     words = "Everything is in order." if report.in_order else "The tables differ."
     summary = (
-        f"{words} {numbers['windows']} windows, {numbers['messages']} messages, compared by "
-        f"{numbers['compared']} in {numbers['requests']} requests."
+        f"{words} Windows: {numbers['windows']}. Messages: {numbers['messages']}. Compared by "
+        f"{numbers['compared']}. Requests: {numbers['requests']}."
     )
     rows = "\n".join(f"<tr><td>{escape(str(finding))}</td></tr>" for finding in report.findings)
     lines = "\n".join(

@@ -138,4 +138,4 @@ def _show(outcome: Outcome) -> None:
     for left in outcome.left:
         console.print(f"left alone: {left.window}: {escape(left.reason)}", soft_wrap=True)
     if outcome.removed:
-        console.print(f"Removed {outcome.removed:,} windows that an earlier compaction had left.")
+        console.print(f"Removed leftover windows of an earlier compaction: {outcome.removed:,}.")

@@ -79,13 +79,13 @@ def _welcome(server: Emulator) -> str:
         f"login     {mailbox.login}",
         f"password  {mailbox.password}",
         f"address   {mailbox.address}",
-        "folders",
+        "folders   id, name, number of messages",
     ]
     with mailbox.lock:
         for number, name in mailbox.folders.items():
             folder = mailbox.contents(number)
             count, unread = len(folder.records), folder.unread
-            lines.append(f"  {number:>4}  {name:<14} {count:>7} messages, {unread} unread")
+            lines.append(f"  {number:>4}  {name:<14} {count:>7} ({unread} unread)")
     lines += [
         "Airflow connection",
         f"  export AIRFLOW_CONN_R7MAIL_DEFAULT='{server.connection()}'",

@@ -160,8 +160,8 @@ def _run_extract(config: ClientConfig, job: ExtractJob) -> dict[str, Any]:
         def show(progress: Progress) -> None:
             bar.update(
                 shown,
-                description=f"{progress.pages} pages, {progress.rows} messages, "
-                f"{progress.attachments} attachments, {progress.bytes_read / 1e6:.1f} MB",
+                description=f"Pages: {progress.pages}, messages: {progress.rows}, attachments: "
+                f"{progress.attachments}, {progress.bytes_read / 1e6:.1f} MB",
             )
 
         async def connected() -> dict[str, Any]:
@@ -183,9 +183,9 @@ def _show_manifest(manifest: Mapping[str, Any]) -> None:
     console.print(table)
     files = ", ".join(f"{count} {name}" for name, count in manifest["attachments"].items())
     console.print(
-        f"{manifest['messages']:,} messages from folder {manifest['folder_id']} in "
-        f"{manifest['seconds']:.1f} s: {manifest['requests']} requests, "
-        f"{manifest['retries']} retries.",
+        f"Messages from folder {manifest['folder_id']}: {manifest['messages']:,}, in "
+        f"{manifest['seconds']:.1f} s. Requests: {manifest['requests']}, retries: "
+        f"{manifest['retries']}.",
         f"Attachments: {files or 'none'}.",
         sep="\n",
         highlight=False,

@@ -81,9 +81,8 @@ class Action:
                         f"{progress.done} messages were done"
                     ) from error
                 log.warning(
-                    "The server refused a repeated call, but none of its %d messages is in folder "
-                    "%d any more: an earlier attempt succeeded.",
-                    len(ids),
+                    "The server refused a repeated call, but folder %d has none of its messages "
+                    "any more: an earlier attempt succeeded.",
                     self.folder,
                 )
             progress.add(len(ids))

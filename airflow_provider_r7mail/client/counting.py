@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from airflow_provider_r7mail.client.calls import list_messages, parse_page
+from airflow_provider_r7mail.client.answers import parse_page
+from airflow_provider_r7mail.client.calls import list_messages
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import AsyncClient

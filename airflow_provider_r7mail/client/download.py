@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from airflow_provider_r7mail.client.calls import Call, failure
+from airflow_provider_r7mail.client.calls import Call
+from airflow_provider_r7mail.client.statuses import failure
 from airflow_provider_r7mail.exceptions import R7MailResponseError
 
 PIECE_BYTES = 1 << 18

@@ -18,17 +18,16 @@ from urllib.parse import urlsplit
 import httpx
 import tenacity
 
-from airflow_provider_r7mail.client.calls import (
+from airflow_provider_r7mail.client.answers import AnswerError, error_message
+from airflow_provider_r7mail.client.calls import Call
+from airflow_provider_r7mail.client.models import Stats
+from airflow_provider_r7mail.client.proxies import environment_proxy
+from airflow_provider_r7mail.client.statuses import (
     MAX_RETRY_AFTER_SECONDS,
     PROXY_LOGIN,
     PROXY_LOGIN_HINT,
-    AnswerError,
-    Call,
-    error_message,
     failure,
 )
-from airflow_provider_r7mail.client.models import Stats
-from airflow_provider_r7mail.client.proxies import environment_proxy
 from airflow_provider_r7mail.client.tls import certificate_problem, make_context
 from airflow_provider_r7mail.exceptions import (
     R7MailConfigError,

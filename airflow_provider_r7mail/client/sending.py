@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from uuid import uuid4
 
+from airflow_provider_r7mail.client.attaching import Uploads
 from airflow_provider_r7mail.client.dates import parse_moment
-from airflow_provider_r7mail.client.disk import Uploads
 from airflow_provider_r7mail.client.marker import Marker
 from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
 from airflow_provider_r7mail.client.search import Sample, Search, unclear, what_to_do

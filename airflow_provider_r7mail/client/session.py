@@ -28,7 +28,7 @@ from typing import Any, Self, TypeVar, cast
 import httpx
 import tenacity
 
-from airflow_provider_r7mail.client.calls import NO_MAIL, NO_MAIL_HINT, REFUSED, Call, is_html
+from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.cookies import Cookies
 from airflow_provider_r7mail.client.download import (
     PIECE_BYTES,
@@ -47,6 +47,7 @@ from airflow_provider_r7mail.client.http import (
     retry_options,
 )
 from airflow_provider_r7mail.client.models import Stats
+from airflow_provider_r7mail.client.statuses import NO_MAIL, NO_MAIL_HINT, REFUSED, is_html
 from airflow_provider_r7mail.client.threaded import ThreadedTransport
 from airflow_provider_r7mail.client.tokens import Refusals, Token, Tokens, Verdict
 from airflow_provider_r7mail.client.traits import Traits

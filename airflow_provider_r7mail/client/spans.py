@@ -13,15 +13,12 @@ from datetime import timedelta
 from operator import ge, le
 from typing import TypeVar
 
-from airflow_provider_r7mail.client.calibration import (
-    SAMPLE,
-    Calibration,
-    Inquiry,
-    Question,
-)
+from airflow_provider_r7mail.client.asking import Inquiry, Question
+from airflow_provider_r7mail.client.bounds import BoundsInquiry
 from airflow_provider_r7mail.client.calls import Call, list_messages
 from airflow_provider_r7mail.client.dates import Window, to_microseconds
 from airflow_provider_r7mail.client.models import Message, MessageFilter, NoMessage, Page
+from airflow_provider_r7mail.client.samples import SAMPLE, Samples
 from airflow_provider_r7mail.client.seek import ContradictionError, Seek
 from airflow_provider_r7mail.client.sweep import Listing, PageRequest, Sweep
 from airflow_provider_r7mail.client.traits import Traits
@@ -168,9 +165,6 @@ def in_utc(traits: Traits, page: Page) -> Page:
     return replace(page, rows=tuple(map(shifted, page.rows)))
 
 
-# -- message by message -----------------------------------------------------------------------
-
-
 def shows_order(listing: Listing) -> bool:
     """Whether a page shows that it is sorted by Date, and not by Id or Timestamp (R30)."""
     dates = [date for date in listing.dates if date is not None]
@@ -187,7 +181,6 @@ def _is_sorted(values: Sequence[int]) -> bool:
 
 def explain(
     traits: Traits,
-    criteria: MessageFilter,
     error: ContradictionError,
     request: PageRequest,
     listing: Listing,
@@ -206,13 +199,13 @@ def explain(
             None if bound is None else to_microseconds(bound)
             for bound in (request.start, request.end)
         )
-        calibration = Calibration(traits, criteria, request.size)
+        samples = Samples(traits, request.size)
         outside = [
             row
-            for row in calibration.rows(listing)
+            for row in samples.rows(listing)
             if (low is not None and row.date < low) or (high is not None and row.date > high)
         ]
-        yield from calibration.investigate(outside[0], zoneless=listing.zoneless)
+        yield from BoundsInquiry(samples).investigate(outside[0], zoneless=listing.zoneless)
         if traits.reach == before:
             traits.settle("unexplained")
     log.warning("%s. Reading it by sweeps, which takes more requests.", traits.describe())

@@ -20,16 +20,10 @@ from airflow_provider_r7mail.client.account import (
     REMEMBERED_SECONDS,
     Account,
 )
-from airflow_provider_r7mail.client.calls import (
-    LOGIN_PATH,
-    MESSAGES_PATH,
-    REFUSED,
-    Call,
-    glance,
-    lists_mail,
-    log_in,
-)
+from airflow_provider_r7mail.client.answers import lists_mail
+from airflow_provider_r7mail.client.calls import LOGIN_PATH, MESSAGES_PATH, Call, glance, log_in
 from airflow_provider_r7mail.client.http import ClientConfig
+from airflow_provider_r7mail.client.statuses import REFUSED
 from airflow_provider_r7mail.exceptions import R7MailAuthError
 
 log = logging.getLogger(__name__)

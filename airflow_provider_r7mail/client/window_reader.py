@@ -14,14 +14,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from airflow_provider_r7mail.client.calibration import (
-    NOWHERE,
-    Calibration,
-    Question,
-)
+from airflow_provider_r7mail.client.asking import Question, aconduct
+from airflow_provider_r7mail.client.calibration import Calibration
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.reader import TOO_LARGE, PageSize, answer_all
+from airflow_provider_r7mail.client.page_size import TOO_LARGE, PageSize
+from airflow_provider_r7mail.client.samples import NOWHERE
 from airflow_provider_r7mail.client.seek import ContradictionError
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.spans import (
@@ -229,7 +227,7 @@ class WindowReader(Generic[L]):
             if self._calibrated:
                 break
             self._calibrated = True
-            again = await answer_all(
+            again = await aconduct(
                 Calibration(self._traits, self._criteria, self._sample(request)).first_page(
                     request, self._first.listing
                 ),
@@ -277,9 +275,7 @@ class WindowReader(Generic[L]):
     ) -> None:
         request = replace(request, size=self._sample(request))
         try:
-            await answer_all(
-                explain(self._traits, self._criteria, error, request, listing), self._answer
-            )
+            await aconduct(explain(self._traits, error, request, listing), self._answer)
         except ContradictionError:
             raise R7MailExtractError(f"{self._where()}: {error}") from error
         raise RereadError(f"{self._where()}: {self._traits.describe()}.")
@@ -291,8 +287,8 @@ class WindowReader(Generic[L]):
         if self._folder not in (await self._answer(FIRST_OF_ALL)).folders:
             raise R7MailExtractError(f"{self._where()}: {ALL_FOREIGN}")
         log.warning(
-            "%s: the server also listed %s messages that are filed under other folders by their "
-            "FolderId (R32); they were left out.",
+            "%s: the server also lists messages that are filed under other folders by their "
+            "FolderId (R32). Left out: %s.",
             self._where(),
             self._foreign,
         )

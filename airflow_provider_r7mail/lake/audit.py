@@ -280,14 +280,14 @@ def _look_at_tables(job: AuditJob, ledger: Ledger) -> Report:
     report.findings += [Finding("foreign", detail=path) for path in ledger.foreign]
     if ledger.left:
         report.notes.append(
-            f"{ledger.left} windows are left of compactions; readers ignore them, and r7mail "
+            f"Leftover windows of compactions: {ledger.left}. Readers ignore them, and r7mail "
             "compact removes them."
         )
     if older := ledger.of_an_older_schema():
-        report.notes.append(f"{older} windows have an older schema version.")
+        report.notes.append(f"Windows of an older schema version: {older}.")
     if filtered := sum(entry.filtered for entry in ledger.entries):
         report.notes.append(
-            f"{filtered} windows were extracted with filters, and not compared with the server."
+            f"Windows extracted with filters, and not compared with the server: {filtered}."
         )
     report.findings.sort(key=lambda finding: finding.start or LATEST)
     return report
@@ -467,7 +467,7 @@ class _Comparison:
             )
         elif found:
             self._report.notes.append(
-                f"{found} messages since {part.start.isoformat()} are not extracted yet."
+                f"Messages not extracted yet, since {part.start.isoformat()}: {found}."
             )
 
     def _is_due(self, part: _Part) -> bool:
@@ -486,7 +486,7 @@ class _Comparison:
         dated = await count_between(client, folder, ALL, (EARLIEST, LATEST))
         if everything is not None and dated is not None and everything > dated:
             self._report.notes.append(
-                f"{everything - dated} messages have no usable Date, and can be in no window."
+                f"Messages without a usable Date, which can be in no window: {everything - dated}."
             )
 
 

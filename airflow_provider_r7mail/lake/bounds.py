@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from airflow_provider_r7mail.client.calls import parse_page
+from airflow_provider_r7mail.client.answers import parse_page
 from airflow_provider_r7mail.client.counting import count_between
 from airflow_provider_r7mail.client.models import MessageFilter, NoMessage
-from airflow_provider_r7mail.client.reader import MAX_SHARED_PAGE, PageSize
+from airflow_provider_r7mail.client.page_size import MAX_SHARED_PAGE, PageSize
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.spans import in_utc, page_call
 from airflow_provider_r7mail.client.sweep import Key, PageRequest

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.client.calls import check_listing, read_count
+from airflow_provider_r7mail.client.answers import check_listing, read_count
 from airflow_provider_r7mail.client.dates import (
     MICROSECONDS,
     lacks_zone,

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
-from airflow_provider_r7mail.client.calls import AnswerError
+from airflow_provider_r7mail.client.answers import AnswerError
 from airflow_provider_r7mail.client.fields import KINDS
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.client.sweep import Key

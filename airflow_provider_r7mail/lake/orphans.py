@@ -145,7 +145,7 @@ def _refuse_doubtful(
     missing = sorted(name for name in names if name.startswith(below) and name not in listed)
     if missing:
         raise R7MailConfigError(
-            f"{len(missing)} files that its snapshots need aren't there, such as {missing[0]}"
+            f"files that its snapshots need are missing ({len(missing)}), such as {missing[0]}"
         )
     for name, file in sorted(listed.items()):
         if not name.endswith(METADATA_SUFFIX) or name in needed:

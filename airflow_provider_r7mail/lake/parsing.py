@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
-from airflow_provider_r7mail.client.calls import AnswerError, read_json
+from airflow_provider_r7mail.client.answers import AnswerError, read_json
 from airflow_provider_r7mail.client.fields import ITEM
 from airflow_provider_r7mail.lake.records import Records
 

@@ -205,8 +205,8 @@ class _Extraction:
         had_mail = bool(self._replaces and self._replaces.get("messages"))
         if not writer.messages and writer.quarantined > (0 if had_mail else writer.undated):
             raise R7MailExtractError(
-                f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: none of "
-                f"the {writer.quarantined} messages that the server lists can be read: "
+                f"Folder {self._job.folder}, window {self._job.criteria.window.label()}: no "
+                f"message that the server lists can be read ({writer.quarantined} in all): "
                 f"{writer.bad_reasons}. Nothing was written; an earlier result is unchanged. Has "
                 "the server been upgraded? Run r7mail check."
             )
@@ -285,19 +285,19 @@ class _Extraction:
             log.warning("Attachments that can't be downloaded: %s.", writer.unavailable)
         if different := writer.size_fits["different"]:
             log.warning(
-                "%s attachments have another size than the listing says (R26). They came whole.",
+                "Attachments of another size than listed (R26), although they came whole: %s.",
                 different,
             )
         if writer.quarantined and self._job.on_bad_message == "fail":
             raise R7MailBadMessageError(
-                f"{writer.quarantined} messages don't fit the tables: "
-                f"{writer.bad_reasons}. They are in {destination.home / QUARANTINE}; all others "
+                f"Messages that don't fit the tables: {writer.quarantined} "
+                f"({writer.bad_reasons}). They are in {destination.home / QUARANTINE}; all others "
                 'were written. With on_bad_message="quarantine" the task continues without them.'
             )
         if failed := len(writer.failures):
             raise R7MailAttachmentError(
-                f"{failed} of {sum(writer.statuses.values())} attachments were not copied: "
-                f"{writer.failures}. Everything else was written to {destination.home}; run it "
+                f"Attachments not copied: {failed} of {sum(writer.statuses.values())} "
+                f"({writer.failures}). Everything else was written to {destination.home}; run it "
                 'again to copy only what is missing. With on_attachment_error="record" the task '
                 "continues without them."
             )

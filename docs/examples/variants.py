@@ -39,7 +39,7 @@ with DAG(
         task_id="report",
         to="ann@example.org",
         subject="Mail",
-        html_content="<p>{{ ti.xcom_pull('extract_inbox')['messages'] }} messages</p>",
+        html_content="<p>Messages: {{ ti.xcom_pull('extract_inbox')['messages'] }}</p>",
     )
     # [END manifest]
     narrow >> with_files >> report

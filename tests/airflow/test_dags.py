@@ -396,7 +396,7 @@ def test_report_goes_to_everyone_on_the_list_once(
         assert message["Subject"] == f"Mail of 2025-06-02, for {name}"
         assert f"Hello {html.escape(name)}," in message["HtmlBody"]
         assert f"Hello {name}," in message["Body"]
-        assert "3 messages" in message["HtmlBody"]
+        assert "Messages: 3" in message["HtmlBody"]
         [attached] = server.mailbox.files(message["Id"])
         assert attached.file_name == "mail_of_2025-06-02.csv"
         assert attached.data == file.read_bytes()

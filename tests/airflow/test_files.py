@@ -114,7 +114,7 @@ def test_dry_run(server: Emulator, report: Path, logged: Callable[[], str]) -> N
     R7MailSendOperator(task_id="send", **LETTER, files=report, dry_run=True).execute({})
 
     assert server.requests == []
-    assert "1 attachments" in logged()
+    assert "attachments: 1" in logged()
     with pytest.raises(R7MailAttachmentError, match="no such file"):
         R7MailSendOperator(task_id="s", **LETTER, files="/data/x.csv", dry_run=True).execute({})
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_r7mail.client.calls import list_messages, mark_as_read, parse_page
+from airflow_provider_r7mail.client.answers import parse_page
+from airflow_provider_r7mail.client.calls import list_messages, mark_as_read
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.compat import redact
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings

@@ -288,7 +288,7 @@ class TestSend:
             "accepted": False,
         }
         assert server.requests == []
-        assert "nothing is sent: 1 to, 0 cc, 0 bcc, 0 attachments" in logged()
+        assert "nothing is sent: 1 to, 0 cc, 0 bcc, attachments: 0" in logged()
         with pytest.raises(AirflowFailException, match="to: no address"):
             R7MailSendOperator(task_id="s", **{**LETTER, "to": ""}, dry_run=True).execute({})
 

@@ -47,7 +47,8 @@ with DAG("tickets", schedule=[tickets]):
 TELLING = """
 import base64, logging
 from urllib.parse import quote
-from airflow_provider_r7mail.client.calls import parse_page, list_messages
+from airflow_provider_r7mail.client.answers import parse_page
+from airflow_provider_r7mail.client.calls import list_messages
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.triggers import R7MailMessageTrigger

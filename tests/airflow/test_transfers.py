@@ -446,7 +446,7 @@ def test_a_listed_size_that_fits_nothing(
     else:
         [found] = attachments(tmp_path)
         assert (found["size"], found["listed_size"], found["status"]) == (3, 7, "downloaded")
-        assert "1 files have another size than listed" in logged()
+        assert "Files of another size than listed (R26): 1." in logged()
 
 
 def test_attachments_that_the_server_cannot_give(

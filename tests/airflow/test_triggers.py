@@ -23,8 +23,8 @@ from airflow_provider_r7mail.compat import BaseEventTrigger
 from airflow_provider_r7mail.emulator import Emulator, Fault, Readings
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.filters import Filters
+from airflow_provider_r7mail.positions import MAX_TOLD, Position
 from airflow_provider_r7mail.triggers import R7MailMessageEventTrigger, R7MailMessageTrigger
-from airflow_provider_r7mail.watching import MAX_TOLD, Position
 
 # Airflow 3.3 has them; before that, there is only `run`.
 streams = pytest.importorskip("airflow.triggers.shared_stream")

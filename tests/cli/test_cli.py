@@ -79,7 +79,7 @@ def test_extract_writes_the_tables(server: Emulator, tmp_path: Path) -> None:
     assert found is not None
     assert found.fetchall() == [("0",), ("29",)]
     assert [p.read_bytes() for p in files.rglob("a.txt")] == [b"hello"] * 2
-    assert "2 messages from folder 24" in said
+    assert "Messages from folder 24: 2, in" in said
     assert "2 downloaded" in said
     assert re.search(r"recipients +2 ", said)
     assert "\x1b" not in said
@@ -246,7 +246,7 @@ def test_extract_waits_for_mail_on_its_way(server: Emulator, tmp_path: Path) -> 
     end = datetime.now(UTC)
     said = extract(server, tmp_path, f"--end={end.isoformat()}", "--settle-seconds=4")
 
-    assert "0 messages" in said
+    assert "Messages from folder 24: 0, in" in said
     assert server.requests[0]["time"] - end.timestamp() >= 4
     assert "settle_seconds: -1" in extract(server, tmp_path, "--settle-seconds=-1")
 
@@ -257,7 +257,7 @@ def test_extract_again_replaces(server: Emulator, tmp_path: Path) -> None:
     extract(server, tmp_path)
     server.mailbox.deliver(date=JUNE)
 
-    assert "2 messages" in extract(server, tmp_path)
+    assert "Messages from folder 24: 2, in" in extract(server, tmp_path)
     found = duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/messages/**/*.parquet'")
     assert found is not None
     assert found.fetchall() == [(2,)]

@@ -11,8 +11,9 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from airflow_provider_r7mail.client import calls
-from airflow_provider_r7mail.client.calls import AnswerError, Call
+from airflow_provider_r7mail.client import answers, calls, statuses
+from airflow_provider_r7mail.client.answers import AnswerError
+from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.http import request_options
 from airflow_provider_r7mail.client.models import Attachment, MessageFilter, NoMessage
 from airflow_provider_r7mail.exceptions import (
@@ -40,7 +41,7 @@ def _list(
     end: datetime | None = None,
 ) -> Call[Any]:
     return calls.list_messages(
-        24, criteria, start=start, end=end, offset=0, size=size, parse=calls.parse_page
+        24, criteria, start=start, end=end, offset=0, size=size, parse=answers.parse_page
     )
 
 
@@ -212,10 +213,10 @@ def test_a_call_does_not_show_what_it_carries() -> None:
 def test_the_answers_of_the_manual_are_read() -> None:
     """Each response in the manual is read completely."""
     read = (SAMPLES / "messages.read-status.response.json").read_bytes()
-    page = calls.parse_page(read)
-    found = calls.parse_page((SAMPLES / "messages.filter.response.json").read_bytes())
+    page = answers.parse_page(read)
+    found = answers.parse_page((SAMPLES / "messages.filter.response.json").read_bytes())
     sent = SEND.parse((SAMPLES / "send.response.json").read_bytes())
-    login = calls.parse_token((SAMPLES / "login.response.json").read_bytes())
+    login = answers.parse_token((SAMPLES / "login.response.json").read_bytes())
     done = calls.delete_messages(1, [2]).parse((SAMPLES / "boolean.response.json").read_bytes())
     file = (SAMPLES / "attachments.response.ics").read_bytes()
 
@@ -263,7 +264,7 @@ def _login_answer(**data: object) -> bytes:
 def test_a_login_without_a_token_is_refused(body: bytes) -> None:
     """A 200 without a token, or with another State, is a refused login (R14)."""
     with pytest.raises(AnswerError) as caught:
-        calls.parse_token(body)
+        answers.parse_token(body)
 
     assert caught.value.error is R7MailAuthError
 
@@ -274,14 +275,14 @@ def test_a_token_is_a_token(answer: Mapping[str, object]) -> None:
     body = json.loads(_login_answer(Tokens={"AuthToken": "t"}))
     body["Response"]["Data"] |= answer
 
-    assert calls.parse_token(json.dumps(body).encode()) == "t"
+    assert answers.parse_token(json.dumps(body).encode()) == "t"
 
 
 @pytest.mark.parametrize("token", ["a\nb", "a\0", "токен", "half \ud83d"])
 def test_a_token_that_no_header_can_hold_is_not_shown(token: str) -> None:
     """An invalid token is an error that doesn't quote it."""
     with pytest.raises(AnswerError, match="characters that a header can't") as caught:
-        calls.parse_token(_login_answer(Tokens={"AuthToken": token}))
+        answers.parse_token(_login_answer(Tokens={"AuthToken": token}))
 
     assert token not in str(caught.value)
 
@@ -292,7 +293,7 @@ def test_a_token_that_no_header_can_hold_is_not_shown(token: str) -> None:
 def test_anything_but_true_is_a_failure(body: bytes) -> None:
     """An action has succeeded only if the server says `true` (R15)."""
     with pytest.raises(AnswerError) as caught:
-        calls.parse_true(body)
+        answers.parse_true(body)
 
     assert caught.value.error is R7MailActionError
 
@@ -312,7 +313,12 @@ def test_anything_but_true_is_a_failure(body: bytes) -> None:
 )
 def test_what_is_no_json_is_an_error(body: bytes, error: type[R7MailRequestError]) -> None:
     """A truncated response is distinguished from a proxy's page with status 200 (R16)."""
-    for parse in (calls.parse_token, calls.parse_page, calls.parse_message, calls.parse_true):
+    for parse in (
+        answers.parse_token,
+        answers.parse_page,
+        answers.parse_message,
+        answers.parse_true,
+    ):
         with pytest.raises(AnswerError) as caught:
             parse(body)
 
@@ -337,7 +343,7 @@ def test_what_is_no_json_is_an_error(body: bytes, error: type[R7MailRequestError
 def test_what_is_no_listing_is_an_error(body: bytes) -> None:
     """A response that is not a listing is never taken for an empty one."""
     with pytest.raises(AnswerError) as caught:
-        calls.parse_page(body)
+        answers.parse_page(body)
 
     assert caught.value.error is R7MailResponseError
 
@@ -348,7 +354,7 @@ def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
     named: list[dict[str, object]] = [{"Id": 1}, {"Subject": "x"}, {"Id": "7a"}]
     rows = [{**row, "Date": date} for row, date in zip(named, dates, strict=True)]
 
-    page = calls.parse_page(json.dumps({"Items": rows}).encode())
+    page = answers.parse_page(json.dumps({"Items": rows}).encode())
 
     assert [message.id for message in page.items] == [1]
     assert [row.date.second for row in page.rows if row.date] == [50, 51, 52]
@@ -361,15 +367,15 @@ def test_one_row_without_an_id_does_not_spoil_the_page() -> None:
 )
 def test_count_is_a_number_or_unknown(count: str, expected: int | None) -> None:
     """`Count` is a number, also as text, or unknown (R2, R20)."""
-    assert calls.parse_page(b'{"Items": null, "Count": %b}' % count.encode()).count == expected
-    assert calls.parse_page(b'\xef\xbb\xbf{"Items": []}').count is None
+    assert answers.parse_page(b'{"Items": null, "Count": %b}' % count.encode()).count == expected
+    assert answers.parse_page(b'\xef\xbb\xbf{"Items": []}').count is None
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"true", b"{}", b'{"Id": null}'])
 def test_what_is_no_sent_message_is_an_error(body: bytes) -> None:
     """Send's response must be a message: otherwise I can't know what happened."""
     with pytest.raises(AnswerError) as caught:
-        calls.parse_message(body)
+        answers.parse_message(body)
 
     assert caught.value.error is R7MailResponseError
 
@@ -405,7 +411,7 @@ def test_statuses_have_meanings(
     status: int, headers: dict[str, str], error: type[R7MailRequestError], reason: str
 ) -> None:
     """Each status is attributed to its source, and each error says what to do (R16)."""
-    failure = calls.failure(calls.delete_messages(24, [1]), status, httpx.Headers(headers), 2)
+    failure = statuses.failure(calls.delete_messages(24, [1]), status, httpx.Headers(headers), 2)
 
     assert type(failure) is error
     assert reason in failure.reason
@@ -416,8 +422,8 @@ def test_statuses_have_meanings(
 def test_a_file_that_a_web_server_refuses_by_its_name() -> None:
     """If a web server in front refuses a file name, as IIS does, the error says what to do."""
     page = httpx.Headers(HTML)
-    file = calls.failure(calls.download_attachment(24, 884, "web.config"), 404, page, 1)
-    other = calls.failure(calls.delete_messages(24, [1]), 404, page, 1)
+    file = statuses.failure(calls.download_attachment(24, 884, "web.config"), 404, page, 1)
+    other = statuses.failure(calls.delete_messages(24, [1]), 404, page, 1)
 
     assert file is not None
     assert "request filtering" in file.hint
@@ -428,13 +434,13 @@ def test_a_file_that_a_web_server_refuses_by_its_name() -> None:
 
 def test_200_is_no_failure() -> None:
     """Only 200 means success."""
-    assert calls.failure(calls.delete_messages(24, [1]), 200, httpx.Headers(), 1) is None
+    assert statuses.failure(calls.delete_messages(24, [1]), 200, httpx.Headers(), 1) is None
 
 
 def test_500_refuses_a_login_until_the_password_has_worked() -> None:
     """A 500 to the first login may mean a wrong password (R14), but not once it has worked."""
-    first = calls.failure(calls.log_in("l", "p"), 500, httpx.Headers(), 1)
-    later = calls.failure(calls.log_in("l", "p", proven=True), 500, httpx.Headers(), 1)
+    first = statuses.failure(calls.log_in("l", "p"), 500, httpx.Headers(), 1)
+    later = statuses.failure(calls.log_in("l", "p", proven=True), 500, httpx.Headers(), 1)
 
     assert type(first) is R7MailAuthError
     assert "Check Login and Password" in first.hint
@@ -443,7 +449,7 @@ def test_500_refuses_a_login_until_the_password_has_worked() -> None:
 
 def _wait(value: str | None) -> float | None:
     headers = httpx.Headers({} if value is None else {b"Retry-After": value.encode("latin-1")})
-    failure = calls.failure(calls.delete_messages(24, [1]), 503, headers, 1)
+    failure = statuses.failure(calls.delete_messages(24, [1]), 503, headers, 1)
     assert failure is not None
     return failure.retry_after
 
@@ -486,7 +492,7 @@ def test_retry_after_may_be_a_date() -> None:
 def test_a_long_rest_is_told() -> None:
     """If a proxy asks to wait for hours, the call fails, and the error says how long."""
     headers = httpx.Headers({"Retry-After": "7200"})
-    failure = calls.failure(calls.delete_messages(24, [1]), 503, headers, 1)
+    failure = statuses.failure(calls.delete_messages(24, [1]), 503, headers, 1)
 
     assert failure is not None
     assert "Retry-After asks to wait 7200 s" in failure.hint

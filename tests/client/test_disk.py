@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.client import calls
-from airflow_provider_r7mail.client.disk import (
+from airflow_provider_r7mail.client.attaching import (
     FOLDER,
     MAX_UPLOADS,
     REUSE_DAYS,
@@ -885,7 +885,7 @@ def test_logs_hold_no_names(server: Emulator, caplog: pytest.LogCaptureFixture) 
 SEND_LARGE = """
 import asyncio, resource, sys
 from airflow_provider_r7mail.client import calls
-from airflow_provider_r7mail.client.disk import Uploads
+from airflow_provider_r7mail.client.attaching import Uploads
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.sending import Sending, asend_once, send_once
 from airflow_provider_r7mail.client.session import AsyncClient, Client

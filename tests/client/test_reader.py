@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from airflow_provider_r7mail.client import reader
-from airflow_provider_r7mail.client.calls import parse_page
+from airflow_provider_r7mail.client.answers import parse_page
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter, Page
-from airflow_provider_r7mail.client.reader import PAGE_BYTES, aiter_messages, iter_messages
+from airflow_provider_r7mail.client.page_size import PAGE_BYTES
+from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
 from airflow_provider_r7mail.client.session import AsyncClient, Client
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailServerError

@@ -28,7 +28,7 @@ import aiohttp  # noqa: TID253 - no DAG file reads a test
 import httpx
 import pytest
 
-from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client import answers, calls
 from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.disk import add_directory, delete_documents
 from airflow_provider_r7mail.client.download import PIECE_BYTES
@@ -81,7 +81,7 @@ async def test_answers_may_be_in_camel_case(kind: Kind, server: Emulator) -> Non
     """After an upgrade to camelCase answers, everything is read as before (R42)."""
     server.mailbox.deliver(sender="a@example.org", attachments=[Attachment("a.txt", b"data")])
     call = calls.list_messages(
-        INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=calls.parse_page
+        INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=answers.parse_page
     )
     async with opened(kind, server) as session:
         before = await session.send(call)
@@ -105,7 +105,7 @@ async def test_each_call_does_what_it_says(kind: Kind, server: Emulator) -> None
         end=None,
         offset=0,
         size=10,
-        parse=calls.parse_page,
+        parse=answers.parse_page,
     )
     async with opened(kind, server) as session:
         page = await session.send(listing)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_r7mail.client import account, calls, tokens
+from airflow_provider_r7mail.client import account, answers, calls, tokens
 from airflow_provider_r7mail.client.calls import Call
 from airflow_provider_r7mail.client.check.trial import Trial
 from airflow_provider_r7mail.client.http import ClientConfig
@@ -34,7 +34,7 @@ from airflow_provider_r7mail.exceptions import (
 from tests.client.clients import INBOX, MARK, SEND, Kind, Session, opened
 
 LIST: Call[Any] = calls.list_messages(
-    INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=calls.parse_page
+    INBOX, MessageFilter(), start=None, end=None, offset=0, size=9, parse=answers.parse_page
 )
 FILE = calls.download_attachment(INBOX, 1, "a.txt")
 NO_FILE = calls.download_attachment(INBOX, 1, "b.txt")

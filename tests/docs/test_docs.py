@@ -295,4 +295,4 @@ def test_the_variants_run(
     assert result.state == "success", result.states
     assert {file["table"] for file in result.xcom("extract_headers")["files"]} == {"messages"}
     [sent] = server.mailbox.sent
-    assert "0 messages" in sent["HtmlBody"]
+    assert "Messages: 0" in sent["HtmlBody"]

@@ -93,7 +93,7 @@ def test_the_dag_to_copy_runs(
     assert found.fetchall() == [("bob@example.org", 1)]
     [sent] = server.mailbox.sent
     assert sent["To"] == ["ann@example.org"]
-    assert "1 messages" in sent["HtmlBody"]
+    assert "Messages: 1" in sent["HtmlBody"]
 
 
 def test_names_in_the_table_exist() -> None:

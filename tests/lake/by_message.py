@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from airflow_provider_r7mail.client.calls import AnswerError, parse_items
+from airflow_provider_r7mail.client.answers import AnswerError, parse_items
 from airflow_provider_r7mail.client.dates import parse_api_date
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, KINDS, SENDER_FIELDS, Fields
 from airflow_provider_r7mail.client.models import mend_text

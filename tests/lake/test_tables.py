@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_r7mail.client.calls import AnswerError
+from airflow_provider_r7mail.client.answers import AnswerError
 from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -541,7 +541,7 @@ def test_what_does_not_fit_stays_in_extra(field: str, value: Any) -> None:
 def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
     """A response that is or starts with `null` is an error like other bad JSON, not a crash."""
     code = f"""
-        from airflow_provider_r7mail.client.calls import AnswerError
+        from airflow_provider_r7mail.client.answers import AnswerError
         from airflow_provider_r7mail.lake.decode import decode_page
         try:
             decode_page({body!r})

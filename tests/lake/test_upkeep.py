@@ -182,7 +182,7 @@ def test_an_unreadable_file_is_left(server: Emulator, catalog: Catalog, tmp_path
 
     assert (messages.files, messages.into) == (3, 1)
     assert messages.left[0].startswith(f"2025-06-01: {gone} can't be read")
-    assert "orphans: 1 files that its snapshots need aren't there" in messages.left[1]
+    assert "orphans: files that its snapshots need are missing (1)" in messages.left[1]
     assert len(paths(catalog.load_table("r7mail.messages"))) == 4
 
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq  # noqa: TID253 - tests may
 import pytest
 from upath import UPath
 
-from airflow_provider_r7mail.client.calibration import SAMPLE
 from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.samples import SAMPLE
 from airflow_provider_r7mail.client.session import AsyncClient
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import (

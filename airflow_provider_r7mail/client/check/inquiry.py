@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client import answers, calls
 from airflow_provider_r7mail.client.check.evidence import SECOND, Listing, Page, Row
 from airflow_provider_r7mail.client.dates import (
     EPOCH,
@@ -23,7 +23,7 @@ from airflow_provider_r7mail.client.dates import (
 )
 from airflow_provider_r7mail.client.http import interpret, may_repeat, network
 from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.reader import TOO_LARGE
+from airflow_provider_r7mail.client.page_size import TOO_LARGE
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.client.traits import WIDE_REACH, Traits
 from airflow_provider_r7mail.exceptions import (
@@ -78,8 +78,8 @@ class Answer:
         if not self.body.strip():
             return f"{self.status}, empty"
         try:
-            calls.read_json(self.body)
-        except calls.AnswerError:
+            answers.read_json(self.body)
+        except answers.AnswerError:
             head = self.body.lstrip()[:1]
             html = head == b"<" or "html" in self.headers.get("content-type", "").lower()
             return f"{self.status}, {'html' if html else 'text'}"
@@ -88,7 +88,7 @@ class Answer:
     @property
     def told(self) -> str:
         """What an error looks like, and what the server says in it (F4)."""
-        message = calls.error_message(self.body)
+        message = answers.error_message(self.body)
         return f"status {self.form}" + (f": “{message}”" if message else "")
 
 
@@ -189,8 +189,8 @@ class Inquiry:
         data: list[Mapping[str, Any]] = []
 
         def parse(body: bytes) -> str:
-            token = calls.parse_token(body)
-            data.append(calls.login_data(body))
+            token = answers.parse_token(body)
+            data.append(answers.login_data(body))
             return token
 
         call = replace(calls.log_in(self.config.login, self.config.password), parse=parse)
@@ -334,7 +334,7 @@ class Inquiry:
             rows=tuple(map(Row.of, items)),
             zoneless=lacks_zone(answer.body),
             zoneless_timestamps=only_timestamps_lack_zone(answer.body),
-            count=calls.read_count(envelope.get("Count")),
+            count=answers.read_count(envelope.get("Count")),
             bytes=len(answer.body),
             seconds=answer.seconds,
         )
@@ -478,7 +478,7 @@ def why_stopped(error: Spent | R7MailRequestError) -> str:
 
 def _parse_listing(body: bytes) -> tuple[Mapping[str, Any], bool]:
     """Parse a listing, and return whether all its names came in the manual's case (R42)."""
-    raw, listing = calls.read_json(body), calls.read_listing(body)
+    raw, listing = answers.read_json(body), answers.read_listing(body)
     return listing, raw.keys() == listing.keys() and (raw["Items"] or []) == listing["Items"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client import answers, calls
 from airflow_provider_r7mail.client.http import ClientConfig
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.session import Client
@@ -46,7 +46,7 @@ class Trial:
                         end=None,
                         offset=0,
                         size=1,
-                        parse=calls.parse_page,
+                        parse=answers.parse_page,
                     )
                 )
         except R7MailTimeoutError as error:

@@ -26,6 +26,6 @@ with DAG(
         task_id="send",
         to=["ann@example.org", "bob@example.org"],
         subject="Last week's mail",
-        html_content="<p>{{ ti.xcom_pull('count') }} messages arrived.</p>",
+        html_content="<p>Messages that arrived: {{ ti.xcom_pull('count') }}.</p>",
         sent_folder="sent",
     ).set_upstream(counted)

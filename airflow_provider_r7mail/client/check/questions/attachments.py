@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client import calls, statuses
 from airflow_provider_r7mail.client.check.evidence import Listing, is_a
 from airflow_provider_r7mail.client.check.inquiry import Answer, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
@@ -163,7 +163,7 @@ class Download(Question):
         except R7MailConfigError:
             return unknown("the file's name cannot be requested")
         answer = inquiry.look(call)
-        if calls.failure(call, answer.status, answer.headers, 1) is None:
+        if statuses.failure(call, answer.status, answer.headers, 1) is None:
             return answer
         row = next((row for row in inquiry.rows() if row.key == key), None)
         if row is None or not inquiry.near(row).holds(key):

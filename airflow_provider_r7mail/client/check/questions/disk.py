@@ -7,17 +7,17 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from airflow_provider_r7mail.client.calls import Call
-from airflow_provider_r7mail.client.check.inquiry import Inquiry, failure_kind
-from airflow_provider_r7mail.client.check.question import Question
-from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict
-from airflow_provider_r7mail.client.disk import (
+from airflow_provider_r7mail.client.attaching import (
     APPEAR_SECONDS,
     Uploads,
     delete_files,
     list_disk,
     until_found,
 )
+from airflow_provider_r7mail.client.calls import Call
+from airflow_provider_r7mail.client.check.inquiry import Inquiry, failure_kind
+from airflow_provider_r7mail.client.check.question import Question
+from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict
 from airflow_provider_r7mail.client.http import interpret
 from airflow_provider_r7mail.client.steps import Steps, carry_out
 from airflow_provider_r7mail.client.upload import Source
@@ -41,7 +41,7 @@ class DiskListing(Question):
             files = carry_out(list_disk(inquiry.disk_folder), partial(_ask, inquiry))
         except R7MailRequestError as error:
             return {"disk": _failed(error)}
-        return {"disk": ("ok", "answers", f"answers, with {len(files)} files in the folder")}
+        return {"disk": ("ok", "answers", f"answers; files in the folder: {len(files)}")}
 
 
 class DiskUpload(Question):

@@ -41,7 +41,7 @@ def foreign_of(rows: int, foreign: int) -> Verdict:
         return "ok", "none", "none is listed"
     if foreign < rows:
         return "note", "listed", f"{foreign} of {rows} are filed under another folder"
-    says = f"all {rows} messages are filed under another folder: nothing can be extracted"
+    says = f"all messages ({rows}) are filed under another folder: nothing can be extracted"
     return "warning", "all", says
 
 

@@ -97,7 +97,7 @@ def slowness_of(slowest: float, limit: float) -> Verdict:
 
 def failures_of(failures: Sequence[str]) -> Verdict:
     """Return how many requests failed, and how."""
-    kinds = [f"{count} times {kind}" for kind, count in sorted(Counter(failures).items())]
+    kinds = [f"{kind}: {count}" for kind, count in sorted(Counter(failures).items())]
     if kinds:
         return "warning", kinds, ", ".join(kinds)
     return "ok", [], "none"

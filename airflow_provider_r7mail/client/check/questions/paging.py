@@ -6,12 +6,12 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from airflow_provider_r7mail.client.calibration import NOWHERE
 from airflow_provider_r7mail.client.check.evidence import Listing, Page, directions
 from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, MAX_PAGE_BYTES, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 from airflow_provider_r7mail.client.dates import to_microseconds
+from airflow_provider_r7mail.client.samples import NOWHERE
 from airflow_provider_r7mail.exceptions import R7MailConnectionError, R7MailServerError
 
 LARGER_PAGES = (200, 1000)
@@ -212,7 +212,7 @@ def cap_of(end: End) -> Verdict:
         return "ok", "none seen", f"no limit up to {got}"
     if end.total is not None:
         if got < ENOUGH:
-            return unknown(f"the folder has only {got} messages")
+            return unknown(f"the folder has too few messages ({got})")
         return "ok", "none seen", f"no limit up to {got}, all messages of the folder"
     if got > 0 and end.follows and len(end.again.rows) == got:
         return "note", got, f"{got}, whatever is requested"

@@ -6,8 +6,8 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from airflow_provider_r7mail.client.asking import Question as Asked
 from airflow_provider_r7mail.client.calibration import Calibration
-from airflow_provider_r7mail.client.calibration import Question as Asked
 from airflow_provider_r7mail.client.check.evidence import Page, Row
 from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
@@ -96,8 +96,8 @@ def _calibrate(inquiry: Inquiry) -> None:
     _drive(inquiry, calibration.first_page(request, _listing_of(first.rows, first)))
     if inquiry.strays:
         page = next(page for page in inquiry.pages if page.bounds == 2 and page.strays())
-        [row, *_] = calibration.rows(_listing_of(page.strays(), page))
-        _drive(inquiry, calibration.investigate(row, zoneless=page.zoneless))
+        [row, *_] = calibration.samples.rows(_listing_of(page.strays(), page))
+        _drive(inquiry, calibration.bounds.investigate(row, zoneless=page.zoneless))
 
 
 def _first_page(inquiry: Inquiry) -> Page:

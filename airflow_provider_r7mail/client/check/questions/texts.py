@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from airflow_provider_r7mail.client import calls
+from airflow_provider_r7mail.client import answers, calls
 from airflow_provider_r7mail.client.check.evidence import Listing, Row, dated
 from airflow_provider_r7mail.client.check.inquiry import FIRST_PAGE, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
@@ -98,7 +98,7 @@ def _finds(inquiry: Inquiry, known: Known) -> bool:
         end=None,
         offset=0,
         size=min(FIRST_PAGE, inquiry.served_size),
-        parse=calls.parse_items,
+        parse=answers.parse_items,
     )
     (items, _), _ = inquiry.ask(call)
     found = [Row.of(item) for item in items]

@@ -58,7 +58,7 @@ def threads_of(heads: int, with_children: int) -> Verdict:
     if with_children:
         return "ok", "listed", f"listed, for {with_children} of {heads} messages with HasChildren"
     says = (
-        f"none is listed for {heads} messages with HasChildren: they are in other folders, or the "
+        f"none is listed (messages with HasChildren: {heads}): they are in other folders, or the "
         "server lists only the first message of a thread"
     )
     return "note", "not seen", says

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from airflow_provider_r7mail.client.calls import REFUSED, has_mail
+from airflow_provider_r7mail.client.answers import has_mail
 from airflow_provider_r7mail.client.check.evidence import is_a, read_date
 from airflow_provider_r7mail.client.check.inquiry import Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Level, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.statuses import REFUSED
 
 _GOES_ON = "Ignores it: logs in again when a token is rejected."
 
@@ -63,7 +64,7 @@ def rejections_of(lives: Sequence[int], served: int) -> Verdict:
     """
     if lives:
         shortest = min(lives)
-        says = f"{len(lives)} rejected; one after only {shortest} calls"
+        says = f"{len(lives)} rejected; fewest calls before: {shortest}"
         return "note", shortest, says
     return "ok", "none refused", f"none in {served} calls; the actual lifetime was not tested"
 
