@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_r7mail.client.dates import lacks_zone
-from airflow_provider_r7mail.client.fields import ENVELOPE, Names, restore_names
+from airflow_provider_r7mail.client.fields import LISTING, Names, restore_names
 from airflow_provider_r7mail.client.models import Message, NoMessage, Page
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
@@ -23,7 +23,6 @@ from airflow_provider_r7mail.exceptions import (
 
 LOGIN_HINT = "Check Login and Password of the connection, and that Host is an R7 mail server."
 
-_LISTING = Names(*ENVELOPE)
 _LOGIN = Names("Response", "Data", "Tokens", "AuthToken", "ExpiredAt", "State", "ModulesAccess")
 _ERROR = Names("ErrorMessage")
 
@@ -175,7 +174,7 @@ def check_listing(answer: Any) -> Mapping[str, Any]:
     """
     if not isinstance(answer, dict):
         raise AnswerError("the listing is not an object")
-    answer = dict(_LISTING.restore(answer))
+    answer = dict(LISTING.restore(answer))
     if "Items" not in answer:
         raise _missing("the listing", "Items", answer)
     if answer["Items"] is None and any(value for value in answer.values() if type(value) is list):

@@ -92,6 +92,7 @@ class Names:
         )
 
 
+LISTING = Names(*ENVELOPE)
 ITEM = Names(*KINDS)
 SENDER = Names(*(name for name, _, _ in SENDER_FIELDS))
 FILE = Names(*(name for name, _, _ in FILE_FIELDS))

@@ -22,6 +22,7 @@ from airflow_provider_r7mail.client.fields import (
     SENDER_FIELDS,
     Fields,
     Names,
+    restore_names,
 )
 from airflow_provider_r7mail.client.models import mend_text
 from airflow_provider_r7mail.lake.arrays import (
@@ -111,8 +112,7 @@ class _Field:
 class Columns:
     """The columns of a page's messages, by our names, without `extra`.
 
-    :param items: the items of the listing: records, dictionaries, or whatever else was sent;
-        dictionaries get the manual's names (R42)
+    :param items: the items of the listing: records, dictionaries, or whatever else was sent
     :param names: the names of the records' unknown fields
     """
 
@@ -122,8 +122,8 @@ class Columns:
         self.items = items
         self.extras: dict[int, dict[str, Any]] = {}
         """What doesn't fit the columns, by row."""
-        self.new_names: set[str] = set()
-        """The names of unknown fields in dictionaries."""
+        self.layouts: set[tuple[str, ...]] = set()
+        """The names in each of the dictionaries."""
         self.repaired: set[int] = set()
         """The rows whose text had to be mended (R21)."""
         self.is_plain = True
@@ -147,8 +147,8 @@ class Columns:
                 self.arrays[column] = self._array(kind, values, field, types)
 
     def item(self, row: int) -> Any:
-        """Return a message as it was received, but for the manual's names."""
-        return as_received(self.items[row])
+        """Return a message as it was received, but with the manual's names (R42)."""
+        return restore_names(as_received(self.items[row]))
 
     def _values(self, names: Sequence[str]) -> Sequence[Sequence[Any]]:
         """Return the values of each field in all messages; keep what is unknown."""
@@ -180,13 +180,14 @@ class Columns:
         if type(item) is not dict:
             self.is_plain = False
             item = {}
-        names, unknown = _ITEM.layout(tuple(item))
+        given = tuple(item)
+        self.layouts.add(given)
+        names, unknown = _ITEM.layout(given)
         if names is not None:
             self.is_plain = False
-            item = self.items[row] = dict(zip(names, item.values(), strict=True))
+            item = dict(zip(names, item.values(), strict=True))
         if unknown:
             self.extras[row] = {name: item[name] for name in unknown}
-            self.new_names.update(unknown)
         return tuple(map(item.get, _NAMES))
 
     def _keep(self, field: _Field, place: int) -> None:
@@ -355,7 +356,6 @@ class Columns:
                 self.is_plain = False
                 sender = dict(zip(names, sender.values(), strict=True))
                 values[row] = sender
-                self.items[row] = {**self.item(row), field.name: sender}
             if unknown:
                 self._keep(field, row)
             return sender

@@ -152,7 +152,7 @@ def decode_values(body: bytes, parser: Parser) -> tuple[DecodedPage, bool]:
     answer, is_odd = parser.parse(body)
     listing = check_listing(answer)
     columns = Columns(listing["Items"], parser.names)
-    parser.learn(columns.new_names)
+    parser.learn(columns.layouts)
     page = _page(columns.arrays, read_count(listing.get("Count")), columns.extras)
     page.repaired = frozenset(columns.repaired)
     _set_aside(page, columns)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from airflow_provider_r7mail.client.answers import AnswerError, read_json
-from airflow_provider_r7mail.client.fields import ITEM
+from airflow_provider_r7mail.client.fields import ITEM, KINDS, LISTING
 from airflow_provider_r7mail.lake.records import Records
 
 # Python refuses to convert longer text to an integer, since that takes quadratic time.
@@ -35,7 +35,8 @@ class Parser:
         self._piece_bytes = piece_bytes
         self._in_pieces = 0  # how many pages to parse like that
         self._records: Records | None = None
-        self._names: frozenset[str] = frozenset()
+        self._names: Set[str] = frozenset()
+        self._spelling: dict[str, str] = {}
         self._refused = 0
 
     def parse(self, body: bytes) -> tuple[Any, bool]:
@@ -64,11 +65,24 @@ class Parser:
         """The names of the records' unknown fields, in their order."""
         return sorted(self._names)
 
-    def learn(self, names: Set[str]) -> None:
-        """Learn the names of unknown fields, so that messages with these become records, too."""
-        known = self._names | {name for name in names if not ITEM.resembles(name)}
-        if self._names < known and len(known) <= _MAX_NAMES:
-            self._names, self._records = known, None
+    def learn(self, layouts: Iterable[tuple[str, ...]]) -> None:
+        """Learn the names of fields, so that messages with these become records, too.
+
+        :param layouts: the names in each of some dictionaries
+        """
+        names, spelling = set(self._names), dict(self._spelling)
+        for given in layouts:
+            for name, known in zip(given, ITEM.spell(given), strict=True):
+                if known in KINDS:
+                    spelling[known] = name
+                elif not ITEM.resembles(name):
+                    names.add(name)
+        self._know(names, spelling)
+
+    def _know(self, names: Set[str], spelling: dict[str, str]) -> None:
+        spelling = {known: name for known, name in spelling.items() if known != name}
+        if len(names) <= _MAX_NAMES and (names, spelling) != (self._names, self._spelling):
+            self._names, self._spelling, self._records = names, spelling, None
 
     def _parse(self, parse: Callable[[Records, bytes], Any], text: bytes) -> Any:
         """Parse messages into records, or else into dictionaries.
@@ -78,15 +92,18 @@ class Parser:
         """
         import msgspec
 
-        if self._refused < _MAX_REFUSED:
-            self._records = self._records or Records(self._names)
-            try:
-                return parse(self._records, text)
-            except (ValueError, msgspec.MsgspecError):
-                answer = _decode(text)
-                self._refused += 1  # it is JSON
-                return answer
-        return _decode(text)
+        if self._refused == _MAX_REFUSED:
+            return _decode(text)
+        self._records = self._records or Records(self._names, self._spelling)
+        try:
+            return parse(self._records, text)
+        except (ValueError, msgspec.MsgspecError):
+            answer = _decode(text)
+        self._refused += 1  # it is JSON
+        if type(answer) is dict:
+            spelled = zip(LISTING.spell(tuple(answer)), answer, strict=True)
+            self._know(self._names, self._spelling | dict(spelled))
+        return answer
 
     def _parse_in_pieces(self, body: bytes) -> tuple[Any, bool]:
         """Parse a listing some messages at a time: only where it must, Python's own parser does it.

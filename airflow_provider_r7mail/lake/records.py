@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_r7mail.client.fields import FIELDS
+from airflow_provider_r7mail.client.fields import ENVELOPE, FIELDS
 
 
 class Records:
     """Records for messages with the manual's fields, and unknown ones of some names.
 
     :param names: the names of the unknown fields
+    :param spelling: how the server writes known names that it doesn't write as the manual (R42)
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
+    def __init__(self, names: Iterable[str], spelling: Mapping[str, str]) -> None:
         import msgspec
+
+        def place(number: int, name: str) -> Any:
+            given = spelling.get(name, name)
+            return f"field_{number}", Any, msgspec.field(name=given, default=msgspec.UNSET)
 
         self.names: Sequence[str] = sorted(names)
         known = (name for name, _, _ in FIELDS)
         record = msgspec.defstruct(
             "Record",
-            [
-                (f"field_{number}", Any, msgspec.field(name=name, default=msgspec.UNSET))
-                for number, name in enumerate((*known, *self.names))
-            ],
+            [place(number, name) for number, name in enumerate((*known, *self.names))],
             forbid_unknown_fields=True,
             gc=False,
         )
         items = list[record]  # type: ignore[valid-type]
-        listing = msgspec.defstruct("Listing", [("Items", items), ("Count", Any, msgspec.UNSET)])
+        listing = msgspec.defstruct(
+            "Listing",
+            [(name, items if name == "Items" else Any, place(0, name)[2]) for name in ENVELOPE],
+            # Otherwise there may be two of a name, in different cases.
+            forbid_unknown_fields=bool(spelling),
+        )
         self._read_listing = msgspec.json.Decoder(listing).decode
         self._read_items = msgspec.json.Decoder(items).decode
 
@@ -41,12 +48,12 @@ class Records:
         """
         import msgspec
 
-        listing: Any = self._read_listing(body)
-        if listing.Count is not msgspec.UNSET:
-            return {"Items": listing.Items, "Count": listing.Count}
-        if b'"count"' in body.lower():
-            raise ValueError("no Count")
-        return {"Items": listing.Items}
+        listing = msgspec.structs.asdict(self._read_listing(body))
+        found = {name: value for name, value in listing.items() if value is not msgspec.UNSET}
+        for name in "Items", "Count":
+            if name not in found and f'"{name}"'.lower().encode() in body.lower():
+                raise ValueError(f"no {name}")
+        return found
 
     def items(self, text: bytes) -> list[Any]:
         """Parse an array of messages.
