@@ -162,21 +162,22 @@ class StagedObject:
         if self._upload is not None:
             self._upload.commit(self._hash.digest())
         elif self._is_local:
-            self._put_in_place(Path(self._file.name))
+            self._put_in_place(self._file.name)
             self._file.close()
         else:
             self._file.close()
             self.path.fs.put_file(self._file.name, self.path.path)
             os.unlink(self._file.name)  # noqa: PTH108
 
-    def _put_in_place(self, temporary: Path) -> None:
-        place = Path(self.path.path)
+    def _put_in_place(self, temporary: str) -> None:
+        # Not with pathlib, which takes as long as the disk.
+        folder = self.path.parent.path
         while True:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
             try:
-                temporary.replace(place)
+                os.replace(temporary, self.path.path)  # noqa: PTH105
             except FileNotFoundError:
-                if not temporary.exists():
+                if not os.path.exists(temporary):  # noqa: PTH110
                     raise
                 # Another process removed the folder while it was empty: try again.
             else:
