@@ -224,7 +224,7 @@ class Client(_Base):
             return once(1)
         except R7MailRequestError as error:
             failed = error
-        # Most attempts succeed, and to get here takes longer than all else about a request.
+        # Only now: tenacity takes half as long as a request, and most attempts succeed.
         for attempt in tenacity.Retrying(**retry_options(call, self.config, self.stats)):
             with attempt:
                 number = attempt.retry_state.attempt_number

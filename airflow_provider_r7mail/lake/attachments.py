@@ -47,9 +47,9 @@ STAGING = "_staged"
 # The number of bytes to collect before a worker thread hashes and writes them.
 WRITE_BYTES = 1 << 20
 DISK_THREADS = 2
-# Files up to this size go to a disk so many at once: to hand one to a thread takes longer than to
-# write it.
-SMALL_BYTES = 256 << 10
+# Files up to this size are put on a disk so many at once, since to hand one to a thread takes as
+# long as to write it. Each page in hand may have as many waiting in memory.
+SMALL_BYTES = 64 << 10
 SMALL_AT_ONCE = 16
 
 
