@@ -19,6 +19,7 @@ from airflow_provider_r7mail.client.samples import (
     Row,
     Samples,
     any_within,
+    dates_of,
     is_long,
     is_surrounded,
     seconds_of,
@@ -146,7 +147,7 @@ class BoundsInquiry:
         """
         if not all(any_within([date], row.date) for date in at_own.dates if date is not None):
             return True
-        if is_surrounded(row, rows):
+        if is_surrounded(row, dates_of(rows)):
             return False
         if known is not None and known[0] is row:
             return row.key in known[1].keys
@@ -217,9 +218,10 @@ def most_telling(rows: Sequence[Row], request: PageRequest) -> list[Row]:
     telling = [row for row in rows if row.is_telling] or rows
     telling = [row for row in telling if not row.is_at_midnight] or telling
     first, last = seconds_of(request)
+    dates = dates_of(rows)
 
     def order(row: Row) -> tuple[bool, bool, float]:
-        lone = not is_surrounded(row, rows)
+        lone = not is_surrounded(row, dates)
         gap = max(row.second - last, first - row.second, 0)
         # What is beside one in the window can't be asked for together with the window.
         return lone, lone and gap == 0, gap

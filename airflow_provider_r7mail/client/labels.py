@@ -17,6 +17,7 @@ from airflow_provider_r7mail.client.samples import (
     MOMENT_SECONDS,
     Row,
     Samples,
+    dates_of,
     is_surrounded,
     seconds_of,
 )
@@ -50,7 +51,8 @@ class LabelsInquiry:
         :param rows: other messages
         """
         request = replace(request, size=min(request.size, self._samples.size))
-        lone = [row for row in telling if not (self._filters or is_surrounded(row, rows))]
+        dates = dates_of(rows)
+        lone = [row for row in telling if not (self._filters or is_surrounded(row, dates))]
         for row in lone:
             wider = _up_to(row, request)
             first, last = seconds_of(wider)

@@ -5,8 +5,9 @@ No I/O: the methods yield questions and are sent the pages. No Airflow.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from math import inf
@@ -240,12 +241,21 @@ def seconds_of(request: PageRequest) -> tuple[float, float]:
     )
 
 
-def is_surrounded(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether any day that has a message has another one of these, too."""
-    gaps = [(other.date - row.date) // MICROSECONDS for other in rows]
-    before = max((gap for gap in gaps if gap < -MOMENT_SECONDS), default=-inf)
-    after = min((gap for gap in gaps if gap > MOMENT_SECONDS), default=inf)
-    return after - before < 24 * HOUR
+def dates_of(rows: Iterable[Row]) -> list[int]:
+    """Return the dates of messages, in order."""
+    return sorted(row.date for row in rows)
+
+
+def is_surrounded(row: Row, dates: Sequence[int]) -> bool:
+    """Whether any day that has a message has another one of these, too.
+
+    :param dates: the dates of messages, in order
+    """
+    before = bisect_left(dates, row.date - MOMENT_SECONDS * MICROSECONDS)
+    after = bisect_left(dates, row.date + (MOMENT_SECONDS + 1) * MICROSECONDS)
+    if before == 0 or after == len(dates):
+        return False
+    return dates[after] - dates[before - 1] < 24 * HOUR * MICROSECONDS
 
 
 def any_within(dates: Sequence[int | None], date: int) -> bool:
