@@ -10,7 +10,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
 from concurrent.futures import Executor
 from contextlib import (
     AbstractContextManager,
@@ -196,20 +203,35 @@ class Client(_Base):
         :raises R7MailRequestError: the last attempt failed
         :raises R7MailSendUnclearError: it failed, but the server may have sent the message (R23)
         """
-        with outcome_of_send(call):
-            for attempt in self.attempts(call):
-                with attempt:
-                    number = attempt.retry_state.attempt_number
-                    with self.exchange(call, number) as response:
-                        with network(call, number):
-                            body = b"".join(response.iter_bytes())  # see AsyncClient
-                        self.stats.bytes_read += len(body)
-                    return interpret(call, response.status_code, response.headers, body, number)
-        raise AssertionError("tenacity ended without a result")
 
-    def attempts(self, call: Call[Any]) -> tenacity.Retrying:
-        """Iterate over the attempts for a call: `for attempt in ...: with attempt:`."""
-        return tenacity.Retrying(**retry_options(call, self.config, self.stats))
+        def once(attempt: int) -> T:
+            with self.exchange(call, attempt) as response:
+                with network(call, attempt):
+                    body = b"".join(response.iter_bytes())  # see AsyncClient
+                self.stats.bytes_read += len(body)
+            return interpret(call, response.status_code, response.headers, body, attempt)
+
+        with outcome_of_send(call):
+            return self.retry(call, once)
+
+    def retry(self, call: Call[Any], once: Callable[[int], T]) -> T:
+        """Make an attempt for a call, and further ones if it fails in a way that may pass.
+
+        :param once: makes one attempt, given its number, from 1
+        :return: what that returns
+        """
+        try:
+            return once(1)
+        except R7MailRequestError as error:
+            failed = error
+        # Only now: tenacity takes half as long as a request, and most attempts succeed.
+        for attempt in tenacity.Retrying(**retry_options(call, self.config, self.stats)):
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                if number == 1:
+                    raise failed
+                return once(number)
+        raise AssertionError("tenacity ended without a result")
 
     @contextmanager
     def stream(self, call: Call[bytes], attempt: int = 1) -> Iterator[Download]:
@@ -375,27 +397,35 @@ class AsyncClient(_Base):
 
         :param executor: where to parse the response if that takes long; None parses it right away
         """
-        with outcome_of_send(call):
-            async for attempt in self.attempts(call):
-                with attempt:
-                    number = attempt.retry_state.attempt_number
-                    async with self.exchange(call, number) as response:
-                        with _async_network(call, number):
-                            # Not aread(): the response would keep the body, in a reference cycle
-                            # with its stream.
-                            body = b"".join([part async for part in response.aiter_bytes()])
-                        self.stats.bytes_read += len(body)
-                    read = partial(
-                        interpret, call, response.status_code, response.headers, body, number
-                    )
-                    if executor is None:
-                        return read()
-                    return await asyncio.get_running_loop().run_in_executor(executor, read)
-        raise AssertionError("tenacity ended without a result")
 
-    def attempts(self, call: Call[Any]) -> tenacity.AsyncRetrying:
-        """Iterate over the attempts for a call: `async for attempt in ...: with attempt:`."""
-        return tenacity.AsyncRetrying(**retry_options(call, self.config, self.stats))
+        async def once(attempt: int) -> T:
+            async with self.exchange(call, attempt) as response:
+                with _async_network(call, attempt):
+                    # Not aread(): the response would keep the body, in a reference cycle with its
+                    # stream.
+                    body = b"".join([part async for part in response.aiter_bytes()])
+                self.stats.bytes_read += len(body)
+            read = partial(interpret, call, response.status_code, response.headers, body, attempt)
+            if executor is None:
+                return read()
+            return await asyncio.get_running_loop().run_in_executor(executor, read)
+
+        with outcome_of_send(call):
+            return await self.retry(call, once)
+
+    async def retry(self, call: Call[Any], once: Callable[[int], Awaitable[T]]) -> T:
+        """Make an attempt for a call, and further ones; see `Client.retry`."""
+        try:
+            return await once(1)
+        except R7MailRequestError as error:
+            failed = error
+        async for attempt in tenacity.AsyncRetrying(**retry_options(call, self.config, self.stats)):
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                if number == 1:
+                    raise failed
+                return await once(number)
+        raise AssertionError("tenacity ended without a result")
 
     @asynccontextmanager
     async def stream(self, call: Call[bytes], attempt: int = 1) -> AsyncIterator[AsyncDownload]:

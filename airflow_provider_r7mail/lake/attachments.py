@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -46,6 +47,10 @@ STAGING = "_staged"
 # The number of bytes to collect before a worker thread hashes and writes them.
 WRITE_BYTES = 1 << 20
 DISK_THREADS = 2
+# Files up to this size are put on a disk so many at once, since to hand one to a thread takes as
+# long as to write it. Each page in hand may have as many waiting in memory.
+SMALL_BYTES = 64 << 10
+SMALL_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +131,15 @@ def download(
     """
     call = download_attachment(folder, message_id, file_name)
     listed = AttachmentRow(message_id, file_name=file_name)
-    for attempt in client.attempts(call):
-        with attempt:
-            number = attempt.retry_state.attempt_number
-            with client.stream(call, number) as source, staged(destination) as target:
-                for chunk in source.chunks:
-                    target.write(chunk)
-                _check(call, target.bytes, source, listed, number)
-            return StoredFile(url_of(destination), target.bytes, target.sha256)
-    raise AssertionError("tenacity ended without a result")
+
+    def once(attempt: int) -> StoredFile:
+        with client.stream(call, attempt) as source, staged(destination) as target:
+            for chunk in source.chunks:
+                target.write(chunk)
+            _check(call, target.bytes, source, listed, attempt)
+        return StoredFile(url_of(destination), target.bytes, target.sha256)
+
+    return client.retry(call, once)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,15 +212,23 @@ class AttachmentCopier:
         for row in rows:
             by_message.setdefault(row.message_id, []).append(row)
         waiting = self._places(by_message)
+        whole: list[_Target] = []
 
         async def work() -> None:
             for row, name, place in waiting:
                 async with self._slots:
-                    await self._copy_one(row, name, place)
+                    target = await self._copy_one(row, name, place)
+                    if target is not None:
+                        whole.append(target)
+                    if len(whole) == SMALL_AT_ONCE:
+                        full = whole.copy()
+                        whole.clear()
+                        await self._put(full)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self.client.config.max_concurrency):
                 group.create_task(work())
+        await self._put(whole)
 
     def _places(
         self, by_message: Mapping[int, Sequence[AttachmentRow]]
@@ -245,10 +258,14 @@ class AttachmentCopier:
             row.status, row.error = "skipped", "larger than max_attachment_bytes"
         return row.status == "skipped"
 
-    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> None:
+    async def _copy_one(self, row: AttachmentRow, name: str, place: ObjectPath) -> _Target | None:
+        """Copy a file, and note in its row what came of it.
+
+        :return: a small file that is whole, to be put in place by `_put`
+        """
         if self._skip_unwanted(row):
-            return
-        try:
+            return None
+        with _failures(row, name):
             known = self.known.get((row.message_id, self.stored_name(name)))
             if (
                 known is not None
@@ -256,20 +273,31 @@ class AttachmentCopier:
                 and await asyncio.to_thread(size_of, place) == known.size
                 and self._is_same(row, known)
             ):
-                stored, row.status = replace(known, uri=url_of(place)), "unchanged"
+                _note(row, replace(known, uri=url_of(place)), "unchanged")
+            # If a window is read again, files copied the first time aren't downloaded again.
+            elif (stored := self._copied.get(str(place))) is not None:
+                _note(row, stored, "downloaded")
             else:
-                # If a window is read again, files copied the first time aren't downloaded again.
-                stored = self._copied.get(str(place)) or await self._fetch(row, name, place)
-                self._copied[str(place)] = stored
-                row.status = "downloaded"
-        except _TooLargeError:
-            row.status, row.error = "skipped", "larger than max_attachment_bytes"
-        except (R7MailError, OSError) as error:
-            row.status, row.error = "failed", _reason(error, name)
-            log.warning("Attachment of message %s not copied: %s", row.message_id, row.error)
-        else:
-            row.uri, row.sha256, row.error = stored.uri, stored.sha256, None
-            row.size = stored.size
+                target = await self._fetch(row, name, place)
+                if target.stored is None:
+                    return target
+                self._keep(target)
+        return None
+
+    async def _put(self, targets: Sequence[_Target]) -> None:
+        """Put files in place, and note in their rows what came of it."""
+        if targets:
+            await run_to_end(_put_all, targets, executor=self._executor)
+        for target in targets:
+            with _failures(target.row, target.name):
+                if target.error is not None:
+                    raise target.error
+                self._keep(target)
+
+    def _keep(self, target: _Target) -> None:
+        assert target.stored is not None  # noqa: S101 - it is in place
+        self._copied[str(target.place)] = target.stored
+        _note(target.row, target.stored, "downloaded")
 
     def _is_same(self, row: AttachmentRow, known: StoredFile) -> bool:
         """Whether the listing still means the file that was stored."""
@@ -280,23 +308,26 @@ class AttachmentCopier:
             return True
         return not self.strict and listed == known.listed_size
 
-    async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> StoredFile:
+    async def _fetch(self, row: AttachmentRow, name: str, place: ObjectPath) -> _Target:
+        """Download a file, and put it in place unless `_put` is to do so."""
         call = download_attachment(self.folder, row.message_id, name)
-        async for attempt in self.client.attempts(call):
-            with attempt:
-                number = attempt.retry_state.attempt_number
-                target = _Target(place, self._staging)
-                try:
-                    async with self.client.stream(call, number) as source:
-                        if self.max_bytes is not None and (source.length or 0) > self.max_bytes:
-                            raise _TooLargeError
-                        await self._pour(source.chunks, target)
-                        _check(call, target.bytes, source, row, number, strict=self.strict)
-                    return await target.commit(self._executor)
-                except BaseException:
-                    await run_to_end(target.discard, executor=self._executor)
-                    raise
-        raise AssertionError("tenacity ended without a result")
+
+        async def once(attempt: int) -> _Target:
+            target = _Target(row, name, place, self._staging)
+            try:
+                async with self.client.stream(call, attempt) as source:
+                    if self.max_bytes is not None and (source.length or 0) > self.max_bytes:
+                        raise _TooLargeError
+                    await self._pour(source.chunks, target)
+                    _check(call, target.bytes, source, row, attempt, strict=self.strict)
+                if not is_local(place) or target.bytes > SMALL_BYTES:
+                    await target.commit(self._executor)
+            except BaseException:
+                await run_to_end(target.discard, executor=self._executor)
+                raise
+            return target
+
+        return await self.client.retry(call, once)
 
     async def _pour(self, chunks: AsyncIterator[bytes], target: _Target) -> None:
         async for chunk in chunks:
@@ -313,12 +344,17 @@ class _Target:
     `take` is cheap; `write` and `discard` may block: call them in a worker thread.
     """
 
-    def __init__(self, place: ObjectPath, staging: ObjectPath) -> None:
-        self._place = place
+    def __init__(
+        self, row: AttachmentRow, name: str, place: ObjectPath, staging: ObjectPath
+    ) -> None:
+        self.row, self.name, self.place = row, name, place
         self._staging = staging
         self._object: StagedObject | None = None
         self._chunks: list[bytes] = []
         self.gathered = self.bytes = 0
+        self.stored: StoredFile | None = None
+        """What it is once it is in place."""
+        self.error: R7MailError | OSError | None = None
 
     def take(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
@@ -327,30 +363,60 @@ class _Target:
 
     def write(self) -> StagedObject:
         if self._object is None:
-            self._object = StagedObject(self._place, self._staging)
+            self._object = StagedObject(self.place, self._staging)
         data, self._chunks, self.gathered = b"".join(self._chunks), [], 0
         self._object.write(data)
         return self._object
 
-    async def commit(self, executor: Executor) -> StoredFile:
-        if is_local(self._place):
-            item = await run_to_end(self._put, executor=executor)
-        elif self._object is None:
+    async def commit(self, executor: Executor) -> None:
+        if is_local(self.place):
+            await run_to_end(self.put, executor=executor)
+            return
+        if self._object is None:
             item = self.write()  # a single piece, hashed faster than handed to a thread
-            await item.commit_async(executor)
         else:
             item = await run_to_end(self.write, executor=executor)
-            await item.commit_async(executor)
-        return StoredFile(url_of(self._place), item.bytes, item.sha256)
+        await item.commit_async(executor)
+        self._note(item)
 
-    def _put(self) -> StagedObject:
+    def put(self) -> None:
         item = self.write()
         item.commit()
-        return item
+        self._note(item)
+
+    def _note(self, item: StagedObject) -> None:
+        self.stored = StoredFile(url_of(self.place), item.bytes, item.sha256)
 
     def discard(self) -> None:
         if self._object is not None:
             self._object.discard()
+
+
+def _put_all(targets: Sequence[_Target]) -> None:
+    """Put files in place, each of which may fail."""
+    for target in targets:
+        try:
+            target.put()
+        except (R7MailError, OSError) as error:
+            target.error = error
+            target.discard()
+
+
+def _note(row: AttachmentRow, stored: StoredFile, status: str) -> None:
+    row.status, row.error = status, None
+    row.uri, row.sha256, row.size = stored.uri, stored.sha256, stored.size
+
+
+@contextmanager
+def _failures(row: AttachmentRow, name: str) -> Iterator[None]:
+    """Note in a row why its file was not copied."""
+    try:
+        yield
+    except _TooLargeError:
+        row.status, row.error = "skipped", "larger than max_attachment_bytes"
+    except (R7MailError, OSError) as error:
+        row.status, row.error = "failed", _reason(error, name)
+        log.warning("Attachment of message %s not copied: %s", row.message_id, row.error)
 
 
 def _reason(error: R7MailError | OSError, name: str) -> str:

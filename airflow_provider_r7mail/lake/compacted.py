@@ -111,13 +111,18 @@ def within(inner: Window, outer: Window) -> bool:
     return outer.start <= inner.start and inner.end <= outer.end  # type: ignore[operator]
 
 
-def _may_hold(outer: str, inner: str) -> bool:
-    """Return whether a window may lie within another one, by the seconds in their folders' names.
+def _around(names: Iterable[str], inner: str) -> list[str]:
+    """Return the folders' names of windows that one may lie within, by the seconds in them.
 
     To parse a name takes a hundred times as long, and a month may have hundreds of windows.
     """
-    (start, _, end), (first, _, last) = inner.partition("_"), outer.partition("_")
-    return first[:_START_SIZE] <= start[:_START_SIZE] and end[:_END_SIZE] <= last[:_END_SIZE]
+    start, _, end = inner.partition("_")
+    start, end = start[:_START_SIZE], end[:_END_SIZE]
+    return [
+        name
+        for name in names
+        if name[:_START_SIZE] <= start and end <= name.partition("_")[2][:_END_SIZE]
+    ]
 
 
 def marked(output: ObjectPath, tables: Iterable[str], name: str) -> list[Window]:
@@ -135,8 +140,7 @@ def marked(output: ObjectPath, tables: Iterable[str], name: str) -> list[Window]
     for home, names in zip(homes, subfolders_of_all(homes, *prefixes_around(window)), strict=True):
         inside = [
             outer
-            for other in names
-            if _may_hold(other, own)
+            for other in _around(names, own)
             if (outer := parse_window(other)) is not None and within(window, outer)
         ]
         marks = read_all([home / f"window={outer.label()}" / WINDOWS_FILE for outer in inside])

@@ -47,13 +47,15 @@ def recipients_of(batch: pa.RecordBatch) -> pa.RecordBatch:
                     text_array([kind]).take(zeros(pa.int64(), len(addresses))),
                     positions.cast(pa.int32()),
                     addresses,
-                    domains_of(addresses),
-                    pa.nulls(len(addresses), pa.timestamp("us", tz="UTC")),
                 ],
-                schema=schema("recipients"),
+                names=schema("recipients").names[:4],
             )
         )
-    return one_batch(parts)
+    found = one_batch(parts)
+    gone_at = pa.nulls(found.num_rows, pa.timestamp("us", tz="UTC"))
+    return pa.RecordBatch.from_arrays(
+        [*found.columns, domains_of(found["address"]), gone_at], schema=schema("recipients")
+    )
 
 
 @dataclass(slots=True)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 # Errors that may be gone at the next try, for example when the disk has space again.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
 STAGED_PREFIX = "_staged-"
+# Bytes to gather before they are hashed and written: Arrow writes a hundred pieces for a window.
+GATHERED_BYTES = 64 << 10
 # After this time without a write, a file that another host staged was left by a killed process.
 LEFT_SECONDS = 86_400
 
@@ -55,6 +57,8 @@ class StagedObject:
         self._is_local = is_local(path)
         self.bytes = 0
         self._hash = hashlib.sha256()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._upload: S3Upload | None = None
         self._settled = self._discarded = False
         self._file: Any = None
@@ -92,36 +96,44 @@ class StagedObject:
     @property
     def sha256(self) -> str:
         """The SHA-256 of the bytes so far, in hexadecimal."""
+        self.flush()
         return self._hash.hexdigest()
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes."""
-        view = memoryview(data).cast("B")
-        if self._discarded:
-            return view.nbytes  # pyarrow writes a footer when an unfinished writer is destroyed
-        self._hash.update(view)
-        with store_errors(self.path):
-            if self._upload is not None:
-                self._upload.write(data if isinstance(data, bytes) else bytes(view))
-            else:
-                # A full disk takes only some of the bytes, and fails only at the next write.
-                rest = view
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-        self.bytes += view.nbytes
-        return view.nbytes
+        piece = bytes(data)
+        if not self._discarded:  # pyarrow writes a footer when an unfinished writer is destroyed
+            self._gathered.append(piece)
+            self._gathered_bytes += len(piece)
+            self.bytes += len(piece)
+            if self._gathered_bytes >= GATHERED_BYTES:
+                self.flush()
+        return len(piece)
 
     def tell(self) -> int:
         """Return the number of bytes so far. pyarrow asks."""
         return self.bytes
 
     def flush(self) -> None:
-        """Do nothing: no byte is visible before `commit`."""
+        """Hash and write what was gathered; no byte is visible before `commit`."""
+        data, self._gathered, self._gathered_bytes = b"".join(self._gathered), [], 0
+        if not data:
+            return
+        self._hash.update(data)
+        with store_errors(self.path):
+            if self._upload is not None:
+                self._upload.write(data)
+            else:
+                # A full disk takes only some of the bytes, and fails only at the next write.
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
 
     def commit(self) -> None:
         """Put the object in place, replacing an earlier one; discard it if that fails."""
         try:
             with store_errors(self.path):
+                self.flush()
                 self._commit()
         except BaseException:
             self.discard()
@@ -133,6 +145,8 @@ class StagedObject:
 
         :param executor: where to do it if it takes more than one request
         """
+        if self._upload is not None and not self._upload.begun:
+            self.flush()
         if self._upload is None or self._upload.begun:
             await run_to_end(self.commit, executor=executor)
             return
@@ -148,21 +162,22 @@ class StagedObject:
         if self._upload is not None:
             self._upload.commit(self._hash.digest())
         elif self._is_local:
-            self._put_in_place(Path(self._file.name))
+            self._put_in_place(self._file.name)
             self._file.close()
         else:
             self._file.close()
             self.path.fs.put_file(self._file.name, self.path.path)
             os.unlink(self._file.name)  # noqa: PTH108
 
-    def _put_in_place(self, temporary: Path) -> None:
-        place = Path(self.path.path)
+    def _put_in_place(self, temporary: str) -> None:
+        # Not with pathlib, which takes as long as the disk.
+        folder = self.path.parent.path
         while True:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
             try:
-                temporary.replace(place)
+                os.replace(temporary, self.path.path)  # noqa: PTH105
             except FileNotFoundError:
-                if not temporary.exists():
+                if not os.path.exists(temporary):  # noqa: PTH110
                     raise
                 # Another process removed the folder while it was empty: try again.
             else:

@@ -131,6 +131,13 @@ def read(path: ObjectPath) -> bytes | None:
     return None
 
 
+def read_end(path: ObjectPath, size: int) -> bytes:
+    """Return the last bytes of an object, in one request; all of them if it has no more."""
+    with store_errors(path):
+        data: bytes = path.fs.cat_file(path.path, start=-size, **read_options(path.fs))
+    return data
+
+
 @contextlib.contextmanager
 def absence(path: ObjectPath) -> Iterator[None]:
     """Ignore the error of an object that doesn't exist.

@@ -153,8 +153,7 @@ class _Extraction:
                 on_progress=self._on_progress,
             )
             try:
-                await run_to_end(_open, destination, writer)
-                self._replaces = await run_to_end(read_manifest, destination.home)
+                self._replaces = await run_to_end(_open, destination, writer)
                 counted = await intake.run(keys, sweep=sweep or number == MAX_READINGS)
                 gone = 0 if earlier is None or keys is None else len(earlier - keys)
                 if counted.missing <= gone and not counted.doubtful:
@@ -303,10 +302,12 @@ class _Extraction:
             )
 
 
-def _open(destination: Destination, writer: WindowWriter) -> None:
+def _open(destination: Destination, writer: WindowWriter) -> dict[str, Any] | None:
+    """Prepare to write; return the manifest that is to be replaced."""
     for folder in destination.folders.values():
         clean(folder)
     writer.open()
+    return read_manifest(destination.home)
 
 
 def _known_files(destination: Destination) -> dict[tuple[int, str], StoredFile]:

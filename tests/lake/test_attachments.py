@@ -622,10 +622,11 @@ async def test_leftovers_of_killed_downloads_are_removed(copies: Copies) -> None
 
 
 @pytest.mark.slow
-async def test_cancelling_leaves_nothing_unfinished(copies: Copies) -> None:
+@pytest.mark.parametrize(("count", "size"), [(12, 3_000_000), (200, 20_000)])
+async def test_cancelling_leaves_nothing_unfinished(copies: Copies, count: int, size: int) -> None:
     """A task stopped at any moment leaves complete files and nothing else."""
-    data = random.Random(3).randbytes(3_000_000)
-    copies.server.mailbox.deliver(attachments=[(f"{n}", data, "x/y") for n in range(12)])
+    data = random.Random(3).randbytes(size)
+    copies.server.mailbox.deliver(attachments=[(f"{n}", data, "x/y") for n in range(count)])
     for turn in range(10):
         copying = asyncio.ensure_future(copies.copy())
         await asyncio.sleep(0.01 + turn * 0.01)

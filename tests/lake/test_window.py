@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import random
 import resource
 import signal
@@ -953,20 +954,20 @@ async def test_a_lock_that_does_not_suffice(
     monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)  # every lock is taken over at once
     monkeypatch.setattr(locks, "MAX_WAITS", 1e12)
     deliver(server, 10)
-    replace = Path.replace
-    begun: list[Path] = []
+    replace = os.replace
+    begun: list[str | Path] = []
 
     async def run_another() -> None:
         async with AsyncClient(quick_config(server.url)) as another:
             await extract(another, tmp_path)
 
-    def interrupt(self: Path, target: Path) -> Path:
+    def interrupt(temporary: str | Path, target: str | Path) -> None:
         if not begun and str(target).endswith(f"messages/{WINDOW}/part-00000.parquet"):
             begun.append(target)
             asyncio.run(run_another())
-        return replace(self, target)
+        replace(temporary, target)
 
-    monkeypatch.setattr(Path, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(R7MailPublishError, match="another run of this window"):
         await extract(client, tmp_path)
     assert published(files(tmp_path), f"file://{tmp_path}") is None
