@@ -30,6 +30,9 @@ from airflow_provider_r7mail.lake.schema import OF_A_RUN, schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ARROW_BYTES = 128 << 10
+"""Arrow takes half a millisecond for a page, however small it is: some 40 messages in Python."""
+
 # The fields of a message that may change while a folder is read.
 _CHANGING = frozenset(
     {
@@ -93,17 +96,20 @@ class DecodedPage:
 
 
 class Habits:
-    """What was learned of a server's pages. Not for several threads at once."""
+    """What was learned of a server's pages. Not for several threads at once.
 
-    def __init__(self) -> None:
+    :param arrow_bytes: the size of the smallest pages that Arrow reads
+    """
+
+    def __init__(self, arrow_bytes: int = ARROW_BYTES) -> None:
         self.parser = Parser()
+        self._arrow_bytes = arrow_bytes
         self._plain_pages = 0
         self._wanted = 0
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether Arrow may be able to read the next page."""
-        return self._plain_pages >= self._wanted
+    def is_for_arrow(self, body: bytes) -> bool:
+        """Whether Arrow is the fastest for a page, and may be able to read it."""
+        return len(body) >= self._arrow_bytes and self._plain_pages >= self._wanted
 
     def note(self, is_plain: bool, refused: bool) -> None:
         """Learn from a page.
@@ -128,7 +134,7 @@ def decode_page(
     """
     habits = habits or Habits()
     page = None
-    tried = habits.is_plain
+    tried = habits.is_for_arrow(body)
     if tried and (plain := read_plain(body)) is not None:
         page = _page(*plain)
         habits.note(is_plain=True, refused=False)

@@ -29,7 +29,13 @@ from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.arrow_reader import read_plain
-from airflow_provider_r7mail.lake.decode import DecodedPage, Habits, decode_page, decode_values
+from airflow_provider_r7mail.lake.decode import (
+    ARROW_BYTES,
+    DecodedPage,
+    Habits,
+    decode_page,
+    decode_values,
+)
 from airflow_provider_r7mail.lake.derived import (
     attachment_rows,
     attachments_batch,
@@ -55,6 +61,11 @@ quick = settings(
 )
 
 
+def decode(body: bytes, habits: Habits | None = None) -> DecodedPage:
+    """Decode a page by Arrow if it can, however small the page is."""
+    return decode_page(body, habits or Habits(arrow_bytes=0))
+
+
 def message(**fields: Any) -> dict[str, Any]:
     """A message with an Id and a Date, and the fields given."""
     return {"Id": 1, "Date": DATE, **fields}
@@ -67,7 +78,7 @@ def page(*items: Any, **top: Any) -> bytes:
 
 def row(item: Any) -> dict[str, Any]:
     """The row that a message becomes."""
-    rows: list[dict[str, Any]] = decode_page(page(item)).batch.to_pylist()
+    rows: list[dict[str, Any]] = decode(page(item)).batch.to_pylist()
     return rows[0]
 
 
@@ -184,7 +195,7 @@ def test_both_ways_read_the_same(items: list[dict[str, Any]], indented: bool) ->
         indent=1 if indented else None,
     ).encode()
 
-    assert_read_as_by_python(body, decode_page(body))
+    assert_read_as_by_python(body, decode(body))
     assert_read_as_by_python(body, decode_values(body, Parser())[0])
 
 
@@ -304,13 +315,13 @@ def upgraded_servers(draw: st.DrawFn) -> list[bytes]:
 
 
 @quick
-@given(upgraded_servers())
-def test_an_upgrade_changes_no_row(pages: list[bytes]) -> None:
+@given(upgraded_servers(), st.sampled_from([0, ARROW_BYTES]))
+def test_an_upgrade_changes_no_row(pages: list[bytes], arrow_bytes: int) -> None:
     """R20: the same for a server whose messages all have the same new fields, but for a few."""
-    habits = Habits()
+    habits = Habits(arrow_bytes)
     for body in pages:
         try:
-            found = decode_page(body, habits)
+            found = decode(body, habits)
         except AnswerError:
             with pytest.raises(AnswerError):
                 read_items(body)
@@ -319,12 +330,12 @@ def test_an_upgrade_changes_no_row(pages: list[bytes]) -> None:
 
 
 @quick
-@given(servers())
-def test_what_is_learned_changes_no_row(pages: list[bytes]) -> None:
+@given(servers(), st.sampled_from([0, ARROW_BYTES]))
+def test_what_is_learned_changes_no_row(pages: list[bytes], arrow_bytes: int) -> None:
     """R20: whatever the pages before looked like, a page's rows and `extra` are the same bytes."""
-    habits = Habits()
+    habits = Habits(arrow_bytes)
     for body in pages:
-        assert_read_as_by_python(body, decode_page(body, habits))
+        assert_read_as_by_python(body, decode(body, habits))
 
 
 @quick
@@ -374,11 +385,11 @@ def test_what_is_odd_does_not_slow_down_the_page(oddity: dict[str, Any]) -> None
     def seconds(*items: Any) -> float:
         body = json.dumps({"Items": items}).encode()
         habits = Habits()
-        assert_read_as_by_python(body, decode_page(body, habits))
+        assert_read_as_by_python(body, decode(body, habits))
         taken = []
         for _ in range(7):
             start = time.process_time()
-            decode_page(body, habits)
+            decode(body, habits)
             taken.append(time.process_time() - start)
         return min(taken)
 
@@ -394,7 +405,7 @@ def test_every_oddity_on_one_page() -> None:
     body = json.dumps({"Items": items}).encode()
     habits = Habits()
     for _ in range(2):
-        assert_read_as_by_python(body, decode_page(body, habits))
+        assert_read_as_by_python(body, decode(body, habits))
 
 
 @pytest.mark.parametrize("spell", [str, camel_case])
@@ -423,25 +434,25 @@ def test_count_in_another_case(name: str) -> None:
     """R42: a listing's Count is found in any case, whether Arrow or Python reads the messages."""
     for item in usual(1), upgraded(1):
         body = json.dumps({"Items": [item], name: 7}).encode()
-        assert decode_page(body).listing.count == 7
+        assert decode(body).listing.count == 7
 
 
 def test_arrow_reads_again_after_plain_pages() -> None:
     """A few odd messages don't keep a server's other pages from being read the fast way."""
-    habits = Habits()
+    habits = Habits(arrow_bytes=0)
     plain, odd = compact(usual(1)), compact(upgraded(1))
-    decode_page(plain, habits)
-    assert habits.is_plain
-    decode_page(odd, habits)
-    assert not habits.is_plain
-    decode_page(plain, habits)
-    assert habits.is_plain
+    decode(plain, habits)
+    assert habits.is_for_arrow(b"")
+    decode(odd, habits)
+    assert not habits.is_for_arrow(b"")
+    decode(plain, habits)
+    assert habits.is_for_arrow(b"")
     for pages_before in (2, 4, 8):  # after each refusal, it waits longer
-        decode_page(odd, habits)
+        decode(odd, habits)
         for _ in range(pages_before):
-            assert not habits.is_plain
-            decode_page(plain, habits)
-        assert habits.is_plain
+            assert not habits.is_for_arrow(b"")
+            decode(plain, habits)
+        assert habits.is_for_arrow(b"")
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -466,7 +477,7 @@ def test_names_in_another_case(indent: int | None) -> None:
     ).encode()
     habits = Habits()
     for _ in range(2):
-        found = decode_page(body, habits)
+        found = decode(body, habits)
 
         assert_read_as_by_python(body, found)
         assert found.batch["from_address"].to_pylist() == ["a@b", "a@b"]
@@ -485,14 +496,14 @@ def test_ordinary_pages_go_the_fast_way() -> None:
 
 def test_equal_messages_without_an_id_stay_apart() -> None:
     """R20: two empty messages count as two; neither is dropped as a duplicate."""
-    assert len(set(decode_page(page({}, {}, {"Id": None})).listing.keys)) == 3
+    assert len(set(decode(page({}, {}, {"Id": None})).listing.keys)) == 3
 
 
 @quick
 @given(st.lists(odd_messages | anything, max_size=3))
 def test_no_message_breaks_a_page_and_nothing_is_lost(items: list[Any]) -> None:
     """R20: whatever its type, a value ends up in its column or, unchanged, in `extra`."""
-    decoded = decode_page(json.dumps({"Items": items}).encode())
+    decoded = decode(json.dumps({"Items": items}).encode())
 
     rows = decoded.batch.to_pylist()
     assert len(rows) == len(items) == len(decoded.listing.keys)
@@ -560,9 +571,9 @@ def test_an_answer_of_null_is_no_listing(body: bytes) -> None:
     """A response that is or starts with `null` is an error like other bad JSON, not a crash."""
     code = f"""
         from airflow_provider_r7mail.client.answers import AnswerError
-        from airflow_provider_r7mail.lake.decode import decode_page
+        from airflow_provider_r7mail.lake.decode import Habits, decode_page
         try:
-            decode_page({body!r})
+            decode_page({body!r}, Habits(arrow_bytes=0))
         except AnswerError:
             print("bad answer")
     """
@@ -576,7 +587,7 @@ def test_numbers_of_any_length_are_kept() -> None:
     """A number of 5,000 digits breaks nothing and is kept; NaN becomes text, valid JSON for all."""
     digits = "9" * 5000
     body = b'{"Items":[{"Id":1,"Date":"%b","Size":%b,"Uid":NaN,"Score":-Infinity}]}'
-    found = decode_page(body % (DATE.encode(), digits.encode())).batch.to_pylist()[0]
+    found = decode(body % (DATE.encode(), digits.encode())).batch.to_pylist()[0]
 
     assert found["size"] is None
     kept = json.loads(found["extra"], parse_constant=pytest.fail)
@@ -615,7 +626,7 @@ def test_unknown_parts_of_sender_and_files() -> None:
         "mime_type": "x",
     }
     assert extra(item) == {"From": item["From"], "Attachments": item["Attachments"]}
-    named = attachments_of(decode_page(page(item)).batch)
+    named = attachments_of(decode(page(item)).batch)
     assert [(r.file_name, r.status) for r in named] == [("a.csv", "listed"), (None, "unlisted")]
 
 
@@ -629,7 +640,7 @@ def test_children_and_tasks_are_json() -> None:
 
 def test_text_that_arrow_cannot_hold() -> None:
     """R21: half a surrogate pair becomes U+FFFD, and the row is counted; pairs and NUL stay."""
-    decoded = decode_page(
+    decoded = decode(
         page(
             message(Subject="a\ud83d", To=["\udc00@b.ru"]),
             message(Id=2, Subject="\ud83d\ude00 a\0b"),
@@ -647,7 +658,7 @@ def test_text_that_arrow_cannot_hold() -> None:
 def test_bytes_that_are_not_utf8() -> None:
     """R21: invalid UTF-8 loses that character, not the page."""
     body = page(message(Subject="XX"), message(Id=2)).replace(b"XX", b"\xff\xd0")
-    decoded = decode_page(body)
+    decoded = decode(body)
 
     assert decoded.batch["subject"].to_pylist() == ["\ufffd\ufffd", None]
     assert decoded.repaired == {0}
@@ -675,7 +686,7 @@ def test_dates(text: str, microsecond: int) -> None:
     assert row(message(Date=text))["date"] == wanted
     assert row(message(Timestamp=text))["timestamp"] == wanted
     # The same next to a message that is decoded the careful way.
-    assert decode_page(page(message(Date=text), message(X=1))).batch["date"][0].as_py() == wanted
+    assert decode(page(message(Date=text), message(X=1))).batch["date"][0].as_py() == wanted
 
 
 @pytest.mark.parametrize(
@@ -704,7 +715,7 @@ def test_far_dates(text: str, year: int) -> None:
 def test_messages_that_no_table_holds(fields: dict[str, Any], reason: str) -> None:
     """A message without a readable Id or Date is set aside with the reason, never dropped."""
     item = message(**fields)
-    decoded = decode_page(page(message(Id=7), item))
+    decoded = decode(page(message(Id=7), item))
 
     assert set(decoded.bad) == {1}
     assert reason in decoded.bad[1].reason
@@ -731,7 +742,7 @@ def test_messages_that_no_table_holds(fields: dict[str, Any], reason: str) -> No
 def test_what_is_no_listing_is_an_error(body: bytes) -> None:
     """A truncated response, or one that isn't a listing, is never taken for an empty page."""
     with pytest.raises(AnswerError):
-        decode_page(body)
+        decode(body)
 
 
 @pytest.mark.parametrize(
@@ -749,7 +760,7 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
 )
 def test_listings_of_odd_shapes(body: bytes, ids: list[int], count: int | None) -> None:
     """R20: empty pages, null Items, a BOM, unknown and duplicate fields are accepted."""
-    decoded = decode_page(body)
+    decoded = decode(body)
 
     assert decoded.listing.keys == ids
     assert decoded.listing.count == count
@@ -761,7 +772,7 @@ def test_bodies_of_3_mb() -> None:
     """A message of 3 MB is read and written completely, next to others."""
     long = "Ж" * (3 << 19)
     items = [message(Id=n, Body=long, HtmlBody=long) for n in range(3)]
-    decoded = decode_page(page(*items, message(Id=9)))
+    decoded = decode(page(*items, message(Id=9)))
 
     assert read_plain(page(*items)) is not None
     assert decoded.batch["body"].to_pylist() == [long] * 3 + [None]
@@ -829,7 +840,7 @@ def written(table: str, *batches: pa.RecordBatch, **options: Any) -> pa.Table:
 
 def full_batches(item: dict[str, Any]) -> dict[str, pa.RecordBatch]:
     """The three tables' rows of one message."""
-    batch = with_time(decode_page(page(item)).batch)
+    batch = with_time(decode(page(item)).batch)
     return {
         "messages": batch,
         "recipients": recipients_of(batch),
@@ -861,8 +872,7 @@ def test_file_format() -> None:
         for n in range(400)
     ]
     pieces = [
-        with_time(decode_page(page(*items[start : start + 20])).batch)
-        for start in range(0, 400, 20)
+        with_time(decode(page(*items[start : start + 20])).batch) for start in range(0, 400, 20)
     ]
     size = sum(piece.nbytes for piece in pieces)
     file = parquet("messages", *pieces)
@@ -887,7 +897,7 @@ def test_file_format() -> None:
 def test_row_groups_of_short_rows() -> None:
     """A row group of recipients takes little memory while it fills: 4 MB, not 24."""
     addresses = [f"somebody.{n}@partner.example" for n in range(20_000)]
-    piece = recipients_of(with_time(decode_page(page(message(Id=1, To=addresses))).batch))
+    piece = recipients_of(with_time(decode(page(message(Id=1, To=addresses))).batch))
     metadata = parquet("recipients", *[piece] * 8).metadata
 
     assert piece.nbytes * 8 > 2 * SHORT_ROW_GROUP_BYTES
@@ -914,7 +924,7 @@ def test_columns_parameter() -> None:
 
 def test_recipients() -> None:
     """Each address in To, Cc and Bcc gets a row with its position and lower-case domain."""
-    batch = decode_page(
+    batch = decode(
         page(
             message(Id=9),
             message(
@@ -953,7 +963,7 @@ def test_recipients() -> None:
 def test_attachments_that_cannot_be_told() -> None:
     """R17, R18: files without a name, or with the name of another, are reported as such."""
     same = {"FileName": "a.csv", "Size": 1}
-    batch = decode_page(
+    batch = decode(
         page(
             message(Id=1, HasAttachments=True, Attachments=None),
             message(Id=2, HasAttachments=True, Attachments=[]),
