@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from airflow_provider_r7mail.client.answers import AnswerError, read_json
-from airflow_provider_r7mail.client.fields import ITEM, KINDS, LISTING
+from airflow_provider_r7mail.client.fields import ITEM, KINDS
 from airflow_provider_r7mail.lake.records import Records
 
 # Python refuses to convert longer text to an integer, since that takes quadratic time.
@@ -17,6 +17,8 @@ _MAX_DIGITS = 4300
 # Beyond so many unknown fields, or texts in vain, records are not worth it.
 _MAX_NAMES = 200
 _MAX_REFUSED = 250
+# What records can have as a field's name; no longer ones, since it is kept.
+_NAME = re.compile(r'[^"\\\x00-\x1f\ud800-\udfff]{0,100}')
 # After a page with odd text, another one is likely.
 _PAGES_IN_PIECES = 20
 
@@ -75,11 +77,8 @@ class Parser:
             for name, known in zip(given, ITEM.spell(given), strict=True):
                 if known in KINDS:
                     spelling[known] = name
-                elif not ITEM.resembles(name):
+                elif _NAME.fullmatch(name) and not ITEM.resembles(name):
                     names.add(name)
-        self._know(names, spelling)
-
-    def _know(self, names: Set[str], spelling: dict[str, str]) -> None:
         spelling = {known: name for known, name in spelling.items() if known != name}
         if len(names) <= _MAX_NAMES and (names, spelling) != (self._names, self._spelling):
             self._names, self._spelling, self._records = names, spelling, None
@@ -98,11 +97,9 @@ class Parser:
         try:
             return parse(self._records, text)
         except (ValueError, msgspec.MsgspecError):
-            answer = _decode(text)
+            pass  # not while the error holds records
+        answer = _decode(text)
         self._refused += 1  # it is JSON
-        if type(answer) is dict:
-            spelled = zip(LISTING.spell(tuple(answer)), answer, strict=True)
-            self._know(self._names, self._spelling | dict(spelled))
         return answer
 
     def _parse_in_pieces(self, body: bytes) -> tuple[Any, bool]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_r7mail.client.fields import ENVELOPE, FIELDS
+from airflow_provider_r7mail.client.fields import FIELDS, LISTING
 
 
 class Records:
@@ -22,38 +22,29 @@ class Records:
             given = spelling.get(name, name)
             return f"field_{number}", Any, msgspec.field(name=given, default=msgspec.UNSET)
 
-        self.names: Sequence[str] = sorted(names)
         known = (name for name, _, _ in FIELDS)
         record = msgspec.defstruct(
             "Record",
-            [place(number, name) for number, name in enumerate((*known, *self.names))],
+            [place(number, name) for number, name in enumerate((*known, *sorted(names)))],
             forbid_unknown_fields=True,
             gc=False,
         )
         items = list[record]  # type: ignore[valid-type]
-        listing = msgspec.defstruct(
-            "Listing",
-            [(name, items if name == "Items" else Any, place(0, name)[2]) for name in ENVELOPE],
-            # Otherwise there may be two of a name, in different cases.
-            forbid_unknown_fields=bool(spelling),
-        )
-        self._read_listing = msgspec.json.Decoder(listing).decode
+        self._read_listing = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._read_items = msgspec.json.Decoder(items).decode
 
     def listing(self, body: bytes) -> dict[str, Any]:
         """Parse a listing.
 
         :raises MsgspecError: it isn't JSON, or a message has other fields
-        :raises ValueError: a field of the listing may have a name in another case (R42)
         """
         import msgspec
 
-        listing = msgspec.structs.asdict(self._read_listing(body))
-        found = {name: value for name, value in listing.items() if value is not msgspec.UNSET}
-        for name in "Items", "Count":
-            if name not in found and f'"{name}"'.lower().encode() in body.lower():
-                raise ValueError(f"no {name}")
-        return found
+        raw = self._read_listing(body)
+        return {
+            name: self.items(text) if known == "Items" else msgspec.json.decode(text)
+            for (name, text), known in zip(raw.items(), LISTING.spell(tuple(raw)), strict=True)
+        }
 
     def items(self, text: bytes) -> list[Any]:
         """Parse an array of messages.

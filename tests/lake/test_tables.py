@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_r7mail.client.answers import AnswerError
+from airflow_provider_r7mail.client.answers import AnswerError, check_listing
 from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS
 from airflow_provider_r7mail.exceptions import R7MailConfigError
@@ -415,10 +415,10 @@ def test_names_are_learned(spell: Callable[[str], str]) -> None:
 
     def listing(*items: dict[str, Any]) -> bytes:
         spelled = [{spell(name): value for name, value in item.items()} for item in items]
-        return json.dumps({spell("Items"): spelled, spell("Count"): 7}).encode()
+        return json.dumps({spell("Items"): spelled, "TotalPages": 3, spell("Count"): 7}).encode()
 
     def are_records(body: bytes) -> bool:
-        items = parser.parse(body)[0]["Items"]
+        items = check_listing(parser.parse(body)[0])["Items"]
         return all(not isinstance(item, dict) for item in items)
 
     assert are_records(compact(usual(1)))
@@ -427,6 +427,16 @@ def test_names_are_learned(spell: Callable[[str], str]) -> None:
         assert_read_as_by_python(body, decode_values(body, parser)[0])
     assert are_records(body)
     assert are_records(listing(message(Labels=["red"], Score="high", Body=1), {}))
+
+
+@pytest.mark.parametrize("name", ['"', "\\", "\n", "\ud83d", "x" * 10_000])
+def test_names_that_are_not_learned(name: str) -> None:
+    """R20: a field whose name no record can have slows down only the messages that have it."""
+    habits = Habits()
+    for item in upgraded(1), upgraded(1) | {name: 1}, upgraded(1):
+        body = json.dumps({"Items": [item]}, separators=(",", ":")).encode()
+        assert_read_as_by_python(body, decode_page(body, habits))
+    assert not isinstance(habits.parser.parse(body)[0]["Items"][0], dict)
 
 
 @pytest.mark.parametrize("name", ["count", "COUNT", "Count"])
@@ -745,6 +755,12 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
         decode(body)
 
 
+def test_a_listing_without_items_is_told_by_its_fields() -> None:
+    """The error for a listing of another API says what it has in place of Items."""
+    with pytest.raises(AnswerError, match="no Items; the keys that came: Messages, Count"):
+        decode_page(b'{"Messages": [{"Id": 1}], "Count": 1}')
+
+
 @pytest.mark.parametrize(
     ("body", "ids", "count"),
     [
@@ -753,6 +769,7 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
         (b'{"Items": []}', [], None),
         (b"\xef\xbb\xbf" + page(message()), [1], 1),
         (page(message(), TotalPages=3, Next={"a": 1}), [1], 1),
+        (page(message()).replace(b"Items", rb"\u0069tems").replace(b"C", rb"\u0063"), [1], 1),
         (page(message(), Count=None), [1], None),
         (page(message(), Count="many"), [1], None),
         (b'{"Items": [{"Id": 1, "Id": 2, "Date": "%b"}]}' % DATE.encode(), [2], None),
