@@ -435,7 +435,7 @@ def test_names_that_are_not_learned(name: str) -> None:
     habits = Habits()
     for item in upgraded(1), upgraded(1) | {name: 1}, upgraded(1):
         body = json.dumps({"Items": [item]}, separators=(",", ":")).encode()
-        assert_read_as_by_python(body, decode_page(body, habits))
+        assert_read_as_by_python(body, decode(body, habits))
     assert not isinstance(habits.parser.parse(body)[0]["Items"][0], dict)
 
 
@@ -758,7 +758,7 @@ def test_what_is_no_listing_is_an_error(body: bytes) -> None:
 def test_a_listing_without_items_is_told_by_its_fields() -> None:
     """The error for a listing of another API says what it has in place of Items."""
     with pytest.raises(AnswerError, match="no Items; the keys that came: Messages, Count"):
-        decode_page(b'{"Messages": [{"Id": 1}], "Count": 1}')
+        decode(b'{"Messages": [{"Id": 1}], "Count": 1}')
 
 
 @pytest.mark.parametrize(
