@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_r7mail.client.fields import FIELDS, LISTING
+from airflow_provider_r7mail.client.fields import ENVELOPE, FIELDS, LISTING
 
 
 class Records:
@@ -30,6 +30,13 @@ class Records:
             gc=False,
         )
         items = list[record]  # type: ignore[valid-type]
+        listing = msgspec.defstruct(
+            "Listing",
+            [(name, items if name == "Items" else Any, msgspec.UNSET) for name in ENVELOPE],
+            forbid_unknown_fields=True,
+        )
+        self._is_as_manual = True
+        self._read_as_manual = msgspec.json.Decoder(listing).decode
         self._read_listing = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._read_items = msgspec.json.Decoder(items).decode
 
@@ -40,11 +47,20 @@ class Records:
         """
         import msgspec
 
+        if self._is_as_manual:
+            try:
+                read = msgspec.structs.asdict(self._read_as_manual(body))
+            except msgspec.MsgspecError:
+                pass  # the fields of the listing, or of a message
+            else:
+                return {name: value for name, value in read.items() if value is not msgspec.UNSET}
         raw = self._read_listing(body)
-        return {
+        listing = {
             name: self.items(text) if known == "Items" else msgspec.json.decode(text)
             for (name, text), known in zip(raw.items(), LISTING.spell(tuple(raw)), strict=True)
         }
+        self._is_as_manual = False  # it reads the messages twice
+        return listing
 
     def items(self, text: bytes) -> list[Any]:
         """Parse an array of messages.
