@@ -71,7 +71,8 @@ class ParquetTable:
             )
         if columns is not None:
             full = pa.schema([full.field(name) for name in self._names], full.metadata)
-        self._schema = full.with_metadata({**(full.metadata or {}), **(metadata or {})})
+        own = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
+        self._schema = full.with_metadata({**(full.metadata or {}), **own})
         self._writer = pq.ParquetWriter(
             sink,
             self._schema,
