@@ -229,7 +229,7 @@ def test_the_call_names_are_the_apis(http: httpx.Client) -> None:
 # Hostile mail
 
 
-NASTY = "\"'><script>alert(1)</script>{{7*7}}<img src=x onerror=alert(1)>\u202e"
+NASTY = "\"'><script>alert(1)</script>{{77777*77777}}<img src=x onerror=alert(1)>\u202e"
 
 
 def test_hostile_texts_are_only_text(server: Emulator, http: httpx.Client) -> None:
@@ -258,7 +258,7 @@ def test_hostile_texts_are_only_text(server: Emulator, http: httpx.Client) -> No
         page = http.get(path).text
         assert "<script>alert" not in page
         assert "<img" not in page
-        assert "49<" not in page
+        assert "6049261729" not in page
         assert html.escape("<script>alert", quote=False) in page
 
 
