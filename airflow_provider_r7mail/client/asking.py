@@ -37,6 +37,10 @@ class Question:
         """
         return not self.labels or self.request.offset > 0
 
+    def is_refused(self, error: R7MailRequestError) -> bool:
+        """Whether an error is such a refusal, and not that the server failed to respond."""
+        return self.tentative and error.status is not None
+
 
 Inquiry = Generator[Question, Listing | None, None]
 
@@ -54,7 +58,7 @@ def conduct(
         try:
             found = answer(question)
         except R7MailRequestError as error:
-            if not question.tentative or error.status is None:
+            if not question.is_refused(error):
                 raise
             found = None
 
@@ -73,6 +77,6 @@ async def aconduct(
         try:
             found = await answer(question)
         except R7MailRequestError as error:
-            if not question.tentative or error.status is None:
+            if not question.is_refused(error):
                 raise
             found = None

@@ -191,6 +191,7 @@ class StagedObject:
         if self._settled:
             return
         self._settled = self._discarded = True
+        self._gathered = []
         try:
             with store_errors(self.path):
                 self._discard()

@@ -107,6 +107,17 @@ def test_an_object_appears_whole(
     assert size_of(path) is None
 
 
+def test_what_is_discarded_is_never_written(place: Place) -> None:
+    """A library that flushes an object after it was discarded starts no upload and doesn't fail."""
+    item = StagedObject(place("a.bin"))
+    item.write(SMALL)
+    item.discard()
+    item.flush()
+
+    assert item.sha256 == hashlib.sha256().hexdigest()
+    assert present(place("a.bin")) == []
+
+
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("older", [None, b"older"])
 def test_an_exception_leaves_nothing_new(place: Place, data: bytes, older: bytes | None) -> None:
