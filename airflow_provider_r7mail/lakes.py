@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from upath import UPath
+
 from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.compat import (
     AirflowException,
@@ -21,7 +23,8 @@ from airflow_provider_r7mail.lake.catalog import (
     IcebergTarget,
     connection_properties,
 )
-from airflow_provider_r7mail.lake.location import no_store, parse_location
+from airflow_provider_r7mail.lake.location import is_on_disk, no_store, parse_location
+from airflow_provider_r7mail.lake.storage import ObjectPath
 from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 
 if TYPE_CHECKING:
@@ -51,13 +54,16 @@ class LakeOperator(BaseOperator):
         self.r7mail_conn_id = r7mail_conn_id
         self._loop: LoopThread | None = None
 
-    def _root(self, name: str) -> ObjectStoragePath:
+    def _root(self, name: str) -> ObjectPath:
         """Return the storage path that a parameter holds."""
         self.storage_conn_id = read_text(self.storage_conn_id, "storage_conn_id")
         return self._path(read_text(getattr(self, name), name) or "", name)
 
-    def _path(self, value: str, name: str) -> ObjectStoragePath:
+    def _path(self, value: str, name: str) -> ObjectPath:
         url = parse_location(value, name)
+        if is_on_disk(url) and not self.storage_conn_id:
+            # For any scheme, Airflow imports the stores of all providers: a second, or several.
+            return UPath(url)
         try:
             # No None: in Airflow 2 it would override a connection in the URL.
             given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}

@@ -12,12 +12,12 @@ from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
 from airflow_provider_r7mail.lake.compaction import compact_folders, compact_job, find_folders
 from airflow_provider_r7mail.lake.neighbours import Into
-from airflow_provider_r7mail.lake.storage import url_of
+from airflow_provider_r7mail.lake.storage import ObjectPath, url_of
 from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep
 from airflow_provider_r7mail.lakes import TableOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_r7mail.compat import Context, ObjectStoragePath
+    from airflow_provider_r7mail.compat import Context
 
 
 class R7MailCompactOperator(TableOperator):
@@ -116,7 +116,7 @@ class R7MailCompactOperator(TableOperator):
             "folders": [outcome.record() for outcome in outcomes],
         }
 
-    def _keep_up(self, output: ObjectStoragePath, iceberg: IcebergTarget) -> dict[str, Any]:
+    def _keep_up(self, output: ObjectPath, iceberg: IcebergTarget) -> dict[str, Any]:
         if self.folder is not None:
             raise R7MailConfigError(
                 "folder: Iceberg tables have the rows of all folders in one file: leave it out."

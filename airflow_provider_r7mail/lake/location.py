@@ -48,7 +48,12 @@ def parse_location(value: Any, name: str, base: Path | None = None) -> str:
     elif scheme.lower() in _BUCKETS and not rest.partition("/")[0].rpartition("@")[2]:
         meant = rest.replace("@/", "@", 1).lstrip("/") or "bucket/mail"
         raise _slip(name, text, "it names no bucket", f"{scheme}://{meant}")
-    return text
+    return f"{scheme.lower()}://{rest}"
+
+
+def is_on_disk(url: str) -> bool:
+    """Whether a URL of `parse_location` is on this machine's disk."""
+    return url.partition("://")[0] in _LOCAL
 
 
 def _parse_path(text: str, name: str, base: Path | None) -> str:

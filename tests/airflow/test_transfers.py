@@ -8,6 +8,8 @@ import hashlib
 import inspect
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -521,6 +523,25 @@ def test_s3(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class AlarmError(BaseException):
     """What the alarm of `execution_timeout` raises, in place of Airflow's own."""
+
+
+@pytest.mark.slow
+def test_a_path_on_disk_loads_no_cloud_library(server: Emulator, tmp_path: Path) -> None:
+    """An hourly task on a disk doesn't wait a second for the libraries of S3 and Google."""
+    code = (
+        "import sys\n"
+        "from airflow_provider_r7mail.transfers import R7MailToParquetOperator\n"
+        f"options = {DAY | {'folder': 24, 'output_path': str(tmp_path), 'recheck_hours': 0}!r}\n"
+        "R7MailToParquetOperator(task_id='extract', **options).execute({})\n"
+        "print('loaded', sorted({'boto3', 'botocore', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "loaded []"
+    assert len(list(tmp_path.rglob("part-00000.parquet"))) == 3
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What runs all day: polls, messages with a file, looks at earlier windows, audits.
+"""What runs all day: polls, hourly windows, messages with a file, looks at earlier windows, audits.
 
 Each returns what to measure, and that returns a number: polls, messages, or requests.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -50,35 +52,104 @@ def poll(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
 
 def poll_http(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
     """Poke Airflow's HttpSensor, with a token that somebody else keeps fresh."""
-    import httpx
-
     _connect(url, "http", "HTTP_DEFAULT")
     from airflow.providers.http.sensors.http import HttpSensor
 
-    login = httpx.post(f"{url}/api/v2/auth/Login", json=LOGIN).json()
-    body = {
-        "folderId": 24,
-        "SearchContext": {
-            "StartDate": FIRST.isoformat(),
-            "EndDate": (FIRST + timedelta(days=1)).isoformat(),
-        },
-        "offset": 0,
-        "size": 200,
-        "sortOrder": 1,
-        "orderField": "Date",
-    }
     sensor = HttpSensor(
         task_id="mail",
-        endpoint="/api/v1/email/Messages",
-        method="POST",
-        request_params=json.dumps(body),  # type: ignore[arg-type]
-        headers={
+        request_params=_question(FIRST + timedelta(days=1)),  # type: ignore[arg-type]
+        response_check=lambda response: len(response.json()["Items"]) >= 10_000,
+        **_messages_call(url),
+    )
+    return lambda: sum(not sensor.poke({}) for _ in range(POLLS))
+
+
+def _question(end: datetime) -> str:
+    """The body of a hand-written request for the first messages."""
+    return json.dumps(
+        {
+            "folderId": 24,
+            "SearchContext": {"StartDate": FIRST.isoformat(), "EndDate": end.isoformat()},
+            "offset": 0,
+            "size": 200,
+            "sortOrder": 1,
+            "orderField": "Date",
+        }
+    )
+
+
+def _messages_call(url: str) -> dict[str, Any]:
+    """What Airflow's HTTP operators need to call Messages, with a token."""
+    import httpx
+
+    login = httpx.post(f"{url}/api/v2/auth/Login", json=LOGIN).json()
+    return {
+        "endpoint": "/api/v1/email/Messages",
+        "method": "POST",
+        "headers": {
             "Authorization": login["Response"]["Data"]["Tokens"]["AuthToken"],
             "Content-Type": "application/json",
         },
-        response_check=lambda response: len(response.json()["Items"]) >= 10_000,
+    }
+
+
+def hour(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Execute this package's operator for an hourly window, as the first task of a process."""
+    _connect(url, "r7mail", "R7MAIL_DEFAULT", **CREDENTIALS)
+    from airflow_provider_r7mail.transfers import R7MailToParquetOperator
+
+    operator = R7MailToParquetOperator(
+        task_id="mail",
+        folder=24,
+        start=FIRST,
+        end=FIRST + timedelta(hours=1),
+        output_path=str(output),
+        recheck_hours=0,
     )
-    return lambda: sum(not sensor.poke({}) for _ in range(POLLS))
+    return lambda: int(operator.execute({})["messages"])
+
+
+def hour_http(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Execute Airflow's HttpOperator for the same, and write what it returns with pandas."""
+    _connect(url, "http", "HTTP_DEFAULT")
+    from airflow.providers.http.operators.http import HttpOperator
+
+    operator = HttpOperator(
+        task_id="mail",
+        data=_question(FIRST + timedelta(hours=1)),
+        response_filter=lambda response: response.json()["Items"],
+        **_messages_call(url),
+    )
+
+    def run() -> int:
+        import pandas as pd
+
+        rows = operator.execute({})
+        pd.DataFrame(rows).to_parquet(output / "messages.parquet")
+        return len(rows)
+
+    return run
+
+
+def hour_command(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Run `r7mail extract` for an hourly window, from the start of its process to the end."""
+    command = [
+        str(Path(sys.executable).parent / "r7mail"),
+        "extract",
+        f"--url={url}",
+        f"--login={CREDENTIALS['login']}",
+        "--folder=24",
+        f"--start={FIRST.isoformat()}",
+        f"--end={(FIRST + timedelta(hours=1)).isoformat()}",
+        f"--output={output}",
+    ]
+    env = {**os.environ, "R7MAIL_PASSWORD": CREDENTIALS["password"]}
+
+    def run() -> int:
+        subprocess.run(command, check=True, env=env, capture_output=True)
+        return 1
+
+    return run
 
 
 def send(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
@@ -97,6 +168,49 @@ def send(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
                 html_content="<p>Report</p>",
                 files=[str(file)],
             )
+        return len(files)
+
+    return run
+
+
+def send_httpx(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Send the same with a hand-written loop: upload, look up the file's ids, send."""
+    import httpx
+
+    files = _reports(output)
+
+    def run() -> int:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            answer = client.post("/api/v2/auth/Login", json=LOGIN).json()
+            client.headers["Authorization"] = answer["Response"]["Data"]["Tokens"]["AuthToken"]
+            root = client.get("/api/v1/DocumentDirectory/Get").json()[0]["Id"]
+            for file in files:
+                with file.open("rb") as opened:
+                    number = client.post(
+                        "/api/v1/Documents/Upload",
+                        files={"file": (file.name, opened, "text/csv")},
+                        headers={"DirectoryId": str(root)},
+                    ).json()
+                listed = client.get("/api/v1/DocumentDirectory/Get", params={"id": root}).json()
+                stored = next(item for item in listed[0]["Documents"] if item["Id"] == number)
+                attached = {
+                    "Id": number,
+                    "FileId": stored["FileId"],
+                    "FileName": file.name,
+                    "Size": stored["Size"],
+                    "MimeType": stored["MimeType"],
+                }
+                message = {
+                    "Id": 0,
+                    "To": ["user_test@example.com"],
+                    "Cc": [],
+                    "Bcc": [],
+                    "Subject": "Report",
+                    "Body": "Report",
+                    "HtmlBody": "<p>Report</p>",
+                    "Attachments": [attached],
+                }
+                client.post("/api/v1/email/Send", json=message).raise_for_status()
         return len(files)
 
     return run
@@ -197,4 +311,17 @@ def _extracted(url: str, output: Path, windows: int) -> Any:
     return config, job
 
 
-ROUTINES = {function.__name__: function for function in (poll, poll_http, send, recheck, audit)}
+ROUTINES = {
+    function.__name__: function
+    for function in (
+        poll,
+        poll_http,
+        hour,
+        hour_http,
+        hour_command,
+        send,
+        send_httpx,
+        recheck,
+        audit,
+    )
+}

@@ -19,6 +19,8 @@ from airflow_provider_r7mail.lake.location import parse_location
         ("file:///data/mail", "file:///data/mail"),
         ("s3://bucket/mail", "s3://bucket/mail"),
         ("s3://conn@bucket", "s3://conn@bucket"),
+        ("S3://bucket/Mail", "s3://bucket/Mail"),
+        ("FILE:///data/Mail", "file:///data/Mail"),
         ("gs://bucket/a:b/c", "gs://bucket/a:b/c"),
         ("abfs://container@account/mail", "abfs://container@account/mail"),
         ("memory://out", "memory://out"),
