@@ -8,6 +8,8 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from upath import UPath
+
 from airflow_provider_r7mail.client.attaching import Uploads
 from airflow_provider_r7mail.client.parameters import read_text, read_texts
 from airflow_provider_r7mail.client.upload import Readable, Source
@@ -28,12 +30,19 @@ BLOCK_BYTES = 4 << 20
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
-def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath:
-    """Make a path in object storage from its URL.
+def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath | UPath:
+    """Make a path in a store from its URL.
 
+    :param url: a URL of `parse_location`
     :param conn_id: the storage's Airflow connection; by default the one in the URL
     :raises ValueError: no storage backend handles the URL
     """
+    # Few DAG files need any: don't load the storage layers for the others.
+    from airflow_provider_r7mail.lake.location import is_on_disk  # noqa: PLC0415
+
+    if is_on_disk(url) and not conn_id:
+        # For any URL, Airflow imports the stores of all providers: a second, or several.
+        return UPath(url)
     # Up to Airflow 3.0, a conn_id of None takes precedence over the one in the URL.
     return ObjectStoragePath(url, **({"conn_id": conn_id} if conn_id else {}))
 

@@ -6,24 +6,22 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from upath import UPath
-
 from airflow_provider_r7mail.client.parameters import need_text, read_text
 from airflow_provider_r7mail.compat import (
     AirflowException,
     AirflowNotFoundException,
     BaseHook,
     BaseOperator,
-    ObjectStoragePath,
 )
 from airflow_provider_r7mail.exceptions import R7MailConfigError
+from airflow_provider_r7mail.files import open_storage
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.catalog import (
     DEFAULT_NAMESPACE,
     IcebergTarget,
     connection_properties,
 )
-from airflow_provider_r7mail.lake.location import is_on_disk, no_store, parse_location
+from airflow_provider_r7mail.lake.location import no_store, parse_location
 from airflow_provider_r7mail.lake.storage import ObjectPath
 from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 
@@ -61,13 +59,8 @@ class LakeOperator(BaseOperator):
 
     def _path(self, value: str, name: str) -> ObjectPath:
         url = parse_location(value, name)
-        if is_on_disk(url) and not self.storage_conn_id:
-            # For any scheme, Airflow imports the stores of all providers: a second, or several.
-            return UPath(url)
         try:
-            # No None: in Airflow 2 it would override a connection in the URL.
-            given = {"conn_id": self.storage_conn_id} if self.storage_conn_id else {}
-            path = ObjectStoragePath(url, **given)
+            path = open_storage(url, self.storage_conn_id)
             # Airflow 2 has the connection only in the options.
             conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
             if conn_id:

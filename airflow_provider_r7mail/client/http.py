@@ -123,7 +123,8 @@ class ClientConfig:
 
     def proxies(self) -> tuple[httpx.Proxy | None, httpx.Proxy | None]:
         """Return the proxies to use for the server and for its Disk."""
-        return self.effective_proxy(), self.effective_proxy(self.disk_url)
+        server = self.effective_proxy()
+        return server, server if self.disk_url is None else self.effective_proxy(self.disk_url)
 
     def bases(self) -> tuple[str, str]:
         """Return the URLs of the server and of its Disk, to put paths behind.
@@ -135,14 +136,20 @@ class ClientConfig:
         )
         return url, disk_url
 
-    def routes(self, make: Callable[[httpx.Proxy | None], Any]) -> dict[str, Any]:
+    def routes(
+        self,
+        proxies: tuple[httpx.Proxy | None, httpx.Proxy | None],
+        make: Callable[[httpx.Proxy | None], Any],
+    ) -> dict[str, Any]:
         """Return the transports, as options of httpx's clients: the Disk may have its own proxy.
 
+        :param proxies: for the server and for its Disk
         :param make: creates a transport that uses a proxy
         """
-        options: dict[str, Any] = {"transport": make(self.effective_proxy())}
+        server, disk = proxies
+        options: dict[str, Any] = {"transport": make(server)}
         if self.disk_url is not None:
-            options["mounts"] = {self.disk_url: make(self.effective_proxy(self.disk_url))}
+            options["mounts"] = {self.disk_url: make(disk)}
         return options
 
     def http_options(self) -> dict[str, Any]:

@@ -178,11 +178,11 @@ class Client(_Base):
         context = self.config.ssl_context()
         self._proxies = self.config.proxies()
         options = self.config.http_options() | {"cookies": self._cookies}
-        routes = self.config.routes(partial(_transport, context))
+        routes = self.config.routes(self._proxies, partial(_transport, context))
         self._http = httpx.Client(**routes, **options)
         # A request on a kept-alive connection that was closed meanwhile may or may not have been
         # processed. Calls that must not be repeated use a new connection each time (R23).
-        routes = self.config.routes(partial(_transport, context, once=True))
+        routes = self.config.routes(self._proxies, partial(_transport, context, once=True))
         self._fresh = httpx.Client(**routes, **options)
         self._lock = threading.Lock()
         return self
@@ -374,7 +374,9 @@ class AsyncClient(_Base):
         # transport takes a quarter of a second to import.
         self._fresh: httpx.AsyncClient | None = None
         self._make_fresh: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
-            **config.routes(make_fresh), cookies=self._cookies, **config.http_options()
+            **config.routes(self._proxies, make_fresh),
+            cookies=self._cookies,
+            **config.http_options(),
         )
         self._lock = asyncio.Lock()
         self._asking = asyncio.Lock()

@@ -527,12 +527,16 @@ class AlarmError(BaseException):
 
 @pytest.mark.slow
 def test_a_path_on_disk_loads_no_cloud_library(server: Emulator, tmp_path: Path) -> None:
-    """An hourly task on a disk doesn't wait a second for the libraries of S3 and Google."""
+    """A task with tables or files on a disk doesn't wait a second for S3's and Google's code."""
+    report = tmp_path / "report.csv"
+    report.write_text("a,b\n")
     code = (
         "import sys\n"
+        "from airflow_provider_r7mail.hooks import R7MailHook\n"
         "from airflow_provider_r7mail.transfers import R7MailToParquetOperator\n"
         f"options = {DAY | {'folder': 24, 'output_path': str(tmp_path), 'recheck_hours': 0}!r}\n"
         "R7MailToParquetOperator(task_id='extract', **options).execute({})\n"
+        f"R7MailHook().send_message(['a@example.com'], 'Report', '', files=[{str(report)!r}])\n"
         "print('loaded', sorted({'boto3', 'botocore', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run(
