@@ -36,7 +36,8 @@ TITLES = {
     "ours": "**this package**",
     "ours_fixed": "**this package**, `page_size` set",
     "many_windows": "**this package**",
-    "poll": "**this package**'s sensor, which logs in each time",
+    "poll": "**this package**'s sensor in poke mode",
+    "poll_anew": "**this package**'s sensor in reschedule mode, which logs in each time",
     "poll_http": "Airflow's HttpSensor, given a token",
     "hour": "**this package**'s operator, first task of a process",
     "hour_http": "Airflow's HttpOperator, given a token, and pandas, first task of a process",
@@ -281,7 +282,7 @@ def day() -> str:
         for name, item in rounds(names, url, 3, concurrency=8, local=True).items():
             add("2,000 files of 50 KB, local disk", TITLES[name], item)
     with server(count=1000) as url:
-        for name, item in rounds(("poll", "poll_http"), url, 3).items():
+        for name, item in rounds(("poll", "poll_anew", "poll_http"), url, 3).items():
             add("100 polls of a folder, one process", TITLES[name], item)
         for name, item in rounds(("send", "send_httpx"), url, 3).items():
             add("50 messages, each with a file of 50 KB", TITLES[name], item)

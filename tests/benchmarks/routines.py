@@ -40,14 +40,40 @@ def _connect(url: str, conn_type: str, name: str, **login: str) -> None:
 
 
 def poll(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
-    """Poke this package's sensor, which finds one message and waits for two."""
+    """Wait in poke mode, in one session, for more messages than there are."""
+    sensor = _sensor(url)
+    return lambda: len(sensor.execute({}))
+
+
+def poll_anew(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
+    """Poke in a new session each time, as a sensor in reschedule mode does."""
+    sensor = _sensor(url)
+    return lambda: len([sensor.poke({}) for _ in range(POLLS)])
+
+
+def _sensor(url: str) -> Any:
     _connect(url, "r7mail", "R7MAIL_DEFAULT", **CREDENTIALS)
     from airflow_provider_r7mail.sensors import R7MailMessageSensor
 
-    sensor = R7MailMessageSensor(
-        task_id="mail", folder=24, start=FIRST, end=FIRST + timedelta(days=1), min_messages=10_000
+    class Counting(R7MailMessageSensor):
+        """Finds enough at the last poll only."""
+
+        polls = 0
+
+        def poke(self, context: Any) -> Any:
+            self.polls += 1
+            found = super().poke(context)
+            found.is_done, found.xcom_value = self.polls == POLLS, list(range(self.polls))
+            return found
+
+    return Counting(
+        task_id="mail",
+        folder=24,
+        start=FIRST,
+        end=FIRST + timedelta(days=1),
+        min_messages=10_000,
+        poke_interval=0,
     )
-    return lambda: sum(not sensor.poke({}).is_done for _ in range(POLLS))
 
 
 def poll_http(url: str, output: Path, _: dict[str, Any]) -> Callable[[], int]:
@@ -315,6 +341,7 @@ ROUTINES = {
     function.__name__: function
     for function in (
         poll,
+        poll_anew,
         poll_http,
         hour,
         hour_http,
