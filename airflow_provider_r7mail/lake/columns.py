@@ -165,13 +165,12 @@ class Columns:
         values = list(zip(*rows, strict=True))
         if names:
             for row, unknown in enumerate(zip(*values[len(_NAMES) :], strict=True)):
-                extra = {
-                    name: value
-                    for name, value in zip(names, unknown, strict=True)
-                    if value is not UNSET
-                }
-                if extra:
-                    self.extras[row] = extra
+                if unknown == absent:
+                    continue
+                extra = dict(zip(names, unknown, strict=True))
+                if UNSET in unknown:
+                    extra = {name: value for name, value in extra.items() if value is not UNSET}
+                self.extras[row] = extra
         self.is_plain = self.is_plain and not self.extras
         return values[: len(_NAMES)]
 
