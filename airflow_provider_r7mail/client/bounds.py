@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from datetime import timedelta, timezone
+from itertools import zip_longest
 
 from airflow_provider_r7mail.client.asking import Inquiry, Question
 from airflow_provider_r7mail.client.dates import MICROSECONDS
@@ -31,6 +32,9 @@ from airflow_provider_r7mail.exceptions import R7MailExtractError
 # The distances of Russia's zones from UTC, the commonest first.
 OFFSETS = [hours * HOUR for hours in (3, 5, 7, 10, 2, 4, 6, 8, 9, 11, 12)]
 ELSEWHERE = timezone(timedelta(hours=5))
+# Summer time, and winter time, lasts longer. So if two messages of a shorter time are as far from
+# UTC, what is between them is, too.
+SEASON = 21 * 24 * HOUR
 
 UNKNOWN_ZONE = (
     "The server's dates don't name a zone (R43), and its StartDate and EndDate take no notice of "
@@ -53,13 +57,19 @@ class BoundsInquiry:
         self._traits = samples.traits
         self._samples = samples
 
-    def check_offset(self, rows: Sequence[Row]) -> Inquiry:
-        """Check that the dates of a window are as far from UTC as those of an earlier one (R43).
+    def check_offset(self, listing: Listing) -> Inquiry:
+        """Check that a page's dates are as far from UTC as others that don't name a zone (R43).
 
         :raises R7MailExtractError: they aren't
         """
-        by_date = sorted(rows, key=lambda row: row.date)
-        for row in by_date[0], by_date[-1]:
+        if self._traits.dates_offset is None or not listing.zoneless:
+            return
+        by_date = sorted(self._samples.rows(listing), key=lambda row: row.date)
+        checked = None
+        for row, following in zip_longest(by_date, by_date[1:]):
+            if checked and following and following.date - checked.date < SEASON * MICROSECONDS:
+                continue
+            checked = row
             for hours in (0, -1, 1):
                 found = yield from self._samples.page_at(row.date + hours * HOUR * MICROSECONDS)
                 if row.key in found.keys and hours:

@@ -89,6 +89,4 @@ class Calibration:
                 telling, rows, request, zoneless=zoneless, beside=self._labels.beside
             )
             again = again or traits.dates_offset is not None
-        elif traits.dates_offset is not None and listing.zoneless and rows:
-            yield from self.bounds.check_offset(rows)
         return again

@@ -27,6 +27,7 @@ from airflow_provider_r7mail.client.spans import (
     MAX_SWEEP_MESSAGES,
     UNKNOWN_ORDER,
     ZONELESS_TIMESTAMPS,
+    check_offset,
     explain,
     in_utc,
     is_foreign,
@@ -153,16 +154,19 @@ class FolderReading:
 
         :return: whether to take the page; if not, `next_request` asks for a better one
         """
-        if self._calibrated:
-            return True
-        self._calibrated = True
-        calibration = Calibration(self._traits, self._criteria, request.size)
-        again = yield from calibration.first_page(request, listing_of(in_utc(self._traits, page)))
-        if calibration.found_nothing:
-            self._traits.empty_folders.add(self._folder)
-        if self._traits.sweeps:
-            self._restart()
-        return not (again or self._traits.sweeps)
+        traits, listing = self._traits, listing_of(in_utc(self._traits, page))
+        if not self._calibrated:
+            self._calibrated = True
+            calibration = Calibration(traits, self._criteria, request.size)
+            again = yield from calibration.first_page(request, listing)
+            if calibration.found_nothing:
+                traits.empty_folders.add(self._folder)
+            if traits.sweeps:
+                self._restart()
+            if again or traits.sweeps:
+                return False
+        yield from check_offset(traits, listing, request.size)
+        return True
 
     def contradicted(self, error: ContradictionError, request: PageRequest, page: Page) -> Inquiry:
         """Find another way of reading after a response that contradicts its request.

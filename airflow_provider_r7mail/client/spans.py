@@ -179,6 +179,15 @@ def _is_sorted(values: Sequence[int]) -> bool:
     return all(map(le, values, values[1:])) or all(map(ge, values, values[1:]))
 
 
+def check_offset(traits: Traits, listing: Listing, size: int) -> Inquiry:
+    """Check that a page's dates are in UTC now that they were shifted (R43).
+
+    :param size: messages per request
+    :raises R7MailExtractError: they are in a zone whose distance from UTC changes
+    """
+    yield from BoundsInquiry(Samples(traits, size)).check_offset(listing)
+
+
 def explain(
     traits: Traits,
     error: ContradictionError,

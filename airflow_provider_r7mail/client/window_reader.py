@@ -30,6 +30,7 @@ from airflow_provider_r7mail.client.spans import (
     UNKNOWN_ORDER,
     ZONELESS_TIMESTAMPS,
     Span,
+    check_offset,
     explain,
     is_foreign,
     open_span,
@@ -335,6 +336,7 @@ class WindowReader(Generic[L]):
         self._longest_page = max(self._longest_page, len(listing.keys))
         request = seek.request()
         seek.resize(self._page_size.rows)
+        await aconduct(check_offset(self._traits, listing, self._page_size.rows), self._answer)
         try:
             fresh = seek.accept(listing)
         except ContradictionError as error:

@@ -817,6 +817,15 @@ class TestBeyondTheManual:
 
         assert run(server)["foreign_rows"].level == "warning"
 
+    def test_a_file_of_another_folder(self, server: Emulator) -> None:
+        """R32: a file that another folder's message has isn't missing from this folder."""
+        for folder, size in ((INBOX, 50), (OTHER, 5)):
+            files = [Attachment("a.txt", b"x" * size, "text/plain")]
+            server.mailbox.deliver(date=JUNE, folder=folder, attachments=files)
+        server.readings = Readings(foreign_rows=True)
+
+        assert run(server)["attachment_length"].level == "ok"
+
     def test_one_message_a_day(self, server: Emulator) -> None:
         """R29: bounds are compared by day, even if no other message of the day shows it."""
         for day in range(10):
@@ -1129,6 +1138,22 @@ class TestWriting:
         assert [report[key].reading for key in ("mark_read", "mark_important", "move")] == (
             ["works"] * 3
         )
+        assert report["restored"].level == "ok"
+        assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
+
+    def test_all_is_put_back_from_a_folder_that_is_listed_with_others(
+        self, server: Emulator
+    ) -> None:
+        """R32: a message of another folder that is listed, too, isn't taken for one of this one."""
+        fill(server.mailbox)
+        # Read, alone and the oldest: it would be chosen if it were in the folder.
+        server.mailbox.deliver(date=JUNE - timedelta(days=1), folder=PROCESSED, was_read=True)
+        server.readings = Readings(foreign_rows=True)
+        before = server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)
+
+        report = run(server, write_folder=PROCESSED)
+
+        assert report["move"].reading == "works"
         assert report["restored"].level == "ok"
         assert (server.mailbox.messages(INBOX), server.mailbox.messages(PROCESSED)) == before
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as pq  # noqa: TID253 - tests may
 import pytest
@@ -15,9 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from airflow_provider_r7mail.client.asking import Question, conduct
+from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.models import MessageFilter
 from airflow_provider_r7mail.client.reader import aiter_messages, iter_messages
 from airflow_provider_r7mail.client.session import AsyncClient, Client
+from airflow_provider_r7mail.client.spans import check_offset
+from airflow_provider_r7mail.client.sweep import Listing
+from airflow_provider_r7mail.client.traits import Traits
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.exceptions import R7MailExtractError
 from airflow_provider_r7mail.lake.job import ExtractJob
@@ -674,6 +680,60 @@ def test_dates_of_a_changing_zone(tmp_path: Path) -> None:
 
     with Emulator(mailbox(), Readings(dates_without_zone=True)) as server:
         asyncio.run(run(server))
+
+
+@pytest.mark.parametrize("by_message", [True, False])
+def test_dates_of_a_changing_zone_in_the_first_window(by_message: bool, tmp_path: Path) -> None:
+    """R43: so are those of the very window that shows how far from UTC the others are."""
+    pages: list[dict[str, Any]] = []
+
+    def change(record: dict[str, Any]) -> None:
+        if record["path"].endswith("Messages") and record["json"]["size"] == 60:
+            pages.append(record)
+            if len(pages) == 2:  # the first one, once it is known how far they are
+                emulator.readings = Readings(dates_without_zone=True, zone_hours=4)
+
+    def read(server: Emulator) -> None:
+        if by_message:
+            window = MessageFilter.build(start=START, end=START + 4 * HOUR)
+            with Client(config(server.url)) as client:
+                list(iter_messages(client, INBOX, window, page_size=60))
+        else:
+            extract(server, tmp_path, START + 4 * HOUR, page_size=60)
+
+    box = box_of(*((START + HOUR * hours, 33 * SECOND) for hours in (1, 1.4, 2.6)))
+    readings = Readings(dates_without_zone=True)
+    with (
+        Emulator(box, readings, on_request=change) as emulator,
+        pytest.raises(R7MailExtractError, match="R43"),
+    ):
+        read(emulator)
+
+    assert len(pages) == 2
+
+
+def test_dates_of_a_summer_between_two_winters() -> None:
+    """R43: nor is a summer's mail an hour wrong, where the first and the last are of winter."""
+    moments = [datetime(2025, month, 5, tzinfo=UTC) for month in (1, 7, 7, 12)]
+    listed = [
+        moment.astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=UTC) for moment in moments
+    ]
+    traits = Traits("date", dates_offset=-3600, labels="sent")
+    keys = range(len(moments))
+    dates = [to_microseconds(date - HOUR) for date in listed]
+
+    def answer(question: Question) -> Listing:
+        start, end = question.request.start, question.request.end
+        assert start is not None
+        assert end is not None
+        found = [key for key in keys if start <= moments[key] <= end]
+        return Listing(found, [dates[key] for key in found], len(found), zoneless=True)
+
+    with pytest.raises(R7MailExtractError, match="R43"):
+        conduct(check_offset(traits, Listing(keys, dates, 4, zoneless=True), 50), answer)
+    winter = [0, 3]
+    listing = Listing(winter, [dates[key] for key in winter], 2, zoneless=True)
+    conduct(check_offset(traits, listing, 50), answer)
 
 
 def test_dates_of_an_unknown_zone_in_a_changing_folder(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from airflow_provider_r7mail.client.check.inquiry import (
 )
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
+from airflow_provider_r7mail.client.spans import is_foreign
 from airflow_provider_r7mail.exceptions import R7MailActionError, R7MailRequestError
 
 # Pages to search for a message if many have a similar date.
@@ -58,7 +59,8 @@ class Actions(Question):
         """Borrow a message, try everything with it, and restore it."""
         assert inquiry.write_folder is not None  # noqa: S101 - else it is not asked
         inquiry.allow_more(MAX_WRITE_REQUESTS)
-        row = choose(inquiry.rows())
+        own = [row for row in inquiry.rows() if not is_foreign(row.folder, inquiry.folder)]
+        row = choose(own)
         loan = None if row is None else Loan(inquiry, row, inquiry.write_folder)
         if loan is None or loan.look(inquiry.folder) is None:
             return self._open("no message was seen that could be marked and moved safely")
@@ -119,7 +121,9 @@ class Loan:
             page = self._inquiry.near(before, folder, offset)
             for row in page.rows:
                 same = before.mime_id and (row.mime_id, row.date) == (before.mime_id, before.date)
-                if row.key is not None and (row.key == self._key or same):
+                if row.key is None or is_foreign(row.folder, folder):  # R32
+                    continue
+                if row.key == self._key or same:
                     self._key = row.key
                     return row
             if self._inquiry.is_whole(page):

@@ -12,6 +12,7 @@ from airflow_provider_r7mail.client.check.inquiry import Answer, Inquiry
 from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Subject, Verdict, unknown
 from airflow_provider_r7mail.client.sizes import SizeFit, size_fit
+from airflow_provider_r7mail.client.spans import is_foreign
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 MAX_FILE_BYTES = 1 << 20
@@ -131,7 +132,7 @@ class Download(Question):
     def see(self, listing: Listing) -> None:
         """Look for the smallest file that can be requested by its name."""
         for item, row in zip(listing.items, listing.page.rows, strict=True):
-            if row.key is not None:
+            if row.key is not None and not is_foreign(row.folder, listing.page.folder):  # R32
                 self._look_at(row.key, _files_of(item))
 
     def _look_at(self, key: int, files: Sequence[Mapping[str, Any]]) -> None:
