@@ -198,6 +198,21 @@ def test_audits_that_cannot_work(tmp_path: Path, more: list[str], says: str) -> 
     assert says in done.stderr
 
 
+def test_an_audit_of_a_path_without_tables(server: Emulator, tmp_path: Path) -> None:
+    """Where no extract has written, the audit says so, and doesn't suggest to repair anything."""
+    server.mailbox.deliver(date=JUNE)
+
+    done = run(
+        *("audit", "--login=user_test", "--folder=24", f"--output={tmp_path / 'slip'}"),
+        f"--url={server.url}",
+        env={"R7MAIL_PASSWORD": "TestPassword"},
+    )
+
+    assert done.returncode == 1
+    assert "There are no tables of folder 24" in done.stdout
+    assert "--repair" not in done.stderr
+
+
 @pytest.mark.skipif(AIRFLOW_2, reason="the SQL catalog needs SQLAlchemy 2")
 def test_iceberg_tables(server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Extract, audit and compact work on a catalog of pyiceberg's configuration."""
