@@ -44,9 +44,10 @@ def extract(server: Emulator, output: Path, *more: str, password: str = "TestPas
 
 @pytest.mark.parametrize("command", ["emulator", "extract", "check", "audit", "compact", "demo"])
 def test_help_teaches(command: str) -> None:
-    """The help of each command has an example to copy."""
-    text = " ".join(run(command, "--help").stdout.split())
+    """The help of each command names its options in full, and has an example to copy."""
+    text = " ".join(run(command, "--help", env={"COLUMNS": "80"}).stdout.split())
 
+    assert not re.search(r"--[\w-]*…", text)
     assert f"Usage: r7mail {command}" in text
     assert "Example:" in text
     assert f"r7mail {command} --" in text.partition("Example:")[2]
