@@ -138,8 +138,8 @@ def extract(
 def _settle(seconds: float) -> None:
     if seconds > 0:
         typer.echo(
-            f"Waiting {seconds:.0f} s until mail on its way into the window has arrived "
-            "(--settle-seconds).",
+            f"Waiting {seconds:.0f} s, until --settle-seconds after the window's end, for mail on "
+            "its way. Give an earlier --end to extract at once.",
             err=True,
         )
         time.sleep(seconds)
