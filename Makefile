@@ -53,7 +53,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@.ci/install $(VENV) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## run the extract and price-list DAGs in real Airflow against a local mail server
+demo: $(INSTALLED)  ## run four example DAGs in a real Airflow against the emulator
 	@$(BIN)/r7mail demo
 
 lint: $(INSTALLED)  ## ruff and mypy

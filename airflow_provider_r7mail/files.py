@@ -13,7 +13,7 @@ from upath import UPath
 from airflow_provider_r7mail.client.attaching import Uploads
 from airflow_provider_r7mail.client.parameters import read_text, read_texts
 from airflow_provider_r7mail.client.upload import Readable, Source
-from airflow_provider_r7mail.compat import ObjectStoragePath
+from airflow_provider_r7mail.compat import AirflowNotFoundException, BaseHook, ObjectStoragePath
 from airflow_provider_r7mail.exceptions import R7MailConfigError
 
 if TYPE_CHECKING:
@@ -30,21 +30,39 @@ BLOCK_BYTES = 4 << 20
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
-def open_storage(url: str, conn_id: str | None = None) -> ObjectStoragePath | UPath:
-    """Make a path in a store from its URL.
+def open_storage(url: str, name: str, conn_id: str | None = None) -> ObjectStoragePath | UPath:
+    """Make a path in a store from its URL, and find its Airflow connection.
 
     :param url: a URL of `parse_location`
+    :param name: the parameter's name, for errors
     :param conn_id: the storage's Airflow connection; by default the one in the URL
-    :raises ValueError: no storage backend handles the URL
+    :raises R7MailConfigError: no installed library handles the URL, or there is no such connection
     """
     # Few DAG files need any: don't load the storage layers for the others.
-    from airflow_provider_r7mail.lake.location import is_on_disk  # noqa: PLC0415
+    from airflow_provider_r7mail.lake.location import is_on_disk, no_store  # noqa: PLC0415
 
     if is_on_disk(url) and not conn_id:
         # For any URL, Airflow imports the stores of all providers: a second, or several.
         return UPath(url)
-    # Up to Airflow 3.0, a conn_id of None takes precedence over the one in the URL.
-    return ObjectStoragePath(url, **({"conn_id": conn_id} if conn_id else {}))
+    try:
+        # Up to Airflow 3.0, a conn_id of None takes precedence over the one in the URL.
+        path = ObjectStoragePath(url, **({"conn_id": conn_id} if conn_id else {}))
+        # Airflow 2 has the connection only in the options.
+        conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
+        if conn_id:
+            BaseHook.get_connection(conn_id)  # S3's file system would work without it
+        # Here, where Airflow finds connections: it may be used in another thread.
+        _ = path.fs
+    except AirflowNotFoundException as error:
+        hint = (
+            " What stands before @ in a URL is the id of an Airflow connection, as in "
+            "s3://connection@bucket/path. Azure's account belongs into the connection, too: "
+            "abfs://connection@container/path."
+        )
+        raise R7MailConfigError(f"{name}: {error}.{hint if '@' in url else ''}") from error
+    except (ImportError, ValueError) as error:
+        raise no_store(name, url, error) from error
+    return path
 
 
 def find_uploads(
@@ -90,7 +108,7 @@ def find_files(files: Any, storage_conn_id: str | None = None) -> tuple[Source, 
 
 def _find_file(item: Any, place: int, conn_id: str | None) -> Source:
     # Few DAG files attach any: don't load the storage layers for the others.
-    from airflow_provider_r7mail.lake.location import no_store, parse_location  # noqa: PLC0415
+    from airflow_provider_r7mail.lake.location import parse_location  # noqa: PLC0415
     from airflow_provider_r7mail.lake.storage import url_of  # noqa: PLC0415
 
     if isinstance(item, Source):
@@ -100,13 +118,7 @@ def _find_file(item: Any, place: int, conn_id: str | None) -> Source:
     if not hasattr(item, "fs"):
         if not isinstance(item, (str, PathLike)):
             raise R7MailConfigError(f"{name}: expected a path or URL, got {type(item).__name__}.")
-        url = parse_location(read_text(str(item), name), name)
-        try:
-            path = open_storage(url, conn_id)
-            # Here, where Airflow finds connections: the file may be read in another thread.
-            path.fs  # noqa: B018
-        except (ValueError, ImportError) as error:
-            raise no_store(name, url, error) from error
+        path = open_storage(parse_location(read_text(str(item), name), name), name, conn_id)
     if not path.name:
         raise R7MailConfigError(f"{name}: this is a folder. Give a file.")
     return Source(_UNSAFE.sub("_", path.name), url_of(path), partial(_open, path))

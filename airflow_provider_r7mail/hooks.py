@@ -514,7 +514,7 @@ class R7MailHook(BaseHook):
         number = self.resolve_folder(folder)
         target: Any = destination
         if not hasattr(destination, "fs"):  # a string or a plain Path
-            target = open_storage(parse_location(destination, "destination"))
+            target = open_storage(parse_location(destination, "destination"), "destination")
         with self.get_conn() as client:
             stored = download(client, number, message_id, file_name, target)
         self._report_input(number)

@@ -21,14 +21,14 @@ from airflow_provider_r7mail.lake.catalog import (
     IcebergTarget,
     connection_properties,
 )
-from airflow_provider_r7mail.lake.location import no_store, parse_location
-from airflow_provider_r7mail.lake.storage import ObjectPath
+from airflow_provider_r7mail.lake.location import parse_location
 from airflow_provider_r7mail.lake.threads import STOP_SECONDS, LoopHangsError, LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from airflow_provider_r7mail.client.session import AsyncClient
+    from airflow_provider_r7mail.lake.storage import ObjectPath
 
 T = TypeVar("T")
 
@@ -58,24 +58,7 @@ class LakeOperator(BaseOperator):
         return self._path(read_text(getattr(self, name), name) or "", name)
 
     def _path(self, value: str, name: str) -> ObjectPath:
-        url = parse_location(value, name)
-        try:
-            path = open_storage(url, self.storage_conn_id)
-            # Airflow 2 has the connection only in the options.
-            conn_id = getattr(path, "conn_id", None) or path.storage_options.get("conn_id")
-            if conn_id:
-                BaseHook.get_connection(conn_id)  # S3's file system would work without it
-            _ = path.fs
-        except AirflowNotFoundException as error:
-            hint = (
-                " What stands before @ in a URL is the id of an Airflow connection, as in "
-                "s3://connection@bucket/path. Azure's account belongs into the connection, too: "
-                "abfs://connection@container/path."
-            )
-            raise R7MailConfigError(f"{name}: {error}.{hint if '@' in url else ''}") from error
-        except (ImportError, ValueError) as error:
-            raise no_store(name, url, error) from error
-        return path
+        return open_storage(parse_location(value, name), name, self.storage_conn_id)
 
     def _run(self, hook: R7MailHook, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
@@ -146,7 +129,7 @@ class TableOperator(LakeOperator):
             try:
                 conn = BaseHook.get_connection(conn_id)
             except AirflowNotFoundException as error:
-                raise R7MailConfigError(f"catalog_conn_id: {error}") from error
+                raise R7MailConfigError(f"catalog_conn_id: {error}.") from error
             extra = conn.extra_dejson
             properties = connection_properties(conn.host, conn.login, conn.password, extra)
             if not properties:

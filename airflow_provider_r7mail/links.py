@@ -23,7 +23,7 @@ class R7MailFolderLink(BaseOperatorLink):
     key = "r7mail_folder_url"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL that the task pushed, or "" if it pushed none."""
+        """Return the URL that the task pushed; "" for no link."""
         return XCom.get_value(key=self.key, ti_key=ti_key) or ""
 
     @classmethod
@@ -33,5 +33,6 @@ class R7MailFolderLink(BaseOperatorLink):
         :param context: the running task's context
         :param url: the result of `Settings.folder_url`; None for no link
         """
-        if url and (ti := context.get("ti")) is not None:
-            ti.xcom_push(key=cls.key, value=url)
+        if (ti := context.get("ti")) is not None:
+            # Also for no link: after the task, Airflow 3 logs an error if it finds nothing here.
+            ti.xcom_push(key=cls.key, value=url or "")

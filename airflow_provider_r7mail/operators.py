@@ -551,7 +551,7 @@ class R7MailDeleteOperator(_MessagesOperator):
 
 
 class R7MailAuditOperator(TableOperator):
-    """Compare a folder's Parquet or Iceberg tables with the server, and mend what differs.
+    """Compare a folder's Parquet or Iceberg tables with the server, and repair what differs.
 
     Counts messages by span, and halves a span where the numbers differ; a mailbox in order takes a
     few requests. Never changes anything on the server. Returns the report: what differs, with

@@ -1,4 +1,4 @@
-"""Airflow in a folder of its own, the mail server's stand-in on a real socket, DAGs run for real.
+"""Airflow in a folder of its own, the emulator on a real socket, DAGs run for real.
 
 What Airflow reads when it is imported is set here, before anything imports it.
 """

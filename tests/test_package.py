@@ -27,7 +27,7 @@ PACKAGE = Path(airflow_provider_r7mail.__file__).parent
 NAME = "airflow_provider_r7mail"
 QUESTIONS = PACKAGE / "client" / "check" / "questions"
 
-# The order of design.md, lowest first: a module imports only from the layers below its own.
+# The order of the layers, lowest first: a module imports only from the layers below its own.
 LAYERS = (
     {"__init__"},
     {"exceptions"},
@@ -58,7 +58,8 @@ LAYERS = (
     },
     {"client.tokens"},
     {"client.session"},
-    {"client", "client.asking", "client.disk", "client.page_size", "client.steps"},
+    {"client.steps"},
+    {"client", "client.asking", "client.disk", "client.page_size"},
     {"client.samples"},
     {"client.bounds", "client.labels"},
     {"client.calibration"},

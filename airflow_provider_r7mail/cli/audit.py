@@ -1,4 +1,4 @@
-"""``r7mail audit``: compare tables with the mail server, and mend what differs."""
+"""``r7mail audit``: compare tables with the mail server, and repair what differs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def audit(
     verify: Verify = True,
     ca: Ca = None,
 ) -> None:
-    """Compare tables with the mail server, and mend what differs.
+    """Compare tables with the mail server, and repair what differs.
 
     Counts messages by span, and halves a span where the numbers differ, so that a mailbox in order
     takes a few requests. Equal numbers don't prove equal mail: --deep compares ids. It never
@@ -114,7 +114,7 @@ def audit(
     except OSError as error:
         fail(str(error), code=2)
     if not report.in_order:
-        if not repair and not offline:
+        if report.windows and not repair and not offline:
             typer.echo("Run it again with --repair to extract what differs.", err=True)
         raise typer.Exit(1)
 
@@ -151,7 +151,7 @@ def _show(report: Report) -> None:
 
     console = Console(highlight=False)
     if report.findings:
-        table = make_table("what differs", "tables", "server", "mended")
+        table = make_table("what differs", "tables", "server", "repaired")
         for finding in report.findings:
             lines = [KINDS[finding.kind], finding.detail]
             if finding.start is not None and finding.end is not None:
@@ -164,9 +164,9 @@ def _show(report: Report) -> None:
         console.print(table)
     console.print(draw_calendar(report))
     numbers = report.record()
-    rests = (
-        "" if "counts" not in report.compared else " Equal counts don't prove equal mail: --deep."
-    )
+    rests = ""
+    if "counts" in report.compared:
+        rests = " Equal counts don't prove equal mail: --deep compares ids."
     compared = (
         "Not compared with the server."
         if report.compared == "nothing"

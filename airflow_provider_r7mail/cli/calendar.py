@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from airflow_provider_r7mail.lake.audit import Report
 
 # From best to worst; a day is as good as the worst that is in it.
-STATES = ("whole", "mended", "missing", "differs")
-MARKS = {"whole": "[green]■[/]", "mended": "[cyan]■[/]", "missing": "[yellow]□[/]"}
+STATES = ("whole", "repaired", "missing", "differs")
+MARKS = {"whole": "[green]■[/]", "repaired": "[cyan]■[/]", "missing": "[yellow]□[/]"}
 WORST = "[red]✗[/]"
 ABSENT = frozenset({"missing", "unfinished"})
 LONGEST = 366 * 30  # days; further ones are strays
@@ -27,7 +27,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60re
 table {{ border-collapse: collapse; }}
 .days td {{ width: 1.1rem; height: 1.1rem; padding: 0; border: 1px solid #fff; }}
 .days th {{ text-align: left; font-weight: normal; padding-right: 1rem; white-space: nowrap; }}
-.whole {{ background: #3a9a5b; }} .mended {{ background: #3f8fc4; }}
+.whole {{ background: #3a9a5b; }} .repaired {{ background: #3f8fc4; }}
 .missing {{ background: #e5b93c; }} .differs {{ background: #c93c37; }}
 .found td, .found th {{ border-bottom: 1px solid #ddd; padding: .3rem 1rem .3rem 0;
   text-align: left; vertical-align: top; }}
@@ -60,7 +60,7 @@ def days(report: Report) -> dict[date, str]:
         if finding.start is None or finding.end is None:
             continue
         state = "missing" if finding.kind in ABSENT else "differs"
-        state = "mended" if finding.repaired else state
+        state = "repaired" if finding.repaired else state
         day = max(finding.start.date(), first)
         while day in found and day <= (finding.end - timedelta.resolution).date():
             found[day] = max(found[day], state, key=STATES.index)

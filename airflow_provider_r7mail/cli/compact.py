@@ -39,7 +39,7 @@ def compact(
         int | None, typer.Option(help="Only the folder with this id. By default, all.")
     ] = None,
     older_than_days: Annotated[
-        float, typer.Option(min=0, help="Only windows that ended this many days ago.")
+        float, typer.Option(min=0, help="Only windows that ended at least this many days ago.")
     ] = 35,
     into: Annotated[Span, typer.Option(help="What to make one window of, in UTC.")] = Span.MONTH,
     dry_run: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from pathlib import Path
@@ -96,5 +97,7 @@ def _welcome(server: Emulator) -> str:
 
 def _reason(error: OSError | ValueError, host: str, port: int) -> str:
     if isinstance(error, OSError) and error.filename is None and error.errno is not None:
-        return f"can't listen on {host}:{port}: {error.strerror}. --port 0 picks a free port"
+        about_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+        hint = "--port 0 picks a free port" if about_port else "Give --host one of this machine's"
+        return f"can't listen on {host}:{port}: {error.strerror}. {hint}"
     return str(error)

@@ -55,15 +55,17 @@ def extract(
     attachment_pattern: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="PATTERN",
             help="Which attachments to copy: a glob such as *.xlsx or *.{xls,xlsx}, or a regular "
-            "expression if it starts with ^ or ends with $. May be repeated."
+            "expression if it starts with ^ or ends with $. May be repeated.",
         ),
     ] = None,
     on_size_mismatch: Annotated[
         SizeMismatch,
         typer.Option(
+            metavar="ACTION",
             help="What to do about an attachment that came whole, but of another size than listed: "
-            "record both sizes, or fail it."
+            "record both sizes, or fail it.",
         ),
     ] = SizeMismatch.RECORD,
     page_size: Annotated[
@@ -74,6 +76,7 @@ def extract(
         int,
         typer.Option(
             min=1,
+            metavar="N",
             help="How many messages the folder may have on a server whose date bounds are of no "
             "use, so that the whole folder must be listed.",
         ),
@@ -85,7 +88,9 @@ def extract(
             "to arrive."
         ),
     ] = 60,
-    max_concurrency: Annotated[int, typer.Option(min=1, help="Maximum concurrent requests.")] = 4,
+    max_concurrency: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Maximum concurrent requests.")
+    ] = 4,
     table_format: Format = TableFormat.PARQUET,
     catalog: Catalog = None,
     namespace: Namespace = None,
@@ -133,8 +138,8 @@ def extract(
 def _settle(seconds: float) -> None:
     if seconds > 0:
         typer.echo(
-            f"Waiting {seconds:.0f} s until mail on its way into the window has arrived "
-            "(--settle-seconds).",
+            f"Waiting {seconds:.0f} s, until --settle-seconds after the window's end, for mail on "
+            "its way. Give an earlier --end to extract at once.",
             err=True,
         )
         time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""How commands are told that tables are those of an Iceberg catalog, and of which one."""
+"""The options that name an Iceberg catalog, for the commands that can use one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Format = Annotated[
     TableFormat,
     typer.Option(
         "--table-format",
-        help="Parquet files below the output, or tables of an Iceberg catalog: without --catalog, "
+        metavar="FORMAT",
+        help="parquet: files below the output; or iceberg: tables of a catalog, without --catalog "
         "one in a SQLite file below the output.",
     ),
 ]

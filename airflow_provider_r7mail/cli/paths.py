@@ -1,4 +1,4 @@
-"""How commands are told where tables and files are: a path from here, or a URL."""
+"""The options that name places for tables and files: a path from here, or a URL."""
 
 from __future__ import annotations
 

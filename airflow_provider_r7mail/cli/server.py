@@ -1,4 +1,4 @@
-"""How commands reach a mail server: their options for TLS, and the password."""
+"""The options that name a mail server, shared by the commands; and the password."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ except ImportError:  # Windows, where the CLI's checks run all the same
 log = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 600.0
-"""How long a refused password is not tried again (F15)."""
+"""How long a refused password is not tried again."""
 
 DOUBTFUL_SECONDS = 60.0
 """The same, if the response may also mean that the server failed (R14)."""

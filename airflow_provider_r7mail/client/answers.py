@@ -112,7 +112,7 @@ def has_mail(modules: Sequence[object]) -> bool:
 
 
 def error_message(body: bytes) -> str:
-    """Return what the body of an error says, empty for nothing (F4). It may contain names."""
+    """Return what the body of an error says, empty for nothing. It may contain names."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

@@ -6,10 +6,12 @@ answers show. No Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from airflow_provider_r7mail.client.steps import Progress
 from airflow_provider_r7mail.client.sweep import Listing, PageRequest
 from airflow_provider_r7mail.exceptions import R7MailRequestError
 
@@ -37,9 +39,14 @@ class Question:
         """
         return not self.labels or self.request.offset > 0
 
-    def is_refused(self, error: R7MailRequestError) -> bool:
-        """Whether an error is such a refusal, and not that the server failed to respond."""
-        return self.tentative and error.status is not None
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Ask it; a refusal that it may meet is no error, unlike a server that doesn't respond."""
+        try:
+            yield
+        except R7MailRequestError as error:
+            if not self.tentative or error.status is None:
+                raise
 
 
 Inquiry = Generator[Question, Listing | None, None]
@@ -49,18 +56,11 @@ def conduct(
     inquiry: Generator[Question, Listing | None, P], answer: Callable[[Question], Listing]
 ) -> P:
     """Answer an inquiry's questions, and return what it found."""
-    found: Listing | None = None
-    while True:
-        try:
-            question = inquiry.send(found)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        try:
-            found = answer(question)
-        except R7MailRequestError as error:
-            if not question.is_refused(error):
-                raise
-            found = None
+    progress = Progress(inquiry)
+    while (question := progress.step) is not None:
+        with progress, question.unless_refused():
+            progress.answer = answer(question)
+    return progress.result
 
 
 async def aconduct(
@@ -68,15 +68,8 @@ async def aconduct(
     answer: Callable[[Question], Awaitable[Listing]],
 ) -> P:
     """Answer an inquiry's questions on an event loop, and return what it found."""
-    found: Listing | None = None
-    while True:
-        try:
-            question = inquiry.send(found)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        try:
-            found = await answer(question)
-        except R7MailRequestError as error:
-            if not question.is_refused(error):
-                raise
-            found = None
+    progress = Progress(inquiry)
+    while (question := progress.step) is not None:
+        with progress, question.unless_refused():
+            progress.answer = await answer(question)
+    return progress.result

@@ -1,4 +1,4 @@
-"""Put files on the server's Disk, so that Send can attach them (contract, part 3). No Airflow.
+"""Put files on the server's Disk, so that Send can attach them. No Airflow.
 
 The folder's listing decides: a file is there if it is listed with its size. The name on the Disk
 contains a hash of the content, so that a file is recognised, whichever try or task has uploaded it,
@@ -52,7 +52,7 @@ FOLDER = "Airflow"
 """The folder in it that takes files to be sent, unless the connection names another."""
 
 APPEAR_SECONDS = 10.0
-"""How long a new file or folder may take to appear in a listing (F12)."""
+"""How long a new file or folder may take to appear in a listing."""
 
 REUSE_DAYS = 7
 """A file uploaded longer ago is not used again, but uploaded anew: old ones may be deleted."""
@@ -119,7 +119,7 @@ def _own_root(roots: Sequence[Directory]) -> int:
 
 
 def list_files(folder: int) -> Steps[tuple[DiskFile, ...]]:
-    """List the files of a folder, without those of other folders (F11)."""
+    """List the files of a folder, without those of other folders."""
     found = yield Ask(get_directories(folder))
     files = {
         file.id: file
@@ -156,7 +156,7 @@ class Uploads:
     :param delete: whether to delete them after the message was sent
     :param owner: identifies the message in each try, if they are deleted: no other message may use
         them
-    :param appear_seconds: how long a file or folder may take to appear in a listing (F12)
+    :param appear_seconds: how long a file or folder may take to appear in a listing
     """
 
     sources: tuple[Source, ...]

@@ -143,7 +143,7 @@ def parse_addresses(value: str | Iterable[str] | None, name: str) -> tuple[str, 
 
 
 def resolve_links(
-    links: Iterable[Any] | None, seconds: int, open_path: Callable[[str], Any]
+    links: Iterable[Any] | None, seconds: int, open_path: Callable[[str, str], Any]
 ) -> list[Link]:
     """Turn links as the user gives them into URLs with names.
 
@@ -151,35 +151,32 @@ def resolve_links(
         or `{"url": ..., "name": ...}` with either of them. The name defaults to the file's name
     :param seconds: how long links to object storage work, if the store can sign them. If it can't,
         the link is the file's plain URL or, failing that, its URI
-    :param open_path: makes a path object, with `fs`, `path` and `protocol`, from a storage URL;
-        raises ValueError if no storage backend handles it
-    :raises R7MailConfigError: not a URL
+    :param open_path: makes a path object, with `fs`, `path` and `protocol`, from a storage URL and
+        the parameter's name
+    :raises R7MailConfigError: not a URL, or `open_path` can't open it
     """
     given = [links] if isinstance(links, (str, Mapping)) or hasattr(links, "fs") else links or ()
     return [_resolve_link(item, place, seconds, open_path) for place, item in enumerate(given)]
 
 
-def _resolve_link(item: Any, position: int, seconds: int, open_path: Callable[[str], Any]) -> Link:
-    name = ""
+def _resolve_link(
+    item: Any, position: int, seconds: int, open_path: Callable[[str, str], Any]
+) -> Link:
+    name, parameter = "", f"links[{position}]"
     if isinstance(item, Mapping):
-        item, name = item.get("url"), read_text(item.get("name"), f"links[{position}] name") or ""
+        item, name = item.get("url"), read_text(item.get("name"), f"{parameter} name") or ""
     text = str(item)
     if not _URL.fullmatch(text):
         raise R7MailConfigError(
-            f"links[{position}]: not a URL. Give https://..., or a file in object storage as "
+            f"{parameter}: not a URL. Give https://..., or a file in object storage as "
             "s3://bucket/key. Recipients can't open a path on the worker's disk."
         )
     parts = urlsplit(text)
     name = name or unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or text
     if parts.scheme in {"http", "https"}:
         return Link(text, name)
-    try:
-        path = item if hasattr(item, "fs") else open_path(text)
-        return Link(_url_of(path, seconds), name)
-    except ValueError as error:
-        raise R7MailConfigError(
-            f"links[{position}]: no storage backend handles this URL."
-        ) from error
+    path = item if hasattr(item, "fs") else open_path(text, parameter)
+    return Link(_url_of(path, seconds), name)
 
 
 def _url_of(path: Any, seconds: int) -> str:

@@ -1,4 +1,4 @@
-"""Keep a server's cookies: a balancer's say which node has the login (F8). No Airflow."""
+"""Keep a server's cookies: a balancer's say which node has the login. No Airflow."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is on the server's Disk: the calls of its API, and how its listings are read.
 
-The manual of the mail API has no Disk; these are calls of the vendor's Disk API (contract, part 3).
+The manual of the mail API has no Disk; these are calls of the vendor's Disk API.
 What its upload answers is not known for sure. No I/O, no Airflow.
 """
 
@@ -81,7 +81,7 @@ class Directory:
     :param name: its name
     :param parent: id of the folder that it is in, None if the listing doesn't say
     :param children: the folders in it
-    :param files: the files in it and, in some listings, in other folders (F11), with the id of the
+    :param files: the files in it and, in some listings, in other folders, with the id of the
         folder of each
     """
 

@@ -150,7 +150,7 @@ class Tokens:
         return self.current
 
     def refuse(self, error: R7MailAuthError) -> None:
-        """Remember a refused login, for this client and for the others on this host (F15)."""
+        """Remember a refused login, for this client and for the others on this host."""
         if self._refusal is None:
             self._refusal = error
             seconds = DOUBTFUL_SECONDS if error.status == 500 else REMEMBERED_SECONDS

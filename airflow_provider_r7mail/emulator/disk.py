@@ -1,4 +1,4 @@
-"""The user's Disk: folders and files, some of which are attached to mail (contract, part 3)."""
+"""The user's Disk: folders and files, some of which are attached to mail."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Disk:
         return document
 
     def need(self, directory: int) -> Directory:
-        """Return a folder; one that is not there is refused like one without access (F5)."""
+        """Return a folder; one that is not there is refused like one without access."""
         if directory not in self.directories:
             raise NoDisk(406, f"no folder {directory}")
         return self.directories[directory]
@@ -142,7 +142,7 @@ class Disk:
     def json(self, directory: int, *, other_rows: bool = False) -> dict[str, Any]:
         """Return a folder as a listing shows it.
 
-        :param other_rows: also list the files of other folders (F11).
+        :param other_rows: also list the files of other folders.
         """
         now = time.monotonic()
         found = self.need(directory)
@@ -242,7 +242,7 @@ class DiskCalls:
         if readings.disk != "works":
             raise NoDisk(int(readings.disk), "no Disk here")
         if readings.disk_host and host.partition(":")[0] != readings.disk_host:
-            raise NoDisk(405, "no Disk here")  # as of any host with another module (F7)
+            raise NoDisk(405, "no Disk here")  # as of any host with another module
 
     def answer(self, path: str, asked: Any) -> bytes:
         """Do what a call asks, and return the JSON of the response."""

@@ -96,17 +96,17 @@ class Readings:
     :param mail_module: False leaves ``Mail`` out of ``ModulesAccess``, and refuses all mail calls
         (R41).
     :param disk: whether the Disk API works, or the status of all its responses: 404 or 405 where it
-        is not (F7), 406 for an account without it (F5).
+        is not, 406 for an account without it.
     :param disk_host: the only host name that the Disk API responds on, such as ``localhost``; on
-        others it is 405 (F7). Empty: any.
+        others it is 405. Empty: any.
     :param disk_answer: the response to an upload: the file's Id, an object or an array with it, or
         nothing.
     :param disk_envelope: put the Disk's responses into ``Response.Data``.
     :param disk_directory: where an upload has its ``DirectoryId``; without one there, the file is
         stored in the user's root.
     :param disk_parent: the field of AddSubDirectory with the folder to create one in.
-    :param disk_other_rows: list the files of all folders with those of each (F11).
-    :param disk_delay_seconds: seconds until a listing of the Disk shows what is new (F12).
+    :param disk_other_rows: list the files of all folders with those of each.
+    :param disk_delay_seconds: seconds until a listing of the Disk shows what is new.
     :param disk_same_name: what becomes of an upload if the folder has a file of that name.
     :param disk_quota: most bytes on the Disk; None: no limit.
     :param disk_full: the status if an upload is beyond that; ``accepted`` responds 200 and stores

@@ -1,4 +1,4 @@
-"""Compare the tables of a folder with the server, for any span of time, and mend what differs.
+"""Compare the tables of a folder with the server, for any span of time, and repair what differs.
 
 Messages are counted by span: as long as the server counts as many as the windows in a span have, it
 is left at that, and where the numbers differ, the span is halved, down to single windows.
@@ -74,7 +74,7 @@ class Finding:
     :param tables: how many messages the tables have there; None if unknown
     :param server: how many the server has
     :param detail: what else is known
-    :param repaired: whether it was mended, and is in order now
+    :param repaired: whether it was repaired, and is in order now
     """
 
     kind: str
@@ -92,7 +92,7 @@ class Finding:
             f"{KINDS[self.kind]}{where}"
             + (numbers if self.server is not None else "")
             + (f" ({self.detail})" if self.detail else "")
-            + ("; mended" if self.repaired else "")
+            + ("; repaired" if self.repaired else "")
         )
 
     def record(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Report:
 
     @property
     def in_order(self) -> bool:
-        """Whether nothing differs, or everything was mended."""
+        """Whether nothing differs, or everything was repaired."""
         return all(finding.repaired for finding in self.findings)
 
     def record(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class AuditJob:
     :param secret: the connection's `privacy_secret`, for repairs
     :param open_path: opens the attachments' root, as a manifest names it, for repairs
     :param iceberg: the catalog with the tables, if they are Iceberg's. Without it, the manifests of
-        windows in Iceberg tables are taken at their word, and can't be mended
+        windows in Iceberg tables are taken at their word, and can't be repaired
     """
 
     folder: int
@@ -234,11 +234,15 @@ def audit_tables(job: AuditJob) -> Report:
     """
     ledger = job.ledger()
     if not (ledger.entries or ledger.foreign):
-        raise R7MailConfigError(
-            f"There are no tables of folder {job.folder} of this mailbox below "
-            f"{url_of(job.output)}, or not of that time. Give what extracts write to."
-        )
+        raise R7MailConfigError(_no_tables(job))
     return _look_at_tables(job, ledger)
+
+
+def _no_tables(job: AuditJob) -> str:
+    return (
+        f"There are no tables of folder {job.folder} of this mailbox below {url_of(job.output)}, "
+        "or not of that time. Give what extracts write to."
+    )
 
 
 async def audit(
@@ -252,6 +256,8 @@ async def audit(
     """
     ledger = await run_to_end(job.ledger)
     report = _look_at_tables(job, ledger)
+    if not ledger.entries:
+        report.notes.append(_no_tables(job))
     before = client.stats.requests
     await _Comparison(client, job, report, on_progress).run(ledger)
     report.requests = client.stats.requests - before

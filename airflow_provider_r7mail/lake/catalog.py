@@ -144,7 +144,7 @@ def _need_packages() -> None:
     except ImportError as error:
         raise R7MailConfigError(
             'table_format: "iceberg" needs packages that are missing or too old '
-            f"({error}): pip install airflow-provider-r7mail[iceberg]"
+            f"({error}): pip install 'airflow-provider-r7mail[iceberg]'"
         ) from error
 
 

@@ -38,7 +38,7 @@ def folder_path(root: ObjectPath, mailbox: str, folder: int) -> Any:
         raise R7MailConfigError(
             f"The login makes a folder name of {size} bytes, mailbox=..., and a disk takes "
             f"{MAX_PART_BYTES} at most (a Cyrillic letter is 6). Log in with a shorter login of "
-            'the account, write to object storage, or extract with privacy={"addresses": "hash"}.'
+            'the account, write to object storage, or extract with privacy={"mailbox": "hash"}.'
         )
     return root / name
 

@@ -1,4 +1,4 @@
-"""Mend what an audit found: extract windows again as the tables were made, and look again."""
+"""Repair what an audit found: extract windows again as the tables were made, and look again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def repair(
     person. Nothing is changed on the server.
 
     :param report: what an audit found
-    :return: the report of what was found, with what was mended and what still differs
+    :return: the report of what was found, with what was repaired and what still differs
     :raises R7MailError: a window could not be extracted; those before it were
     """
     removed = [entry for finding in report.findings for entry in _superfluous(finding, report)]
@@ -43,7 +43,7 @@ async def repair(
     if removed:
         findings = (await audit(client, job, on_progress)).findings
     for finding in findings:
-        for window, strays in await _windows_to_mend(client, job, report, finding):
+        for window, strays in await _windows_to_repair(client, job, report, finding):
             like = _model(report, window, finding.kind)
             if like is None:
                 raise R7MailConfigError(
@@ -74,7 +74,7 @@ def _superfluous(finding: Finding, report: Report) -> list[Entry]:
     return spare if len(spare) < len(both) else spare[1:]
 
 
-async def _windows_to_mend(
+async def _windows_to_repair(
     client: AsyncClient, job: AuditJob, report: Report, finding: Finding
 ) -> list[tuple[Window, bool]]:
     """Return the windows to extract for a finding, and whether they are of stray mail."""
@@ -114,7 +114,7 @@ def _model(report: Report, window: Window, kind: str) -> dict[str, Any] | None:
         return own.manifest
     if not known:
         return None
-    assert window.start is not None  # noqa: S101 - those to mend have both bounds
+    assert window.start is not None  # noqa: S101 - those to repair have both bounds
     start = window.start
     return min(known, key=lambda entry: abs(entry.bounds[0] - start)).manifest
 
@@ -127,7 +127,7 @@ def _job_for(job: AuditJob, window: Window, like: dict[str, Any]) -> ExtractJob:
     """
     if "files" not in like and job.iceberg is None:
         raise R7MailConfigError(
-            "The tables are Iceberg's: name their catalog to mend them, with table_format="
+            "The tables are Iceberg's: name their catalog to repair them, with table_format="
             '"iceberg" or --table-format iceberg.'
         )
     policy = like["privacy"]

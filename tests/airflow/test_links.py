@@ -108,9 +108,13 @@ def test_the_folders_page(links: Callable[[str | None], dict[str, str]]) -> None
     }
 
 
-def test_no_page(links: Callable[[str | None], dict[str, str]]) -> None:
-    """Without web_url in the connection there is no link."""
+def test_no_page(
+    links: Callable[[str | None], dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without web_url in the connection there is no link, and no error in Airflow's log either."""
     assert set(links(None).values()) == {""}
+
+    assert "XCom not found" not in "".join(capfd.readouterr())
 
 
 def test_airflow_knows_the_link() -> None:

@@ -943,6 +943,21 @@ def test_links_to_s3_are_signed(server: Emulator, monkeypatch: pytest.MonkeyPatc
     assert "Secret-Key" not in url
 
 
+@pytest.mark.parametrize("name", ["links", "files"])
+@pytest.mark.parametrize(
+    ("url", "conn_id"), [("s3://bucket/a.csv", "lkae"), ("s3://lkae@bucket/a.csv", None)]
+)
+def test_a_store_without_a_connection(
+    server: Emulator, name: str, url: str, conn_id: str | None
+) -> None:
+    """A misspelt connection of a store is an error: no link is sent that nobody can open."""
+    given: dict[str, Any] = {name: [url], "storage_conn_id": conn_id}
+
+    with pytest.raises(AirflowFailException, match=rf"{name}\[0\]: The conn_id `lkae` isn't"):
+        R7MailSendOperator(task_id="send", **LETTER, **given).execute({})
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("link", ["/data/report.csv", "javascript:alert(1)", "nosuch://a/b", None])
 def test_links_that_are_none(server: Emulator, link: Any) -> None:
     """A path on the worker's disk, or a script, is not a link: nothing is sent."""

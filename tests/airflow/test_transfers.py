@@ -299,13 +299,18 @@ def test_a_login_that_is_too_long(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login too long for a folder's name is an error before anything is read, with ways out."""
-    fields = {**json.loads(server.connection()), "login": "я" * 50 + "@пример.рф"}
+    server.mailbox.login = "я" * 50 + "@пример.рф"
+    fields = json.loads(server.connection())
+    fields["extra"]["privacy_secret"] = "a long random text"
     monkeypatch.setenv(CONNECTION, json.dumps(fields))
 
-    with pytest.raises(AirflowFailException, match=r"folder name of 3.. bytes.*shorter login"):
+    with pytest.raises(AirflowFailException, match=r"folder name of 3.. bytes.*shorter login") as e:
         to_parquet(tmp_path / "out")
     assert server.requests == []
     assert not (tmp_path / "out").exists()
+
+    assert 'privacy={"mailbox": "hash"}' in str(e.value)
+    to_parquet(tmp_path / "out", privacy={"mailbox": "hash"})
 
 
 def test_a_file_name_that_is_no_text(server: Emulator, tmp_path: Path) -> None:
@@ -322,7 +327,7 @@ def test_a_file_name_that_is_no_text(server: Emulator, tmp_path: Path) -> None:
 def test_a_wrong_password(
     server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong password is tried once, not hammered, by all tasks, and nothing is written (F15)."""
+    """A wrong password is tried once, not hammered, by all tasks, and nothing is written."""
     fields = {**json.loads(server.connection()), "password": "wrong"}
     monkeypatch.setenv(CONNECTION, json.dumps(fields))
 

@@ -44,9 +44,10 @@ def extract(server: Emulator, output: Path, *more: str, password: str = "TestPas
 
 @pytest.mark.parametrize("command", ["emulator", "extract", "check", "audit", "compact", "demo"])
 def test_help_teaches(command: str) -> None:
-    """The help of each command has an example to copy."""
-    text = " ".join(run(command, "--help").stdout.split())
+    """The help of each command names its options in full, and has an example to copy."""
+    text = " ".join(run(command, "--help", env={"COLUMNS": "80"}).stdout.split())
 
+    assert not re.search(r"--[\w-]*…", text)
     assert f"Usage: r7mail {command}" in text
     assert "Example:" in text
     assert f"r7mail {command} --" in text.partition("Example:")[2]
@@ -196,6 +197,21 @@ def test_audits_that_cannot_work(tmp_path: Path, more: list[str], says: str) -> 
 
     assert done.returncode == 2
     assert says in done.stderr
+
+
+def test_an_audit_of_a_path_without_tables(server: Emulator, tmp_path: Path) -> None:
+    """Where no extract has written, the audit says so, and doesn't suggest to repair anything."""
+    server.mailbox.deliver(date=JUNE)
+
+    done = run(
+        *("audit", "--login=user_test", "--folder=24", f"--output={tmp_path / 'slip'}"),
+        f"--url={server.url}",
+        env={"R7MAIL_PASSWORD": "TestPassword"},
+    )
+
+    assert done.returncode == 1
+    assert "There are no tables of folder 24" in done.stdout
+    assert "--repair" not in done.stderr
 
 
 @pytest.mark.skipif(AIRFLOW_2, reason="the SQL catalog needs SQLAlchemy 2")

@@ -340,6 +340,15 @@ class TestReadings:
         assert len(server.mailbox.sent) == (not value)
         assert "ann@example.org" not in json.dumps(report.as_dict())
 
+    @pytest.mark.parametrize("address", ["", "ann", "ann@example.org, bob@example.org"])
+    def test_no_address_to_send_to(self, server: Emulator, address: str) -> None:
+        """What is not one address is an error before anything is requested, and isn't shown."""
+        with pytest.raises(R7MailConfigError, match="send_to: ") as error:
+            run(server, send_to=address)
+
+        assert server.requests == []
+        assert "bob" not in str(error.value)
+
     @pytest.mark.parametrize("refusal", ["400", "500"])
     def test_other_orders_of_small_pages(self, server: Emulator, refusal: Any) -> None:
         """Pages in another order aren't called refused because larger ones are (R28, R37)."""
@@ -1362,7 +1371,7 @@ class TestDates:
 
 
 class TestHosts:
-    """Each module of the server has a host of its own, and only one has the mail API (F7)."""
+    """Each module of the server has a host of its own, and only one has the mail API."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize(

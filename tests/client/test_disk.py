@@ -188,7 +188,7 @@ def test_a_folder_of_ones_own(server: Emulator) -> None:
 
 
 def test_the_disk_at_another_host(server: Emulator) -> None:
-    """With `disk_url`, the Disk is asked there, with the token of the mail server (F7)."""
+    """With `disk_url`, the Disk is asked there, with the token of the mail server."""
     server.readings = Readings(disk_host="localhost")
 
     with pytest.raises(R7MailServerError, match=r"does not answer at this address.*Set disk_url"):

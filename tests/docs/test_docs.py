@@ -22,6 +22,7 @@ import pytest
 
 from airflow_provider_r7mail import exceptions
 from airflow_provider_r7mail.emulator import Emulator
+from airflow_provider_r7mail.emulator.page import FAULTS
 from tests.conftest import AIRFLOW_2
 
 pytestmark = pytest.mark.skipif(AIRFLOW_2, reason="the examples are for Airflow 3")
@@ -152,6 +153,13 @@ def test_the_drawing_has_every_module(site: Path) -> None:
     modules = {path.stem for path in paths if len(path.parts) < 3} - {"__init__", "exceptions"}
     assert names == modules | folders | {package.name, "exceptions.py"}
     assert drawing.count('class="arrow"') >= len(folders)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_fault_button_is_described(language: str) -> None:
+    """Each button on the emulator's page that makes calls fail has a row in its table."""
+    page = read(language, "emulator.md")
+    assert [label for label, _ in FAULTS.values() if f"\n| {label} |" not in page] == []
 
 
 def test_each_page_leads_to_its_twin(site: Path) -> None:

@@ -584,7 +584,7 @@ def test_other_orders(mailbox: Mailbox, server: Emulator, api: Api, reading: Any
 
 
 def test_another_modules_host(server: Emulator, api: Api) -> None:
-    """Hosts of other modules answer 405 to mail calls, and let one log in (F7)."""
+    """Hosts of other modules answer 405 to mail calls, and let one log in."""
     server.readings = Readings(mail_host="mail.example.org")
     here, there = ({"Host": name} for name in ("mail.example.org", "cddisk.example.org"))
 

@@ -101,7 +101,7 @@ def test_where_the_folder_is_named(server: Emulator, api: Api) -> None:
 
 
 def test_rows_of_other_folders(server: Emulator, api: Api) -> None:
-    """A listing may show files of other folders, each with its own folder's id (F11)."""
+    """A listing may show files of other folders, each with its own folder's id."""
     server.readings = Readings(disk_other_rows=True)
     disk = server.mailbox.disk
     disk.add("a", b"1", disk.add_directory("x", disk.root).id)
@@ -112,7 +112,7 @@ def test_rows_of_other_folders(server: Emulator, api: Api) -> None:
 
 @pytest.mark.parametrize("status", ["404", "405", "406"])
 def test_no_disk(status: Any, server: Emulator, api: Api) -> None:
-    """Where the Disk isn't, all its calls are refused, and mail works (F5, F7)."""
+    """Where the Disk isn't, all its calls are refused, and mail works."""
     server.readings = Readings(disk=status)
 
     assert api.http.get(GET).status_code == int(status)
@@ -121,7 +121,7 @@ def test_no_disk(status: Any, server: Emulator, api: Api) -> None:
 
 
 def test_the_disks_own_host(server: Emulator, api: Api) -> None:
-    """The Disk may answer at one host name only (F7)."""
+    """The Disk may answer at one host name only."""
     server.readings = Readings(disk_host="localhost")
 
     assert api.http.get(GET).status_code == 405
@@ -167,7 +167,7 @@ def test_a_name_twice(
 
 
 def test_what_is_new_is_listed_later(server: Emulator, api: Api) -> None:
-    """A listing shows new files after a delay (F12)."""
+    """A listing shows new files after a delay."""
     server.readings = Readings(disk_delay_seconds=30)
     root = server.mailbox.disk.root
     upload(api, root)

@@ -835,7 +835,7 @@ def test_without_the_extra(
         monkeypatch.setitem(sys.modules, "pyiceberg.io.pyarrow", None)
 
     with pytest.raises(
-        AirflowFailException, match=r"too old .* pip install airflow-provider-r7mail\[iceberg\]"
+        AirflowFailException, match=r"too old .* pip install 'airflow-provider-r7mail\[iceberg\]'"
     ):
         operate(tmp_path)
     assert server.requests == []

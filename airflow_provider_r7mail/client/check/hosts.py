@@ -1,4 +1,4 @@
-"""Find the host that the mail API answers on: each module of the server has its own (F7).
+"""Find the host that the mail API answers on: each module of the server has its own.
 
 Only a listing without a token is asked for: no password is sent to hosts that nobody named.
 """

@@ -87,7 +87,7 @@ class Answer:
 
     @property
     def told(self) -> str:
-        """What an error looks like, and what the server says in it (F4)."""
+        """What an error looks like, and what the server says in it."""
         message = answers.error_message(self.body)
         return f"status {self.form}" + (f": “{message}”" if message else "")
 

@@ -24,6 +24,7 @@ from airflow_provider_r7mail.client.check.report import (
     Verdict,
     unknown,
 )
+from airflow_provider_r7mail.client.compose import parse_addresses
 from airflow_provider_r7mail.client.session import Client
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailRequestError
 
@@ -51,7 +52,7 @@ def check_server(
     :param disk_folder: id of the Disk folder that takes files to be sent, None for the default
     :param say: called with what is being checked, in a few words
     :return: the report
-    :raises R7MailConfigError: both folders are the same
+    :raises R7MailConfigError: both folders are the same, or `send_to` is not an address
     :raises R7MailRequestError: the server could not be reached, the login was refused, or the
         folder could not be read: nothing can be checked
     """
@@ -60,6 +61,11 @@ def check_server(
             "write_folder: this is the folder that is checked. Give another one, to move a message "
             "to it and back."
         )
+    if send_to is not None:
+        addresses = parse_addresses(send_to, "send_to")
+        if len(addresses) != 1:
+            raise R7MailConfigError("send_to: give one mail address, like ann@example.org.")
+        [send_to] = addresses
     say = say or (lambda _: None)
     writes = write_folder is not None
     questions = [

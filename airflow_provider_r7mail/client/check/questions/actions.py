@@ -27,7 +27,7 @@ from airflow_provider_r7mail.exceptions import R7MailActionError, R7MailRequestE
 # Pages to search for a message if many have a similar date.
 _CROWDED = 3
 _RESTORE_TRIES = 3
-# A moved message may be listed only some time later, and get its new id even later (F12, R35).
+# A moved message may be listed only some time later, and get its new id even later (R35).
 _MOVE_PAUSES = (0.0, 0.25, 0.75, 2.0)
 ID_SECONDS = 1.0
 _LOST_PAUSES = (0.0, 0.5, 1.5, 5.0, 15.0, 30.0)

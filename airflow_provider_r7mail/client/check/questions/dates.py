@@ -16,7 +16,7 @@ ENOUGH = 20
 
 HOUR, DAY = 3_600, 86_400
 IMPORTED = 30 * DAY
-"""Mail that is stored so much later was imported or moved (F14): nobody waits for that."""
+"""Mail that is stored so much later was imported or moved: nobody waits for that."""
 
 _FIRST_MAIL = datetime(1990, 1, 1, tzinfo=UTC)
 _LAST_SECOND = datetime(2038, 1, 1, tzinfo=UTC)

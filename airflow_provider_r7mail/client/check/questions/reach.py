@@ -14,6 +14,7 @@ from airflow_provider_r7mail.client.check.question import Question
 from airflow_provider_r7mail.client.check.report import Findings, Level, Subject, Verdict, unknown
 from airflow_provider_r7mail.client.dates import to_microseconds
 from airflow_provider_r7mail.client.models import MessageFilter
+from airflow_provider_r7mail.client.steps import Progress
 from airflow_provider_r7mail.client.sweep import Listing, PageRequest
 from airflow_provider_r7mail.client.traits import Bounds
 from airflow_provider_r7mail.exceptions import R7MailExtractError
@@ -112,13 +113,11 @@ def _first_page(inquiry: Inquiry) -> Page:
 
 def _drive(inquiry: Inquiry, questions: Generator[Asked, Listing | None, T]) -> T:
     """Answer questions, and return what they found out."""
-    answer: Listing | None = None
-    while True:
-        try:
-            asked = questions.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        answer = _answer(inquiry, asked)
+    progress = Progress(questions)
+    while progress.step is not None:
+        with progress:
+            progress.answer = _answer(inquiry, progress.step)
+    return progress.result
 
 
 def _answer(inquiry: Inquiry, asked: Asked) -> Listing | None:
