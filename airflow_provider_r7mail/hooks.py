@@ -429,8 +429,9 @@ class R7MailHook(BaseHook):
         :param settle_seconds: how long the server may take to give them new ids; after that, those
             that still have their old ones keep them
         :return: number of messages, or their new ids in the order given
-        :raises R7MailMessageNotFoundError: with `return_new_ids`: a message is not in the folder,
-            and none was moved; or the target doesn't list one after the move
+        :raises R7MailMessageNotFoundError: a message is not in the folder: with `return_new_ids`
+            none was moved, otherwise the server has refused the call; or, with `return_new_ids`,
+            the target doesn't list one after the move
         """
         ids = parse_ids(message_ids, "message_ids")
 
@@ -461,11 +462,13 @@ class R7MailHook(BaseHook):
         *,
         tried_before: bool = False,
     ) -> int:
-        """Delete messages. A refused repeated call is checked as in `move_messages`.
+        """Delete messages. A refused call is checked as in `move_messages`.
 
         Other parameters, result and errors are those of `mark_as_read`.
 
         :param tried_before: an earlier try may have deleted the messages already
+        :raises R7MailMessageNotFoundError: a message is not in the folder, and the server has
+            refused the call
         """
         return self._act(
             folder, message_ids, calls.delete_messages, removes=True, tried_before=tried_before

@@ -482,7 +482,8 @@ class R7MailMoveOperator(_MessagesOperator):
     """Move messages to another folder.
 
     If the server refuses a repeated call but none of the messages is in `folder` any more, an
-    earlier attempt succeeded, and so does the task (R23).
+    earlier attempt succeeded, and so does the task (R23). If it refuses the first call, and the
+    folder doesn't have all of the messages, the task fails without another try.
 
     Returns the number of messages; with `return_new_ids`, the list of the ids that they have in the
     target, in the order given. A move may give them new ids, at once or later (R35), so that tasks
@@ -533,7 +534,8 @@ class R7MailDeleteOperator(_MessagesOperator):
     """Delete messages.
 
     If the server refuses a repeated call but none of the messages is in `folder` any more, an
-    earlier attempt succeeded, and so does the task (R23).
+    earlier attempt succeeded, and so does the task (R23). If it refuses the first call, and the
+    folder doesn't have all of the messages, the task fails without another try.
 
     Returns the number of messages.
 

@@ -2,7 +2,7 @@
 
 The server answers once for all the ids of a call. If a move or delete is repeated because its
 answer was lost, the server may refuse it, since the messages have already left the folder (R23).
-Then the folder's listing decides.
+It also refuses ids that were never in the folder. The folder's listing tells, and who tried before.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_r7mail.client.finding import Traced, find_by_ids
-from airflow_provider_r7mail.client.models import MessageFilter
-from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.client.finding import Traced, find_by_ids, not_in_folder
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
     R7MailMessageNotFoundError,
@@ -67,13 +65,19 @@ class Action:
         :param tried_before: an earlier try of the task may have done it already
         :raises R7MailRequestError: a batch failed; the error says which one, and how many messages
             were done before
+        :raises R7MailMessageNotFoundError: the server refused a batch at once, since some of its
+            messages are not in the folder. Another try would take these for done
         """
         for place, (ids, call) in enumerate(self._batches, start=1):
             try:
                 client.send(call)
             except R7MailRequestError as error:
-                repeated = tried_before or error.attempt > 1
-                if not (repeated and _is_refusal(error) and self._took_effect(client, ids)):
+                gone = self._gone(client, ids) if _is_refusal(error) else []
+                if gone and not tried_before and error.attempt == 1:
+                    raise not_in_folder(
+                        self.folder, gone, f"The server refused the call. Done: {progress.done}."
+                    ) from error
+                if len(gone) < len(ids):
                     if len(self._batches) == 1:
                         raise
                     raise error.but(
@@ -87,14 +91,12 @@ class Action:
                 )
             progress.add(len(ids))
 
-    def _took_effect(self, client: Client, ids: Sequence[int]) -> bool:
-        """Whether an earlier attempt succeeded, as far as the folder's listing can tell."""
+    def _gone(self, client: Client, ids: Sequence[int]) -> list[int]:
+        """Return the messages that the folder doesn't list, if the action removes them from it."""
         if not self._removes:
-            return False
-        wanted = set(ids)
-        return not any(
-            message.id in wanted for message in iter_messages(client, self.folder, MessageFilter())
-        )
+            return []
+        there = find_by_ids(client, self.folder, ids)
+        return [number for number in ids if number not in there]
 
 
 def move_and_find(
@@ -122,10 +124,7 @@ def move_and_find(
     here = find_by_ids(client, action.folder, ids)
     gone = [number for number in ids if number not in here]
     if gone and not tried_before:
-        raise R7MailMessageNotFoundError(
-            f"Not in folder {action.folder}: messages {gone}. Nothing was moved. Were they moved "
-            "or deleted? An id is only valid in the folder it was read from."
-        )
+        raise not_in_folder(action.folder, gone, "Nothing was moved.")
     traced = Traced(client, list(here.values()), to_folder)
     now = {number: number for number in (find_by_ids(client, to_folder, gone) if gone else ())}
     if here:

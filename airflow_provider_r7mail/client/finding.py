@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.client.models import Message, MessageFilter
 from airflow_provider_r7mail.client.reader import iter_messages
+from airflow_provider_r7mail.exceptions import R7MailMessageNotFoundError
 
 if TYPE_CHECKING:
     from airflow_provider_r7mail.client.session import Client
@@ -42,6 +43,18 @@ def find_by_ids(client: Client, folder: int, ids: Sequence[int]) -> dict[int, Me
             if not missing:
                 break
     return found
+
+
+def not_in_folder(folder: int, gone: Sequence[int], done: str) -> R7MailMessageNotFoundError:
+    """Return the error about messages that a folder doesn't have.
+
+    :param gone: their ids
+    :param done: what was done
+    """
+    return R7MailMessageNotFoundError(
+        f"Not in folder {folder}: messages {list(gone)}. {done} Were they moved or deleted? An id "
+        "is only valid in the folder it was read from."
+    )
 
 
 class Traced:

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_r7mail.client.compose import compose_message
-from airflow_provider_r7mail.client.finding import find_by_ids
+from airflow_provider_r7mail.client.finding import find_by_ids, not_in_folder
 from airflow_provider_r7mail.client.models import Attachment, Message
 from airflow_provider_r7mail.client.parameters import read_text
 from airflow_provider_r7mail.exceptions import (
     R7MailAttachmentError,
     R7MailConfigError,
-    R7MailMessageNotFoundError,
 )
 
 if TYPE_CHECKING:
@@ -32,10 +31,7 @@ def find_messages(client: Client, folder: int, ids: Sequence[int]) -> list[Messa
     """
     found = find_by_ids(client, folder, ids)
     if missing := [number for number in ids if number not in found]:
-        raise R7MailMessageNotFoundError(
-            f"Not in folder {folder}: messages {missing}. This try sent nothing. Were they "
-            "moved or deleted? An id is only valid in the folder it was read from."
-        )
+        raise not_in_folder(folder, missing, "This try sent nothing.")
     return [found[message_id] for message_id in ids]
 
 

@@ -27,6 +27,7 @@ from airflow_provider_r7mail.exceptions import (
     R7MailAuthError,
     R7MailConfigError,
     R7MailConnectionError,
+    R7MailMessageNotFoundError,
     R7MailProxyError,
     R7MailRequestError,
     R7MailSendUnclearError,
@@ -337,14 +338,27 @@ class TestActions:
         assert server.mailbox.messages(INBOX) == []
         assert paths(server)[:3] == ["Login", action, action]
 
-    def test_refused_at_once_is_a_failure(self, server: Emulator) -> None:
-        """A `false` to the first delete is an error: there is no earlier attempt to explain it."""
-        server.readings = Readings(repeat_answer="false")
+    @pytest.mark.parametrize("answer", ["false", "406"])
+    def test_refused_at_once_for_want_of_messages(self, server: Emulator, answer: Any) -> None:
+        """Ids that the folder doesn't have are an error that another try must not take for done."""
+        server.readings = Readings(repeat_answer=answer)
+        there = server.mailbox.deliver(subject="s")
+        server.faults.append(Fault("Delete", kind="answer", answer=False))
+
+        with pytest.raises(R7MailMessageNotFoundError, match=r"messages \[4711\]"):
+            R7MailHook().delete_messages("inbox", [there, 4711])
+        with pytest.raises(R7MailMessageNotFoundError, match=r"Done: 0"):
+            R7MailHook().move_messages("inbox", [4711], "processed")
+        assert R7MailHook().delete_messages("inbox", [4711], tried_before=True) == 1
+
+    def test_refused_at_once_for_another_reason(self, server: Emulator) -> None:
+        """A `false` to the first delete is an error, although the folder has the messages."""
+        ids = [server.mailbox.deliver(subject="s")]
+        server.faults.append(Fault("Delete", kind="answer", answer=False))
 
         with pytest.raises(R7MailActionError):
-            R7MailHook().delete_messages("inbox", [4711])
-        assert paths(server) == ["Login", "Delete"]
-        assert R7MailHook().delete_messages("inbox", [4711], tried_before=True) == 1
+            R7MailHook().delete_messages("inbox", ids)
+        assert R7MailHook().delete_messages("inbox", ids) == 1
 
     def test_repeated_and_still_there_is_a_failure(self, server: Emulator) -> None:
         """A delete that the server keeps refusing fails if the messages are still there."""

@@ -20,7 +20,6 @@ from airflow_provider_r7mail.compat import AIRFLOW, AirflowFailException
 from airflow_provider_r7mail.emulator import Emulator, Fault, Mailbox, Readings
 from airflow_provider_r7mail.emulator.folders import SENT
 from airflow_provider_r7mail.exceptions import (
-    R7MailActionError,
     R7MailAttachmentError,
     R7MailAuthError,
     R7MailConfigError,
@@ -198,7 +197,7 @@ class TestOnMessages:
         operator.execute({})
 
         assert operator.execute(on_try(2)) == 1
-        with pytest.raises(R7MailActionError):
+        with pytest.raises(AirflowFailException, match="Not in folder"):
             operator.execute({})
 
 
