@@ -93,10 +93,10 @@ def make_room(output: ObjectPath, tables: Iterable[str], own: str, *, replace: b
             if outer not in in_the_way():
                 continue
             there = read_manifest(_home(output, name))
-            if there is None:
-                remove_windows(output, [name])
-            elif outer == window:
+            if outer == window:
                 _make_regular(output, name)
+            elif there is None:
+                _remove_remains(output, name)
             elif split is not None and split.run_id == there["run_id"]:
                 split.commit()
                 log.info(
@@ -156,10 +156,7 @@ def _stage(output: ObjectPath, name: str, window: Window, stack: ExitStack) -> _
         there = read_manifest(home)
         if there is None or there["run_id"] != manifest["run_id"]:
             return None  # another process has taken it apart or replaced it meanwhile
-        raise R7MailPublishError(
-            f"{home}: this compacted window is damaged ({error}), so that no part of it can be "
-            "replaced. Nothing was changed. Extract it as a whole: r7mail audit --repair."
-        ) from error
+        raise _damaged(home, error) from error
     return _Split(output, name, home, manifest["run_id"], pieces)
 
 
@@ -206,6 +203,24 @@ def _write_pieces(
         piece.set_aside(list(islice(lines, count)))
         piece.finish()
     return pieces
+
+
+def _remove_remains(output: ObjectPath, name: str) -> None:
+    """Remove what a killed process left of a compacted window.
+
+    :raises R7MailPublishError: it isn't that, but has lost its manifest
+    """
+    parent, _, last = name.rpartition("/")
+    if last not in take_inventory(output, parent).remains:
+        raise _damaged(_home(output, name), "its manifest is missing or can't be read")
+    remove_windows(output, [name])
+
+
+def _damaged(home: ObjectPath, how: object) -> R7MailPublishError:
+    return R7MailPublishError(
+        f"{home}: this compacted window is damaged ({how}), so that no part of it can be "
+        "replaced. Nothing was changed. Extract it as a whole: r7mail audit --repair."
+    )
 
 
 def _make_regular(output: ObjectPath, name: str) -> None:
