@@ -125,6 +125,9 @@ class _Split:
 
     def commit(self) -> None:
         """Put the pieces in place, where none is newer, and remove the compacted window."""
+        # Compacted windows that it was made of may be there still, and would overlap the pieces.
+        left = _superseded_within(self._output, self._name, compacted=True)
+        remove_windows(self._output, left)
         for piece in self._pieces:
             there = read_manifest(piece.home) if len(piece.sources) == 1 else None
             if there is None or not _is_newer(there, piece.manifest):
@@ -225,14 +228,22 @@ def _damaged(home: ObjectPath, how: object) -> R7MailPublishError:
 
 def _make_regular(output: ObjectPath, name: str) -> None:
     """Make a regular window of a compacted one, without the windows that it stands for."""
+    remove_windows(output, _superseded_within(output, name))
+    remove_marks(output, [name])
+
+
+def _superseded_within(output: ObjectPath, name: str, *, compacted: bool = False) -> list[str]:
+    """Return the paths of the windows that are still there within a compacted one.
+
+    :param compacted: only those that are compacted themselves
+    """
     parent, _, last = name.rpartition("/")
-    inside = [
+    found = take_inventory(output, parent)
+    return [
         f"{parent}/{other}"
-        for other in take_inventory(output, parent).superseded
+        for other in (found.superseded & found.compacted if compacted else found.superseded)
         if within(bounds_of(other), bounds_of(last))
     ]
-    remove_windows(output, inside)
-    remove_marks(output, [name])
 
 
 def remove_windows(output: ObjectPath, names: Sequence[str]) -> None:
