@@ -40,7 +40,7 @@ from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.parquet import read_slice
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION, TABLES
-from airflow_provider_r7mail.lake.splitting import make_room, remove_windows
+from airflow_provider_r7mail.lake.splitting import compaction_lock, make_regular, remove_windows
 from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, store_errors, url_of
 
 OF_ANOTHER = "the manifest is of another window"
@@ -289,11 +289,12 @@ def stored_ids(output: ObjectPath, mailbox: str, folder: int, entry: Entry) -> l
 def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window) -> None:
     """Remove a window from all tables, the manifests first: without one it is unfinished.
 
+    :param window: a window of its own, not one within a compacted window
     :raises OSError: the storage fails
     """
     name = window_name(mailbox, folder, window.label())
-    with locked(output, name):
-        make_room(output, TABLES, name, replace=True)
+    with locked(output, name), compaction_lock(output, name):
+        make_regular(output, name)
         remove_windows(output, [name])
 
 

@@ -94,7 +94,7 @@ def make_room(output: ObjectPath, tables: Iterable[str], own: str, *, replace: b
                 continue
             there = read_manifest(_home(output, name))
             if outer == window:
-                _make_regular(output, name)
+                make_regular(output, name)
             elif there is None:
                 _remove_remains(output, name)
             elif split is not None and split.run_id == there["run_id"]:
@@ -226,8 +226,11 @@ def _damaged(home: ObjectPath, how: object) -> R7MailPublishError:
     )
 
 
-def _make_regular(output: ObjectPath, name: str) -> None:
-    """Make a regular window of a compacted one, without the windows that it stands for."""
+def make_regular(output: ObjectPath, name: str) -> None:
+    """Make a regular window of a compacted one, without the windows that it stands for.
+
+    The caller holds the compaction lock.
+    """
     remove_windows(output, _superseded_within(output, name))
     remove_marks(output, [name])
 

@@ -495,6 +495,9 @@ def test_one_without_a_manifest(
         return await repair(client, what, await audit(client, what))
 
     assert len(check(filled.url, root).findings) == 1
+    for table in TABLES:  # somebody tried to help
+        copied = part(root, hour(HOURS), table).parent
+        shutil.copytree(copied, part(root, hour(2), table).parent)
     assert connected(filled.url, mend).in_order
     found = rows(root)["messages"]
     assert len(found) == len(ids) == 2 * HOURS
