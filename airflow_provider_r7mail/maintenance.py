@@ -10,7 +10,8 @@ from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.failures import fail_at_once
 from airflow_provider_r7mail.hooks import R7MailHook
 from airflow_provider_r7mail.lake.catalog import IcebergTarget
-from airflow_provider_r7mail.lake.compaction import compact_folders, compact_job, find_folders
+from airflow_provider_r7mail.lake.compaction import compact_folders, compact_job
+from airflow_provider_r7mail.lake.inventory import find_folders
 from airflow_provider_r7mail.lake.neighbours import Into
 from airflow_provider_r7mail.lake.storage import ObjectPath, url_of
 from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep

@@ -29,19 +29,24 @@ if TYPE_CHECKING:
 
 
 def audit(
-    login: Annotated[str, LOGIN],
     folder: Annotated[int, typer.Option(help="The folder's id: the API has no folder names.")],
     output: Annotated[
         str, typer.Option(help="Where the tables are: a directory, or a URL like s3://bucket/mail.")
     ],
     url: Annotated[str | None, SERVER] = None,
+    login: Annotated[str | None, LOGIN] = None,
     start: Annotated[
         str | None, typer.Option(help="Only from this date on: ISO 8601, UTC unless it says more.")
     ] = None,
     end: Annotated[str | None, typer.Option(help="Only before this date.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Extract again what differs.")] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Check the tables alone, without the server.")
+        bool,
+        typer.Option(
+            "--offline",
+            help="Check the tables alone, without the server. Needs --login only if several "
+            "mailboxes have the folder.",
+        ),
     ] = False,
     deep: Annotated[
         bool,
@@ -76,8 +81,8 @@ def audit(
     from airflow_provider_r7mail.client.dates import parse_moment  # noqa: PLC0415
     from airflow_provider_r7mail.exceptions import R7MailError  # noqa: PLC0415
 
-    if not offline and url is None:
-        fail("give --url, or --offline to check the tables alone", code=2)
+    if not offline and (url is None or login is None):
+        fail("give --url and --login, or --offline to check the tables alone", code=2)
     if offline and repair:
         fail("--repair needs the server: leave out --offline", code=2)
     try:
@@ -100,7 +105,7 @@ def audit(
         if offline:
             report = audit_tables(job)
         else:
-            config = client_config(url or "", login, verify=verify, ca=ca, code=2)
+            config = client_config(url or "", login or "", verify=verify, ca=ca, code=2)
             report = _compare(config, job, repair=repair)
     except (R7MailError, OSError) as error:
         fail(str(error), code=2)

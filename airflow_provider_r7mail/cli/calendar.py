@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Iterator
 from datetime import date, timedelta
 from html import escape
@@ -51,11 +52,11 @@ def days(report: Report) -> dict[date, str]:
     found: dict[date, str] = {}
     if not regular:
         return found
-    first, last = regular[0].bounds[0].date(), max(entry.bounds[1] for entry in regular).date()
-    day = max(first, last - LONGEST * DAY)
-    while day <= last:
-        found[day] = "whole"
-        day += DAY
+    first = regular[0].bounds[0].date()
+    last = (max(entry.bounds[1] for entry in regular) - timedelta.resolution).date()
+    first = date.fromordinal(max(first.toordinal(), last.toordinal() - LONGEST))
+    for number in range(first.toordinal(), last.toordinal() + 1):
+        found[date.fromordinal(number)] = "whole"
     for finding in report.findings:
         if finding.start is None or finding.end is None:
             continue
@@ -65,17 +66,14 @@ def days(report: Report) -> dict[date, str]:
         while day in found and day <= (finding.end - timedelta.resolution).date():
             found[day] = max(found[day], state, key=STATES.index)
             day += DAY
-    if regular[-1].bounds[1].time().isoformat() == "00:00:00":
-        del found[last]  # the last window ends where it begins
     return found
 
 
 def months(states: dict[date, str]) -> Iterator[tuple[str, list[str | None]]]:
     """Yield each month with the states of its days; None for days without windows."""
     for month in sorted({day.replace(day=1) for day in states}):
-        following = (month + 31 * DAY).replace(day=1)
-        length = (following - month).days
-        yield f"{month:%Y-%m}", [states.get(month + n * DAY) for n in range(length)]
+        _, length = monthrange(month.year, month.month)
+        yield f"{month:%Y-%m}", [states.get(month.replace(day=n + 1)) for n in range(length)]
 
 
 def draw_calendar(report: Report) -> str:

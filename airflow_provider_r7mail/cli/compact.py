@@ -78,8 +78,8 @@ def compact(
         from airflow_provider_r7mail.lake.compaction import (  # noqa: PLC0415
             compact_folders,
             compact_job,
-            find_folders,
         )
+        from airflow_provider_r7mail.lake.inventory import find_folders  # noqa: PLC0415
         from airflow_provider_r7mail.lake.upkeep import keep_up, make_upkeep  # noqa: PLC0415
 
         root = object_path(output, "--output")

@@ -10,7 +10,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_r7mail.client.counting import count_between
@@ -42,6 +42,8 @@ LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 # The whole is compared in this many parts at least, since what is too much in one part may make up
 # for what is missing in another.
 PARTS = 8
+# How far ahead mail may be dated because of a wrong time zone, rounded up to a whole day.
+AHEAD = timedelta(days=2)
 
 KINDS = {
     "differs": "the server has other mail than the tables",
@@ -213,7 +215,8 @@ class AuditJob:
 class _Part:
     """A part of the timeline: a window, or a span without one.
 
-    :param kind: `window`, or what mail in it is a sign of: a key of `KINDS`
+    :param kind: `window`, `pending` where the next runs will extract, or what mail in it is a sign
+        of: a key of `KINDS`
     """
 
     start: datetime
@@ -316,13 +319,19 @@ def _timeline(job: AuditJob, ledger: Ledger) -> list[_Part]:
     regular = [entry for entry in ledger.entries if not entry.strays]
     first = regular[0].bounds[0] if regular else LATEST
     last = max((entry.bounds[1] for entry in regular), default=EARLIEST)
+    edges = (
+        (first, "strays before"),
+        (last, "missing"),
+        (_pending_until(regular, datetime.now(UTC)), "pending"),
+        (LATEST, "strays after"),
+    )
     low, high = job.start or EARLIEST, job.end or LATEST
     parts: list[_Part] = []
     reached = low
 
     def fill(until: datetime) -> None:
         nonlocal reached
-        for edge, kind in ((first, "strays before"), (last, "missing"), (LATEST, "strays after")):
+        for edge, kind in edges:
             end = min(edge, until)
             if end > reached:
                 parts.append(_Part(reached, end, kind))
@@ -336,6 +345,19 @@ def _timeline(job: AuditJob, ledger: Ledger) -> list[_Part]:
             reached = max(end, reached)
     fill(high)
     return parts
+
+
+def _pending_until(regular: Sequence[Entry], now: datetime) -> datetime:
+    """Return until when mail after the last window is left to the next runs, which aren't late.
+
+    What is dated further ahead has a wrong clock, and won't be extracted for a long time.
+    """
+    if not regular:
+        return EARLIEST
+    start, end = max((entry.bounds for entry in regular), key=lambda bounds: bounds[1])
+    due = end + 2 * (end - start) if end < now else end
+    ahead = (now + AHEAD).replace(hour=0, minute=0, second=0, microsecond=0)
+    return end if due < now else max(due, ahead)
 
 
 class _Comparison:
@@ -372,8 +394,8 @@ class _Comparison:
         """Compare counts, and halve the span if they differ."""
         start, end = parts[0].start, parts[-1].end
         self._on_progress(f"{start:%Y-%m-%d} to {end:%Y-%m-%d}")
-        if len(parts) == 1 and parts[0].entry is not None:
-            await self._compare_window(parts[0], parts[0].entry)
+        entry = parts[0].entry if len(parts) == 1 else None
+        if entry is not None and not entry.comparable:
             return
         expected = _total(part.messages for part in parts)
         counter = self._counter
@@ -386,9 +408,12 @@ class _Comparison:
             if await counter.is_unchanged(start) and await counter.is_unchanged(end):
                 if found == expected:
                     return
-                if len(parts) == 1:
+                if len(parts) == 1 and entry is None:
                     self._judge(parts[0], found)
                     return
+        elif entry is not None:
+            await self._compare_window(parts[0], entry)
+            return
         if len(parts) == 1:
             await self._read(parts)
             return
@@ -397,9 +422,7 @@ class _Comparison:
         await self._compare(parts[middle:])
 
     async def _compare_window(self, part: _Part, entry: Entry) -> None:
-        """Compare a window under the bounds that it was read with."""
-        if not entry.comparable:
-            return
+        """Compare a window under the bounds that it was read with: these need not be clear."""
         assert entry.manifest is not None  # noqa: S101 - it would not be comparable
         if (entry.manifest.get("counted") or {}).get("messages") is None:
             await self._read([part])
@@ -467,22 +490,14 @@ class _Comparison:
             for finding in self._report.findings:
                 if finding.kind == "missing" and finding.start == part.start:
                     finding.server = found
-        elif found and self._is_due(part):
-            self._report.findings.append(
-                Finding(part.kind, part.start, part.end, tables=0, server=found)
-            )
-        elif found:
+        elif found and part.kind == "pending":
             self._report.notes.append(
                 f"Messages not extracted yet, since {part.start.isoformat()}: {found}."
             )
-
-    def _is_due(self, part: _Part) -> bool:
-        """Return whether mail after the last window is late: its next run may just not be due."""
-        regular = [entry for entry in self._report.windows if not entry.strays]
-        if part.kind != "strays after" or not regular:
-            return True
-        start, end = max((entry.bounds for entry in regular), key=lambda bounds: bounds[1])
-        return datetime.now(UTC) > end + 2 * (end - start)
+        elif found:
+            self._report.findings.append(
+                Finding(part.kind, part.start, part.end, tables=0, server=found)
+            )
 
     async def _note_undated(self) -> None:
         if self._job.start is not None or self._job.end is not None:

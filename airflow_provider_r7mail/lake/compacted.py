@@ -7,15 +7,16 @@ manifest. Without that it is what a killed process has left, and all that it has
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from airflow_provider_r7mail.client.dates import Window
+from airflow_provider_r7mail.exceptions import R7MailConfigError
 from airflow_provider_r7mail.lake.layout import WINDOWS_FILE, parse_window, prefixes_around
-from airflow_provider_r7mail.lake.manifest import read_manifest
+from airflow_provider_r7mail.lake.manifest import parse_manifest, read_manifest
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.storage import (
     ObjectPath,
@@ -72,10 +73,19 @@ def parse_sources(text: bytes | None) -> list[dict[str, Any]]:
 
     :raises ValueError: it is none
     """
-    found = [json.loads(line) for line in (text or b"").splitlines()]
-    if not found or not all(isinstance(item, dict) and "window" in item for item in found):
+    lines = (text or b"").splitlines()
+    found = [manifest for line in lines if (manifest := parse_manifest(line)) is not None]
+    if not found or len(found) < len(lines) or not all(map(_is_source, found)):
         raise ValueError("no manifests")
     return found
+
+
+def _is_source(manifest: Manifest) -> bool:
+    try:
+        window = window_of(manifest)
+    except R7MailConfigError:  # its bounds are no dates
+        return False
+    return None not in {window.start, window.end} and "files" in manifest
 
 
 def slices(window: Window, sources: Iterable[Manifest]) -> list[Slice]:
@@ -91,7 +101,7 @@ def slices(window: Window, sources: Iterable[Manifest]) -> list[Slice]:
 
 def difference(manifest: Manifest, sources: Sequence[Manifest]) -> str | None:
     """Return how a compacted window's `_windows.jsonl` differs from its manifest, in words."""
-    made_of = [item["run_id"] for item in manifest["made_of"]]
+    made_of = [item["run_id"] for item in manifest.get("made_of", ())]
     if [source["run_id"] for source in sources] != made_of:
         return f"{WINDOWS_FILE}: its windows are others"
     for table, rows in rows_of(manifest).items():
@@ -161,7 +171,8 @@ def find_manifest(root: ObjectPath, name: str) -> dict[str, Any] | None:
     parent, _, last = name.rpartition("/")
     for outer in marked(root.parent, [root.name], name):
         text = read(root / parent / f"window={outer.label()}" / WINDOWS_FILE)
-        for source in [] if text is None else parse_sources(text):
-            if window_of(source) == bounds_of(last):
-                return source
+        with suppress(ValueError):  # it is none, or damaged, which an audit tells
+            for source in parse_sources(text):
+                if window_of(source) == bounds_of(last):
+                    return source
     return None

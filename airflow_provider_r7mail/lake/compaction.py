@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any, get_args
-from urllib.parse import unquote
 
 from airflow_provider_r7mail.client.dates import Window
 from airflow_provider_r7mail.exceptions import R7MailConfigError, R7MailPublishError
@@ -58,7 +57,6 @@ from airflow_provider_r7mail.lake.storage import (
     ObjectPath,
     read_all,
     remove_empty,
-    subfolders,
     subfolders_of_all,
     url_of,
 )
@@ -153,22 +151,6 @@ class Outcome:
             "left": [{"window": left.window, "reason": left.reason} for left in self.left],
             "removed": self.removed,
         }
-
-
-def find_folders(output: ObjectPath, folder: int | None = None) -> list[tuple[str, int]]:
-    """Return the mailboxes and folders that the tables have.
-
-    :param folder: only those with this id
-    :raises OSError: the storage fails
-    """
-    found = set()
-    for table in TABLES:
-        for mailbox in subfolders(output / table, "mailbox="):
-            for name in subfolders(output / table / mailbox, "folder="):
-                number = name.removeprefix("folder=")
-                if number.isdecimal() and folder in {None, int(number)}:
-                    found.add((unquote(mailbox.removeprefix("mailbox=")), int(number)))
-    return sorted(found)
 
 
 def compact_folders(

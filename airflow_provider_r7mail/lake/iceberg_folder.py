@@ -7,7 +7,7 @@ import uuid
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+READ_BYTES = 1 << 20  # how much of a file is read at once
+
 
 @dataclass(slots=True)
 class _Stored:
@@ -43,6 +45,13 @@ class _Stored:
 
     rows: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     ids: dict[str, array[int]] = field(default_factory=dict)
+
+    def add(self, other: _Stored) -> None:
+        """Add the rows of another file."""
+        for window, runs in other.rows.items():
+            self.rows[window] += runs
+        for window, ids in other.ids.items():
+            self.ids.setdefault(window, array("q")).extend(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,7 @@ class IcebergFolder:
 
     def _compare(self, entry: Entry, stored: dict[str, _Stored]) -> None:
         """Compare a window's rows with its manifest; with a newer one, if a run came in between."""
-        if entry.manifest is None:
+        if entry.manifest is None or entry.moved:
             return
         label = entry.window.label()
         entry.problems = list(_problems(entry.manifest, label, stored))
@@ -154,13 +163,22 @@ class IcebergFolder:
             try:
                 found = {}
                 for name in TABLES:
-                    try:
+                    with suppress(NoSuchTableError), self._metadata(name):
                         found[name] = catalog.load_table(f"{self.target.namespace}.{name}")
-                    except NoSuchTableError:
-                        continue
                 yield found
             finally:
                 catalog.close()
+
+    @contextmanager
+    def _metadata(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self.target.namespace}.{name}: a file of its Iceberg metadata is missing "
+                f"({error}). Restore it; or drop the table in the catalog, and audit with repair "
+                "to extract its rows again."
+            ) from error
 
     def _refuse_others(self, entries: list[Entry], tables: dict[str, Table]) -> None:
         """Refuse another catalog than that of the manifests: a repair would fill it anew."""
@@ -186,20 +204,31 @@ class IcebergFolder:
         import pyarrow as pa
 
         found = _Stored()
-        with_ids = deep and name == "messages"
-        columns = ("window", "run_id", *(("message_id", "gone_at") if with_ids else ()))
-        for task in table.scan(row_filter=self._where()).plan_files():
+        with self._metadata(name):
+            tasks = list(table.scan(row_filter=self._where()).plan_files())
+        for task in tasks:
             values = [only_value(table, task.file, column) for column in (*KEYS, "run_id")]
             if not deep and not task.delete_files and None not in values:
                 found.rows[values[2]][values[3]] += task.file.record_count
                 continue
             try:
-                for row in self._rows(table, [task], self._where(), columns):
-                    found.rows[row["window"]][row["run_id"]] += 1
-                    if with_ids and row["gone_at"] is None and row["message_id"] is not None:
-                        found.ids.setdefault(row["window"], array("q")).append(row["message_id"])
-            except (FileNotFoundError, pa.ArrowInvalid) as error:
+                found.add(self._read(table, task, with_ids=deep and name == "messages", whole=deep))
+            except (OSError, pa.ArrowException) as error:
+                _read_through(table, task.file.file_path)
                 log.warning("%s: can't be read (%s).", task.file.file_path, error)
+        return found
+
+    def _read(self, table: Table, task: FileScanTask, *, with_ids: bool, whole: bool) -> _Stored:
+        """Read a file.
+
+        :param whole: read all columns, so that damage in any of them is found
+        """
+        found = _Stored()
+        columns = ("window", "run_id", *(("message_id", "gone_at") if with_ids else ()))
+        for row in self._rows(table, [task], self._where(), columns, whole=whole):
+            found.rows[row["window"]][row["run_id"]] += 1
+            if with_ids and row["gone_at"] is None and row["message_id"] is not None:
+                found.ids.setdefault(row["window"], array("q")).append(row["message_id"])
         return found
 
     @staticmethod
@@ -208,12 +237,25 @@ class IcebergFolder:
         tasks: list[FileScanTask],
         where: BooleanExpression,
         columns: tuple[str, ...],
+        *,
+        whole: bool = False,
     ) -> Iterator[dict[str, Any]]:
         from pyiceberg.io.pyarrow import ArrowScan
 
-        scan = ArrowScan(table.metadata, table.io, table.schema().select(*columns), where)
+        schema = table.schema() if whole else table.schema().select(*columns)
+        scan = ArrowScan(table.metadata, table.io, schema, where)
         for batch in scan.to_record_batches(tasks):
-            yield from batch.to_pylist()
+            yield from batch.select(columns).to_pylist()
+
+
+def _read_through(table: Table, location: str) -> None:
+    """Read a file's bytes, which tells a storage that fails from a file that is damaged or gone.
+
+    :raises OSError: the storage fails
+    """
+    with suppress(FileNotFoundError), table.io.new_input(location).open() as file:
+        while file.read(READ_BYTES):
+            pass
 
 
 def _problems(manifest: dict[str, Any], label: str, stored: dict[str, _Stored]) -> Iterator[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
+from airflow_provider_r7mail.lake.compacted import parse_sources, window_of
 from airflow_provider_r7mail.lake.layout import (
     MANIFEST,
     PART,
@@ -19,7 +22,7 @@ from airflow_provider_r7mail.lake.manifest import parse_manifest
 from airflow_provider_r7mail.lake.reading import superseded
 from airflow_provider_r7mail.lake.schema import TABLES
 from airflow_provider_r7mail.lake.staging import STAGED_PREFIX
-from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, store_errors
+from airflow_provider_r7mail.lake.storage import ObjectPath, read_all, store_errors, subfolders
 
 BATCH = 500  # manifests that are read at once
 OWN_FILES = frozenset({MANIFEST, PART, QUARANTINE, REPLACED, WINDOWS_FILE})
@@ -32,7 +35,7 @@ class Inventory:
     :param homes: the folder in each table
     :param windows: for each window, its files in each table, with their sizes
     :param compacted: the complete compacted windows
-    :param remains: what killed processes left of compacted windows
+    :param remains: what killed processes left of compacted windows: their windows are there, too
     :param superseded: the windows within a compacted one
     :param staged: the windows with files that are being written, or that killed processes left
     :param foreign: the paths of files that belong to no window
@@ -74,6 +77,25 @@ class Inventory:
         return found
 
 
+def find_folders(
+    output: ObjectPath, folder: int | None = None, tables: Iterable[str] = TABLES
+) -> list[tuple[str, int]]:
+    """Return the mailboxes and folders that the tables have.
+
+    :param folder: only those with this id
+    :param tables: the tables to look at
+    :raises OSError: the storage fails
+    """
+    found = set()
+    for table in tables:
+        for mailbox in subfolders(output / table, "mailbox="):
+            for name in subfolders(output / table / mailbox, "folder="):
+                number = name.removeprefix("folder=")
+                if number.isdecimal() and folder in {None, int(number)}:
+                    found.add((unquote(mailbox.removeprefix("mailbox=")), int(number)))
+    return sorted(found)
+
+
 def take_inventory(output: ObjectPath, parent: str) -> Inventory:
     """List the windows of a folder, with one listing for each table.
 
@@ -96,20 +118,45 @@ def take_inventory(output: ObjectPath, parent: str) -> Inventory:
             else:
                 windows.setdefault(name, {}).setdefault(table, {})[file] = size
     compacted: set[str] = set()
-    remains: set[str] = set()
+    marked: dict[str, str] = {}
     for name, tables in windows.items():
         marks = [table for table, files in tables.items() if WINDOWS_FILE in files]
-        if marks:
-            (compacted if MANIFEST in tables[marks[0]] else remains).add(name)
+        if marks and MANIFEST in tables[marks[0]]:
+            compacted.add(name)
+        elif marks:
+            marked[name] = marks[0]
     return Inventory(
         homes,
         windows,
         compacted,
-        remains,
+        _remains(homes, marked, windows.keys() - marked.keys(), compacted),
         superseded(windows, compacted),
         being_written,
         sorted(foreign),
     )
+
+
+def _remains(
+    homes: Mapping[str, ObjectPath],
+    marked: Mapping[str, str],
+    others: Set[str],
+    compacted: Set[str],
+) -> set[str]:
+    """Return the compacted windows without a manifest whose windows are all there besides.
+
+    Those of which one is not there have lost their manifest, and may be all that there is.
+
+    :param marked: the compacted windows without a manifest, and the table that has the mark
+    :param others: the other windows
+    """
+    found = set()
+    texts = read_all([homes[table] / name / WINDOWS_FILE for name, table in marked.items()])
+    for name, text in zip(marked, texts, strict=True):
+        with suppress(ValueError):
+            sources = {f"window={window_of(source).label()}" for source in parse_sources(text)}
+            if sources <= others | superseded(sources, compacted):
+                found.add(name)
+    return found
 
 
 def _listing(home: ObjectPath) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -212,7 +213,7 @@ def stored_windows(job: ExtractJob, login: str) -> list[Window]:
     longer = [window for window in windows if length(window) > own]
     marks = read_all([home / f"window={window.label()}" / WINDOWS_FILE for window in longer])
     for window, mark in zip(longer, marks, strict=True):
-        if mark is not None:
-            windows.remove(window)
+        with suppress(ValueError):  # none, or damaged: then it is taken for what it looks like
             windows |= {window_of(source) for source in parse_sources(mark)}
+            windows.remove(window)
     return sorted(windows, key=Window.label)

@@ -24,7 +24,7 @@ from airflow_provider_r7mail.lake.compacted import (
     tables_of,
     window_of,
 )
-from airflow_provider_r7mail.lake.inventory import take_inventory
+from airflow_provider_r7mail.lake.inventory import find_folders, take_inventory
 from airflow_provider_r7mail.lake.layout import (
     MANIFEST,
     PART,
@@ -40,8 +40,8 @@ from airflow_provider_r7mail.lake.locks import locked
 from airflow_provider_r7mail.lake.parquet import read_slice
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.schema import SCHEMA_VERSION, TABLES
-from airflow_provider_r7mail.lake.splitting import make_room, remove_windows
-from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, store_errors
+from airflow_provider_r7mail.lake.splitting import compaction_lock, make_regular, remove_windows
+from airflow_provider_r7mail.lake.storage import ObjectPath, absence, read, store_errors, url_of
 
 OF_ANOTHER = "the manifest is of another window"
 
@@ -164,7 +164,7 @@ def read_ledger(output: ObjectPath, mailbox: str, folder: int, *, deep: bool) ->
         window = parse_window(name)
         assert window is not None  # noqa: S101 - the inventory made sure
         manifest = manifests.get(name)
-        entry = Entry(window, manifest if manifest and _is_readable(manifest) else None)
+        entry = Entry(window, manifest)
         if entry.manifest is None:
             entry.keeps = any(REPLACED in files for files in tables.values())
         else:
@@ -239,12 +239,22 @@ def find_strays(entries: Sequence[Entry]) -> None:
         entry.strays = overlaps or start < first or end > last
 
 
-def find_mailbox(output: ObjectPath, folder: int, login: str, secret: str | None) -> str:
+def find_mailbox(output: ObjectPath, folder: int, login: str | None, secret: str | None) -> str:
     """Return the mailbox's name in paths: the login, or its hash under a privacy policy.
 
+    :param login: the login; None for the only mailbox that has the folder
     :param secret: the connection's `privacy_secret`
+    :raises R7MailConfigError: a login is needed, since several mailboxes have the folder, or none
     :raises OSError: the storage fails
     """
+    if login is None:
+        stored = {name for name, _ in find_folders(output, folder, (*TABLES, WINDOWS))}
+        if len(stored) != 1:
+            raise R7MailConfigError(
+                f"Mailboxes with a folder {folder} below {url_of(output)}: {len(stored)}. "
+                + ("Give the login of one of them." if stored else "Give what extracts write to.")
+            )
+        return stored.pop()
     names = [login]
     if secret:
         names.append(Privacy.build({"mailbox": "hash"}, secret).mailbox(login))
@@ -279,38 +289,13 @@ def stored_ids(output: ObjectPath, mailbox: str, folder: int, entry: Entry) -> l
 def remove_window(output: ObjectPath, mailbox: str, folder: int, window: Window) -> None:
     """Remove a window from all tables, the manifests first: without one it is unfinished.
 
+    :param window: a window of its own, not one within a compacted window
     :raises OSError: the storage fails
     """
     name = window_name(mailbox, folder, window.label())
-    with locked(output, name):
-        make_room(output, TABLES, name, replace=True)
+    with locked(output, name), compaction_lock(output, name):
+        make_regular(output, name)
         remove_windows(output, [name])
-
-
-def _is_readable(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest has what an audit needs: somebody may have changed it by hand."""
-    match manifest:
-        case {
-            "run_id": str(),
-            "window": {"start": str(), "end": str()},
-            "folder_id": int(),
-            "extracted_at": str(),
-            "schema_version": int(),
-            "messages": int(),
-            "quarantined": int(),
-            "privacy": dict() | None,
-        }:
-            return all(map(_is_table, manifest.get("files") or manifest.get("tables") or [None]))
-    return False
-
-
-def _is_table(item: object) -> bool:
-    match item:
-        case {"table": str(), "rows": int(), "bytes": int(), "sha256": str()}:
-            return True
-        case {"table": str(), "rows": int(), "identifier": str()}:
-            return True
-    return False
 
 
 def _is_of(manifest: Mapping[str, Any], window: Window, folder: int) -> bool:

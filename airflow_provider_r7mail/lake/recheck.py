@@ -122,7 +122,7 @@ async def is_as_counted(client: AsyncClient, job: ExtractJob, known: dict[str, A
 
     :param known: the window's manifest
     """
-    counted = known["counted"]
+    counted = known.get("counted") or {"messages": None}
     expected = counted["messages"]
     if expected is None:
         return False

@@ -93,10 +93,10 @@ def make_room(output: ObjectPath, tables: Iterable[str], own: str, *, replace: b
             if outer not in in_the_way():
                 continue
             there = read_manifest(_home(output, name))
-            if there is None:
-                remove_windows(output, [name])
-            elif outer == window:
-                _make_regular(output, name)
+            if outer == window:
+                make_regular(output, name)
+            elif there is None:
+                _remove_remains(output, name)
             elif split is not None and split.run_id == there["run_id"]:
                 split.commit()
                 log.info(
@@ -125,6 +125,9 @@ class _Split:
 
     def commit(self) -> None:
         """Put the pieces in place, where none is newer, and remove the compacted window."""
+        # Compacted windows that it was made of may be there still, and would overlap the pieces.
+        left = _superseded_within(self._output, self._name, compacted=True)
+        remove_windows(self._output, left)
         for piece in self._pieces:
             there = read_manifest(piece.home) if len(piece.sources) == 1 else None
             if there is None or not _is_newer(there, piece.manifest):
@@ -156,10 +159,7 @@ def _stage(output: ObjectPath, name: str, window: Window, stack: ExitStack) -> _
         there = read_manifest(home)
         if there is None or there["run_id"] != manifest["run_id"]:
             return None  # another process has taken it apart or replaced it meanwhile
-        raise R7MailPublishError(
-            f"{home}: this compacted window is damaged ({error}), so that no part of it can be "
-            "replaced. Nothing was changed. Extract it as a whole: r7mail audit --repair."
-        ) from error
+        raise _damaged(home, error) from error
     return _Split(output, name, home, manifest["run_id"], pieces)
 
 
@@ -208,16 +208,45 @@ def _write_pieces(
     return pieces
 
 
-def _make_regular(output: ObjectPath, name: str) -> None:
-    """Make a regular window of a compacted one, without the windows that it stands for."""
+def _remove_remains(output: ObjectPath, name: str) -> None:
+    """Remove what a killed process left of a compacted window.
+
+    :raises R7MailPublishError: it isn't that, but has lost its manifest
+    """
     parent, _, last = name.rpartition("/")
-    inside = [
+    if last not in take_inventory(output, parent).remains:
+        raise _damaged(_home(output, name), "its manifest is missing or can't be read")
+    remove_windows(output, [name])
+
+
+def _damaged(home: ObjectPath, how: object) -> R7MailPublishError:
+    return R7MailPublishError(
+        f"{home}: this compacted window is damaged ({how}), so that no part of it can be "
+        "replaced. Nothing was changed. Extract it as a whole: r7mail audit --repair."
+    )
+
+
+def make_regular(output: ObjectPath, name: str) -> None:
+    """Make a regular window of a compacted one, without the windows that it stands for.
+
+    The caller holds the compaction lock.
+    """
+    remove_windows(output, _superseded_within(output, name))
+    remove_marks(output, [name])
+
+
+def _superseded_within(output: ObjectPath, name: str, *, compacted: bool = False) -> list[str]:
+    """Return the paths of the windows that are still there within a compacted one.
+
+    :param compacted: only those that are compacted themselves
+    """
+    parent, _, last = name.rpartition("/")
+    found = take_inventory(output, parent)
+    return [
         f"{parent}/{other}"
-        for other in take_inventory(output, parent).superseded
+        for other in (found.superseded & found.compacted if compacted else found.superseded)
         if within(bounds_of(other), bounds_of(last))
     ]
-    remove_windows(output, inside)
-    remove_marks(output, [name])
 
 
 def remove_windows(output: ObjectPath, names: Sequence[str]) -> None:

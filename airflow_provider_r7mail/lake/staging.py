@@ -224,6 +224,14 @@ def staged(path: ObjectPath) -> Iterator[StagedObject]:
     item.commit()
 
 
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that match; none if another process removes the folder meanwhile."""
+    try:
+        return [*folder.glob(pattern)]
+    except FileNotFoundError:  # before Python 3.13
+        return []
+
+
 def clean(folder: ObjectPath) -> int:
     """Remove the staged files that killed processes left in a folder on disk.
 
@@ -235,7 +243,7 @@ def clean(folder: ObjectPath) -> int:
     if not is_local(folder):
         return 0
     removed = 0
-    for file in Path(folder.path).glob(f"{STAGED_PREFIX}*.tmp"):
+    for file in _listed(Path(folder.path), f"{STAGED_PREFIX}*.tmp"):
         mark = file.name.removeprefix(STAGED_PREFIX).rpartition(".tmp")[0].rpartition(".")[0]
         with contextlib.suppress(OSError):
             # Without a mark it is not of this version, and nobody knows its process.

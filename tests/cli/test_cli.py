@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,25 @@ def test_audit_tells_by_its_exit_code(server: Emulator, tmp_path: Path) -> None:
     for path in (tmp_path / "out").rglob("_manifest.json"):
         path.unlink()
     assert run("audit", *options, "--offline").returncode == 1
+
+
+def test_an_offline_audit_needs_no_login(server: Emulator, tmp_path: Path) -> None:
+    """The tables of the only mailbox are checked without a login; of several, it chooses one."""
+    server.mailbox.deliver(date=JUNE)
+    extract(server, tmp_path / "out")
+    options = ("audit", "--offline", "--folder=24", f"--output={tmp_path / 'out'}")
+    alone = CliRunner().invoke(app, options)
+    assert (alone.exit_code, "In order." in alone.output) == (0, True)
+
+    for home in (tmp_path / "out").glob("*/mailbox=user_test"):
+        shutil.copytree(home, home.with_name("mailbox=ann"))
+    for login, code, says in [
+        ([], 2, "Mailboxes with a folder 24"),
+        (["--login=user_test"], 0, "In order."),
+        (["--login=bob"], 2, "no tables of folder 24"),
+    ]:
+        done = CliRunner().invoke(app, [*options, *login])
+        assert (done.exit_code, says in done.output) == (code, True), done.output
 
 
 @pytest.mark.parametrize(

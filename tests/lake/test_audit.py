@@ -231,6 +231,26 @@ def test_a_row_that_is_there_twice(server: Emulator, tmp_path: Path, filled: lis
     assert rows(tmp_path) == filled
 
 
+def test_a_row_that_is_lost(server: Emulator, tmp_path: Path, filled: list[int]) -> None:
+    """A row that somebody removed, with manifests that fit the file, is found by counts alone."""
+    file = home(tmp_path, 3) / "part-00000.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    data = file.read_bytes()
+
+    def fit(manifest: dict[str, Any]) -> None:
+        manifest["messages"] -= 1
+        manifest["files"][0] |= {
+            "rows": manifest["messages"],
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    change_manifests(tmp_path, 3, fit)
+    assert found(check(server.url, tmp_path)) == [("differs", 3)]
+    few = {"start": START + HOUR * 2, "end": START + HOUR * 5}
+    assert found(check(server.url, tmp_path, **few)) == [("differs", 3)]
+
+
 def change_manifests(
     root: Path, number: int, change: Callable[[dict[str, Any]], Any], tables: Sequence[str] = TABLES
 ) -> None:
@@ -414,6 +434,21 @@ def test_mail_that_is_not_due(server: Emulator, tmp_path: Path) -> None:
 
     assert report.in_order
     assert "Messages not extracted yet, since" in report.notes[0]
+
+
+def test_mail_of_the_future(server: Emulator, tmp_path: Path) -> None:
+    """Mail with a wrong clock is found and mended although the next run isn't late, ever."""
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    extract(server.url, tmp_path, (now - START) // HOUR - 1)
+    server.mailbox.deliver(date=datetime.now(UTC) + timedelta(hours=14))
+    wrong = server.mailbox.deliver(date="2038-01-19T03:14:07Z")
+    report = check(server.url, tmp_path)
+    assert [(f.kind, f.server) for f in report.findings] == [("strays after", 1)]
+
+    report = mend(server.url, tmp_path)
+    assert report.in_order
+    assert "Messages not extracted yet, since" in report.notes[0]
+    assert rows(tmp_path) == [wrong]
 
 
 def test_mail_without_a_date(server: Emulator, tmp_path: Path, filled: list[int]) -> None:

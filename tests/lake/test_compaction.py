@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from airflow_provider_r7mail.lake.compaction import (
     CompactJob,
     compact_folders,
     compact_job,
-    find_folders,
 )
+from airflow_provider_r7mail.lake.inventory import find_folders
 from airflow_provider_r7mail.lake.job import stored_windows
 from airflow_provider_r7mail.lake.privacy import Privacy
 from airflow_provider_r7mail.lake.recheck import Look, recheck
@@ -457,6 +457,51 @@ def test_a_damaged_one(filled: Emulator, tmp_path: Path) -> None:
         marks.write_text(text)
         finding = check(filled.url, UPath(tmp_path / "b")).findings[0]
         assert (finding.kind, finding.detail[:14]) == ("damaged", "_windows.jsonl")
+        assert stored_windows(job_of(UPath(tmp_path / "b"), 9), "user_test"), "other runs go on"
+
+
+@pytest.mark.parametrize(
+    ("tables", "cut"), [(TABLES, 20), (TABLES, 0), (TABLES[:1], 0)], ids=["cut", "lost", "one"]
+)
+def test_one_without_a_manifest(
+    filled: Emulator, tmp_path: Path, tables: Sequence[str], cut: int
+) -> None:
+    """A compacted window whose manifest is lost is all that there is: its rows stay, and count."""
+    from airflow_provider_r7mail.lake.audit import AuditJob, audit  # noqa: PLC0415
+    from airflow_provider_r7mail.lake.repair import repair  # noqa: PLC0415
+
+    root = UPath(tmp_path)
+    extract(filled.url, root, *range(HOURS))
+    filled.mailbox.delete(INBOX, [rows(root)["messages"][0]["message_id"]])
+    extract(filled.url, root, *range(HOURS), on_gone="keep")
+    ids = {row["message_id"] for row in rows(root)["messages"]}
+    compacted(root)
+    extract(filled.url, root, HOURS, on_gone="keep")
+    for table in tables:
+        manifest = part(root, ALL, table, "_manifest.json")
+        manifest.write_text(manifest.read_text()[:cut])
+        if not cut:
+            manifest.unlink()
+
+    with pytest.raises(R7MailPublishError, match=r"window is damaged .* audit --repair"):
+        extract(filled.url, root, 3)
+    assert ALL in [left.window for left in compacted(root).left]
+    assert part(root, ALL, "messages").exists()
+    what = AuditJob(
+        folder=INBOX, output=root, mailbox="user_test", deep=True, open_path=lambda _: root
+    )
+
+    async def mend(client: Any) -> Any:
+        return await repair(client, what, await audit(client, what))
+
+    assert len(check(filled.url, root).findings) == 1
+    for table in TABLES:  # somebody tried to help
+        copied = part(root, hour(HOURS), table).parent
+        shutil.copytree(copied, part(root, hour(2), table).parent)
+    assert connected(filled.url, mend).in_order
+    found = rows(root)["messages"]
+    assert len(found) == len(ids) == 2 * HOURS
+    assert {row["message_id"] for row in found} == ids
 
 
 def test_quarantined_messages(filled: Emulator, tmp_path: Path) -> None:

@@ -138,6 +138,18 @@ def test_killed_while_making_room(
     assert moments(split_until, tmp_path / "lake", tmp_path, event, step) >= least
 
 
+def test_killed_while_making_room_in_one_of_others(filled: Emulator, tmp_path: Path) -> None:
+    """The same, if a compacted window that it was made of is still there."""
+    root = tmp_path / "lake"
+    compacted(UPath(root), before=START + 3 * HOUR)
+    shutil.copytree(root, tmp_path / "earlier")
+    compacted(UPath(root))
+    for home in (tmp_path / "earlier").glob("*/*/*/*T000000Z_20250601T030000Z"):
+        shutil.copytree(home, root / home.relative_to(tmp_path / "earlier"))
+
+    assert moments(split_until, root, tmp_path, "os.rename", 3) >= 8
+
+
 def compact_on_a_full_disk(root: Path, limit: int) -> None:
     """Compact where no file can be larger."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

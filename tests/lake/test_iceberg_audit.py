@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -131,6 +132,47 @@ def test_a_missing_file(server: Emulator, tmp_path: Path, catalog: Catalog) -> N
     assert found(report) == [("damaged", 0)]
     assert report.findings[0].detail.startswith("messages: 0 rows, not 3")
     assert mend(server.url, tmp_path, deep=True, **ICEBERG).in_order
+    assert ids(catalog) == inbox(server)
+
+
+def test_a_damaged_file(server: Emulator, tmp_path: Path, catalog: Catalog) -> None:
+    """A data file with other bytes, in whatever column, is found with --deep, and mended."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    for path in on_disk(tmp_path):
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(data[:4] + b"\xff" * 40 + data[44:])
+
+    report = check(server.url, tmp_path, deep=True, **ICEBERG)
+    assert found(report) == [("damaged", 0)]
+    assert mend(server.url, tmp_path, deep=True, **ICEBERG).in_order
+    assert ids(catalog) == inbox(server)
+
+
+def test_metadata_that_is_lost(server: Emulator, tmp_path: Path, catalog: Catalog) -> None:
+    """Without its metadata a table can't be read: the error says what to do, and that works."""
+    deliver(server, 3)
+    extract(server.url, tmp_path)
+    for path in (tmp_path / "warehouse").glob("**/recipients/metadata/*.avro"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"r7mail\.recipients: .* drop the table"):
+        check(server.url, tmp_path, **ICEBERG)
+
+    catalog.drop_table("r7mail.recipients")
+    assert mend(server.url, tmp_path, **ICEBERG).in_order
+    assert len(rows(catalog, "recipients")) == 6
+
+
+def test_a_note_that_somebody_copied(
+    server: Emulator, tmp_path: Path, catalog: Catalog, filled: list[int]
+) -> None:
+    """The manifest of another window is removed by a repair: it stands for no rows."""
+    [note] = tmp_path.glob("windows/*/*/window=20250602T0800*")
+    shutil.copytree(note, note.with_name("window=20250602T040000Z_20250602T120000Z"))
+
+    kinds = {f.kind for f in check(server.url, tmp_path, **ICEBERG).findings}
+    assert kinds == {"damaged", "overlapping"}
+    assert mend(server.url, tmp_path, **ICEBERG).in_order
     assert ids(catalog) == inbox(server)
 
 
