@@ -42,7 +42,7 @@ def open_storage(url: str, name: str, conn_id: str | None = None) -> ObjectStora
     from airflow_provider_r7mail.lake.location import is_on_disk, no_store  # noqa: PLC0415
 
     if is_on_disk(url) and not conn_id:
-        # For any URL, Airflow imports the stores of all providers: a second, or several.
+        # For any URL, Airflow imports the stores of all providers: 0.1 s with Amazon's alone.
         return UPath(url)
     try:
         # Up to Airflow 3.0, a conn_id of None takes precedence over the one in the URL.

@@ -532,7 +532,7 @@ class AlarmError(BaseException):
 
 @pytest.mark.slow
 def test_a_path_on_disk_loads_no_cloud_library(server: Emulator, tmp_path: Path) -> None:
-    """A task with tables or files on a disk doesn't wait a second for S3's and Google's code."""
+    """A task with tables or files on a disk doesn't load the code of S3 and Google."""
     report = tmp_path / "report.csv"
     report.write_text("a,b\n")
     code = (
