@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_r7mail.client.finding import Traced, find_by_ids, not_in_folder
 from airflow_provider_r7mail.exceptions import (
     R7MailActionError,
+    R7MailError,
     R7MailMessageNotFoundError,
     R7MailRequestError,
     R7MailServerError,
@@ -92,10 +93,13 @@ class Action:
             progress.add(len(ids))
 
     def _gone(self, client: Client, ids: Sequence[int]) -> list[int]:
-        """Return the messages that the folder doesn't list, if the action removes them from it."""
+        """Return the messages that the folder doesn't list, as far as that can be told."""
         if not self._removes:
             return []
-        there = find_by_ids(client, self.folder, ids)
+        try:
+            there = find_by_ids(client, self.folder, ids)
+        except R7MailError:
+            return []  # the call's own error says more
         return [number for number in ids if number not in there]
 
 

@@ -351,6 +351,12 @@ class TestActions:
             R7MailHook().move_messages("inbox", [4711], "processed")
         assert R7MailHook().delete_messages("inbox", [4711], tried_before=True) == 1
 
+    def test_refused_in_a_folder_that_cannot_be_listed(self, server: Emulator) -> None:
+        """If the folder itself is refused, the error is that of the delete, not of a listing."""
+        with pytest.raises(R7MailServerError, match="/Delete:"):
+            R7MailHook().delete_messages(987654, [1])
+        assert "Messages" in paths(server)
+
     def test_refused_at_once_for_another_reason(self, server: Emulator) -> None:
         """A `false` to the first delete is an error, although the folder has the messages."""
         ids = [server.mailbox.deliver(subject="s")]
