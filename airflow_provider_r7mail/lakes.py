@@ -120,8 +120,8 @@ class TableOperator(LakeOperator):
                 f"table_format: {self.table_format!r}. Known: parquet, iceberg."
             )
         if self.table_format == "parquet":
-            for name in ("catalog_conn_id", "catalog_properties"):
-                if getattr(self, name):
+            for name in ("catalog_conn_id", "catalog_properties", "namespace"):
+                if getattr(self, name) not in (None, "", {}, DEFAULT_NAMESPACE):
                     raise R7MailConfigError(f'{name}: only for table_format="iceberg".')
             return None
         properties: dict[str, str] = {}

@@ -267,6 +267,8 @@ def test_no_data_interval(server: Emulator, tmp_path: Path, context: dict[str, A
             {"table_format": "iceberg", "catalog_properties": {"warehouse": "None"}},
             'catalog_properties warehouse: got the text "None"',
         ),
+        ({"catalog_conn_id": "lake"}, "catalog_conn_id: only for table_format"),
+        ({"namespace": "mail"}, "namespace: only for table_format"),
         ({"storage_conn_id": "nowhere", "output_path": "s3://b/m"}, "nowhere"),
         ({"output_path": "s3://nowhere@b/m"}, "nowhere"),
         ({"output_path": "s3://bucket@account/m"}, "bucket.*before @.*abfs://connection@"),
