@@ -1,7 +1,6 @@
-"""Read a page that is as in the manual with Arrow's JSON reader, without creating Python objects.
+"""Read what is as in the manual with Arrow's JSON reader, without creating Python objects.
 
-It refuses a page with unknown fields or values of other types, or would misread them: see
-`columns`.
+It refuses unknown fields and values of other types, or would misread them: see `columns`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, SENDER_FIELDS
+from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, SENDER_FIELDS, Fields
 from airflow_provider_r7mail.lake.schema import arrow_type
 
 if TYPE_CHECKING:
@@ -18,8 +17,11 @@ if TYPE_CHECKING:
 
 
 @cache
-def wire_schema() -> pa.Schema:
-    """Return the schema of a listing as Arrow can read it."""
+def wire_schema(fields: Fields = FIELDS) -> pa.Schema:
+    """Return the schema of a listing as Arrow can read it.
+
+    :param fields: the fields of a message to read
+    """
     import pyarrow as pa
 
     number = pa.int64()
@@ -35,7 +37,7 @@ def wire_schema() -> pa.Schema:
         "sender": pa.struct([("Name", pa.string()), ("Address", pa.string())]),
     }
     types["files"] = pa.list_(pa.struct([(name, types[kind]) for name, _, kind in FILE_FIELDS]))
-    item = pa.struct([(name, types[kind]) for name, _, kind in FIELDS])
+    item = pa.struct([(name, types[kind]) for name, _, kind in fields])
     return pa.schema(
         [
             ("FolderId", number),
@@ -68,13 +70,39 @@ def read_plain(body: bytes) -> tuple[dict[str, pa.Array], int | None] | None:
 
     :param body: the response's bytes
     """
+    found = _read_items(body, FIELDS, others="error")
+    if found is None:
+        return None
+    columns, count = found
+    if columns["message_id"].null_count or columns["date"].null_count:
+        return None
+    return columns, count
+
+
+def read_fields(body: bytes, fields: Fields) -> dict[str, pa.Array] | None:
+    """Read some fields of a page's messages, and ignore any others.
+
+    :param body: the response's bytes
+    :return: the fields' columns, or None if Arrow can't read them
+    """
+    found = _read_items(body, fields, others="ignore")
+    return None if found is None else found[0]
+
+
+def _read_items(
+    body: bytes, fields: Fields, others: str
+) -> tuple[dict[str, pa.Array], int | None] | None:
+    """Read some fields of a page's messages, and Count.
+
+    :param others: what to do with other fields: `error` or `ignore`
+    """
     import pyarrow as pa
 
     # pyarrow 26 crashes the process on `null`.
     if body.lstrip()[:1] != b"{" or (_wraps_dates() and _FAR_DATE.search(body)):
         return None
     try:
-        answer = _read(body)
+        answer = _read(body, fields, others)
     except pa.ArrowException:
         return None
     if answer.num_rows != 1 or answer["Items"].null_count:
@@ -82,13 +110,13 @@ def read_plain(body: bytes) -> tuple[dict[str, pa.Array], int | None] | None:
     items = answer["Items"].chunk(0).flatten()
     if items.null_count:
         return None
-    wire = dict(zip((name for name, _, _ in FIELDS), items.flatten(), strict=True))
-    if wire["Id"].null_count or wire["Date"].null_count or not _are_late(wire):
+    wire = dict(zip((name for name, _, _ in fields), items.flatten(), strict=True))
+    if not _are_late(wire, fields):
         return None
-    return _renamed(wire), answer["Count"][0].as_py()
+    return _renamed(wire, fields), answer["Count"][0].as_py()
 
 
-def _read(body: bytes) -> pa.Table:
+def _read(body: bytes, fields: Fields, others: str) -> pa.Table:
     """Read a listing.
 
     :raises ArrowException: Arrow can't read it, or not with this schema
@@ -100,8 +128,8 @@ def _read(body: bytes) -> pa.Table:
         pa.BufferReader(body),
         read_options=pj.ReadOptions(use_threads=False, block_size=len(body) + 1),
         parse_options=pj.ParseOptions(
-            explicit_schema=wire_schema(),
-            unexpected_field_behavior="error",
+            explicit_schema=wire_schema(fields),
+            unexpected_field_behavior=others,
             # If set, it reads the text twice.
             newlines_in_values=b"\n" in body,
         ),
@@ -111,20 +139,20 @@ def _read(body: bytes) -> pa.Table:
     return table
 
 
-def _are_late(wire: dict[str, pa.Array]) -> bool:
+def _are_late(wire: dict[str, pa.Array], fields: Fields) -> bool:
     """Whether no date is before 1970: a cast to microseconds would round it up."""
     import pyarrow.compute as pc
 
-    dates = [pc.min(wire[name]).value for name, _, kind in FIELDS if kind == "date"]
+    dates = [pc.min(wire[name]).value for name, _, kind in fields if kind == "date"]
     return all(earliest is None or earliest >= 0 for earliest in dates)
 
 
-def _renamed(wire: dict[str, pa.Array]) -> dict[str, pa.Array]:
+def _renamed(wire: dict[str, pa.Array], fields: Fields) -> dict[str, pa.Array]:
     """Return our columns for the API's fields."""
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {}
-    for name, column, kind in FIELDS:
+    for name, column, kind in fields:
         values = wire[name]
         if kind == "sender":
             columns |= zip((part for _, part, _ in SENDER_FIELDS), values.flatten(), strict=True)

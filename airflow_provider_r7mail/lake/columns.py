@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_r7mail.client.dates import to_microseconds
@@ -114,11 +115,15 @@ class Columns:
 
     :param items: the items of the listing: records, dictionaries, or whatever else was sent
     :param names: the names of the records' unknown fields
+    :param fields: the fields that the records have before these, and that are read
     """
 
-    def __init__(self, items: list[Any], names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, items: Sequence[Any], names: Sequence[str] = (), fields: Fields = FIELDS
+    ) -> None:
         import msgspec
 
+        self._fields = fields
         self.items = items
         self.extras: dict[int, dict[str, Any]] = {}
         """What doesn't fit the columns, by row."""
@@ -128,8 +133,10 @@ class Columns:
         """The rows whose text had to be mended (R21)."""
         self.is_plain = True
         """Whether Arrow's reader can read pages like this one."""
+        self.odd: set[str] = set()
+        """The fields of which it can't read a value, but for odd text."""
         self.arrays: dict[str, pa.Array] = {}
-        for (name, column, kind), given in zip(FIELDS, self._values(names), strict=True):
+        for (name, column, kind), given in zip(fields, self._values(names), strict=True):
             values, types = given, set(map(type, given))
             if msgspec.UnsetType in types:
                 values = [None if value is msgspec.UNSET else value for value in given]
@@ -140,7 +147,7 @@ class Columns:
             elif kind == "files":
                 self.arrays[column] = self._files(field, types)
             elif kind == "json":
-                self.arrays[column] = self._json(values)
+                self.arrays[column] = self._json(field)
             elif kind in {"texts", "ints"}:
                 self.arrays[column] = self._lists(kind, field, types)
             else:
@@ -155,24 +162,40 @@ class Columns:
         from msgspec import UNSET, Struct
         from msgspec.structs import astuple
 
+        known = len(self._fields)
+        end = known + len(names)
         if not self.items:
-            return [()] * len(_NAMES)
-        absent = (UNSET,) * len(names)
-        rows = [
-            astuple(item) if isinstance(item, Struct) else (*self._values_of(row, item), *absent)
-            for row, item in enumerate(self.items)
-        ]
-        values = list(zip(*rows, strict=True))
-        if names:
-            for row, unknown in enumerate(zip(*values[len(_NAMES) :], strict=True)):
-                if unknown == absent:
-                    continue
-                extra = dict(zip(names, unknown, strict=True))
-                if UNSET in unknown:
-                    extra = {name: value for name, value in extra.items() if value is not UNSET}
-                self.extras[row] = extra
+            return [()] * known
+        values: Sequence[Sequence[Any]]
+        if all(isinstance(item, Struct) for item in self.items):
+            # By field: a tuple of each record takes longer.
+            places = type(self.items[0]).__struct_fields__[:end]
+            values = [list(map(attrgetter(place), self.items)) for place in places]
+        else:
+            absent = (UNSET,) * len(names)
+            rows = [
+                astuple(item)[:end]
+                if isinstance(item, Struct)
+                else (*self._values_of(row, item), *absent)
+                for row, item in enumerate(self.items)
+            ]
+            values = list(zip(*rows, strict=True))
+        self._keep_unknown(dict(zip(names, values[known:], strict=True)))
         self.is_plain = self.is_plain and not self.extras
-        return values[: len(_NAMES)]
+        return values[:known]
+
+    def _keep_unknown(self, values: dict[str, Sequence[Any]]) -> None:
+        """Keep the values of unknown fields, by name."""
+        from msgspec import UNSET
+
+        absent = (UNSET,) * len(values)
+        for row, given in enumerate(zip(*values.values(), strict=True)):
+            if given == absent:
+                continue
+            extra = dict(zip(values, given, strict=True))
+            if UNSET in given:
+                extra = {name: value for name, value in extra.items() if value is not UNSET}
+            self.extras[row] = extra
 
     def _values_of(self, row: int, item: Any) -> tuple[Any, ...]:
         """Return the values of a message that is no record."""
@@ -194,7 +217,12 @@ class Columns:
         row = field.rows[place]
         extra = {**self.extras.get(row, {}), field.name: field.values[row]}
         self.extras[row] = dict(sorted(extra.items()))
+        self._note(field)
+
+    def _note(self, field: _Field) -> None:
+        """Note that a message's field is none that Arrow can read."""
         self.is_plain = False
+        self.odd.add(field.name)
 
     def _converted(self, kind: str, values: Sequence[Any], field: _Field) -> list[Any]:
         """Return values converted one by one; keep those that don't fit."""
@@ -205,7 +233,7 @@ class Columns:
         ]
 
     def _convert(self, kind: str, value: Any, field: _Field, place: int) -> Any:
-        self.is_plain = False
+        self._note(field)
         try:
             return convert(kind, value)
         except UnfitError:
@@ -271,13 +299,15 @@ class Columns:
                 numbers[place] = None if moment is None else to_microseconds(moment)
         return int64_array(numbers).view(arrow_type("date"))
 
-    def _json(self, values: Sequence[Any]) -> pa.Array:
+    def _json(self, field: _Field) -> pa.Array:
         import pyarrow as pa
 
+        values = field.values
         rows = [row for row, value in enumerate(values) if value is not None]
         if not rows:
             return pa.nulls(len(values), pa.string())
         self.is_plain = False
+        self.odd.add(field.name)
         texts: list[str | None] = [None] * len(values)
         for row, text in zip(rows, json_texts([values[row] for row in rows]), strict=True):
             texts[row] = text
@@ -327,7 +357,7 @@ class Columns:
             if type(file) is dict:
                 names, unknown = _FILE.layout(tuple(file))
                 if names is not None:
-                    self.is_plain = False
+                    self._note(field)
                     files[place] = known[place] = dict(zip(names, file.values(), strict=True))
                 if unknown:
                     self._keep(field, row)
@@ -352,7 +382,7 @@ class Columns:
         if type(sender) is dict:
             names, unknown = _SENDER.layout(tuple(sender))
             if names is not None:
-                self.is_plain = False
+                self._note(field)
                 sender = dict(zip(names, sender.values(), strict=True))
                 values[row] = sender
             if unknown:
@@ -360,7 +390,7 @@ class Columns:
             return sender
         if sender is None:
             return None
-        self.is_plain = False
+        self._note(field)
         if type(sender) is str:
             return {"Address": sender}
         self._keep(field, row)

@@ -1,7 +1,8 @@
 """Decode a page of messages, as the server sent it, into the columns of the messages table.
 
-Arrow's JSON reader is the fastest, but takes only pages as in the manual: see `arrow_reader`. Any
-other page Python reads column by column, and nothing is lost (R20, R21): see `columns`.
+Arrow's JSON reader is the fastest, but takes only fields as in the manual: see `arrow_reader`. The
+others Python reads column by column, and nothing is lost (R20, R21): see `columns`. Which fields
+these are is learned from the pages; one with a new surprise Python reads as a whole.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_r7mail.client.answers import check_listing, read_count
+from airflow_provider_r7mail.client.answers import AnswerError, check_listing, read_count
 from airflow_provider_r7mail.client.dates import (
     MICROSECONDS,
     lacks_zone,
     only_timestamps_lack_zone,
 )
+from airflow_provider_r7mail.client.fields import FIELDS
 from airflow_provider_r7mail.client.sweep import Listing
 from airflow_provider_r7mail.lake.arrays import int64_list, text_array
-from airflow_provider_r7mail.lake.arrow_reader import read_plain
+from airflow_provider_r7mail.lake.arrow_reader import read_fields, read_plain
 from airflow_provider_r7mail.lake.columns import Columns
 from airflow_provider_r7mail.lake.items import NO_DATE, json_texts
 from airflow_provider_r7mail.lake.parsing import Parser
@@ -106,10 +108,21 @@ class Habits:
         self._arrow_bytes = arrow_bytes
         self._plain_pages = 0
         self._wanted = 0
+        self._pages = 0
+        self._pause = self._next = 0
 
     def is_for_arrow(self, body: bytes) -> bool:
         """Whether Arrow is the fastest for a page, and may be able to read it."""
         return len(body) >= self._arrow_bytes and self._plain_pages >= self._wanted
+
+    def is_partly_for_arrow(self, body: bytes) -> bool:
+        """Whether Arrow may be able to read a page but for the fields that it can't."""
+        return len(body) >= self._arrow_bytes and self._pages >= self._next
+
+    def refuse(self) -> None:
+        """Learn that Arrow can't read even the rest of a page: it waits twice as long each time."""
+        self._pause = 2 * self._pause or 1
+        self._next = self._pages + self._pause + 1
 
     def note(self, is_plain: bool, refused: bool) -> None:
         """Learn from a page.
@@ -120,6 +133,7 @@ class Habits:
         if refused:
             self._wanted = 2 * self._wanted or 1
         self._plain_pages = self._plain_pages + 1 if is_plain else 0
+        self._pages += 1
 
 
 def decode_page(
@@ -133,14 +147,15 @@ def decode_page(
     :raises AnswerError: it is not a listing
     """
     habits = habits or Habits()
-    page = None
     tried = habits.is_for_arrow(body)
-    if tried and (plain := read_plain(body)) is not None:
-        page = _page(*plain)
-        habits.note(is_plain=True, refused=False)
+    plain = read_plain(body) if tried else None
+    if plain is not None:
+        page, is_plain = _page(*plain), True
+    elif habits.is_partly_for_arrow(body) and (found := decode_apart(body, habits)) is not None:
+        page, is_plain = found
     else:
         page, is_plain = decode_values(body, habits.parser)
-        habits.note(is_plain, refused=tried)
+    habits.note(is_plain, refused=tried and plain is None)
     zoneless = lacks_zone(body)
     if dates_offset is not None and zoneless:
         both = lacks_zone(body, "Timestamp")
@@ -153,12 +168,37 @@ def decode_page(
     return page
 
 
+def decode_apart(body: bytes, habits: Habits) -> tuple[DecodedPage, bool] | None:
+    """Decode a page like `decode_values`, but leave to Arrow the fields that it can read.
+
+    :return: None if it can't read these, or a message has no Id or Date
+    """
+    parser = habits.parser
+    try:
+        listing = check_listing(parser.parse_apart(body))
+    except (ValueError, RecursionError, AnswerError):
+        return None
+    columns = Columns(listing["Items"], parser.names, parser.apart)
+    arrays = columns.arrays
+    others = tuple(field for field in FIELDS if field not in parser.apart)
+    if not _lack_keys(arrays) and (read := read_fields(body, others)) and not _lack_keys(read):
+        page = _page({**arrays, **read}, read_count(listing.get("Count")), columns.extras)
+        return page, columns.is_plain
+    habits.refuse()
+    return None
+
+
+def _lack_keys(columns: Mapping[str, pa.Array]) -> bool:
+    """Whether a message has no Id or Date."""
+    return any(columns[name].null_count for name in ("message_id", "date") if name in columns)
+
+
 def decode_values(body: bytes, parser: Parser) -> tuple[DecodedPage, bool]:
     """Decode a page whatever is on it; return whether nothing on it is odd, too."""
     answer, is_odd = parser.parse(body)
     listing = check_listing(answer)
     columns = Columns(listing["Items"], parser.names)
-    parser.learn(columns.layouts)
+    parser.learn(columns.layouts, columns.odd)
     page = _page(columns.arrays, read_count(listing.get("Count")), columns.extras)
     page.repaired = frozenset(columns.repaired)
     _set_aside(page, columns)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from airflow_provider_r7mail.client.answers import AnswerError, read_json
-from airflow_provider_r7mail.client.fields import ITEM, KINDS
-from airflow_provider_r7mail.lake.records import Records
+from airflow_provider_r7mail.client.fields import FIELDS, ITEM, KINDS, Fields
+from airflow_provider_r7mail.lake.records import Records, partial_type, record_type
 
 # Python refuses to convert longer text to an integer, since that takes quadratic time.
 _MAX_DIGITS = 4300
@@ -40,6 +40,8 @@ class Parser:
         self._names: Set[str] = frozenset()
         self._spelling: dict[str, str] = {}
         self._refused = 0
+        self._apart: frozenset[str] = frozenset()
+        self._partial: Records | None = None
 
     def parse(self, body: bytes) -> tuple[Any, bool]:
         """Parse JSON; return whether it holds what only Python's own parser accepts, too.
@@ -67,11 +69,35 @@ class Parser:
         """The names of the records' unknown fields, in their order."""
         return sorted(self._names)
 
-    def learn(self, layouts: Iterable[tuple[str, ...]]) -> None:
+    @property
+    def apart(self) -> Fields:
+        """The fields that Arrow couldn't read in some message."""
+        return tuple(field for field in FIELDS if field[0] in self._apart)
+
+    def parse_apart(self, body: bytes) -> Any:
+        """Parse a listing, but of its messages only what Arrow couldn't read, and unknown fields.
+
+        :raises ValueError: it isn't JSON, or a message has a field that isn't known yet
+        :raises RecursionError: it is nested too deeply
+        """
+        import msgspec
+
+        if self._spelling:
+            raise ValueError("Arrow takes only the manual's names")
+        self._partial = self._partial or Records(partial_type(self.apart, self._names))
+        try:
+            return self._partial.listing(body)
+        except msgspec.MsgspecError as error:  # no ValueError in 0.19
+            raise ValueError(str(error)) from None
+
+    def learn(self, layouts: Iterable[tuple[str, ...]], odd: Set[str]) -> None:
         """Learn the names of fields, so that messages with these become records, too.
 
         :param layouts: the names in each of some dictionaries
+        :param odd: the fields that Arrow can't read in some message
         """
+        if not odd <= self._apart:
+            self._apart, self._partial = self._apart | odd, None
         names, spelling = set(self._names), dict(self._spelling)
         for given in layouts:
             for name, known in zip(given, ITEM.spell(given), strict=True):
@@ -81,7 +107,8 @@ class Parser:
                     names.add(name)
         spelling = {known: name for known, name in spelling.items() if known != name}
         if len(names) <= _MAX_NAMES and (names, spelling) != (self._names, self._spelling):
-            self._names, self._spelling, self._records = names, spelling, None
+            self._names, self._spelling = names, spelling
+            self._records = self._partial = None
 
     def _parse(self, parse: Callable[[Records, bytes], Any], text: bytes) -> Any:
         """Parse messages into records, or else into dictionaries.
@@ -93,7 +120,7 @@ class Parser:
 
         if self._refused == _MAX_REFUSED:
             return _decode(text)
-        self._records = self._records or Records(self._names, self._spelling)
+        self._records = self._records or Records(record_type(self._names, self._spelling))
         try:
             return parse(self._records, text)
         except (ValueError, msgspec.MsgspecError):

@@ -5,30 +5,69 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_r7mail.client.fields import ENVELOPE, FIELDS, LISTING
+from airflow_provider_r7mail.client.fields import (
+    ENVELOPE,
+    FIELDS,
+    FILE_FIELDS,
+    LISTING,
+    SENDER_FIELDS,
+    Fields,
+)
 
 
-class Records:
-    """Records for messages with the manual's fields, and unknown ones of some names.
+def record_type(names: Iterable[str], spelling: Mapping[str, str]) -> type:
+    """Return a type for messages with the manual's fields, and unknown ones of some names.
 
     :param names: the names of the unknown fields
     :param spelling: how the server writes known names that it doesn't write as the manual (R42)
     """
+    known = [(spelling.get(name, name), Any) for name, _, _ in FIELDS]
+    return _type([*known, *((name, Any) for name in sorted(names))])
 
-    def __init__(self, names: Iterable[str], spelling: Mapping[str, str]) -> None:
+
+def partial_type(fields: Fields, names: Iterable[str]) -> type:
+    """Return a type for messages that aren't read, but for some fields: their names are checked.
+
+    :param fields: the fields to read, which come first
+    :param names: the names of the unknown fields, which come next
+    """
+    import msgspec
+
+    raw = msgspec.Raw
+    sender = _type([(name, raw) for name, _, _ in SENDER_FIELDS])
+    file = _type([(name, raw) for name, _, _ in FILE_FIELDS])
+    types: dict[str, Any] = {
+        "sender": sender | None,
+        "files": list[file | None] | None,  # type: ignore[valid-type]
+        # To read these takes less time than to keep where they are.
+        "int": Any,
+        "bool": Any,
+    }
+    read = [*(name for name, _, _ in fields), *sorted(names)]
+    others = [(name, types.get(kind, raw)) for name, _, kind in FIELDS if name not in read]
+    return _type([*((name, Any) for name in read), *others])
+
+
+def _type(fields: Iterable[tuple[str, Any]]) -> type:
+    """Return a type for objects with some fields, each of which may be missing."""
+    import msgspec
+
+    places = [
+        (f"field_{number}", kind, msgspec.field(name=name, default=msgspec.UNSET))
+        for number, (name, kind) in enumerate(fields)
+    ]
+    return msgspec.defstruct("Record", places, forbid_unknown_fields=True, gc=False)
+
+
+class Records:
+    """Parses listings, and their messages into records.
+
+    :param record: the type of the records
+    """
+
+    def __init__(self, record: type) -> None:
         import msgspec
 
-        def place(number: int, name: str) -> Any:
-            given = spelling.get(name, name)
-            return f"field_{number}", Any, msgspec.field(name=given, default=msgspec.UNSET)
-
-        known = (name for name, _, _ in FIELDS)
-        record = msgspec.defstruct(
-            "Record",
-            [place(number, name) for number, name in enumerate((*known, *sorted(names)))],
-            forbid_unknown_fields=True,
-            gc=False,
-        )
         items = list[record]  # type: ignore[valid-type]
         listing = msgspec.defstruct(
             "Listing",

@@ -500,8 +500,9 @@ SECTIONS = {
         shapes,
         "One message in three has a file. The odd messages have children, a TaskId, labels, a size "
         "or a sender of another type, a date that can't be read, or half a surrogate pair. Slowest "
-        "are pages with both: Arrow's reader takes none of them, so that every field is made a "
-        "Python object first, and unknown ones are written as JSON text again.",
+        "are pages with both. Fields that were odd before and unknown ones are made Python objects "
+        "first, and unknown ones are written as JSON text again; on a page with half a surrogate "
+        "pair, that goes for all fields.",
     ),
     "late": Section("50,000 messages, 100 ms per request, `max_concurrency=8`, one round", late),
     "growth": Section("Cost by mailbox size", growth),

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from airflow_provider_r7mail.lake.decode import (
     ARROW_BYTES,
     DecodedPage,
     Habits,
+    decode_apart,
     decode_page,
     decode_values,
 )
@@ -339,6 +341,19 @@ def test_what_is_learned_changes_no_row(pages: list[bytes], arrow_bytes: int) ->
 
 
 @quick
+@given(servers() | upgraded_servers())
+def test_fields_apart_change_no_row(pages: list[bytes]) -> None:
+    """R20: the same if Arrow reads all fields but those that it couldn't read before."""
+    habits = Habits()
+    for body in pages:
+        with suppress(AnswerError):
+            decode_values(body, habits.parser)
+    for body in pages:
+        if found := decode_apart(body, habits):
+            assert_read_as_by_python(body, found[0])
+
+
+@quick
 @given(servers(), st.integers(1, 200))
 def test_pages_in_pieces_give_the_same_rows(pages: list[bytes], piece_bytes: int) -> None:
     """R21: it doesn't matter in which pieces a page with odd text is parsed."""
@@ -463,6 +478,38 @@ def test_arrow_reads_again_after_plain_pages() -> None:
             assert not habits.is_for_arrow(b"")
             decode(plain, habits)
         assert habits.is_for_arrow(b"")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"Score": 1, "Tags": [{}]}, *ODD[:-1]], ids=lambda fields: next(iter(fields))
+)
+def test_only_what_is_odd_is_read_apart(fields: dict[str, Any]) -> None:
+    """Once a field has been odd in one message, Arrow still reads all others on all pages."""
+    habits = Habits(arrow_bytes=0)
+    plain = [usual(n) for n in range(10)]
+    body = compact(*plain, usual(10, **fields))
+    for _ in range(2):
+        assert_read_as_by_python(body, decode(body, habits))
+    found = decode_apart(body, habits)
+    assert found is not None
+    assert_read_as_by_python(body, found[0])
+    assert {name for name, _, _ in habits.parser.apart} == fields.keys() - {"Score", "Tags"}
+    assert not found[1]
+    found = decode_apart(compact(*plain), habits)
+    assert found is not None
+    assert found[1]
+
+
+@pytest.mark.parametrize("dates", [{"Date": "0001-01-01T00:00:00"}, {"Date": None}])
+def test_arrow_waits_longer_for_pages_that_it_cannot_read(dates: dict[str, Any]) -> None:
+    """R27: where every page has messages without a date, Arrow isn't tried in vain on each."""
+    habits = Habits(arrow_bytes=0)
+    body = compact(usual(1, Score=1), usual(2, Score=1, **dates))
+    tried = []
+    for _ in range(16):
+        tried.append(habits.is_partly_for_arrow(body))
+        assert_read_as_by_python(body, decode(body, habits))
+    assert tried.count(True) < 6
 
 
 @pytest.mark.parametrize("indent", [None, 2])
