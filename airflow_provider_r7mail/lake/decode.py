@@ -108,8 +108,8 @@ class Habits:
         self._arrow_bytes = arrow_bytes
         self._plain_pages = 0
         self._wanted = 0
-        self._pages = 0
-        self._pause = self._next = 0
+        self._pages = self._next = 0
+        self._failures = 0
 
     def is_for_arrow(self, body: bytes) -> bool:
         """Whether Arrow is the fastest for a page, and may be able to read it."""
@@ -119,10 +119,14 @@ class Habits:
         """Whether Arrow may be able to read a page but for the fields that it can't."""
         return len(body) >= self._arrow_bytes and self._pages >= self._next
 
-    def refuse(self) -> None:
-        """Learn that Arrow can't read even the rest of a page: it waits twice as long each time."""
-        self._pause = 2 * self._pause or 1
-        self._next = self._pages + self._pause + 1
+    def note_partly(self, worked: bool) -> None:
+        """Learn from such a page: after each further failure in a row, Arrow waits twice as long.
+
+        :param worked: whether Arrow could read the rest of the page
+        """
+        self._failures = 0 if worked else self._failures + 1
+        if self._failures > 1:
+            self._next = self._pages + 2 ** min(self._failures - 1, 10)
 
     def note(self, is_plain: bool, refused: bool) -> None:
         """Learn from a page.
@@ -147,15 +151,16 @@ def decode_page(
     :raises AnswerError: it is not a listing
     """
     habits = habits or Habits()
+    found = None
     tried = habits.is_for_arrow(body)
-    plain = read_plain(body) if tried else None
-    if plain is not None:
-        page, is_plain = _page(*plain), True
-    elif habits.is_partly_for_arrow(body) and (found := decode_apart(body, habits)) is not None:
-        page, is_plain = found
-    else:
-        page, is_plain = decode_values(body, habits.parser)
-    habits.note(is_plain, refused=tried and plain is None)
+    if tried and (plain := read_plain(body)) is not None:
+        found = _page(*plain), True
+    refused = tried and found is None
+    if found is None and habits.is_partly_for_arrow(body):
+        found = decode_apart(body, habits.parser)
+        habits.note_partly(worked=found is not None)
+    page, is_plain = found or decode_values(body, habits.parser)
+    habits.note(is_plain, refused)
     zoneless = lacks_zone(body)
     if dates_offset is not None and zoneless:
         both = lacks_zone(body, "Timestamp")
@@ -168,12 +173,11 @@ def decode_page(
     return page
 
 
-def decode_apart(body: bytes, habits: Habits) -> tuple[DecodedPage, bool] | None:
+def decode_apart(body: bytes, parser: Parser) -> tuple[DecodedPage, bool] | None:
     """Decode a page like `decode_values`, but leave to Arrow the fields that it can read.
 
     :return: None if it can't read these, or a message has no Id or Date
     """
-    parser = habits.parser
     try:
         listing = check_listing(parser.parse_apart(body))
     except (ValueError, RecursionError, AnswerError):
@@ -181,11 +185,10 @@ def decode_apart(body: bytes, habits: Habits) -> tuple[DecodedPage, bool] | None
     columns = Columns(listing["Items"], parser.names, parser.apart)
     arrays = columns.arrays
     others = tuple(field for field in FIELDS if field not in parser.apart)
-    if not _lack_keys(arrays) and (read := read_fields(body, others)) and not _lack_keys(read):
-        page = _page({**arrays, **read}, read_count(listing.get("Count")), columns.extras)
-        return page, columns.is_plain
-    habits.refuse()
-    return None
+    if _lack_keys(arrays) or (read := read_fields(body, others)) is None or _lack_keys(read):
+        return None
+    page = _page({**arrays, **read}, read_count(listing.get("Count")), columns.extras)
+    return page, columns.is_plain
 
 
 def _lack_keys(columns: Mapping[str, pa.Array]) -> bool:
