@@ -6,10 +6,17 @@ It refuses unknown fields and values of other types, or would misread them: see 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from airflow_provider_r7mail.client.fields import FIELDS, FILE_FIELDS, SENDER_FIELDS, Fields
+from airflow_provider_r7mail.client.fields import (
+    ENVELOPE,
+    FIELDS,
+    FILE_FIELDS,
+    SENDER_FIELDS,
+    Fields,
+)
 from airflow_provider_r7mail.lake.schema import arrow_type
 
 if TYPE_CHECKING:
@@ -17,10 +24,11 @@ if TYPE_CHECKING:
 
 
 @cache
-def wire_schema(fields: Fields = FIELDS) -> pa.Schema:
+def wire_schema(fields: Fields = FIELDS, envelope: Sequence[str] = ENVELOPE) -> pa.Schema:
     """Return the schema of a listing as Arrow can read it.
 
     :param fields: the fields of a message to read
+    :param envelope: the fields of the listing to read
     """
     import pyarrow as pa
 
@@ -38,14 +46,7 @@ def wire_schema(fields: Fields = FIELDS) -> pa.Schema:
     }
     types["files"] = pa.list_(pa.struct([(name, types[kind]) for name, _, kind in FILE_FIELDS]))
     item = pa.struct([(name, types[kind]) for name, _, kind in fields])
-    return pa.schema(
-        [
-            ("FolderId", number),
-            ("Items", pa.list_(item)),
-            ("Count", number),
-            ("UnreadCount", number),
-        ]
-    )
+    return pa.schema([(name, pa.list_(item) if name == "Items" else number) for name in envelope])
 
 
 _FAR_DATE = re.compile(rb':\s*"(?:226[2-9]|22[7-9]\d|2[3-9]\d\d|[3-9]\d{3})-\d\d-\d\dT')
@@ -70,13 +71,13 @@ def read_plain(body: bytes) -> tuple[dict[str, pa.Array], int | None] | None:
 
     :param body: the response's bytes
     """
-    found = _read_items(body, FIELDS, others="error")
-    if found is None:
+    answer = _read(body, wire_schema(), others="error")
+    columns = _columns(answer, FIELDS)
+    if answer is None or columns is None:
         return None
-    columns, count = found
     if columns["message_id"].null_count or columns["date"].null_count:
         return None
-    return columns, count
+    return columns, answer["Count"][0].as_py()
 
 
 def read_fields(body: bytes, fields: Fields) -> dict[str, pa.Array] | None:
@@ -85,58 +86,47 @@ def read_fields(body: bytes, fields: Fields) -> dict[str, pa.Array] | None:
     :param body: the response's bytes
     :return: the fields' columns, or None if Arrow can't read them
     """
-    found = _read_items(body, fields, others="ignore")
-    return None if found is None else found[0]
+    return _columns(_read(body, wire_schema(fields, ("Items",)), others="ignore"), fields)
 
 
-def _read_items(
-    body: bytes, fields: Fields, others: str
-) -> tuple[dict[str, pa.Array], int | None] | None:
-    """Read some fields of a page's messages, and Count.
+def _read(body: bytes, schema: pa.Schema, others: str) -> pa.Table | None:
+    """Read a listing; return None if Arrow can't read it, or not with this schema.
 
-    :param others: what to do with other fields: `error` or `ignore`
+    :param others: what to do with fields that the schema doesn't have: `error` or `ignore`
     """
     import pyarrow as pa
+    import pyarrow.json as pj
 
     # pyarrow 26 crashes the process on `null`.
     if body.lstrip()[:1] != b"{" or (_wraps_dates() and _FAR_DATE.search(body)):
         return None
     try:
-        answer = _read(body, fields, others)
+        table = pj.read_json(
+            pa.BufferReader(body),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(body) + 1),
+            parse_options=pj.ParseOptions(
+                explicit_schema=schema,
+                unexpected_field_behavior=others,
+                # If set, it reads the text twice.
+                newlines_in_values=b"\n" in body,
+            ),
+        )
+        if not body.isascii():
+            table.validate(full=True)  # the reader accepts invalid UTF-8
     except pa.ArrowException:
         return None
-    if answer.num_rows != 1 or answer["Items"].null_count:
+    return table
+
+
+def _columns(answer: pa.Table | None, fields: Fields) -> dict[str, pa.Array] | None:
+    """Return the columns of a listing's messages, or None if it has none, or one was misread."""
+    if answer is None or answer.num_rows != 1 or answer["Items"].null_count:
         return None
     items = answer["Items"].chunk(0).flatten()
     if items.null_count:
         return None
     wire = dict(zip((name for name, _, _ in fields), items.flatten(), strict=True))
-    if not _are_late(wire, fields):
-        return None
-    return _renamed(wire, fields), answer["Count"][0].as_py()
-
-
-def _read(body: bytes, fields: Fields, others: str) -> pa.Table:
-    """Read a listing.
-
-    :raises ArrowException: Arrow can't read it, or not with this schema
-    """
-    import pyarrow as pa
-    import pyarrow.json as pj
-
-    table = pj.read_json(
-        pa.BufferReader(body),
-        read_options=pj.ReadOptions(use_threads=False, block_size=len(body) + 1),
-        parse_options=pj.ParseOptions(
-            explicit_schema=wire_schema(fields),
-            unexpected_field_behavior=others,
-            # If set, it reads the text twice.
-            newlines_in_values=b"\n" in body,
-        ),
-    )
-    if not body.isascii():
-        table.validate(full=True)  # the reader accepts invalid UTF-8
-    return table
+    return _renamed(wire, fields) if _are_late(wire, fields) else None
 
 
 def _are_late(wire: dict[str, pa.Array], fields: Fields) -> bool:

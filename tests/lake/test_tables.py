@@ -480,6 +480,14 @@ def test_arrow_reads_again_after_plain_pages() -> None:
         assert habits.is_for_arrow(b"")
 
 
+def test_a_count_as_text_does_not_keep_arrow_from_the_messages() -> None:
+    """R2: the messages of a server whose Count is no number are read the fast way, too."""
+    found = decode_apart(page(usual(1), Count="17"), Parser())
+    assert found is not None
+    assert found[0].listing.count == 17
+    assert_read_as_by_python(page(usual(1), Count="17"), found[0])
+
+
 @pytest.mark.parametrize(
     "fields", [{"Score": 1, "Tags": [{}]}, *ODD[:-1]], ids=lambda fields: next(iter(fields))
 )
