@@ -107,13 +107,16 @@ def kill(server: Emulator, root: Path, when: Callable[[], bool]) -> None:
 def test_killed_at_random_moments(full: Emulator, tmp_path: Path) -> None:
     """After thirty kills while reading, the earlier result is there, and a rerun completes."""
     full.readings = Readings(latency_seconds=0.003)
+    full.requests.clear()
+    kill(full, tmp_path, lambda: False)
+    taken = time.time() - full.requests[0]["time"]
     earlier = whole(tmp_path)
     assert earlier is not None
     moments = random.Random(3)
     stayed = 0
     for _ in range(30):
         full.requests.clear()
-        length = moments.uniform(0.0, 0.3)
+        length = moments.uniform(0.0, taken)
 
         def passed(length: float = length) -> bool:
             # Counted from the child's first request: before that it only starts.
