@@ -77,13 +77,12 @@ class Parser:
     def parse_apart(self, body: bytes) -> Any:
         """Parse a listing, but of its messages only what Arrow couldn't read, and unknown fields.
 
-        :raises ValueError: it isn't JSON, or a message has a field that isn't known yet
+        :raises ValueError: it isn't JSON, or a message has a field that isn't known yet, or another
+            spelling of one (R42)
         :raises RecursionError: it is nested too deeply
         """
         import msgspec
 
-        if self._spelling:
-            raise ValueError("Arrow takes only the manual's names")
         self._partial = self._partial or Records(partial_type(self.apart, self._names))
         try:
             return self._partial.listing(body)

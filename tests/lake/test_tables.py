@@ -509,6 +509,27 @@ def test_only_what_is_odd_is_read_apart(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"From": {"Name": "A", "Address": "a@b.ru", "Verified": True}},
+        {"Attachments": [{"Id": 1, "FileName": "a", "Hash": "0f"}]},
+        {"Stars": 5},
+        {"subject": "in another case"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_appears_later_is_kept_at_once(fields: dict[str, Any]) -> None:
+    """R20: a new field, also of a sender or a file, is in `extra` from its first message on."""
+    habits = Habits(arrow_bytes=0)
+    before = compact(usual(1, Score=1))
+    decode(before, habits)
+    assert decode_apart(before, habits.parser) is not None
+    for _ in range(2):
+        body = compact(usual(1, Score=1), usual(2, Score=1, **fields))
+        assert_read_as_by_python(body, decode(body, habits))
+
+
+@pytest.mark.parametrize(
     "fields", [{"Date": "0001-01-01T00:00:00"}, {"Date": None}, {"Body": "\ud83d"}], ids=str
 )
 def test_arrow_waits_longer_for_pages_that_it_cannot_read(fields: dict[str, Any]) -> None:
